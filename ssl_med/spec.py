@@ -1,0 +1,129 @@
+"""The contract between data and method: what a batch holds and what its numbers mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypedDict
+
+from torch import Tensor
+
+Target = Literal["none", "class", "multilabel", "mask"]
+AXIS_NAMES = {2: ("row", "column"), 3: ("x", "y", "z")}
+
+
+class SslMedError(ValueError):
+    """The request is wrong: one clear line that names the file or key and the remedy. The command exits with 2."""
+
+
+class Batch(TypedDict, total=False):
+    """What every data module yields. `label` or `mask` is present when the split is labelled.
+
+    * image: (B, C, *S) float32, intensities scaled as `Intensity` says.
+    * image2: (B, C, *S) float32, a second crop that overlaps `image`; only for a method that needs crop pairs.
+    * id: B names of the samples, never a patient's name. * index: (B,) int64, position in the split.
+    * label: (B,) int64 for target "class", (B, K) float32 for "multilabel".
+    * mask: (B, K, *S) float32 in {0, 1}, one channel per entry of `class_names` (regions may overlap).
+    """
+
+    image: Tensor
+    image2: Tensor
+    id: list[str]
+    index: Tensor
+    label: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Intensity:
+    """How raw values become network input.
+
+    * window: clip to [low, high] in `unit`, then scale to [0, 1] (CT: HU; films: grey levels).
+    * percentile: low and high are percentiles of the non-zero voxels of each volume and channel; clip, scale to [0, 1],
+      zeros stay 0 (MRI after brain extraction, whose units are arbitrary).
+    """
+
+    kind: Literal["window", "percentile"] = "window"
+    low: float = -1000.0
+    high: float = 1000.0
+    unit: str = "HU"
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise SslMedError(f"intensity: low {self.low:g} must be below high {self.high:g}")
+        if self.kind == "percentile" and not (0 <= self.low and self.high <= 100):
+            raise SslMedError("intensity: percentiles lie between 0 and 100")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a data module promises; network dims, head width, metrics and windows are derived from it.
+
+    * patch_size: the spatial size *S of `image`, in voxels, ordered as `axis_order`.
+    * spacing_mm: voxel size along each axis after loading; None = as acquired (differs between scans).
+    * orientation: the patient direction in which each axis of a 3D array increases, "LPS" as in ITK, DICOM and the LUNA16
+      world coordinates; "" for films.
+    * class_names: classes (target "class"), findings ("multilabel") or mask channels ("mask").
+    * group_key: the unit that may never straddle a split.
+    """
+
+    name: str
+    spatial_dims: int
+    in_channels: int
+    patch_size: tuple[int, ...]
+    intensity: Intensity = field(default_factory=Intensity)
+    spacing_mm: tuple[float, ...] | None = None
+    orientation: str = "LPS"
+    channel_names: tuple[str, ...] = ()
+    target: Target = "none"
+    class_names: tuple[str, ...] = ()
+    group_key: str = "patient"
+
+    def __post_init__(self) -> None:
+        if self.spatial_dims not in (2, 3):
+            raise SslMedError(f"spatial_dims is {self.spatial_dims}; ssl_med works in 2 or 3 dimensions")
+        if len(self.patch_size) != self.spatial_dims:
+            raise SslMedError(
+                f"data.patch_size {list(self.patch_size)} has {len(self.patch_size)} numbers; "
+                f"the data is {self.spatial_dims}D and needs {self.spatial_dims}"
+            )
+        if any(size < 1 for size in self.patch_size):
+            raise SslMedError(f"data.patch_size {list(self.patch_size)} must be positive")
+
+    @property
+    def axis_order(self) -> tuple[str, ...]:
+        """Names of the spatial axes of `image` after batch and channel."""
+        return AXIS_NAMES[self.spatial_dims]
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels in one patch."""
+        return math.prod(self.patch_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON and yaml."""
+        return {**asdict(self), "axis_order": list(self.axis_order)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> DataSpec:
+        """Inverse of `to_dict`."""
+        values = {key: value for key, value in data.items() if key != "axis_order"}
+        values["intensity"] = Intensity(**values["intensity"])
+        for key in ("patch_size", "channel_names", "class_names"):
+            values[key] = tuple(values[key])
+        if values["spacing_mm"] is not None:
+            values["spacing_mm"] = tuple(values["spacing_mm"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a method asks of the crop loader beyond one crop per sample.
+
+    * pair: yield `image` and `image2`, two crops of one volume with equal size in voxels and overlap above `min_iou`.
+    * pair_scales: sizes a pair may have before it is resampled to patch_size, as multiples of patch_size per axis.
+    """
+
+    pair: bool = False
+    min_iou: float = 0.2
+    pair_scales: tuple[tuple[float, ...], ...] = ()

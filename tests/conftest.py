@@ -1,0 +1,26 @@
+"""Shared fixtures: one thread per test process, and the folder of real sample data when it is there."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("WANDB_MODE", "offline")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """Folder with real medical images in their true layouts; the test skips when it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("SSL_MED_REAL_DATA", default))
+    if not (folder / "README.md").is_file():
+        pytest.skip(f"real sample data not found at {folder}; set SSL_MED_REAL_DATA to its folder")
+    return folder
+
+
+@pytest.fixture
+def generator():
+    """A CPU generator with a fixed seed."""
+    return torch.Generator().manual_seed(0)
