@@ -1,0 +1,136 @@
+"""What watches a run: finite losses, preemption, progress."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ssl_med.distributed import all_reduce_sum
+
+
+class RunError(RuntimeError):
+    """The run cannot go on; one clear line, exit code 1."""
+
+
+class FiniteLoss(pl.Callback):
+    """Stops at a loss that is NaN or infinite, before a checkpoint can be overwritten with spoiled weights.
+
+    The check stays on the device, so it costs no synchronisation; it is read every `every` batches and before each
+    checkpoint (this callback stands before the checkpoint callbacks), and names the first bad step exactly.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._first_bad: Tensor | None = None
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs["loss"].detach()
+        step = torch.full((), float(trainer.global_step), device=loss.device)
+        bad = torch.where(loss.isfinite(), torch.inf, step)
+        self._first_bad = bad if self._first_bad is None else torch.minimum(self._first_bad, bad)
+        if (batch_idx + 1) % self.every == 0 or trainer.is_last_batch:
+            self.check()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self.check()
+
+    def check(self) -> None:
+        """Reads the flag; on several devices all of them stop together."""
+        if self._first_bad is None:
+            return
+        any_bad = all_reduce_sum(self._first_bad.isfinite().float())
+        first, self._first_bad = float(self._first_bad), None
+        if any_bad:
+            where = f"step {int(first)}" if first != float("inf") else "another process's step"
+            raise RunError(
+                f"the loss is not finite at {where}; the last good checkpoint is kept. "
+                "Lower optim.lr, set trainer.clip=1, or use trainer.precision=32"
+            )
+
+
+class Preemption(pl.Callback):
+    """On SIGTERM, SIGUSR1 (SLURM) or SIGINT: finish the batch, save last.ckpt, stop; all processes agree first.
+
+    Lightning's own SIGTERM handler broadcasts inside the signal handler, which hangs under DDP.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        for number in self.SIGNALS:
+            self._previous[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # asked twice: do not wait for the batch
+        self.received = number
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            self.received = self.received or int(signal.SIGTERM)
+            trainer.should_stop = True
+            # min_steps would otherwise keep the loop going
+            trainer.fit_loop.epoch_loop.min_steps = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self.restore()
+
+    def on_exception(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Gives the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+class Progress(pl.Callback):
+    """One bar over all optimiser steps, with rate and time left; one line a minute when the output is a file."""
+
+    def __init__(self) -> None:
+        self.bar: tqdm[Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        if not trainer.is_global_zero:
+            return
+        total = trainer.estimated_stepping_batches
+        self.bar = tqdm(
+            total=None if total == float("inf") else int(total),
+            initial=trainer.global_step,
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 60,
+            disable=os.environ.get("SSL_MED_QUIET") == "1",
+        )
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is None:
+            return
+        self.bar.update(trainer.global_step - self.bar.n)
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("train/loss", "val/loss")}
+            self.bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()}, refresh=False)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,148 @@
+"""The command `ssl-med`. Exit codes: 0 done; 2 the request is wrong, said in one line; 1 anything else."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ssl_med.catalogue import list_names, nearest
+from ssl_med.spec import SslMedError
+
+USAGE = """\
+usage: ssl-med COMMAND [key=value ...]
+
+  list methods|data|tasks|phantoms [--json]      what there is
+  pretrain method=NAME data=NAME data.root=DIR   pretrain a backbone
+  finetune task=NAME init=RUN|FILE|scratch data.root=DIR
+                                                 train on labels, test once
+  report   RUNS... [out=DIR]                     report.html, report.md, results.csv
+  phantom  KIND OUT [--subjects N] [--seed N]    synthetic data in a true layout
+  weights  inspect FILE                          what a backbone file says of itself
+
+Any setting is a word: trainer.max_steps=500 trainer=cpu labels.fraction=0.1 seed=1 out=DIR; `pretrain method=pcrl
+data=luna --show` prints all settings of a run and stops.
+"""
+
+
+def _pretrain(words: Sequence[str]) -> None:
+    from experiments.compose import compose_pretrain
+    from experiments.pretrain import pretrain
+    from ssl_med.config import to_yaml
+
+    if "--show" in words:
+        print(to_yaml(compose_pretrain([w for w in words if w != "--show"]).tree()), end="")
+    else:
+        pretrain(words)
+
+
+def _finetune(words: Sequence[str]) -> None:
+    from experiments.compose import compose_finetune
+    from experiments.finetune import finetune
+    from ssl_med.config import to_yaml
+
+    if "--show" in words:
+        print(to_yaml(compose_finetune([w for w in words if w != "--show"]).tree()), end="")
+    else:
+        finetune(words)
+
+
+def _report(words: Sequence[str]) -> None:
+    from experiments.report import report
+
+    report(words)
+
+
+def _list(words: Sequence[str]) -> None:
+    kinds = {"methods": "method", "data": "data", "tasks": "task", "phantoms": "phantoms"}
+    what = [word for word in words if word != "--json"]
+    if len(what) != 1 or what[0] not in kinds:
+        raise SslMedError(f"list: say what: {' | '.join(kinds)}")
+    if what[0] == "phantoms":
+        found = list_names("datamodules.phantoms")
+    else:
+        from experiments.compose import names
+
+        found = names(kinds[what[0]])
+    print(json.dumps(found) if "--json" in words else "\n".join(found))
+
+
+def _phantom(words: Sequence[str]) -> None:
+    options, rest, iterator = {"subjects": None, "seed": 0}, [], iter(words)
+    for word in iterator:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            rest.append(word)
+            continue
+        if name not in options:
+            raise SslMedError(f"phantom: option '{word}' is unknown; there are: --subjects N, --seed N")
+        value = value if equals else next(iterator, "")
+        if not value.isdigit():
+            raise SslMedError(f"phantom: --{name} needs a whole number, not '{value}'")
+        options[name] = int(value)
+    kinds = list_names("datamodules.phantoms")
+    if len(rest) != 2:
+        raise SslMedError(f"phantom: give KIND OUT; kinds: {', '.join(kinds)}")
+    if rest[0] not in kinds:
+        raise SslMedError(f"phantom '{rest[0]}' is unknown{nearest(rest[0], kinds)}")
+    generate = importlib.import_module(f"datamodules.phantoms.{rest[0]}").generate
+    print(generate(Path(rest[1]), **{key: value for key, value in options.items() if value is not None}))
+
+
+def _weights(words: Sequence[str]) -> None:
+    from dataclasses import asdict
+
+    from ssl_med.checkpoint import find_backbone, read_card
+    from ssl_med.config import to_yaml
+
+    if len(words) != 2 or words[0] != "inspect":
+        raise SslMedError("weights: say `weights inspect FILE`")
+    card = asdict(read_card(find_backbone(words[1])))
+    card["subjects"] = f"{len(card['subjects'])} hashed"
+    print(to_yaml(json.loads(json.dumps(card))), end="")
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "list": _list,
+    "pretrain": _pretrain,
+    "finetune": _finetune,
+    "report": _report,
+    "phantom": _phantom,
+    "weights": _weights,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    command, *rest = words
+    if any(word in ("-h", "--help") for word in rest):
+        print(USAGE, end="")
+        return 0
+    try:
+        if command not in COMMANDS:
+            raise SslMedError(f"command '{command}' is unknown{nearest(command, list(COMMANDS))}")
+        COMMANDS[command](rest)
+    except SslMedError as error:
+        print(f"ssl-med: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ssl-med: interrupted", file=sys.stderr)
+        return 1
+    except Exception as error:
+        from experiments.callbacks import RunError
+
+        if not isinstance(error, RunError):
+            raise
+        print(f"ssl-med: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,313 @@
+"""From words on the command line to one frozen, validated run config."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from datamodules.core.base import MedicalData
+from ssl_med.catalogue import get_class, list_names, nearest
+from ssl_med.config import Layer, build, config_hash, parse_words, read_yaml, to_plain
+from ssl_med.evaluation.tasks import TaskConfig
+from ssl_med.methods._base import Method
+from ssl_med.networks.backbone import BackboneConfig, resolve
+from ssl_med.optim import OptimConfig
+from ssl_med.spec import DataSpec, SslMedError
+
+CONF = Path(__file__).parent / "conf"
+SCRATCH = "scratch"
+
+
+@dataclass
+class TrainerConfig:
+    """How long, how wide, on what, and how often to look."""
+
+    max_epochs: int = -1
+    """-1: no limit; an epoch of volumes is crops_per_volume crops of each"""
+    max_steps: int = -1
+    """optimiser steps; -1: no limit"""
+    batch_size: int = 32
+    """samples per batch over all devices"""
+    accumulate: int = 1
+    """batches per optimiser step"""
+    clip: float = 0.0
+    """largest gradient norm; 0: no clipping"""
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """arithmetic of the forward pass"""
+    accelerator: str = "auto"
+    """auto, cpu, gpu"""
+    devices: str = "auto"
+    """number of devices per node, or auto"""
+    num_nodes: int = 1
+    """number of machines"""
+    strategy: str = "auto"
+    """auto, ddp, ddp_spawn or another Lightning strategy"""
+    sync_batchnorm: bool = True
+    """with several devices: batch statistics over the global batch, so that the result does not depend on their number"""
+    num_workers: int = 0
+    """loader processes per device"""
+    val_every_steps: int = 0
+    """validate every so many batches; 0: after each epoch"""
+    patience: int = 0
+    """stop when the monitored value has not improved for so many validations; 0: never"""
+    monitor: str = "val/loss"
+    """value that names the best weights; lower is better for losses, higher for everything else"""
+    select: Literal["best", "last"] = "best"
+    """weights that leave the run: best validation, or the last"""
+    checkpoint_every_steps: int = 500
+    """write last.ckpt every so many steps, besides each validation and the end"""
+    log_every: int = 10
+    """steps between lines of metrics.jsonl"""
+    progress: bool = True
+    """progress bar"""
+    channels_last: bool = False
+    """memory format of the network's convolutions"""
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 0 and self.max_steps < 0:
+            raise SslMedError("trainer: no end is set; give trainer.max_epochs=N or trainer.max_steps=N")
+        for key in ("batch_size", "accumulate", "num_nodes", "log_every", "checkpoint_every_steps"):
+            if getattr(self, key) < 1:
+                raise SslMedError(f"trainer.{key} is {getattr(self, key)}; it must be at least 1")
+        if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
+            raise SslMedError(f"trainer.devices is '{self.devices}'; give a number of devices or auto")
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics go besides metrics.jsonl; nothing is ever sent unless `wandb: online`."""
+
+    wandb: Literal["off", "offline", "online"] = "offline"
+    """offline writes a wandb folder into the run, to be sent by `wandb sync`"""
+    project: str = "ssl_med"
+    """W&B project"""
+    entity: str = ""
+    """W&B team or user; empty: the account's default"""
+
+
+@dataclass
+class LabelsConfig:
+    """How many labelled training patients a task may use."""
+
+    fraction: float = 1.0
+    """share of the training patients, in (0, 1]; the smaller budget lies within the larger one of the same seed"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise SslMedError(f"labels.fraction is {self.fraction:g}; it must lie in (0, 1]")
+
+
+@dataclass
+class TransferConfig:
+    """How pretrained weights meet a task."""
+
+    adapt_channels: bool = False
+    """spread a first convolution over another number of input channels, keeping the mean"""
+
+
+@dataclass
+class GeneralConfig:
+    """Keys without a section."""
+
+    seed: int = 0
+    """of initial weights, batches, views and label budgets; the split has its own data.split_seed"""
+    out: str = ""
+    """run folder; empty: runs/<kind>/<name>-<hash>"""
+    init: str = SCRATCH
+    """finetune: run folder or backbone file to start from, or scratch"""
+    resume: bool = True
+    """go on from last.ckpt when the run folder holds one"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that defines a run; `tree()` is what config.yaml holds."""
+
+    kind: Literal["pretrain", "finetune"]
+    name: str
+    method: Any
+    data_class: type[MedicalData]
+    data: Any
+    backbone: BackboneConfig
+    optim: OptimConfig
+    trainer: TrainerConfig
+    tracking: TrackingConfig
+    general: GeneralConfig
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the run reads labels."""
+        return self.kind == "finetune"
+
+    @property
+    def spec(self) -> DataSpec:
+        """Contract of the data this run reads."""
+        return self.data_class.make_spec(self.data, labelled=self.labelled)
+
+    def tree(self) -> dict[str, Any]:
+        """Plain tree of all settings."""
+        tree: dict[str, Any] = {"kind": self.kind, "name": self.name}
+        if self.kind == "pretrain":
+            tree["method"] = {"name": self.name, **to_plain(self.method)}
+            skipped = {"init"}
+        else:
+            tree |= {"task": to_plain(self.task), "labels": to_plain(self.labels), "transfer": to_plain(self.transfer)}
+            skipped = set()
+        for section in ("data", "backbone", "optim", "trainer", "tracking"):
+            tree[section] = to_plain(getattr(self, section))
+        return tree | {key: value for key, value in asdict(self.general).items() if key not in skipped}
+
+    def hash(self) -> str:
+        """Names the run by all that can change its result; where it is written and how it is watched cannot."""
+        tree = self.tree()
+        for key in ("out", "resume", "tracking"):
+            tree.pop(key)
+        for key in ("num_workers", "progress", "log_every", "checkpoint_every_steps"):
+            tree["trainer"].pop(key)
+        tree["data"].pop("cache_gb", None)
+        tree["data"]["root"] = str(Path(tree["data"]["root"]).resolve())
+        if self.kind == "finetune" and self.general.init != SCRATCH:
+            tree["init"] = str(Path(tree["init"]).resolve())
+        return config_hash(tree)
+
+    def folder(self) -> Path:
+        """Where the run lives."""
+        if self.general.out:
+            return Path(self.general.out)
+        middle = f"{self.name}-{self.data.name}" if self.kind == "pretrain" else f"{self.name}-{self.init_name()}"
+        return Path("runs") / self.kind / f"{middle}-{self.hash()}"
+
+    def init_name(self) -> str:
+        """Short word for where the weights come from."""
+        init = Path(self.general.init)
+        return init.stem if init.suffix == ".safetensors" and init.stem != "backbone" else init.resolve().name
+
+
+def names(group: str) -> list[str]:
+    """What `method=`, `data=`, `task=` or `trainer=` can be."""
+    if group == "method":
+        return list_names("ssl_med.methods")
+    if group == "data":
+        return list_names("datamodules")
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def compose_pretrain(words: Sequence[str]) -> RunConfig:
+    """`method=pcrl data=luna data.root=DIR ...` -> RunConfig."""
+    chosen, line = _choose(words, required=("method", "data"), optional=("trainer",))
+    method_class = get_class("ssl_med.methods", chosen["method"], kind="method", base=Method)
+    data_class = get_class("datamodules", chosen["data"], kind="data", base=MedicalData)
+    layers = _layers(chosen, line, ("data", "method", "trainer"), data_class, chosen["data"])
+    _known(layers, ("method", "data", "backbone", "optim", "trainer", "tracking", "seed", "out", "resume"))
+    method = _section(method_class.Config, layers, "method")
+    return _finish(
+        "pretrain", chosen["method"], layers, data_class=data_class, data_name=chosen["data"], method=method
+    )
+
+
+def compose_finetune(words: Sequence[str]) -> RunConfig:
+    """`task=lits init=RUN data.root=DIR ...` -> RunConfig."""
+    chosen, line = _choose(words, required=("task",), optional=("data", "trainer"))
+    if chosen["task"] not in names("task"):
+        raise SslMedError(f"task '{chosen['task']}' is unknown{nearest(chosen['task'], names('task'))}")
+    task_yaml = _conf("task", chosen["task"])
+    data_name = chosen.get("data") or task_yaml.section("data").tree.get("name")
+    if not data_name:
+        raise SslMedError(f"{task_yaml.source}: key 'data.name' is missing")
+    data_class = get_class("datamodules", data_name, kind="data", base=MedicalData)
+    chosen = {"data": data_name, **chosen}
+    layers = _layers(chosen, line, ("data", "task", "trainer"), data_class, data_name)
+    sections = ("task", "data", "backbone", "optim", "trainer", "tracking", "labels", "transfer")
+    _known(layers, (*sections, "seed", "out", "resume", "init"))
+    return _finish("finetune", chosen["task"], layers, data_class=data_class, data_name=data_name, method=None)
+
+
+def _finish(
+    kind: Literal["pretrain", "finetune"],
+    name: str,
+    layers: list[Layer],
+    *,
+    data_class: type[MedicalData],
+    data_name: str,
+    method: Any,
+) -> RunConfig:
+    general_keys = ("seed", "out", "init", "resume")
+    general_layers = [Layer(x.source, {k: v for k, v in x.tree.items() if k in general_keys}) for x in layers]
+    data = build(data_class.Config, [Layer("", {"name": data_name}), *_sections(layers, "data")], prefix="data")
+    labelled = kind == "finetune"
+    return RunConfig(
+        kind=kind,
+        name=name,
+        method=method,
+        data_class=data_class,
+        data=data,
+        backbone=resolve(_section(BackboneConfig, layers, "backbone"), data_class.make_spec(data, labelled=labelled)),
+        optim=_section(OptimConfig, layers, "optim"),
+        trainer=_section(TrainerConfig, layers, "trainer"),
+        tracking=_section(TrackingConfig, layers, "tracking"),
+        general=build(GeneralConfig, general_layers, prefix=""),
+        labels=_section(LabelsConfig, layers, "labels"),
+        transfer=_section(TransferConfig, layers, "transfer"),
+        task=build(TaskConfig, [Layer("", {"name": name}), *_sections(layers, "task")], prefix="task"),
+    )
+
+
+def _choose(
+    words: Sequence[str], *, required: tuple[str, ...], optional: tuple[str, ...]
+) -> tuple[dict[str, str], Layer]:
+    groups = (*required, *optional)
+    chosen: dict[str, str] = {}
+    rest = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in groups:
+            if key in chosen and chosen[key] != value:
+                raise SslMedError(f"command line: '{key}' is given twice")
+            chosen[key] = value
+        else:
+            rest.append(word)
+    for group in required:
+        if not chosen.get(group):
+            raise SslMedError(f"{group}=NAME is missing; there are: {', '.join(names(group))}")
+    return chosen, parse_words(rest)
+
+
+def _conf(group: str, name: str) -> Layer:
+    path = CONF / group / f"{name}.yaml"
+    source = f"conf/{group}/{name}.yaml"
+    if not path.is_file():
+        raise SslMedError(f"{group} '{name}' is unknown{nearest(name, names(group))}")
+    return read_yaml(path, source)
+
+
+def _layers(
+    chosen: dict[str, str], line: Layer, order: tuple[str, ...], data_class: type[MedicalData], data_name: str
+) -> list[Layer]:
+    dims = data_class.make_spec(data_class.Config(name=data_name), labelled=False).spatial_dims
+    layers = []
+    for group in order:
+        if group in chosen:
+            layer = _conf(group, chosen[group])
+            layers.append(Layer(layer.source, {k: v for k, v in layer.tree.items() if k not in ("when_2d", "when_3d")}))
+            layers.append(layer.section(f"when_{dims}d"))
+    return [*layers, line]
+
+
+def _known(layers: list[Layer], keys: tuple[str, ...]) -> None:
+    for layer in layers:
+        for key in layer.tree:
+            if key not in keys:
+                raise SslMedError(f"{layer.source}: key '{key}' is unknown{nearest(key, list(keys))}")
+
+
+def _sections(layers: list[Layer], name: str) -> list[Layer]:
+    return [layer.section(name) for layer in layers]
+
+
+def _section(schema: Any, layers: list[Layer], name: str) -> Any:
+    return build(schema, _sections(layers, name), prefix=name)

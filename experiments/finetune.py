@@ -1,0 +1,156 @@
+"""`ssl-med finetune`: one task from pretrained or random weights, tested once on the best validation weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from experiments.compose import SCRATCH, RunConfig, compose_finetune
+from experiments.session import Session, say
+from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone
+from ssl_med.config import to_plain
+from ssl_med.evaluation.metrics import CONVENTIONS
+from ssl_med.evaluation.tasks import task_class
+from ssl_med.evaluation.transfer import Transfer
+from ssl_med.networks.backbone import Backbone, Decoder, build_backbone, build_decoder, resolve
+from ssl_med.networks.init import init_weights
+from ssl_med.reports.pictures import save_overlay
+from ssl_med.reports.records import write_cases
+from ssl_med.spec import SslMedError
+
+
+def build_network(config: RunConfig) -> tuple[Backbone, Decoder | None, Card | None, LoadReport | None]:
+    """Encoder and, for segmentation, decoder: from the init file, or at the configured initialisation."""
+    spec, with_decoder = config.spec, task_class(config.spec).needs_decoder
+    if config.general.init == SCRATCH:
+        backbone = build_backbone(config.backbone, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
+        init_weights(backbone, config.backbone.init)
+        decoder = build_decoder(config.backbone, backbone) if with_decoder else None
+        if decoder is not None:
+            init_weights(decoder, config.backbone.init)
+        return backbone, decoder, None, None
+    path = find_backbone(config.general.init)
+    backbone, decoder, card, report = load_backbone(
+        path,
+        in_channels=spec.in_channels,
+        adapt_channels=config.transfer.adapt_channels,
+        with_decoder=with_decoder,
+    )
+    if backbone.spatial_dims != spec.spatial_dims:
+        raise SslMedError(f"{path}: is a {backbone.spatial_dims}D network, task '{config.name}' is {spec.spatial_dims}D")
+    resolve(card.backbone_config(), spec)  # refuses a patch size that the loaded network cannot take
+    return backbone, decoder, card, report
+
+
+def finetune(words: Sequence[str]) -> Path:
+    """Runs or continues a fine-tuning and tests it; returns the run folder."""
+    config = compose_finetune(words)
+    spec = config.spec
+    pl.seed_everything(config.general.seed, verbose=False)
+    backbone, decoder, card, report = build_network(config)
+    module = Transfer(
+        spec=spec,
+        backbone=backbone,
+        decoder=decoder,
+        task=config.task,
+        optim=config.optim,
+        init=config.backbone.init,
+        batch_size=config.trainer.batch_size * config.trainer.accumulate,
+        seed=config.general.seed,
+    )
+    data = config.data_class(
+        config.data,
+        labelled=True,
+        batch_size=config.trainer.batch_size,
+        num_workers=config.trainer.num_workers,
+        seed=config.general.seed,
+        label_fraction=config.labels.fraction,
+    )
+    data.setup("fit")
+    session = Session.open(config)
+    if session is None:
+        say(f"finished already: {config.folder()}")
+        return config.folder()
+    session.record_subjects(data.subjects())
+    say(f"finetuning {config.name} from {config.general.init} -> {session.folder}")
+    notes = list(data.describe().get("notes", []))
+    if card is not None:
+        say(f"init: {report}")
+        notes += _differences(card, config)
+    for note in notes:
+        say(f"note: {note}")
+    trainer = session.trainer()
+    complete = session.fit(trainer, module, data)
+    steps = trainer.global_step
+    weights = session.best_weights(module) if complete else "last"
+    if complete:
+        trainer.test(module, datamodule=data, verbose=False)
+    if trainer.is_global_zero:
+        _finish(session, module, data.describe(), card, report, steps=steps, weights=weights, notes=notes, done=complete)
+    return session.folder
+
+
+def _differences(card: Card, config: RunConfig) -> list[str]:
+    """What the network was not pretrained for; a user should know, and may have chosen it."""
+    was, now = card.data_spec(), config.spec
+    notes = []
+    for name in ("intensity", "spacing_mm", "orientation"):
+        before, after = getattr(was, name), getattr(now, name)
+        if before != after:
+            shown = [asdict(x) if name == "intensity" else x for x in (before, after)]
+            notes.append(f"{name} differs: pretrained on {shown[0]}, task has {shown[1]}")
+    return notes
+
+
+def _finish(
+    session: Session,
+    module: Transfer,
+    described: dict[str, Any],
+    card: Card | None,
+    report: LoadReport | None,
+    *,
+    steps: int,
+    weights: str,
+    notes: list[str],
+    done: bool,
+) -> None:
+    config = session.config
+    kind = "scratch" if card is None else ("run" if Path(config.general.init).is_dir() else "file")
+    backbone = card.backbone if card is not None else to_plain(config.backbone)
+    session.summarize(
+        status="done" if done else "interrupted",
+        method=card.method if card is not None else SCRATCH,
+        task=config.name,
+        init={
+            "kind": kind,
+            "path": config.general.init,
+            "method": card.method if card is not None else None,
+            "card": asdict(card) if card is not None else None,
+            "report": str(report) if report is not None else None,
+        },
+        labels={"fraction": config.labels.fraction, **described["labels"]},
+        subjects=described["subjects"],
+        backbone=backbone,
+        steps=steps,
+        seconds=session.seconds(),
+        weights=weights,
+        metric=module.task.metric,
+        metrics=module.test_metrics,
+        n_test=len(module.test_rows),
+        conventions={module.task.metric: CONVENTIONS[module.task.metric]},
+        notes=notes,
+    )
+    if not done:
+        say(f"interrupted at step {steps}; the same command goes on from there")
+        return
+    write_cases(session.folder, module.test_rows)
+    for case, arrays in module.pictures.items():
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in case)
+        save_overlay(session.folder / "figures" / f"{name}.png", class_names=config.spec.class_names, case=case, **arrays)
+    headline = module.test_metrics[f"test/{module.task.metric}"]
+    say(f"done: {steps} steps, {session.seconds():.0f} s, tested weights: {weights}")
+    say(f"test {module.task.metric} {headline:.4f} on {len(module.test_rows)} cases -> {session.folder}")

@@ -1,0 +1,93 @@
+"""`ssl-med pretrain`: one method on one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from experiments.compose import RunConfig, compose_pretrain
+from experiments.session import Session, git_revision, say, versions
+from ssl_med.catalogue import get_class
+from ssl_med.checkpoint import Card, hash_subject, save_backbone
+from ssl_med.config import to_plain
+from ssl_med.methods._base import Method
+
+
+def build_method(config: RunConfig) -> Method:
+    """The method of a pretraining config, at its initial weights."""
+    pl.seed_everything(config.general.seed, verbose=False)
+    method_class = get_class("ssl_med.methods", config.name, kind="method", base=Method)
+    method = method_class(
+        config.method,
+        spec=config.spec,
+        backbone=config.backbone,
+        optim=config.optim,
+        batch_size=config.trainer.batch_size * config.trainer.accumulate,
+        seed=config.general.seed,
+    )
+    assert isinstance(method, Method)
+    return method
+
+
+def pretrain(words: Sequence[str]) -> Path:
+    """Runs or continues a pretraining; returns the run folder."""
+    config = compose_pretrain(words)
+    method = build_method(config)
+    data = config.data_class(
+        config.data,
+        need=method.need(config.method, config.spec),
+        labelled=False,
+        batch_size=config.trainer.batch_size,
+        num_workers=config.trainer.num_workers,
+        seed=config.general.seed,
+    )
+    data.setup("fit")
+    session = Session.open(config)
+    if session is None:
+        say(f"finished already: {config.folder()}")
+        return config.folder()
+    subjects = data.subjects()
+    session.record_subjects(subjects)
+    say(f"pretraining {config.name} on {config.data.name} -> {session.folder}")
+    trainer = session.trainer()
+    complete = session.fit(trainer, method, data)
+    if trainer.is_global_zero:
+        _finish(session, method, trainer, subjects, complete=complete, notes=list(data.describe().get("notes", [])))
+    return session.folder
+
+
+def _finish(
+    session: Session,
+    method: Method,
+    trainer: pl.Trainer,
+    subjects: dict[str, list[str]],
+    *,
+    complete: bool,
+    notes: list[str],
+) -> None:
+    config = session.config
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    common = {"method": config.name, "steps": trainer.global_step, "seconds": session.seconds(), "notes": notes}
+    if not complete:
+        session.summarize(status="interrupted", metrics=metrics, **common)
+        say(f"interrupted at step {trainer.global_step}; the same command goes on from there")
+        return
+    weights = session.best_weights(method)
+    card = Card(
+        method=config.name,
+        method_config=to_plain(config.method),
+        backbone=to_plain(config.backbone),
+        spec=config.spec.to_dict(),
+        skips=method.decoder.skips if method.decoder is not None else None,
+        steps=trainer.global_step,
+        seed=config.general.seed,
+        versions=versions(),
+        git=git_revision(),
+        subjects=tuple(sorted(hash_subject(name) for members in subjects.values() for name in members)),
+    )
+    save_backbone(session.folder / "backbone.safetensors", backbone=method.backbone, decoder=method.decoder, card=card)
+    session.summarize(status="done", metrics=metrics, weights=weights, **common)
+    say(f"done: {trainer.global_step} steps, {session.seconds():.0f} s, weights: {weights}")
+    say(f"backbone for finetune: init={session.folder}")

@@ -1,0 +1,239 @@
+"""The run folder and the Trainer: what pretraining and fine-tuning share."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.strategies import DDPStrategy, Strategy
+
+from experiments.callbacks import FiniteLoss, Preemption, Progress, RunError
+from experiments.compose import RunConfig
+from experiments.tracking import JsonLines, build_loggers
+from ssl_med.checkpoint import hash_subject
+from ssl_med.config import config_hash, read_yaml, to_yaml
+from ssl_med.distributed import convert_sync_batchnorm
+from ssl_med.reports.records import read_metrics, write_json, write_summary
+from ssl_med.spec import SslMedError
+
+LAST, BEST, CONFIG, SUMMARY = "last.ckpt", "best.ckpt", "config.yaml", "summary.json"
+
+
+@dataclass
+class Session:
+    """One run in its folder, new or resumed."""
+
+    config: RunConfig
+    folder: Path
+    resume_from: Path | None
+    seconds_before: float
+
+    @classmethod
+    def open(cls, config: RunConfig) -> Session | None:
+        """Creates or continues the run folder; None when the same run is finished there already.
+
+        Raises:
+            SslMedError: the folder holds another run, or an unfinished one and `resume=false`.
+        """
+        folder = config.folder()
+        resume_from, seconds = None, 0.0
+        if is_first_process():
+            stored = folder / CONFIG
+            if stored.is_file():
+                _same_run(stored, config)
+                if not config.general.resume:
+                    raise SslMedError(f"{folder}: holds this run already; remove it, choose out=DIR, or allow resume")
+                if (folder / SUMMARY).is_file() and _finished(folder):
+                    return None
+            elif folder.exists() and any(folder.iterdir()):
+                raise SslMedError(f"out={folder}: is not empty and holds no run; choose another folder")
+            folder.mkdir(parents=True, exist_ok=True)
+            stored.write_text(to_yaml({**config.tree(), "hash": config.hash()}))
+        last = folder / LAST
+        if last.is_file():
+            resume_from = last
+            seconds = max((line.get("seconds", 0.0) for line in read_metrics(folder)), default=0.0)
+        return cls(config, folder, resume_from, seconds)
+
+    def trainer(self) -> pl.Trainer:
+        """The Lightning Trainer that the config describes."""
+        c = self.config.trainer
+        self.loggers = build_loggers(self.config, self.folder, seconds_before=self.seconds_before)
+        self.preemption = Preemption()
+        mode = "min" if c.monitor.endswith("loss") else "max"
+        self.best = ModelCheckpoint(
+            self.folder, filename="best", monitor=c.monitor, mode=mode, enable_version_counter=False
+        )
+        last = ModelCheckpoint(
+            self.folder,
+            filename="last",
+            every_n_train_steps=c.checkpoint_every_steps,
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+        callbacks: list[pl.Callback] = [FiniteLoss(c.log_every), self.preemption, self.best, last]
+        if c.patience:
+            callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False))
+        if c.progress:
+            callbacks.append(Progress())
+        _quiet()
+        return pl.Trainer(
+            accelerator=c.accelerator,
+            devices=c.devices if c.devices == "auto" else int(c.devices),
+            num_nodes=c.num_nodes,
+            strategy=_strategy(c.strategy, c.devices, c.num_nodes),
+            precision="32-true" if c.precision == "32" else c.precision,
+            max_epochs=c.max_epochs if c.max_epochs >= 0 else -1,
+            max_steps=c.max_steps,
+            accumulate_grad_batches=c.accumulate,
+            gradient_clip_val=c.clip or None,
+            val_check_interval=c.val_every_steps or 1.0,
+            check_val_every_n_epoch=None if c.val_every_steps else 1,
+            num_sanity_val_steps=0,
+            log_every_n_steps=c.log_every,
+            use_distributed_sampler=False,  # our loaders know their part of each global batch
+            logger=self.loggers,
+            callbacks=callbacks,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=self.folder,
+        )
+
+    def fit(self, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> bool:
+        """Trains to the end or to a signal; True when it reached its end."""
+        if trainer.world_size > 1 and self.config.trainer.sync_batchnorm:
+            convert_sync_batchnorm(module, device_type=trainer.strategy.root_device.type)
+        if self.config.trainer.channels_last:
+            dims = self.config.spec.spatial_dims
+            module.to(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
+        if self.resume_from:
+            say(f"resuming from {self.resume_from}")
+        elif self.config.trainer.patience and not data.describe()["subjects"].get("val"):  # type: ignore[attr-defined]
+            raise SslMedError("trainer.patience needs a validation part, and the split has none; set trainer.patience=0")
+        trainer.fit(module, datamodule=data, ckpt_path=self.resume_from, weights_only=True)
+        trainer.save_checkpoint(self.folder / LAST)
+        return self.preemption.received is None
+
+    def best_weights(self, module: pl.LightningModule) -> str:
+        """Restores the weights that the run selects, in place; says which."""
+        path = self.folder / BEST
+        if self.config.trainer.select == "last" or not path.is_file():
+            return "last"
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["state_dict"])
+        return f"best {self.config.trainer.monitor}, step {state['global_step']}"
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of training, interruptions left out."""
+        jsonl = self.loggers[0]
+        assert isinstance(jsonl, JsonLines)
+        return round(jsonl.seconds, 1)
+
+    def record_subjects(self, subjects: dict[str, list[str]]) -> None:
+        """Salted hashes of who took part, by split."""
+        hashed = {split: sorted(hash_subject(name) for name in members) for split, members in subjects.items()}
+        write_json(self.folder / "subjects.json", hashed)
+
+    def summarize(self, **values: Any) -> None:
+        """summary.json: `values` with what every run states."""
+        config = self.config
+        write_summary(
+            self.folder,
+            {
+                "format": 1,
+                "kind": config.kind,
+                "name": self.folder.name,
+                "hash": config.hash(),
+                "seed": config.general.seed,
+                "data": config.data.name,
+                "backbone": config.tree()["backbone"],
+                "hardware": hardware(),
+                "versions": versions(),
+                "git": git_revision(),
+                **values,
+            },
+        )
+
+
+def is_first_process() -> bool:
+    """True in the process that creates folders, before torch.distributed is up."""
+    return all(int(os.environ.get(key, "0")) == 0 for key in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK"))
+
+
+def say(text: str) -> None:
+    """One line to the user, from one process."""
+    if is_first_process():
+        print(text, flush=True)
+
+
+def hardware() -> str:
+    """Processor or GPU, and how many."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions that can change a result."""
+    return {name: version(name) for name in ("ssl-med", "torch", "pytorch-lightning", "monai", "numpy")}
+
+
+def git_revision() -> str:
+    """Commit of the code, with '+' when the checkout was changed; '' outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        run = lambda *a: subprocess.run(["git", *a], cwd=here, capture_output=True, text=True, check=True).stdout  # noqa: E731
+        return run("rev-parse", "--short=12", "HEAD").strip() + ("+" if run("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _same_run(stored: Path, config: RunConfig) -> None:
+    tree = read_yaml(stored, str(stored)).tree
+    if tree.get("hash") != config.hash():
+        mine = config.tree()
+        different = sorted(
+            f"{section}.{key}" if isinstance(value, dict) else section
+            for section, value in mine.items()
+            for key in (value if isinstance(value, dict) else [section])
+            if (value[key] if isinstance(value, dict) else value)
+            != ((tree.get(section) or {}).get(key) if isinstance(value, dict) else tree.get(section))
+        )
+        raise SslMedError(
+            f"{stored.parent}: holds a run with other settings ({', '.join(different[:5]) or 'kind'} differ); "
+            "choose another out=DIR"
+        )
+
+
+def _finished(folder: Path) -> bool:
+    import json
+
+    return bool(json.loads((folder / SUMMARY).read_text()).get("status") == "done")
+
+
+def _strategy(name: str, devices: str, num_nodes: int) -> str | Strategy:
+    if name == "ddp" or (name == "auto" and (num_nodes > 1 or devices not in ("auto", "1"))):
+        return DDPStrategy(gradient_as_bucket_view=True)
+    return name
+
+
+def _quiet() -> None:
+    import logging
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+    warnings.filterwarnings("ignore", message=".*find no state_dict.*")
+
+
+__all__ = ["RunError", "Session", "config_hash", "git_revision", "hardware", "say", "versions"]

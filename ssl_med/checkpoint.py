@@ -1,0 +1,219 @@
+"""The backbone file: what travels from pretraining to a task. Tensors and a JSON card in safetensors; never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone, build_decoder
+from ssl_med.spec import DataSpec, SslMedError
+
+FORMAT = 1
+_METADATA_KEY = "ssl_med"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a backbone file says of itself.
+
+    * backbone, spec: enough to rebuild the network and to prepare data as it was pretrained (axis order, orientation,
+      spacing in mm, intensity window).
+    * skips: whether the decoder uses the encoder's skip connections; None when the file holds no decoder.
+    * subjects: salted hashes of the pretraining subjects, see `hash_subject`.
+    """
+
+    method: str
+    method_config: dict[str, Any]
+    backbone: dict[str, Any]
+    spec: dict[str, Any]
+    skips: bool | None
+    steps: int
+    seed: int
+    versions: dict[str, str]
+    git: str
+    subjects: tuple[str, ...]
+    format: int = FORMAT
+
+    def data_spec(self) -> DataSpec:
+        """The data the backbone was pretrained on."""
+        return DataSpec.from_dict(self.spec)
+
+    def backbone_config(self) -> BackboneConfig:
+        """The architecture, resolved."""
+        return BackboneConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.backbone.items()})
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What happened when a file met a network: every tensor is in exactly one list."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Every tensor of the network came from the file and none was left over."""
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def __str__(self) -> str:
+        total = len(self.matched) + len(self.missing) + len(self.mismatched)
+        parts = [f"matched {len(self.matched)}/{total} tensors"]
+        for name in ("missing", "unexpected", "mismatched"):
+            keys = getattr(self, name)
+            if keys:
+                parts.append(f"{name} {len(keys)}: {', '.join(keys[:4])}{', …' if len(keys) > 4 else ''}")
+        return "; ".join([*parts, *self.notes])
+
+
+def hash_subject(subject: str, *, salt: str | None = None) -> str:
+    """16 hex digits that stand for a patient in cards and ledgers.
+
+    The salt comes from the environment variable SSL_MED_SALT, so that a hospital can keep its own; files made under
+    different salts cannot be compared.
+    """
+    key = salt if salt is not None else os.environ.get("SSL_MED_SALT", "ssl_med")
+    return hmac.new(key.encode(), subject.encode(), hashlib.sha256).hexdigest()[:16]
+
+
+def save_backbone(path: Path, *, backbone: nn.Module, decoder: nn.Module | None, card: Card) -> None:
+    """Writes encoder and decoder tensors with their card; atomic, so a killed run leaves no half file."""
+    tensors = _tensors(backbone, decoder)
+    temporary = path.with_suffix(".tmp")
+    save_file(
+        {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
+        temporary,
+        metadata={_METADATA_KEY: json.dumps(asdict(card), sort_keys=True)},
+    )
+    os.replace(temporary, path)
+
+
+def read_card(path: Path) -> Card:
+    """The card alone, without reading tensors.
+
+    Raises:
+        SslMedError: no such file, not a safetensors file, or not one of ours.
+    """
+    if not path.is_file():
+        raise SslMedError(f"{path}: no such file; give init=RUN_DIR, init=FILE.safetensors or init=scratch")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise SslMedError(f"{path}: is not a readable backbone file ({error})") from None
+    if _METADATA_KEY not in metadata:
+        raise SslMedError(f"{path}: holds no ssl_med card; convert foreign weights with `ssl-med weights import`")
+    try:
+        values = json.loads(metadata[_METADATA_KEY])
+        if values.get("format") != FORMAT:
+            raise SslMedError(f"{path}: card format {values.get('format')!r} is unknown to this version ({FORMAT})")
+        values["subjects"] = tuple(values["subjects"])
+        return Card(**values)
+    except (TypeError, KeyError, json.JSONDecodeError) as error:
+        raise SslMedError(f"{path}: its card is damaged ({error})") from None
+
+
+def load_backbone(
+    path: Path, *, in_channels: int, adapt_channels: bool = False, with_decoder: bool
+) -> tuple[Backbone, Decoder | None, Card, LoadReport]:
+    """Rebuilds the network from the card and fills it from the file.
+
+    Args:
+        path: a backbone file.
+        in_channels: channels of the new data.
+        adapt_channels: allow the first convolution to be spread over another number of input channels: its mean over
+            input channels is repeated and divided so that equal channels give the activations of the pretraining
+            (PCRL's code repeats without dividing, which multiplies them by the number of channels).
+        with_decoder: also build a decoder. It is filled when the file has one; otherwise it stays at its
+            initialisation, and the report says so.
+
+    Raises:
+        SslMedError: the file does not fill the network completely, or the channels differ and `adapt_channels` is off.
+    """
+    card = read_card(path)
+    config = card.backbone_config()
+    spec = card.data_spec()
+    backbone = build_backbone(config, spatial_dims=spec.spatial_dims, in_channels=in_channels)
+    file_decoder = card.skips is not None
+    decoder = build_decoder(config, backbone, skips=card.skips is not False) if with_decoder else None
+    notes = []
+    with safe_open(path, framework="pt") as file:
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    if in_channels != spec.in_channels:
+        if not adapt_channels:
+            raise SslMedError(
+                f"{path}: pretrained on {spec.in_channels} channel(s), this data has {in_channels}; "
+                "set transfer.adapt_channels=true to spread the first convolution over them"
+            )
+        first = f"encoder.{first_convolution(backbone)}.weight"
+        weight = stored[first]
+        stored[first] = weight.mean(1, keepdim=True).repeat_interleave(in_channels, 1) * (spec.in_channels / in_channels)
+        notes.append(f"first convolution spread from {spec.in_channels} to {in_channels} channels, mean preserved")
+    if with_decoder and not file_decoder:
+        notes.append("the file has no decoder: it starts from its initialisation")
+    if not with_decoder and file_decoder:
+        stored = {key: value for key, value in stored.items() if not key.startswith("decoder.")}
+        notes.append("the task needs no decoder: the file's was left out")
+    report = _fill(backbone, decoder if file_decoder else None, stored, notes)
+    if not report.complete:
+        raise SslMedError(f"{path}: does not fit the network its card describes: {report}")
+    return backbone, decoder, card, report
+
+
+def first_convolution(backbone: nn.Module) -> str:
+    """Dotted name of the convolution that sees the image."""
+    return next(
+        name for name, module in backbone.named_modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    )
+
+
+def find_backbone(init: str) -> Path:
+    """`init=RUN_DIR|FILE` -> the backbone file, or a clear error."""
+    path = Path(init)
+    if path.is_dir():
+        file = path / "backbone.safetensors"
+        if not file.is_file():
+            raise SslMedError(f"{path}: holds no backbone.safetensors; the pretraining may not have finished")
+        return file
+    if not path.exists():
+        raise SslMedError(f"init={init}: no such run folder or file; give a path, or init=scratch")
+    return path
+
+
+def _tensors(backbone: nn.Module, decoder: nn.Module | None) -> dict[str, Tensor]:
+    parts: Iterable[tuple[str, nn.Module | None]] = (("encoder", backbone), ("decoder", decoder))
+    return {
+        f"{prefix}.{key}": value
+        for prefix, module in parts
+        if module is not None
+        for key, value in module.state_dict().items()
+    }
+
+
+def _fill(
+    backbone: nn.Module, decoder: nn.Module | None, stored: dict[str, Tensor], notes: list[str]
+) -> LoadReport:
+    wanted = _tensors(backbone, decoder)
+    matched = [key for key in wanted if key in stored and stored[key].shape == wanted[key].shape]
+    report = LoadReport(
+        matched=tuple(matched),
+        missing=tuple(key for key in wanted if key not in stored),
+        unexpected=tuple(key for key in stored if key not in wanted),
+        mismatched=tuple(key for key in wanted if key in stored and stored[key].shape != wanted[key].shape),
+        notes=tuple(notes),
+    )
+    for key in matched:
+        wanted[key].copy_(stored[key])
+    return report

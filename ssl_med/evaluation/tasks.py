@@ -1,0 +1,232 @@
+"""Tasks, built from the DataSpec: head, loss, prediction, one row per test case, and the summary of rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_med.evaluation.metrics import auroc, dice_per_region, multilabel_auroc
+from ssl_med.losses.segmentation import dice_bce, dice_loss
+from ssl_med.networks.backbone import Backbone, Decoder
+from ssl_med.networks.heads import ClassificationHead, SegmentationHead
+from ssl_med.spec import Batch, DataSpec, SslMedError
+
+Row = dict[str, Any]
+
+
+@dataclass
+class TaskConfig:
+    """How a task is learned and scored."""
+
+    name: str = ""
+    """file name in conf/task"""
+    loss: Literal["dice", "dice_bce", "ce", "bce", "auto"] = "auto"
+    """auto: Dice for masks, cross-entropy for classes, binary cross-entropy per finding for multilabel"""
+    hidden: int = 0
+    """width of a hidden layer in the classification head; 0: linear on pooled features"""
+    dropout: float = 0.0
+    """before the last linear layer of the classification head"""
+    overlap: float = 0.5
+    """overlap of neighbouring windows in sliding-window prediction, as a share of the patch"""
+    window_batch: int = 4
+    """windows predicted at once"""
+    flips: bool = True
+    """training augmentation: random flips (films: left-right only)"""
+    crop_scale: float = 0.7
+    """2D training augmentation: smallest area share of the random resized crop; 1 switches it off"""
+    rotation_deg: float = 10.0
+    """2D training augmentation: largest in-plane rotation"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise SslMedError(f"task.overlap is {self.overlap:g}; it must lie in [0, 1)")
+        if not 0 < self.crop_scale <= 1:
+            raise SslMedError(f"task.crop_scale is {self.crop_scale:g}; it must lie in (0, 1]")
+
+
+class Task(nn.Module, ABC):
+    """Head and loss on a pyramid of features, and what its test metrics are."""
+
+    metric: str
+    needs_decoder: bool
+
+    def __init__(self, config: TaskConfig, spec: DataSpec) -> None:
+        super().__init__()
+        self.config, self.spec = config, spec
+
+    @abstractmethod
+    def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
+        """(B, C, *S) -> logits of the patch."""
+
+    @abstractmethod
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Scalar training loss."""
+
+    def predict(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
+        """Logits for an evaluation image, which may be larger than a patch."""
+        return self.logits(image, backbone, decoder)
+
+    @abstractmethod
+    def rows(self, logits: Tensor, batch: Batch) -> list[Row]:
+        """One row per sample: its "case" and what the summary needs."""
+
+    @abstractmethod
+    def summarize(self, rows: list[Row]) -> dict[str, float]:
+        """Metrics over all rows; the headline stands under `self.metric`."""
+
+
+class Segmentation(Task):
+    """Region-based segmentation: one sigmoid per region, so regions may overlap (WT, TC, ET)."""
+
+    metric = "dice"
+    needs_decoder = True
+
+    def __init__(self, config: TaskConfig, spec: DataSpec, backbone: Backbone, decoder: Decoder | None) -> None:
+        super().__init__(config, spec)
+        assert decoder is not None
+        self.head = SegmentationHead(decoder.out_channels, len(spec.class_names), spec.spatial_dims)
+        _check_loss(config, ("auto", "dice", "dice_bce"), "masks")
+        self._loss = dice_bce if config.loss == "dice_bce" else dice_loss
+
+    def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
+        assert decoder is not None
+        return self.head(decoder(backbone(image)))
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
+        return self._loss(logits.float(), batch["mask"])
+
+    def predict(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
+        """Gaussian-weighted sliding window over the whole image."""
+        from monai.inferers import sliding_window_inference
+
+        logits = sliding_window_inference(
+            image,
+            roi_size=self.spec.patch_size,
+            sw_batch_size=self.config.window_batch,
+            predictor=lambda patch: self.logits(patch, backbone, decoder).float(),
+            overlap=self.config.overlap,
+            mode="gaussian",
+        )
+        assert isinstance(logits, Tensor)
+        return logits
+
+    def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
+        rows = []
+        for case, prediction, truth in zip(batch["id"], logits > 0, batch["mask"] > 0.5, strict=True):
+            values = dice_per_region(prediction, truth).tolist()
+            regions = {f"dice/{name}": value for name, value in zip(self.spec.class_names, values, strict=True)}
+            rows.append({"case": case, "dice": float(np.mean(values)), **regions})
+        return rows
+
+    def summarize(self, rows: list[Row]) -> dict[str, float]:
+        """Mean over cases, in all and by region."""
+        keys = [key for key in rows[0] if key != "case"]
+        return {key: float(np.mean([row[key] for row in rows])) for key in keys}
+
+
+class Classification(Task):
+    """One class of K per sample; scored by AUC for two classes, else by the mean one-against-rest AUC and accuracy."""
+
+    metric = "auc"
+    needs_decoder = False
+
+    def __init__(self, config: TaskConfig, spec: DataSpec, backbone: Backbone, decoder: Decoder | None) -> None:
+        super().__init__(config, spec)
+        self.head = ClassificationHead(
+            backbone.out_channels, len(spec.class_names), hidden=config.hidden or None, dropout=config.dropout
+        )
+        _check_loss(config, ("auto", "ce"), "classes")
+
+    def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
+        return self.head(backbone.pool(backbone(image)))
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
+        return F.cross_entropy(logits.float(), batch["label"])
+
+    def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
+        scores = logits.float().softmax(1).tolist()
+        return [
+            {"case": case, "label": label, **{f"score/{n}": s for n, s in zip(self.spec.class_names, score, strict=True)}}
+            for case, label, score in zip(batch["id"], batch["label"].tolist(), scores, strict=True)
+        ]
+
+    def summarize(self, rows: list[Row]) -> dict[str, float]:  # noqa: D102
+        truth = np.array([row["label"] for row in rows])
+        score = np.array([[row[f"score/{name}"] for name in self.spec.class_names] for row in rows])
+        result = {"accuracy": float((score.argmax(1) == truth).mean())}
+        if score.shape[1] == 2:
+            return {"auc": auroc(truth, score[:, 1]), "positives": float(truth.sum()), **result}
+        mean, each = multilabel_auroc(np.eye(score.shape[1])[truth], score)
+        return {"auc": mean, "classes_scored": float((~np.isnan(each)).sum()), **result}
+
+
+class Multilabel(Task):
+    """Any number of findings per sample; scored by the mean AUROC of the findings that have both labels."""
+
+    metric = "auroc"
+    needs_decoder = False
+
+    def __init__(self, config: TaskConfig, spec: DataSpec, backbone: Backbone, decoder: Decoder | None) -> None:
+        super().__init__(config, spec)
+        self.head = ClassificationHead(
+            backbone.out_channels, len(spec.class_names), hidden=config.hidden or None, dropout=config.dropout
+        )
+        _check_loss(config, ("auto", "bce"), "findings")
+
+    def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
+        return self.head(backbone.pool(backbone(image)))
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
+        return F.binary_cross_entropy_with_logits(logits.float(), batch["label"])
+
+    def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
+        rows = []
+        for case, label, score in zip(batch["id"], batch["label"].tolist(), logits.float().sigmoid().tolist(), strict=True):
+            row: Row = {"case": case}
+            for name, y, s in zip(self.spec.class_names, label, score, strict=True):
+                row |= {f"label/{name}": int(y), f"score/{name}": s}
+            rows.append(row)
+        return rows
+
+    def summarize(self, rows: list[Row]) -> dict[str, float]:  # noqa: D102
+        names = self.spec.class_names
+        truth = np.array([[row[f"label/{name}"] for name in names] for row in rows])
+        score = np.array([[row[f"score/{name}"] for name in names] for row in rows])
+        mean, each = multilabel_auroc(truth, score)
+        scored = {f"auroc/{name}": float(value) for name, value in zip(names, each, strict=True) if not np.isnan(value)}
+        return {"auroc": mean, "classes_scored": float(len(scored)), **scored}
+
+
+_TASKS: dict[str, type[Segmentation] | type[Classification] | type[Multilabel]] = {
+    "mask": Segmentation,
+    "class": Classification,
+    "multilabel": Multilabel,
+}
+
+
+def task_class(spec: DataSpec) -> type[Segmentation] | type[Classification] | type[Multilabel]:
+    """The kind of task that the labels of `spec` define."""
+    if spec.target not in _TASKS:
+        raise SslMedError(f"data '{spec.name}' has no labels to learn; choose a task that has")
+    return _TASKS[spec.target]
+
+
+def _check_loss(config: TaskConfig, allowed: tuple[str, ...], kind: str) -> None:
+    if config.loss not in allowed:
+        raise SslMedError(f"task.loss is '{config.loss}', which does not fit {kind}; choose one of {', '.join(allowed)}")
+
+
+@torch.no_grad()
+def example_picture(logits: Tensor, batch: Batch) -> dict[str, np.ndarray]:
+    """First sample of a segmentation batch as arrays: image (C, *S), truth and prediction (K, *S) bool."""
+    return {
+        "image": batch["image"][0].float().cpu().numpy(),
+        "truth": (batch["mask"][0] > 0.5).cpu().numpy(),
+        "prediction": (logits[0] > 0).cpu().numpy(),
+    }

@@ -1,0 +1,130 @@
+"""Fine-tuning: one LightningModule joins a backbone (pretrained or not), a task and an optimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from ssl_med.distributed import gather_objects, rank
+from ssl_med.evaluation.tasks import Row, Segmentation, TaskConfig, example_picture, task_class
+from ssl_med.networks.backbone import Backbone, Decoder
+from ssl_med.networks.init import init_weights
+from ssl_med.optim import OptimConfig, configure
+from ssl_med.rng import seeded_generator
+from ssl_med.spec import Batch, DataSpec
+from ssl_med.transforms.spatial import flip, random_resized_crop, small_rotation
+
+PICTURES = 4  # test cases whose predictions are kept for figures; more would not be looked at
+
+
+class Transfer(pl.LightningModule):
+    """Trains all weights on the task; afterwards `test_rows`, `test_metrics` and `pictures` hold the result.
+
+    Args:
+        spec: of the labelled data.
+        backbone: the encoder, already filled.
+        decoder: for segmentation, filled or at its initialisation.
+        task, optim: their configs.
+        init: scheme of the task head's initialisation.
+        batch_size: samples per step over all devices.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: DataSpec,
+        backbone: Backbone,
+        decoder: Decoder | None,
+        task: TaskConfig,
+        optim: OptimConfig,
+        init: str = "torch",
+        batch_size: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.spec, self.optim, self.batch_size, self.seed = spec, optim, batch_size, seed
+        self.backbone, self.decoder = backbone, decoder
+        self.task = task_class(spec)(task, spec, backbone, decoder)
+        init_weights(self.task, init)
+        self.batches_seen = 0
+        self._rows: list[Row] = []
+        self.test_rows: list[Row] = []
+        self.test_metrics: dict[str, float] = {}
+        self.pictures: dict[str, dict[str, np.ndarray]] = {}
+
+    def augment(self, batch: Batch) -> Batch:
+        """Random flips; for films also a mild random resized crop and rotation. Masks follow their images."""
+        config = self.task.config
+        generator = seeded_generator(self.seed, self.batches_seen, rank(), device=batch["image"].device)
+        image, mask = batch["image"], batch.get("mask")
+        channels = image.shape[1]
+        if self.spec.spatial_dims == 2 and mask is None:
+            if config.crop_scale < 1:
+                image = random_resized_crop(image, generator, scale=(config.crop_scale, 1.0))
+            if config.rotation_deg > 0:
+                image = small_rotation(image, generator, degrees=config.rotation_deg)
+        if config.flips:
+            joint = image if mask is None else torch.cat([image, mask], 1)
+            axes = (1,) if self.spec.spatial_dims == 2 else None
+            joint = flip(joint, generator, p=0.5, axes=axes)
+            image = joint[:, :channels]
+            mask = None if mask is None else joint[:, channels:]
+        result: Batch = {**batch, "image": image}
+        if mask is not None:
+            result["mask"] = mask
+        return result
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+        with torch.no_grad():
+            batch = self.augment(batch)
+        self.batches_seen += 1
+        loss = self.task.loss(self.task.logits(batch["image"], self.backbone, self.decoder), batch)
+        self.log("train/loss", loss.detach(), batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+        logits = self._evaluate(batch)
+        if isinstance(self.task, Segmentation) and len(self.pictures) < PICTURES:
+            self.pictures[batch["id"][0]] = example_picture(logits, batch)
+
+    def _evaluate(self, batch: Batch) -> Tensor:
+        logits = self.task.predict(batch["image"], self.backbone, self.decoder)
+        loss = float(self.task.loss(logits, batch))
+        self._rows += [{**row, "loss": loss} for row in self.task.rows(logits, batch)]
+        return logits
+
+    def _collect(self) -> list[Row]:
+        rows = {row["case"]: row for row in gather_objects(self._rows)}  # a padded last batch may repeat a case
+        self._rows = []
+        return [rows[case] for case in sorted(rows)]
+
+    def on_validation_epoch_end(self) -> None:  # noqa: D102
+        rows = self._collect()
+        loss = float(np.mean([row.pop("loss") for row in rows]))
+        metrics = self.task.summarize(rows)
+        values = {"val/loss": loss, f"val/{self.task.metric}": metrics[self.task.metric]}
+        self.log_dict({key: torch.tensor(value) for key, value in values.items()}, rank_zero_only=False)
+
+    def on_test_epoch_end(self) -> None:  # noqa: D102
+        self.test_rows = self._collect()
+        for row in self.test_rows:
+            row.pop("loss")
+        self.test_metrics = {f"test/{key}": value for key, value in self.task.summarize(self.test_rows).items()}
+        self.log_dict({key: torch.tensor(value) for key, value in self.test_metrics.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+        checkpoint["ssl_med"] = {"batches_seen": self.batches_seen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+        self.batches_seen = checkpoint["ssl_med"]["batches_seen"]
+
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: D102
+        return configure(self, self.optim, batch_size=self.batch_size)

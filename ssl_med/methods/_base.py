@@ -1,0 +1,161 @@
+"""What every method shares: optimiser, logging, the collapse monitor, reproducible randomness, and what travels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_med.distributed import gather, rank
+from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone
+from ssl_med.networks.init import init_weights
+from ssl_med.optim import OptimConfig, configure
+from ssl_med.rng import seeded_generator
+from ssl_med.spec import Batch, DataSpec, Need
+
+Tensors = dict[str, Tensor]
+_PHASES = {"train": 0, "val": 1}
+
+
+class Method(pl.LightningModule, ABC):
+    """A pretraining method: `views` makes what the network sees, `terms` makes the loss.
+
+    Everything random happens in `views`, without gradient, batched on the batch's device; everything learned happens in
+    `terms`, which is deterministic. So one step is `terms(views(batch, generator))`, and N processes that are given
+    the parts of the same views must agree with one process.
+
+    A leaf defines `Config` and `build`, `views`, `terms`; it may define `need`, `before_epoch` and `after_step`.
+    """
+
+    Config: ClassVar[type]
+    backbone: Backbone
+    decoder: Decoder | None = None
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        spec: DataSpec,
+        backbone: BackboneConfig,
+        optim: OptimConfig,
+        batch_size: int,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.config, self.spec, self.optim = config, spec, optim
+        self.backbone_config, self.batch_size, self.seed = backbone, batch_size, seed
+        self.batches_seen = 0  # seeds the views; saved, so that a resumed run draws what it would have drawn
+        self._steps_seen = 0
+        self.backbone = build_backbone(backbone, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
+        self.build()
+        init_weights(self, backbone.init)
+        self.after_init()
+
+    # --- what a leaf defines -------------------------------------------------------------------------------------
+
+    @classmethod
+    def need(cls, config: Any, spec: DataSpec) -> Need:
+        """What the crop loader must yield beyond one crop per sample."""
+        return Need()
+
+    @abstractmethod
+    def build(self) -> None:
+        """Adds decoder, heads and buffers to `self`."""
+
+    def after_init(self) -> None:
+        """Runs once the weights have their initial values: a teacher is copied here."""
+
+    @abstractmethod
+    def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
+        """Network inputs and targets from `batch`; never changes the batch."""
+
+    @abstractmethod
+    def terms(self, views: Tensors) -> Tensors:
+        """Loss terms by name; "loss" is what is minimised, "features" (B, d) feeds the collapse monitor."""
+
+    def before_epoch(self) -> None:
+        """Runs before each training epoch."""
+
+    def after_step(self) -> None:
+        """Runs after each optimiser step, not after each accumulated batch."""
+
+    # --- shared --------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Batch, generator: torch.Generator | None = None) -> Tensors:
+        """One step's loss terms; works without a Trainer.
+
+        Args:
+            batch: as in `ssl_med.spec.Batch`.
+            generator: source of the views' randomness; by default seeded from the run's seed and the batches seen.
+        """
+        with torch.no_grad():
+            views = self.views(batch, generator or self._generator("train", self.batches_seen, batch["image"].device))
+        return self.terms(views)
+
+    def _generator(self, phase: str, position: int, device: torch.device) -> torch.Generator:
+        return seeded_generator(self.seed, _PHASES[phase], position, rank(), device=device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+        terms = self.losses(batch)
+        self.batches_seen += 1
+        features = terms.pop("features", None)
+        size = len(batch["image"])
+        self.log_dict({f"train/{key}": value.detach() for key, value in terms.items()}, batch_size=size)
+        if features is not None and self.global_step % self.trainer.log_every_n_steps == 0:
+            self.log_dict(collapse(features), batch_size=size)
+        return terms["loss"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+        terms = self.losses(batch, self._generator("val", batch_idx, batch["image"].device))
+        terms.pop("features", None)
+        self.log_dict(
+            {f"val/{key}": value for key, value in terms.items()}, batch_size=len(batch["image"]), sync_dist=True
+        )
+
+    def on_train_epoch_start(self) -> None:  # noqa: D102
+        self.before_epoch()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: D102
+        if self.global_step > self._steps_seen:
+            self._steps_seen = self.global_step
+            self.after_step()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+        checkpoint["ssl_med"] = {"batches_seen": self.batches_seen, "steps_seen": self._steps_seen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+        self.batches_seen = checkpoint["ssl_med"]["batches_seen"]
+        self._steps_seen = checkpoint["ssl_med"]["steps_seen"]
+
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: D102
+        return configure(self, self.optim, batch_size=self.batch_size)
+
+
+@torch.no_grad()
+def collapse(features: Tensor) -> Tensors:
+    """Signs that all inputs are mapped to the same place or the same few directions.
+
+    Args:
+        features: (B, d).
+
+    Returns:
+        "collapse/feature_std": mean over dimensions of the standard deviation of L2-normalised features, times
+        sqrt(d): 0 when collapsed, about 1 when isotropic. "collapse/effective_rank": exponential of the entropy of the
+        centred features' normalised singular values (Roy and Vetterli 2007), at most min(B, d).
+    """
+    features = full(gather(features.detach()))
+    unit = F.normalize(features, dim=1)
+    std = unit.std(0).mean() * features.shape[1] ** 0.5
+    values = torch.linalg.svdvals(features - features.mean(0))
+    share = values / values.sum().clamp_min(1e-12)
+    entropy = -(share * share.clamp_min(1e-12).log()).sum()
+    return {"collapse/feature_std": std, "collapse/effective_rank": entropy.exp()}
+
+
+def full(x: Tensor) -> Tensor:
+    """Half precision -> float32; losses and cosine similarities are not computed in less."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

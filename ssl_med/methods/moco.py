@@ -1,0 +1,89 @@
+"""MoCo v2: contrast with a queue of keys from a slowly moving teacher.
+
+Papers: He et al., "Momentum contrast for unsupervised visual representation learning", CVPR 2020; Chen et al., "Improved
+baselines with momentum contrastive learning", arXiv 2003.04297.
+Official code: github.com/facebookresearch/moco @ 7397dfe (MIT).
+
+Where we differ, and why:
+- instead of ShuffleBN the teacher normalises with averaged running statistics (EMAN, Cai et al., CVPR 2021): nothing
+  leaks between query and key, and the result does not depend on the number of devices.
+- the queue takes any batch size (it wraps around); the official code needs a divisor of its length.
+- grey images: colour jitter reduces to brightness and contrast, random greyscale is left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from ssl_med.distributed import gather
+from ssl_med.losses.contrastive import info_nce
+from ssl_med.methods._base import Method, Tensors, full
+from ssl_med.methods._pair import Embedding, TwoViewConfig, random_view
+from ssl_med.networks.ema import EMA
+from ssl_med.networks.heads import Projector
+from ssl_med.networks.queue import Queue
+from ssl_med.spec import Batch, SslMedError
+
+
+@dataclass
+class MoCoConfig(TwoViewConfig):
+    """Defaults of MoCo v2; v1 is `head: linear`, `temperature: 0.07` and `view.blur: 0`."""
+
+    temperature: float = 0.2
+    """tau of InfoNCE"""
+    momentum: float = 0.999
+    """EMA coefficient m of the teacher"""
+    queue: int = 65536
+    """number of keys K; a queue longer than the data set holds each image several times"""
+    head: str = "mlp"
+    """mlp (v2) or linear (v1)"""
+    out_dim: int = 128
+    """dimension of the contrasted embedding"""
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise SslMedError(f"method.temperature is {self.temperature:g}; it must be positive")
+        if not 0 <= self.momentum <= 1:
+            raise SslMedError(f"method.momentum is {self.momentum:g}; it must lie in [0, 1]")
+        if self.head not in ("mlp", "linear"):
+            raise SslMedError(f"method.head is '{self.head}'; it must be mlp or linear")
+
+
+class MoCo(Method):
+    """Query from the student, positive key from the teacher, negatives from the queue."""
+
+    Config = MoCoConfig
+    config: MoCoConfig
+
+    def build(self) -> None:
+        """Projector (the v2 head is as wide as the features) and queue."""
+        width = self.backbone.out_channels
+        layers = 2 if self.config.head == "mlp" else 1
+        self.projector = Projector(width, width, self.config.out_dim, layers=layers, norm=False)
+        self.queue = Queue(self.config.out_dim, self.config.queue)
+
+    def after_init(self) -> None:
+        """The teacher starts as a copy."""
+        self.teacher = EMA(Embedding(self.backbone, self.projector))
+
+    def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
+        """Two independent views per image."""
+        return {key: random_view(batch["image"], generator, self.config.view) for key in ("query", "key")}
+
+    def terms(self, views: Tensors) -> Tensors:
+        """InfoNCE; in training the new keys of all processes enter the queue after the loss is computed."""
+        pooled = self.backbone.pool(self.backbone(views["query"]))
+        q = F.normalize(full(self.projector(pooled)), dim=1)
+        with torch.no_grad():
+            k = F.normalize(full(self.teacher(views["key"])[1]), dim=1)
+        loss = info_nce(q, k, self.queue.keys, temperature=self.config.temperature)
+        if self.training:
+            self.queue.push(gather(k))
+        return {"loss": loss, "alignment": (q - k).square().sum(1).mean().detach(), "features": pooled.detach()}
+
+    def after_step(self) -> None:
+        """theta_k <- m theta_k + (1 - m) theta_q."""
+        self.teacher.update(Embedding(self.backbone, self.projector), self.config.momentum)

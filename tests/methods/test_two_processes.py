@@ -1,0 +1,90 @@
+"""World-size invariance: two gloo processes at half the batch equal one process at the same global batch."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from test_methods import SWEEP, batch_of, blobs, generator, make
+
+from ssl_med.distributed import convert_sync_batchnorm
+
+WORLD, BATCH, STEPS = 2, 8, 2
+
+
+def views_of(method, dims, seed):
+    second = blobs(BATCH, dims, seed=seed + 50)
+    return method.views(batch_of(blobs(BATCH, dims, seed=seed), second), generator(seed))
+
+
+def part(views, rank):
+    size = BATCH // WORLD
+    return {k: v if v.ndim == 0 else v[rank * size : (rank + 1) * size] for k, v in views.items()}
+
+
+def run_steps(method, views_list, rank=None):
+    """Plain SGD with the averaging that DDP does; returns losses, last gradients and the final state."""
+    method.train()
+    losses, gradients = [], {}
+    for views in views_list:
+        method.zero_grad()
+        loss = method.terms(views)["loss"]
+        loss.backward()
+        gradients = {n: p.grad.clone() for n, p in method.named_parameters() if p.requires_grad}
+        mean = loss.detach().clone()
+        if rank is not None:
+            dist.all_reduce(mean)
+            mean /= WORLD
+            for g in gradients.values():
+                dist.all_reduce(g)
+                g /= WORLD
+        losses.append(float(mean))
+        with torch.no_grad():
+            for n, p in method.named_parameters():
+                if n in gradients:
+                    p -= 0.05 * gradients[n]
+        method.after_step()
+    return losses, gradients, method.state_dict()
+
+
+def worker(rank, folder, jobs):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    for index, (name, dims) in enumerate(jobs):
+        method = make(name, dims).double()
+        convert_sync_batchnorm(method, device_type="cpu")
+        views_list = torch.load(f"{folder}/views{index}.pt")
+        result = run_steps(method, [part(v, rank) for v in views_list], rank)
+        if rank == 0:
+            torch.save(result, f"{folder}/result{index}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two_process_results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    jobs = [p.values for p in SWEEP]
+    expected = {}
+    for index, (name, dims) in enumerate(jobs):
+        method = make(name, dims).double()
+        with torch.no_grad():
+            views_list = [
+                {k: v.double() for k, v in views_of(method, dims, seed).items()} for seed in range(STEPS)
+            ]
+        torch.save(views_list, f"{folder}/views{index}.pt")
+        expected[name, dims] = copy.deepcopy(run_steps(method, views_list))
+    mp.spawn(worker, (str(folder), jobs), nprocs=WORLD)
+    return {job: (torch.load(f"{folder}/result{i}.pt"), expected[job]) for i, job in enumerate(jobs)}
+
+
+@pytest.mark.parametrize(("name", "dims"), SWEEP)
+def test_loss_gradient_and_whole_state_agree(two_process_results, name, dims):
+    (losses, gradients, state), (losses1, gradients1, state1) = two_process_results[name, dims]
+    assert losses == pytest.approx(losses1, rel=1e-9)
+    for key, gradient in gradients1.items():
+        assert torch.allclose(gradients[key], gradient, atol=1e-9, rtol=1e-6), key
+    assert state.keys() == state1.keys()
+    for key, value in state1.items():  # weights, teacher, queue and its pointer, running statistics
+        assert torch.allclose(state[key].double(), value.double(), atol=1e-9, rtol=1e-6), key
