@@ -1,0 +1,86 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_med.evaluation.tasks import TaskConfig, task_class
+from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder
+from ssl_med.spec import DataSpec, SslMedError
+
+
+def spec_of(target, names, dims=3):
+    return DataSpec(
+        name="x", spatial_dims=dims, in_channels=1, patch_size=(16,) * dims, target=target, class_names=names
+    )
+
+
+def task_of(spec, **config):
+    cfg = BackboneConfig(name="unet", channels=(4, 8, 16))
+    backbone = build_backbone(cfg, spatial_dims=spec.spatial_dims, in_channels=1)
+    decoder = build_decoder(cfg, backbone)
+    return task_class(spec)(TaskConfig(**config), spec, backbone, decoder), backbone, decoder
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_segmentation_predicts_images_larger_than_a_patch(dims):
+    torch.manual_seed(0)
+    task, backbone, decoder = task_of(spec_of("mask", ("liver", "tumor"), dims))
+    for module in (task, backbone, decoder):
+        module.eval()
+    image = torch.rand(1, 1, *(24,) * dims)
+    with torch.no_grad():
+        logits = task.predict(image, backbone, decoder)
+        patch = task.predict(image[(..., *[slice(0, 16)] * dims)], backbone, decoder)
+        direct = task.logits(image[(..., *[slice(0, 16)] * dims)], backbone, decoder)
+    assert logits.shape == (1, 2, *(24,) * dims)
+    assert torch.allclose(patch, direct, atol=1e-4)  # one window: the weights cancel
+
+
+def test_segmentation_rows_and_summary():
+    task, *_ = task_of(spec_of("mask", ("liver", "tumor")))
+    truth = torch.zeros(2, 2, 4, 4, 4)
+    truth[0, 0, :2] = 1
+    batch = {"mask": truth, "id": ["a", "b"]}
+    logits = torch.where(truth > 0, 3.0, -3.0)
+    logits[1, 1, 0, 0, 0] = 5.0  # one false voxel in an empty region
+    rows = task.rows(logits, batch)
+    assert rows[0] == {"case": "a", "dice": 1.0, "dice/liver": 1.0, "dice/tumor": 1.0}
+    assert rows[1]["dice/tumor"] == 0.0
+    assert task.summarize(rows) == {"dice": 0.75, "dice/liver": 1.0, "dice/tumor": 0.5}
+
+
+def test_classification_scores_are_probabilities_and_auc_uses_them():
+    task, *_ = task_of(spec_of("class", ("no", "yes")))
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
+    batch = {"label": torch.tensor([0, 1, 1]), "id": ["a", "b", "c"]}
+    rows = task.rows(logits, batch)
+    assert rows[0]["score/yes"] == pytest.approx(1 / (1 + math.exp(2)))
+    summary = task.summarize(rows)
+    assert summary["auc"] == 1.0
+    assert summary["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_multilabel_states_how_many_classes_are_scored():
+    task, *_ = task_of(spec_of("multilabel", ("a", "b"), 2))
+    batch = {"label": torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]), "id": ["x", "y", "z"]}
+    summary = task.summarize(task.rows(torch.tensor([[1.0, 0], [0.0, 1], [2.0, 0]]), batch))
+    assert summary["classes_scored"] == 1
+    assert summary["auroc"] == summary["auroc/a"] == 1.0
+    assert "auroc/b" not in summary
+
+
+def test_a_loss_that_does_not_fit_is_refused():
+    with pytest.raises(SslMedError, match=r"task.loss is 'ce', which does not fit masks; choose one of auto, dice"):
+        task_of(spec_of("mask", ("liver",)), loss="ce")
+    with pytest.raises(SslMedError, match="has no labels to learn"):
+        task_class(spec_of("none", ()))
+
+
+def test_multilabel_loss_is_mean_binary_cross_entropy():
+    task, *_ = task_of(spec_of("multilabel", ("a", "b"), 2))
+    rng = np.random.default_rng(0)
+    logits, label = rng.normal(size=(3, 2)), rng.integers(0, 2, (3, 2))
+    expected = np.mean([-math.log(p if y else 1 - p) for p, y in zip((1 / (1 + np.exp(-logits))).flat, label.flat, strict=True)])
+    got = task.loss(torch.tensor(logits), {"label": torch.tensor(label, dtype=torch.float32)})
+    assert float(got) == pytest.approx(expected, abs=1e-6)
