@@ -1,0 +1,291 @@
+"""The run folder as files: written crash-safe during a run, read back whole or with the reason why not."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ssl_med.spec import SslMedError
+
+CONFIG, METRICS, SUMMARY, CASES, FIGURES = (
+    "config.yaml",
+    "metrics.jsonl",
+    "summary.json",
+    "test_cases.csv",
+    "figures",
+)
+FORMAT = 1  # of summary.json; raised when a key changes its meaning
+SCRATCH = "scratch"
+
+Line = dict[str, float]
+Case = dict[str, str | float]
+
+
+# --- writing ----------------------------------------------------------------------------------------------
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes strict JSON; a reader sees the old file or the new, never half; nan and infinity become null."""
+    _replace(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json of a run."""
+    write_json(folder / SUMMARY, {"format": FORMAT, **summary})
+
+
+def append_metrics(folder: Path, step: int, values: Mapping[str, float]) -> None:
+    """Adds one line {"step": step, ...values} to metrics.jsonl; a value that is not finite becomes null."""
+    line = json.dumps(_plain({"step": step, **values}), allow_nan=False) + "\n"
+    with (folder / METRICS).open("ab+") as file:
+        # a killed process may have left half a line: keep it from swallowing this one
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        file.write(line.encode())
+
+
+def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes test_cases.csv, one row per test case: "case" first, then every key in order of appearance."""
+    columns = list(dict.fromkeys(["case", *(key for row in rows for key in row)]))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    _replace(folder / CASES, text.getvalue())
+
+
+def _replace(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the process id keeps two writers of one folder from tearing each other's temporary file
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, str | bool | int) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Iterable) and getattr(value, "shape", None) != ():
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):  # a number of numpy or torch
+        return _plain(value.item())
+    raise TypeError(f"{type(value).__name__} has no place in a run folder")
+
+
+# --- reading ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder as read. `problem` says why the run cannot count as a result; "" when it can."""
+
+    folder: Path
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def kind(self) -> str:
+        """'pretrain', 'finetune', or '' when unknown."""
+        return str(self.summary.get("kind", ""))
+
+    @property
+    def name(self) -> str:
+        """Folder name, which carries the hash of the config unless the user chose it."""
+        return self.folder.name
+
+    @property
+    def method(self) -> str:
+        """Pretraining method; 'scratch' for a fine-tuning from random weights."""
+        return str(self.summary.get("method") or SCRATCH)
+
+    @property
+    def task(self) -> str:
+        """Task of a fine-tuning, else ''."""
+        return str(self.summary.get("task") or "")
+
+    @property
+    def data(self) -> str:
+        """Data set of this run."""
+        return str(self.summary.get("data") or "")
+
+    @property
+    def seed(self) -> int:
+        """Seed of this run."""
+        return int(self.summary.get("seed", 0))
+
+    @property
+    def fraction(self) -> float:
+        """Share of the labelled training patients in use, in (0, 1]."""
+        return float(self.labels.get("fraction", 1.0))
+
+    @property
+    def labels(self) -> Mapping[str, Any]:
+        """Label budget: fraction, subjects, of."""
+        return self._part("labels")
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Card of the backbone a fine-tuning started from; empty for scratch."""
+        return self._part("init").get("card") or {}
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved config, when summary.json carries it."""
+        return self._part("config")
+
+    @property
+    def metric(self) -> str:
+        """Name of the headline metric."""
+        return str(self.summary.get("metric") or "")
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Final metrics; null reads as nan."""
+        return {key: _number(value) for key, value in self._part("metrics").items()}
+
+    @property
+    def value(self) -> float:
+        """The headline test metric; nan when undefined."""
+        return self.metrics.get(f"test/{self.metric}", math.nan)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the run wants its reader to know."""
+        return [str(note) for note in self.summary.get("notes") or []]
+
+    @cached_property
+    def curve(self) -> list[Line]:
+        """Lines of metrics.jsonl."""
+        return read_metrics(self.folder)
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        """Rows of test_cases.csv."""
+        return read_cases(self.folder)
+
+    @property
+    def figures(self) -> list[Path]:
+        """Pictures that the run left, by name."""
+        return sorted((self.folder / FIGURES).glob("*.png"))
+
+    def _part(self, key: str) -> Mapping[str, Any]:
+        value = self.summary.get(key)
+        return value if isinstance(value, Mapping) else {}
+
+
+def read_metrics(folder: Path) -> list[Line]:
+    """metrics.jsonl as a list, null as nan; [] without the file.
+
+    Half a line, left by a killed process, is skipped. A run that was resumed repeats the steps after its
+    checkpoint: the later account of a step replaces the earlier one, so steps never fall.
+    """
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    lines: list[Line] = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            raw = json.loads(text)
+            line = {str(key): _number(value) for key, value in raw.items()}
+            step = line["step"]
+        except (ValueError, KeyError, AttributeError, TypeError):
+            continue
+        if lines and step < lines[-1]["step"]:
+            lines = [old for old in lines if old["step"] < step]
+        lines.append(line)
+    return lines
+
+
+def read_cases(folder: Path) -> list[Case]:
+    """test_cases.csv as a list, numbers as float, an empty cell as nan; [] without the file."""
+    path = folder / CASES
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            {key: text if key == "case" else _cell(text) for key, text in row.items() if key is not None}
+            for row in csv.DictReader(file)
+        ]
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run folder; what is broken or unfinished is told in `problem`, never raised."""
+    path = folder / SUMMARY
+    if not path.is_file():
+        steps = max((int(line["step"]) for line in read_metrics(folder)), default=None)
+        seen = f"last logged step {steps}" if steps is not None else "no step logged"
+        return Run(folder, problem=f"no {SUMMARY}: still running or killed ({seen})")
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return Run(folder, problem=f"{SUMMARY} cannot be read ({str(error).splitlines()[0]})")
+    if not isinstance(summary, dict) or summary.get("kind") not in ("pretrain", "finetune"):
+        return Run(folder, problem=f"{SUMMARY} names no kind of run (pretrain or finetune)")
+    run = Run(folder, summary)
+    return Run(folder, summary, _problem(run))
+
+
+def _problem(run: Run) -> str:
+    if run.summary.get("format") != FORMAT:
+        return f"{SUMMARY} has format {run.summary.get('format')}; this version reads format {FORMAT}"
+    status = run.summary.get("status")
+    if status != "done":
+        steps = run.summary.get("steps", "?")
+        return f"{status or 'no status'} at step {steps}; the same command goes on from there"
+    if run.kind == "finetune":
+        if not run.task or not run.metric:
+            return f"{SUMMARY} names no task or no metric"
+        if math.isnan(run.value):
+            return f"test {run.metric} is undefined (see the conventions)"
+    return ""
+
+
+def find_runs(paths: Iterable[Path]) -> list[Run]:
+    """Every run at or below `paths`, each once, by folder name; broken and unfinished ones are among them.
+
+    Raises:
+        SslMedError: a path is no folder.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise SslMedError(f"{path}: no such folder of runs")
+        for folder in _walk(path):
+            found.setdefault(folder.resolve(), folder)
+    return [read_run(found[key]) for key in sorted(found)]
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for current, folders, files in os.walk(root):
+        if {SUMMARY, CONFIG, METRICS}.intersection(files):
+            folders.clear()  # what lies below is part of this run: a W&B folder has its own config.yaml
+            yield Path(current)
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _cell(text: str | None) -> str | float:
+    if not text:
+        return math.nan
+    try:
+        return float(text)
+    except ValueError:
+        return text
