@@ -1,0 +1,179 @@
+"""Pictures of predictions and of pretexts, from plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+TRUTH, PREDICTION = "#00d26a", "#ff3ea5"  # green and magenta stay apart for colour-blind readers
+LINESTYLES = ("-", "--", ":", "-.")  # one for each mask channel
+INK, FAINT = "#1c2733", "#6b7785"
+SLICE_QUANTILES = (0.2, 0.5, 0.8)  # of the foreground voxels along z: low, middle and high in the organ
+
+Array = NDArray[Any]
+
+
+def overlay(
+    image: Array,
+    truth: Array,
+    prediction: Array,
+    *,
+    class_names: Sequence[str] = (),
+    case: str = "",
+    channel: int = 0,
+) -> Figure:
+    """Contours of truth (green) and prediction (magenta) on the image.
+
+    A volume is shown in three axial slices that its foreground chooses, as radiologists look at it: front up,
+    the patient's right on the left of the picture.
+
+    Args:
+        image: (C, *S), any intensity; a volume's axes x, y, z increase to the left, back and head (LPS).
+        truth: (K, *S), nonzero inside.
+        prediction: (K, *S), nonzero inside.
+        class_names: K names of the mask channels; they may overlap.
+        case: name for the title.
+        channel: which image channel lies below the contours.
+    """
+    grey, masks = np.asarray(image)[channel], (np.asarray(truth) > 0, np.asarray(prediction) > 0)
+    low, high = np.percentile(grey, (0.5, 99.5))
+    slices = choose_slices(masks[0] if masks[0].any() else masks[1]) if grey.ndim == 3 else [None]
+    views = [_flat(grey, z) for z in slices]
+    height, width = views[0].shape
+    panel = 2.3
+    figure = Figure(figsize=(panel * len(views), panel * min(max(height / width, 0.5), 2.0) + 0.62))
+    figure.subplots_adjust(left=0, right=1, top=1 - 0.3 / figure.get_figheight(), wspace=0.02)
+    figure.subplots_adjust(bottom=0.3 / figure.get_figheight())
+    for axes, view, z in zip(figure.subplots(1, len(views), squeeze=False)[0], views, slices, strict=True):
+        axes.imshow(
+            view, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="bilinear"
+        )
+        for mask, color in zip(masks, (TRUTH, PREDICTION), strict=True):
+            for k, region in enumerate(mask):
+                flat = _flat(region, z)
+                if flat.any():
+                    style = LINESTYLES[k % len(LINESTYLES)]
+                    # padded, so that a region that touches the border has a closed outline
+                    outline = np.pad(flat.astype(np.float32), 1)
+                    grid = np.arange(-1, flat.shape[1] + 1), np.arange(-1, flat.shape[0] + 1)
+                    axes.contour(
+                        *grid, outline, levels=[0.5], colors=[color], linewidths=1.3, linestyles=[style]
+                    )
+        axes.set_xlim(-0.5, view.shape[1] - 0.5)
+        axes.set_ylim(view.shape[0] - 0.5, -0.5)
+        axes.set_axis_off()
+        if z is not None:
+            _corner(axes, f"z {z + 1}/{grey.shape[2]}", 0.98, "right")
+            _corner(axes, "R", 0.02, "left")
+    names = class_names or [f"region {k + 1}" for k in range(len(masks[0]))]
+    _title(figure, case, names, masks)
+    return figure
+
+
+def save_overlay(
+    path: Path,
+    *,
+    image: Array,
+    truth: Array,
+    prediction: Array,
+    class_names: Sequence[str] = (),
+    case: str = "",
+    channel: int = 0,
+) -> Path:
+    """Draws `overlay` into a PNG; makes the folder."""
+    figure = overlay(image, truth, prediction, class_names=class_names, case=case, channel=channel)
+    return save(figure, path)
+
+
+def choose_slices(masks: Array) -> list[int]:
+    """Axial slices at 20, 50 and 80 % of the foreground; evenly spaced when there is none.
+
+    Args:
+        masks: (K, x, y, z) bool.
+
+    Returns:
+        Up to three different slice numbers, ascending.
+    """
+    area = np.asarray(masks, dtype=bool).any(0).sum((0, 1))
+    weight = area if area.any() else np.ones_like(area)
+    share = np.cumsum(weight) / weight.sum()
+    return sorted({int(np.searchsorted(share, quantile)) for quantile in SLICE_QUANTILES})
+
+
+def grid(columns: Mapping[str, Array], *, names: Sequence[str] = (), rows: int = 4) -> Figure:
+    """What a pretext does: one row per sample, one column per stage (original, corrupted, restored).
+
+    Args:
+        columns: title -> (B, C, *S), all on the intensity scale of the first column's sample. Volumes are
+            shown in their middle axial slice.
+        names: B names of the samples.
+        rows: samples shown at most.
+    """
+    arrays = {title: np.asarray(array)[:rows, 0] for title, array in columns.items()}
+    first = next(iter(arrays.values()))
+    middle = first.shape[-1] // 2 if first.ndim == 4 else None
+    height, width = _flat(first[0], middle).shape
+    panel = 1.8
+    figure = Figure(figsize=(panel * len(arrays), panel * height / width * len(first) + 0.3))
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, wspace=0.03, hspace=0.03)
+    figure.subplots_adjust(top=1 - 0.3 / figure.get_figheight())
+    panels = figure.subplots(len(first), len(arrays), squeeze=False)
+    for row, line in enumerate(panels):
+        low, high = np.percentile(first[row], (0.5, 99.5))
+        for axes, (title, array) in zip(line, arrays.items(), strict=True):
+            view = _flat(array[row], middle)
+            axes.imshow(view, cmap="gray", vmin=low, vmax=high if high > low else low + 1)
+            axes.set_axis_off()
+            if row == 0:
+                axes.set_title(title, fontsize=9, color=INK, pad=5)
+        if row < len(names):
+            _corner(line[0], names[row], 0.03, "left")
+    return figure
+
+
+def save(figure: Figure, path: Path, *, dpi: int = 150) -> Path:
+    """Writes a figure as PNG; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # without matplotlib's name and version, so that equal pictures are equal files
+    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
+    return path
+
+
+def dice(truth: Array, prediction: Array) -> float:
+    """Dice overlap of two boolean arrays in [0, 1]; both empty -> 1."""
+    total = int(truth.sum()) + int(prediction.sum())
+    return 2 * int((truth & prediction).sum()) / total if total else 1.0
+
+
+def _flat(array: Array, z: int | None) -> Array:
+    # (x, y) of LPS -> rows run to the back, columns to the patient's left
+    return array if z is None else array[:, :, z].T
+
+
+def _corner(axes: Any, text: str, x: float, side: str) -> None:
+    box = {"facecolor": "black", "alpha": 0.45, "edgecolor": "none", "pad": 1.5}
+    axes.text(
+        x, 0.97, text, color="white", fontsize=7.5, ha=side, va="top", transform=axes.transAxes, bbox=box
+    )  # fmt: skip
+
+
+def _title(figure: Figure, case: str, names: Sequence[str], masks: tuple[Array, Array]) -> None:
+    scores = [f"{name} {dice(t, p):.3f}" for name, t, p in zip(names, *masks, strict=True)]
+    top = 1 - 0.06 / figure.get_figheight()
+    figure.text(0.01, top, case, ha="left", va="top", fontsize=9.5, color=INK, weight="bold")
+    figure.text(0.99, top, f"Dice: {', '.join(scores)}", ha="right", va="top", fontsize=8.5, color=INK)
+    lines = [Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color=PREDICTION, label="prediction")]
+    if len(names) > 1:
+        lines += [
+            Line2D([], [], color=FAINT, linestyle=LINESTYLES[k % len(LINESTYLES)], label=name)
+            for k, name in enumerate(names)
+        ]
+    figure.legend(
+        handles=lines, loc="lower center", ncols=len(lines), fontsize=8.5, frameon=False, borderpad=0.1
+    )

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+from report_samples import blob_volume
+
+from ssl_med.reports import pictures
+
+
+def near(pixels, color, tolerance=0.12):
+    return (np.abs(pixels / 255.0 - np.array(to_rgb(color))) < tolerance).all(-1)
+
+
+def drawn(tmp_path, **arrays):
+    path = pictures.save_overlay(tmp_path / "new" / "x.png", class_names=("liver",), case="11", **arrays)
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_the_patients_right_is_on_the_left_and_the_front_is_up(tmp_path):
+    truth = np.zeros((1, 40, 40, 9), bool)
+    truth[0, 3:13, 4:12, 2:7] = True  # low x: patient's right; low y: front
+    empty = np.zeros_like(truth)
+    pixels = drawn(tmp_path, image=truth.astype(np.float32), truth=truth, prediction=empty)
+    panel = pixels[50:-50, : pixels.shape[1] // 3]
+    rows, columns = np.nonzero(near(panel, pictures.TRUTH))
+    assert columns.mean() < panel.shape[1] / 2
+    assert rows.mean() < panel.shape[0] / 2
+    assert not near(panel, pictures.PREDICTION).any()  # an empty mask draws nothing
+
+
+def test_truth_is_green_and_prediction_magenta_where_they_lie(tmp_path):
+    pixels = drawn(tmp_path, **blob_volume(shift=8))
+    panel = pixels[50:-50, : pixels.shape[1] // 3]
+    green, magenta = near(panel, pictures.TRUTH), near(panel, pictures.PREDICTION)
+    assert green.sum() > 100
+    assert np.nonzero(magenta)[1].min() > np.nonzero(green)[1].min() + 10  # shifted to larger x: to the right
+
+
+def test_slices_follow_the_foreground():
+    masks = np.zeros((2, 4, 4, 50), bool)
+    masks[0, :, :, 10:20] = True
+    masks[1, :2, :, 10:20] = True
+    assert pictures.choose_slices(masks) == [11, 14, 17]
+    assert pictures.choose_slices(np.zeros((1, 4, 4, 50), bool)) == [9, 24, 39]
+    masks = np.zeros((1, 4, 4, 50), bool)
+    masks[0, 0, 0, 7] = True
+    assert pictures.choose_slices(masks) == [7]
+
+
+@pytest.mark.parametrize("size", [(30, 40), (30, 40, 12)])
+def test_odd_input_is_drawn(tmp_path, size):
+    constant = np.full((2, *size), 3.0, np.float32)
+    empty, full = np.zeros((2, *size), bool), np.ones((2, *size), bool)
+    path = pictures.save_overlay(tmp_path / "x.png", image=constant, truth=empty, prediction=full, channel=1)
+    assert near(np.asarray(Image.open(path).convert("RGB")), pictures.PREDICTION).any()
+    figure = pictures.overlay(constant, empty, empty, class_names=("whole", "core"))
+    words = [text.get_text() for text in figure.texts]
+    assert "Dice: whole 1.000, core 1.000" in words
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["truth", "prediction", "whole", "core"]
+
+
+def test_equal_pictures_are_equal_files(tmp_path):
+    first = drawn(tmp_path, **blob_volume(shift=2))
+    one = (tmp_path / "new" / "x.png").read_bytes()
+    second = drawn(tmp_path, **blob_volume(shift=2))
+    assert (first == second).all()
+    assert (tmp_path / "new" / "x.png").read_bytes() == one
+
+
+def test_dice():
+    a, b = np.array([1, 1, 0], bool), np.array([0, 1, 0], bool)
+    assert pictures.dice(a, b) == pytest.approx(2 / 3)
+    assert pictures.dice(~a & a, ~b & b) == 1.0
+
+
+@pytest.mark.parametrize("size", [(16, 20), (16, 20, 7)])
+def test_grid(size):
+    x = np.random.default_rng(0).random((5, 2, *size), dtype=np.float32)
+    figure = pictures.grid({"original": x, "corrupted": 0 * x, "restored": x}, names=list("abcde"), rows=3)
+    assert len(figure.axes) == 9
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["original", "corrupted", "restored"]
+    shown = [axes.images[0] for axes in figure.axes]
+    view = x[1, 0] if len(size) == 2 else x[1, 0, :, :, 3].T
+    assert np.array_equal(shown[3].get_array(), view)
+    assert shown[3].get_clim() == shown[4].get_clim()  # one grey scale along a row

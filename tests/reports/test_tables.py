@@ -1,0 +1,134 @@
+import csv
+import io
+import math
+from statistics import stdev
+
+import pytest
+from report_samples import write_finetune, write_pretrain
+
+from ssl_med.reports.fairness import pretrain_warnings
+from ssl_med.reports.records import find_runs
+from ssl_med.reports.tables import Cell, caption, markdown, results_csv, tabulate
+
+
+def only(root):
+    (table,) = tabulate(find_runs([root]))
+    return table
+
+
+def test_cell():
+    cell = Cell((0.5, 0.6, 0.9))
+    assert cell.mean == pytest.approx(2 / 3)
+    assert cell.sd == pytest.approx(stdev([0.5, 0.6, 0.9]))
+    assert str(cell) == "0.667 ± 0.208"
+    assert str(Cell((0.5,))) == "0.500"
+    assert str(Cell()) == "—"
+    assert math.isnan(Cell((0.5,)).sd)
+
+
+def test_rows_and_columns(run_folders):
+    table = only(run_folders)
+    assert table.rows == ("scratch", "models_genesis", "pcrl")
+    assert table.fractions == (0.2, 1.0)
+    cell = table.cell("pcrl", 0.2)
+    assert cell.n == 2
+    assert cell.mean == pytest.approx(0.75)
+    assert cell.sd == pytest.approx(stdev([0.74, 0.76]))
+    assert table.budget(0.2) == "20 % (2 of 10)"
+    assert table.n_test == "3"
+    assert table.warnings == ()
+    assert table.further_metrics == []  # one region, equal to the mean over regions
+    assert caption(table).startswith(
+        "Test dice, mean ± standard deviation over seeds (number of seeds), on 3 test"
+    )
+
+
+def test_markdown_shows_missing_cells_and_no_bold_below_three_seeds(run_folders):
+    write_finetune(run_folders, "moco", fraction=1.0, seed=0, values=[0.95])
+    text = markdown(only(run_folders))
+    assert text.splitlines()[0] == "| method | 20 % (2 of 10) labels | 100 % (10 of 10) labels |"
+    assert "| moco | — | 0.950 (1) |" in text
+    assert "| pcrl | 0.750 ± 0.014 (2) | 0.900 ± 0.014 (2) |" in text
+    assert "**" not in text
+
+
+def test_bold_only_where_every_row_has_three_seeds(tmp_path):
+    for method, mean in (("scratch", 0.5), ("pcrl", 0.7)):
+        for seed in range(3):
+            write_finetune(tmp_path, method, fraction=0.2, seed=seed, values=[mean])
+        write_finetune(tmp_path, method, fraction=1.0, seed=0, values=[mean])
+    lines = markdown(only(tmp_path)).splitlines()
+    assert lines[-1] == "| pcrl | **0.700 ± 0.000** (3) | 0.700 (1) |"
+    assert lines[-2] == "| scratch | 0.500 ± 0.000 (3) | 0.500 (1) |"
+
+
+def test_what_rows_do_not_share_is_listed(tmp_path):
+    both = {"fraction": 1.0, "seed": 0}
+    write_finetune(
+        tmp_path, "scratch", **both, values=[0.5, 0.6],
+        config={"trainer": {"max_steps": 60, "batch_size": 8, "progress": False}, "optim": {"lr": 0.01}},
+    )  # fmt: skip
+    write_finetune(tmp_path, "pcrl", **both, values=[0.5], backbone={"name": "unet", "channels": [8, 16]})
+    write_finetune(tmp_path, "moco", **both, values=[0.5, 0.6], card={"steps": 999})
+    warnings = only(tmp_path).warnings
+    assert "trainer.batch_size differs: 4 (moco, pcrl); 8 (scratch)" in warnings
+    assert "optim.lr differs: 0.003 (moco, pcrl); 0.01 (scratch)" in warnings
+    assert "backbone.channels differs: [8, 16, 32, 64] (moco, scratch); [8, 16] (pcrl)" in warnings
+    assert "pretraining steps differs: 999 (moco); 120 (pcrl)" in warnings
+    assert "the test cases are not the same: 2 cases (moco, scratch); 1 cases (pcrl)" in warnings
+    assert not [line for line in warnings if "progress" in line]
+
+
+def test_seeds_and_budgets_are_compared_within_a_column(tmp_path):
+    short = {"trainer": {"max_steps": 30}}
+    for method in ("scratch", "pcrl"):
+        write_finetune(tmp_path, method, fraction=0.2, seed=0, values=[0.5], config=short)
+        write_finetune(tmp_path, method, fraction=1.0, seed=0, values=[0.5])
+    assert only(tmp_path).warnings == ()  # all rows change in the same way
+    write_finetune(tmp_path, "pcrl", fraction=0.2, seed=1, values=[0.5], config=short)
+    assert only(tmp_path).warnings == ("seeds differ: pcrl 0, 1; scratch 0 (at 20 % labels)",)
+    folder = write_finetune(tmp_path / "again", "pcrl", fraction=0.2, seed=1, values=[0.5], config=short)
+    warnings = tabulate(find_runs([tmp_path, folder]))[0].warnings
+    assert "pcrl has seed 1 more than once; its mean counts all (at 20 % labels)" in warnings
+
+
+def test_unrecorded_settings_are_admitted(tmp_path):
+    write_finetune(tmp_path, "scratch", fraction=1.0, seed=0, values=[0.5])
+    folder = write_finetune(tmp_path, "pcrl", fraction=1.0, seed=0, values=[0.5])
+    text = (folder / "summary.json").read_text()
+    (folder / "summary.json").write_text(text.replace('"config"', '"settings"'))
+    assert (
+        "settings of 1 runs are not recorded in summary.json and were not compared" in only(tmp_path).warnings
+    )
+
+
+def test_one_method_pretrained_in_two_ways_has_two_rows(tmp_path):
+    write_finetune(tmp_path / "a", "pcrl", fraction=1.0, seed=0, values=[0.5])
+    write_finetune(tmp_path / "b", "pcrl", fraction=1.0, seed=0, values=[0.7], card={"steps": 200, "seed": 1})
+    table = only(tmp_path)
+    assert table.rows == ("pcrl (steps 120)", "pcrl (steps 200)")
+    assert table.cell("pcrl (steps 200)", 1.0).values == (0.7,)
+
+
+def test_tasks_and_data_sets_do_not_mix(tmp_path):
+    write_finetune(tmp_path / "a", "pcrl", fraction=1.0, seed=0, values=[0.5])
+    write_finetune(tmp_path / "b", "pcrl", fraction=1.0, seed=0, values=[0.7], data="other")
+    assert [table.title for table in tabulate(find_runs([tmp_path]))] == ["lits", "lits on other"]
+
+
+def test_pretraining_budgets_are_compared(tmp_path):
+    write_pretrain(tmp_path, "pcrl", steps=100)
+    write_pretrain(tmp_path, "moco", steps=200)
+    assert pretrain_warnings(find_runs([tmp_path])) == ["trainer.max_steps differs: 200 (moco); 100 (pcrl)"]
+
+
+def test_results_csv_has_one_row_per_run_and_keeps_the_broken(run_folders):
+    rows = list(csv.DictReader(io.StringIO(results_csv(find_runs([run_folders])))))
+    assert len(rows) == 2 + 12 + 1
+    by_name = {row["folder"].rsplit("/", 1)[-1]: row for row in rows}
+    row = by_name["pcrl-0.2-seed1"]
+    assert float(row["value"]) == pytest.approx(0.76)
+    assert (row["label_fraction"], row["label_subjects"], row["pretrain_seed"]) == ("0.2", "2", "0")
+    assert "last logged step 7" in by_name["killed"]["problem"]
+    assert by_name["killed"]["value"] == ""
+    assert by_name["pcrl"]["label_fraction"] == ""
