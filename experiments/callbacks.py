@@ -23,11 +23,11 @@ class FiniteLoss(pl.Callback):
     """Stops at a loss that is NaN or infinite, before a checkpoint can be overwritten with spoiled weights.
 
     The check stays on the device, so it costs no synchronisation; it is read every `every` batches and before each
-    checkpoint (this callback stands before the checkpoint callbacks), and names the first bad step exactly.
+    checkpoint (checkpoint callbacks run last), and names the first bad step exactly.
     """
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, every: int, *, checkpoint_every: int) -> None:
+        self.every, self.checkpoint_every = every, checkpoint_every
         self._first_bad: Tensor | None = None
 
     def on_train_batch_end(  # noqa: D102
@@ -37,7 +37,8 @@ class FiniteLoss(pl.Callback):
         step = torch.full((), float(trainer.global_step), device=loss.device)
         bad = torch.where(loss.isfinite(), torch.inf, step)
         self._first_bad = bad if self._first_bad is None else torch.minimum(self._first_bad, bad)
-        if (batch_idx + 1) % self.every == 0 or trainer.is_last_batch:
+        checkpoint = trainer.global_step % self.checkpoint_every == 0
+        if checkpoint or (batch_idx + 1) % self.every == 0 or trainer.is_last_batch:
             self.check()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102

@@ -80,7 +80,7 @@ class Session:
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
-        callbacks: list[pl.Callback] = [FiniteLoss(c.log_every), self.preemption, self.best, last]
+        callbacks: list[pl.Callback] = [FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps), self.preemption, self.best, last]
         if c.patience:
             callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False))
         if c.progress:
@@ -119,7 +119,14 @@ class Session:
             say(f"resuming from {self.resume_from}")
         elif self.config.trainer.patience and not data.describe()["subjects"].get("val"):  # type: ignore[attr-defined]
             raise SslMedError("trainer.patience needs a validation part, and the split has none; set trainer.patience=0")
-        trainer.fit(module, datamodule=data, ckpt_path=self.resume_from, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=self.resume_from, weights_only=True)
+        except RunError as error:
+            if trainer.is_global_zero:
+                facts = {"steps": trainer.global_step, "seconds": self.seconds(), "metrics": {}}
+                method = self.config.name if self.config.kind == "pretrain" else None
+                self.summarize(status="failed", method=method, notes=[str(error)], **facts)
+            raise
         trainer.save_checkpoint(self.folder / LAST)
         return self.preemption.received is None
 

@@ -1,0 +1,48 @@
+"""A teacher: the exponential moving average of a network."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA(nn.Module):
+    """A copy of a network that follows it: theta <- decay theta + (1 - decay) theta_online.
+
+    It always runs in evaluation mode and normalises with statistics averaged in the same way (EMAN: Cai et al.,
+    "Exponential moving average normalization", CVPR 2021), so that no statistic of the current batch leaks into it.
+    Statistics start far from the truth (0 and 1), so they follow with min(decay, (1 + t) / (10 + t)), t = updates done.
+    """
+
+    updates: Tensor
+
+    def __init__(self, online: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(online).requires_grad_(False).eval()
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    def train(self, mode: bool = True) -> EMA:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, *args: Any) -> Any:
+        """The copy's forward, without gradient."""
+        with torch.no_grad():
+            return self.module(*args)
+
+    @torch.no_grad()
+    def update(self, online: nn.Module, decay: float) -> None:
+        """One step towards `online`, which has the structure of the network that was copied."""
+        mine, theirs = list(self.module.parameters()), list(online.parameters())
+        torch._foreach_lerp_(mine, theirs, 1.0 - decay)
+        t = self.updates.to(torch.float64)  # stays on the device
+        warm = torch.minimum(torch.full_like(t, decay), (1 + t) / (10 + t))
+        for a, b in zip(self.module.buffers(), online.buffers(), strict=True):
+            if a.is_floating_point():
+                a.lerp_(b, (1.0 - warm).to(a.dtype))
+            else:
+                a.copy_(b)
+        self.updates += 1

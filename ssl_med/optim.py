@@ -1,0 +1,180 @@
+"""Optimisers and learning-rate schedules of the papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.optimizer import Optimizer
+
+from ssl_med.spec import SslMedError
+
+
+@dataclass
+class OptimConfig:
+    """One optimiser and one schedule; epochs may be fractions."""
+
+    name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"
+    """lars: SGD with layer-wise adaptation (You et al. 2017, in SimCLR's form)"""
+    lr: float = 1e-3
+    """peak learning rate"""
+    lr_per_256: bool = False
+    """lr is per 256 samples of a step: multiplied by batch / 256"""
+    momentum: float = 0.9
+    """sgd and lars"""
+    nesterov: bool = False
+    """sgd"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """adam and adamw"""
+    weight_decay: float = 0.0
+    """L2 penalty; decoupled in adamw"""
+    decay_norm_bias: bool = True
+    """false: biases and normalisation weights get no decay and no layer-wise adaptation"""
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    """shape after the warm-up"""
+    warmup_epochs: float = 0.0
+    """linear from 0 to lr"""
+    step_epochs: tuple[float, ...] = ()
+    """step: multiply by gamma at these epochs"""
+    step_every_epochs: float = 0.0
+    """step: multiply by gamma every so many epochs"""
+    gamma: float = 0.1
+    """factor of a step"""
+    final_lr: float = 0.0
+    """cosine: where it ends"""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise SslMedError(f"optim.lr is {self.lr:g}; it must be positive")
+        if self.weight_decay < 0 or self.warmup_epochs < 0:
+            raise SslMedError("optim.weight_decay and optim.warmup_epochs must not be negative")
+        if self.nesterov and self.name != "sgd":
+            raise SslMedError(f"optim.nesterov=true needs optim.name=sgd, not {self.name}")
+        if self.nesterov and self.momentum <= 0:
+            raise SslMedError("optim.nesterov=true needs optim.momentum above 0")
+        if self.schedule == "step" and bool(self.step_epochs) == bool(self.step_every_epochs):
+            raise SslMedError("optim.schedule=step needs either optim.step_epochs or optim.step_every_epochs")
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling: SGD with momentum whose step is scaled by trust |w| / |g + wd w|.
+
+    Source: You, Gitman, Ginsburg, "Large batch training of convolutional networks", 2017; momentum is applied to the
+    scaled gradient before the learning rate, as in SimCLR. Groups with `adapt=False` are plain SGD.
+    """
+
+    def __init__(
+        self, params: Any, *, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, trust: float = 1e-3
+    ) -> None:
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "adapt": True}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One update."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            updates: list[Tensor] = torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"])
+            if group["adapt"]:
+                w = torch.stack(torch._foreach_norm(weights))
+                g = torch.stack(torch._foreach_norm(updates))
+                scale = torch.where((w > 0) & (g > 0), group["trust"] * w / g, torch.ones_like(w))
+                torch._foreach_mul_(updates, list(scale.unbind()))
+            for p in weights:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum_buffer"] for p in weights]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, updates)
+            torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+        return loss
+
+
+def build_optimizer(config: OptimConfig, module: nn.Module, *, batch_size: int) -> Optimizer:
+    """The optimiser of all trainable parameters.
+
+    Args:
+        config: see there.
+        module: the network.
+        batch_size: samples per optimiser step over all devices, for `lr_per_256`.
+    """
+    decayed, plain = [], []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            spared = parameter.ndim <= 1 and not config.decay_norm_bias  # norms and biases are the vectors
+            (plain if spared else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed}]
+    if plain:
+        groups.append({"params": plain, "weight_decay": 0.0})
+    lr = config.lr * batch_size / 256 if config.lr_per_256 else config.lr
+    if config.name == "sgd":
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
+        )
+    if config.name == "lars":
+        if plain:
+            groups[1]["adapt"] = False
+        return LARS(groups, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=lr, betas=config.betas, weight_decay=config.weight_decay)
+
+
+def lr_factor(config: OptimConfig, step: int, *, total_steps: float, steps_per_epoch: int) -> float:
+    """Learning rate at `step` as a multiple of its peak."""
+    warmup = config.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "step":
+        epoch = step / steps_per_epoch
+        if config.step_every_epochs:
+            return config.gamma ** math.floor(epoch / config.step_every_epochs)
+        passed: float = config.gamma ** sum(epoch >= milestone for milestone in config.step_epochs)
+        return passed
+    done = min(1.0, (step - warmup) / max(1.0, total_steps - warmup))
+    end = config.final_lr / config.lr
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def build_schedule(
+    config: OptimConfig, optimizer: Optimizer, *, total_steps: float, steps_per_epoch: int
+) -> LambdaLR:
+    """The schedule, advanced once per optimiser step.
+
+    Raises:
+        SslMedError: the warm-up does not end before training does, or cosine without a last step.
+    """
+    if config.warmup_epochs * steps_per_epoch >= total_steps:
+        raise SslMedError(
+            f"optim.warmup_epochs={config.warmup_epochs:g} is {config.warmup_epochs * steps_per_epoch:g} steps, but "
+            f"training ends after {total_steps:g}; shorten the warm-up or train longer"
+        )
+    if config.schedule == "cosine" and math.isinf(total_steps):
+        raise SslMedError("optim.schedule=cosine needs an end: set trainer.max_steps or trainer.max_epochs")
+    return LambdaLR(
+        optimizer, lambda step: lr_factor(config, step, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    )
+
+
+def configure(module: pl.LightningModule, config: OptimConfig, *, batch_size: int) -> dict[str, Any]:
+    """What `configure_optimizers` returns: optimiser, and schedule per optimiser step over the Trainer's length."""
+    trainer = module.trainer
+    total = trainer.estimated_stepping_batches
+    per_epoch = max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
+    optimizer = build_optimizer(config, module, batch_size=batch_size)
+    schedule = build_schedule(config, optimizer, total_steps=float(total), steps_per_epoch=per_epoch)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

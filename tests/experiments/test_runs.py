@@ -1,0 +1,159 @@
+"""Runs from the command line on phantoms: what they write, that they resume exactly, and that they fail well."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from datamodules.phantoms import chest14, lits
+from experiments.cli import main
+from ssl_med.reports.records import read_metrics
+
+TINY = ["trainer=cpu", "trainer.progress=false", "trainer.log_every=1", "trainer.batch_size=2", "backbone.name=unet"]
+VOLUME = ["data=lits", "data.patch_size=[16,16,16]", "backbone.channels=[4,8,16]", "data.crops_per_volume=2"]
+FILM = ["data=chest14", "data.patch_size=[32,32]", "data.image_size=40", "backbone.channels=[4,8,16]"]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    root = tmp_path_factory.mktemp("scans")
+    return lits.generate(root / "lits", subjects=6, seed=0, size=(40, 40, 24))
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    root = tmp_path_factory.mktemp("films")
+    return chest14.generate(root / "chest14", subjects=10, seed=0)
+
+
+def run(*words, code=0):
+    assert main([str(w) for w in words]) == code
+
+
+def losses(folder):
+    return {line["step"]: line["train/loss"] for line in read_metrics(folder) if "train/loss" in line}
+
+
+def test_pretrain_then_finetune_then_report(scans, tmp_path, capsys):
+    pre, fine = tmp_path / "pre", tmp_path / "fine"
+    run("pretrain", "method=models_genesis", *VOLUME, *TINY, f"data.root={scans}", "trainer.max_steps=3", f"out={pre}")
+    summary = json.loads((pre / "summary.json").read_text())
+    assert summary["status"] == "done"
+    assert summary["steps"] == 3
+    assert {"config.yaml", "metrics.jsonl", "backbone.safetensors", "subjects.json", "last.ckpt"} <= {
+        p.name for p in pre.iterdir()
+    }
+    common = ["task=lits", *TINY, "data.patch_size=[16,16,16]", f"data.root={scans}", "trainer.max_steps=2"]
+    run("finetune", *common, f"init={pre}", f"out={fine}", "labels.fraction=0.5")
+    summary = json.loads((fine / "summary.json").read_text())
+    assert summary["method"] == "models_genesis"
+    assert "matched" in summary["init"]["report"]
+    assert 0 <= summary["metrics"]["test/dice"] <= 1
+    cases = (fine / "test_cases.csv").read_text().splitlines()
+    assert len(cases) == 1 + summary["n_test"]
+    assert list((fine / "figures").glob("*.png"))
+    run("finetune", *common, "init=scratch", "backbone.channels=[4,8,16]", f"out={tmp_path / 'scratch'}")
+    capsys.readouterr()
+    run("report", tmp_path, f"out={tmp_path / 'report'}")
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "models_genesis" in page
+    assert "scratch" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_finished_run_is_not_repeated_and_another_one_is_refused(scans, tmp_path, capsys):
+    words = ["pretrain", "method=simclr", *VOLUME, *TINY, f"data.root={scans}", f"out={tmp_path / 'r'}"]
+    words.append("method.hidden_dim=16")
+    run(*words, "trainer.max_steps=1")
+    before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    run(*words, "trainer.max_steps=1")
+    assert "finished already" in capsys.readouterr().out
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
+    run(*words, "trainer.max_steps=1", "seed=3", code=2)
+    assert "seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["pcrl", "moco"])
+def test_resume_in_the_middle_of_an_epoch_is_exact(scans, films, tmp_path, monkeypatch, method):
+    """Stop by signal after step 4 of 9 (an epoch is 4 batches); losses and weights equal those of an unbroken run."""
+    data = [*VOLUME, f"data.root={scans}"] if method == "pcrl" else [*FILM, f"data.root={films}"]
+    words = ["pretrain", f"method={method}", *data, *TINY, "method.queue=32", "trainer.max_steps=9"]
+    run(*words, f"out={tmp_path / 'whole'}")
+    from experiments.callbacks import Preemption
+
+    original = Preemption.on_train_batch_end
+
+    def stop_at_five(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        original(self, trainer, module, outputs, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Preemption, "on_train_batch_end", stop_at_five)
+        run(*words, f"out={tmp_path / 'broken'}")
+    assert json.loads((tmp_path / "broken" / "summary.json").read_text())["status"] == "interrupted"
+    run(*words, f"out={tmp_path / 'broken'}")
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    states = [torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "broken")]
+    assert states[0]["state_dict"].keys() == states[1]["state_dict"].keys()
+    for key, value in states[0]["state_dict"].items():
+        assert torch.equal(value, states[1]["state_dict"][key]), key
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(scans, tmp_path, monkeypatch, capsys):
+    from ssl_med.methods.models_genesis import ModelsGenesis
+
+    original = ModelsGenesis.terms
+
+    def spoiled(self, views):
+        terms = original(self, views)
+        return {**terms, "loss": terms["loss"] * (float("nan") if self.training and self.global_step == 5 else 1.0)}
+
+    monkeypatch.setattr(ModelsGenesis, "terms", spoiled)
+    words = ["pretrain", "method=models_genesis", *VOLUME, *TINY, f"data.root={scans}", "trainer.max_steps=20"]
+    run(*words, "trainer.checkpoint_every_steps=2", f"out={tmp_path / 'nan'}", code=1)
+    line = capsys.readouterr().err.strip()
+    assert "the loss is not finite at step 6" in line
+    assert "\n" not in line
+    state = torch.load(tmp_path / "nan" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 4
+    assert all(torch.isfinite(v).all() for v in state["state_dict"].values() if v.is_floating_point())
+    assert json.loads((tmp_path / "nan" / "summary.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_killed_without_warning_goes_on_from_the_last_checkpoint(scans, tmp_path):
+    words = ["pretrain", "method=context_restoration", *VOLUME, *TINY, f"data.root={scans}", "trainer.max_steps=60"]
+    words += ["trainer.checkpoint_every_steps=5", f"out={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "experiments.cli", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "last.ckpt").is_file():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.kill()
+        process.wait()
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.count("resuming from") == 1
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 60
+
+
+@pytest.mark.slow
+def test_two_processes_train_through_the_command_line(scans, tmp_path):
+    """DDP by Lightning's own launcher sees the samples of one process and ends with one set of weights."""
+    words = ["pretrain", "method=moco", *VOLUME, *TINY, f"data.root={scans}", "trainer.max_steps=3", "method.queue=32"]
+    words += ["trainer.devices=2", "trainer.strategy=ddp", f"out={tmp_path / 'two'}"]
+    command = [sys.executable, "-m", "experiments.cli", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert summary["status"] == "done"
+    assert summary["steps"] == 3
+    assert done.stdout.count("done: 3 steps") == 1
