@@ -49,10 +49,10 @@ class ContextRestoration(Restoration):
         share = 7 if self.spec.spatial_dims == 2 else 4
         size = self.spec.patch_size
         self.patch = tuple(self.config.patch) or tuple(max(1, side // share) for side in size)
-        if len(self.patch) != len(size) or any(p < 1 or 2 * p > s for p, s in zip(self.patch, size, strict=False)):
+        if len(self.patch) != len(size) or any(p < 1 or 3 * p > s for p, s in zip(self.patch, size, strict=False)):
             raise SslMedError(
                 f"method.patch {list(self.patch)} does not fit data.patch_size {list(size)}: "
-                "give one number per axis, each at most half of the crop"
+                "give one number per axis, each at most a third of the crop"
             )
         super().build()
 
