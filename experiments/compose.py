@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.core.base import MedicalData
+
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.config import Layer, build, config_hash, parse_words, read_yaml, to_plain
 from ssl_med.evaluation.tasks import TaskConfig
@@ -205,9 +206,7 @@ def compose_pretrain(words: Sequence[str]) -> RunConfig:
     layers = _layers(chosen, line, ("data", "method", "trainer"), data_class, chosen["data"])
     _known(layers, ("method", "data", "backbone", "optim", "trainer", "tracking", "seed", "out", "resume"))
     method = _section(method_class.Config, layers, "method")
-    return _finish(
-        "pretrain", chosen["method"], layers, data_class=data_class, data_name=chosen["data"], method=method
-    )
+    return _finish("pretrain", chosen["method"], layers, data_class=data_class, data_name=chosen["data"], method=method)
 
 
 def compose_finetune(words: Sequence[str]) -> RunConfig:

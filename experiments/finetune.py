@@ -41,7 +41,9 @@ def build_network(config: RunConfig) -> tuple[Backbone, Decoder | None, Card | N
         with_decoder=with_decoder,
     )
     if backbone.spatial_dims != spec.spatial_dims:
-        raise SslMedError(f"{path}: is a {backbone.spatial_dims}D network, task '{config.name}' is {spec.spatial_dims}D")
+        raise SslMedError(
+            f"{path}: is a {backbone.spatial_dims}D network, task '{config.name}' is {spec.spatial_dims}D"
+        )
     resolve(card.backbone_config(), spec)  # refuses a patch size that the loaded network cannot take
     return backbone, decoder, card, report
 
@@ -90,7 +92,9 @@ def finetune(words: Sequence[str]) -> Path:
     if complete:
         trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
-        _finish(session, module, data.describe(), card, report, steps=steps, weights=weights, notes=notes, done=complete)
+        _finish(
+            session, module, data.describe(), card, report, steps=steps, weights=weights, notes=notes, done=complete
+        )
     return session.folder
 
 
@@ -150,7 +154,9 @@ def _finish(
     write_cases(session.folder, module.test_rows)
     for case, arrays in module.pictures.items():
         name = "".join(c if c.isalnum() or c in "-_." else "_" for c in case)
-        save_overlay(session.folder / "figures" / f"{name}.png", class_names=config.spec.class_names, case=case, **arrays)
+        save_overlay(
+            session.folder / "figures" / f"{name}.png", class_names=config.spec.class_names, case=case, **arrays
+        )
     headline = module.test_metrics[f"test/{module.task.metric}"]
     say(f"done: {steps} steps, {session.seconds():.0f} s, tested weights: {weights}")
     say(f"test {module.task.metric} {headline:.4f} on {len(module.test_rows)} cases -> {session.folder}")

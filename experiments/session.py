@@ -80,7 +80,12 @@ class Session:
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
-        callbacks: list[pl.Callback] = [FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps), self.preemption, self.best, last]
+        callbacks: list[pl.Callback] = [
+            FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps),
+            self.preemption,
+            self.best,
+            last,
+        ]
         if c.patience:
             callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False))
         if c.progress:
@@ -118,7 +123,9 @@ class Session:
         if self.resume_from:
             say(f"resuming from {self.resume_from}")
         elif self.config.trainer.patience and not data.describe()["subjects"].get("val"):  # type: ignore[attr-defined]
-            raise SslMedError("trainer.patience needs a validation part, and the split has none; set trainer.patience=0")
+            raise SslMedError(
+                "trainer.patience needs a validation part, and the split has none; set trainer.patience=0"
+            )
         try:
             trainer.fit(module, datamodule=data, ckpt_path=self.resume_from, weights_only=True)
         except RunError as error:

@@ -159,7 +159,9 @@ def load_backbone(
             )
         first = f"encoder.{first_convolution(backbone)}.weight"
         weight = stored[first]
-        stored[first] = weight.mean(1, keepdim=True).repeat_interleave(in_channels, 1) * (spec.in_channels / in_channels)
+        stored[first] = weight.mean(1, keepdim=True).repeat_interleave(in_channels, 1) * (
+            spec.in_channels / in_channels
+        )
         notes.append(f"first convolution spread from {spec.in_channels} to {in_channels} channels, mean preserved")
     if with_decoder and not file_decoder:
         notes.append("the file has no decoder: it starts from its initialisation")
@@ -202,9 +204,7 @@ def _tensors(backbone: nn.Module, decoder: nn.Module | None) -> dict[str, Tensor
     }
 
 
-def _fill(
-    backbone: nn.Module, decoder: nn.Module | None, stored: dict[str, Tensor], notes: list[str]
-) -> LoadReport:
+def _fill(backbone: nn.Module, decoder: nn.Module | None, stored: dict[str, Tensor], notes: list[str]) -> LoadReport:
     wanted = _tensors(backbone, decoder)
     matched = [key for key in wanted if key in stored and stored[key].shape == wanted[key].shape]
     report = LoadReport(

@@ -150,9 +150,7 @@ def lr_factor(config: OptimConfig, step: int, *, total_steps: float, steps_per_e
     return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def build_schedule(
-    config: OptimConfig, optimizer: Optimizer, *, total_steps: float, steps_per_epoch: int
-) -> LambdaLR:
+def build_schedule(config: OptimConfig, optimizer: Optimizer, *, total_steps: float, steps_per_epoch: int) -> LambdaLR:
     """The schedule, advanced once per optimiser step.
 
     Raises:

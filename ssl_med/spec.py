@@ -51,7 +51,7 @@ class Intensity:
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise SslMedError(f"intensity: low {self.low:g} must be below high {self.high:g}")
-        if self.kind == "percentile" and not (0 <= self.low and self.high <= 100):
+        if self.kind == "percentile" and not (self.low >= 0 and self.high <= 100):
             raise SslMedError("intensity: percentiles lie between 0 and 100")
 
 

@@ -1,0 +1,1 @@
+"""Tasks, transfer and metrics."""

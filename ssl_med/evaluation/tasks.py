@@ -152,7 +152,11 @@ class Classification(Task):
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
         scores = logits.float().softmax(1).tolist()
         return [
-            {"case": case, "label": label, **{f"score/{n}": s for n, s in zip(self.spec.class_names, score, strict=True)}}
+            {
+                "case": case,
+                "label": label,
+                **{f"score/{n}": s for n, s in zip(self.spec.class_names, score, strict=True)},
+            }
             for case, label, score in zip(batch["id"], batch["label"].tolist(), scores, strict=True)
         ]
 
@@ -187,7 +191,9 @@ class Multilabel(Task):
 
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
         rows = []
-        for case, label, score in zip(batch["id"], batch["label"].tolist(), logits.float().sigmoid().tolist(), strict=True):
+        for case, label, score in zip(
+            batch["id"], batch["label"].tolist(), logits.float().sigmoid().tolist(), strict=True
+        ):
             row: Row = {"case": case}
             for name, y, s in zip(self.spec.class_names, label, score, strict=True):
                 row |= {f"label/{name}": int(y), f"score/{name}": s}
@@ -219,7 +225,9 @@ def task_class(spec: DataSpec) -> type[Segmentation] | type[Classification] | ty
 
 def _check_loss(config: TaskConfig, allowed: tuple[str, ...], kind: str) -> None:
     if config.loss not in allowed:
-        raise SslMedError(f"task.loss is '{config.loss}', which does not fit {kind}; choose one of {', '.join(allowed)}")
+        raise SslMedError(
+            f"task.loss is '{config.loss}', which does not fit {kind}; choose one of {', '.join(allowed)}"
+        )
 
 
 @torch.no_grad()

@@ -2,9 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+
+class _InfoNCE(torch.autograd.Function):
+    """Closed-form gradient: dL/dq_i = (Σ_j p_ij key_j - k_i) / (τ B), p_i = softmax of the logits.
+
+    It is computed with the loss, so nothing keeps the queue alive for the backward pass and the queue may be overwritten
+    in between without a copy.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+        positive = (q * k).sum(1, keepdim=True)
+        logits = torch.cat([positive, (q @ queue).to(q.dtype)], 1).div_(temperature)
+        log_total = logits.logsumexp(1, keepdim=True)
+        loss = (log_total - logits[:, :1]).mean()
+        weights = logits.sub_(log_total).exp_()
+        grad = (weights[:, 1:] @ queue.T).to(q.dtype) + (weights[:, :1] - 1) * k
+        ctx.save_for_backward(grad / (temperature * len(q)))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (grad_q,) = ctx.saved_tensors
+        return grad * grad_q, None, None, None
 
 
 def info_nce(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
@@ -12,14 +38,13 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float) -> Tens
 
     Args:
         q: (B, d) queries; normalised here.
-        k: (B, d) positive keys, without gradient; normalised here.
-        queue: (d, K) negatives with unit columns, without gradient.
+        k: (B, d) positive keys; normalised here, they get no gradient.
+        queue: (d, K) negatives with unit columns; they get no gradient.
         temperature: τ.
     """
-    q, k = F.normalize(q, dim=1), F.normalize(k, dim=1)
-    positive = (q * k).sum(1, keepdim=True)
-    logits = torch.cat([positive, q @ queue], 1) / temperature
-    return F.cross_entropy(logits, torch.zeros(len(q), dtype=torch.long, device=q.device))
+    q, k = F.normalize(q, dim=1), F.normalize(k.detach(), dim=1)
+    loss: Tensor = _InfoNCE.apply(q, k, queue.to(q.dtype), temperature)  # type: ignore[no-untyped-call]
+    return loss
 
 
 def nt_xent(

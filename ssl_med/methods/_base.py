@@ -33,7 +33,7 @@ class Method(pl.LightningModule, ABC):
 
     Config: ClassVar[type]
     backbone: Backbone
-    decoder: Decoder | None = None
+    decoder: Decoder | None
 
     def __init__(
         self,
@@ -51,6 +51,7 @@ class Method(pl.LightningModule, ABC):
         self.batches_seen = 0  # seeds the views; saved, so that a resumed run draws what it would have drawn
         self._steps_seen = 0
         self.backbone = build_backbone(backbone, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
+        self.decoder = None
         self.build()
         init_weights(self, backbone.init)
         self.after_init()
@@ -99,7 +100,7 @@ class Method(pl.LightningModule, ABC):
     def _generator(self, phase: str, position: int, device: torch.device) -> torch.Generator:
         return seeded_generator(self.seed, _PHASES[phase], position, rank(), device=device)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self.losses(batch)
         self.batches_seen += 1
         features = terms.pop("features", None)
@@ -109,29 +110,29 @@ class Method(pl.LightningModule, ABC):
             self.log_dict(collapse(features), batch_size=size)
         return terms["loss"]
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         terms = self.losses(batch, self._generator("val", batch_idx, batch["image"].device))
         terms.pop("features", None)
         self.log_dict(
             {f"val/{key}": value for key, value in terms.items()}, batch_size=len(batch["image"]), sync_dist=True
         )
 
-    def on_train_epoch_start(self) -> None:  # noqa: D102
+    def on_train_epoch_start(self) -> None:
         self.before_epoch()
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: D102
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.global_step > self._steps_seen:
             self._steps_seen = self.global_step
             self.after_step()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["ssl_med"] = {"batches_seen": self.batches_seen, "steps_seen": self._steps_seen}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: D102
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_seen = checkpoint["ssl_med"]["batches_seen"]
         self._steps_seen = checkpoint["ssl_med"]["steps_seen"]
 
-    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: D102
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         return configure(self, self.optim, batch_size=self.batch_size)
 
 

@@ -43,9 +43,7 @@ def random_view(image: Tensor, generator: torch.Generator, config: ViewConfig) -
     """(B, C, *S) in [0, 1] -> an independent view per sample, same shape and range."""
     view = random_resized_crop(image, generator, scale=config.crop_scale)
     view = flip(view, generator, p=config.flip, axes=(1,) if image.ndim == 4 else None)
-    view = brightness_contrast(
-        view, generator, brightness=config.brightness, contrast=config.contrast, p=config.jitter
-    )
+    view = brightness_contrast(view, generator, brightness=config.brightness, contrast=config.contrast, p=config.jitter)
     return gaussian_blur(view, generator, sigma=config.blur_sigma, p=config.blur).clamp(0, 1)
 
 

@@ -58,6 +58,4 @@ class ContextRestoration(Restoration):
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """Swap by swap on the current image."""
-        return swap_patches(
-            target, generator, swaps=self.config.swaps, patch=self.patch, disjoint=self.config.disjoint
-        )
+        return swap_patches(target, generator, swaps=self.config.swaps, patch=self.patch, disjoint=self.config.disjoint)

@@ -83,7 +83,9 @@ def resolve(config: BackboneConfig, spec: DataSpec) -> BackboneConfig:
     if len(widths) < 2 or min(widths) < 1:
         raise SslMedError(f"backbone.{key} is {list(widths)}; give at least two positive widths")
     if name != "unet" and len(widths) != 5:
-        raise SslMedError(f"backbone.decoder_channels is {list(widths)}; a resnet has five levels and needs five widths")
+        raise SslMedError(
+            f"backbone.decoder_channels is {list(widths)}; a resnet has five levels and needs five widths"
+        )
     if config.norm == "group" and any(width % 8 for width in widths):
         raise SslMedError(f"backbone.norm=group needs widths divisible by 8; backbone.{key} is {list(widths)}")
     divisor = 2 ** (len(config.channels) - 2) if name == "unet" else 32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
@@ -39,7 +41,7 @@ class UNetEncoder(Backbone):
         self.strides = tuple(2**level for level in range(len(self.channels)))
         self.levels = nn.ModuleList()
         before = in_channels
-        for first, second in zip(channels[:-1], channels[1:], strict=True):
+        for first, second in pairwise(channels):
             self.levels.append(
                 nn.Sequential(
                     conv_norm_relu(spatial_dims, before, first, norm), conv_norm_relu(spatial_dims, first, second, norm)

@@ -1,0 +1,1 @@
+"""Batched transforms on any device: `(x, generator, ...) -> Tensor`."""

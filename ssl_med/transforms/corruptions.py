@@ -87,9 +87,7 @@ class Shuffle(NamedTuple):
     active: Tensor
 
 
-def sample_shuffle(
-    batch: int, shape: Sequence[int], generator: torch.Generator, *, p: float, windows: int
-) -> Shuffle:
+def sample_shuffle(batch: int, shape: Sequence[int], generator: torch.Generator, *, p: float, windows: int) -> Shuffle:
     """Sizes U{1..S//10} per axis, starts U{0..S - size}."""
     device = generator.device
     limit = torch.tensor([max(1, s // 10) for s in shape], device=device)

@@ -60,13 +60,6 @@ def gaussian_blur(
     return apply_blur(x, drawn * chosen, radius)
 
 
-def gaussian_noise(x: Tensor, generator: torch.Generator, *, std: float = 0.1, p: float = 1.0) -> Tensor:
-    """x + N(0, std^2) with probability p, clamped to [0, 1]."""
-    chosen = uniform(generator, len(x)) < p
-    noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    return torch.where(per_sample(chosen, x) & (std > 0), (x + std * noise).clamp(0, 1), x)
-
-
 def box_mask(start: Tensor, size: Tensor, active: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Union of boxes: start and size (B, W, D) in voxels, active (B, W) -> (B, 1, *shape) bool."""
     union = torch.zeros(len(start), 1, *shape, dtype=torch.bool, device=start.device)

@@ -81,6 +81,8 @@ def test_multilabel_loss_is_mean_binary_cross_entropy():
     task, *_ = task_of(spec_of("multilabel", ("a", "b"), 2))
     rng = np.random.default_rng(0)
     logits, label = rng.normal(size=(3, 2)), rng.integers(0, 2, (3, 2))
-    expected = np.mean([-math.log(p if y else 1 - p) for p, y in zip((1 / (1 + np.exp(-logits))).flat, label.flat, strict=True)])
+    expected = np.mean(
+        [-math.log(p if y else 1 - p) for p, y in zip((1 / (1 + np.exp(-logits))).flat, label.flat, strict=True)]
+    )
     got = task.loss(torch.tensor(logits), {"label": torch.tensor(label, dtype=torch.float32)})
     assert float(got) == pytest.approx(expected, abs=1e-6)

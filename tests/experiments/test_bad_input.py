@@ -51,7 +51,9 @@ def test_unknown_names_and_keys(capsys):
 
 def test_wrong_types_and_contradictions(capsys):
     base = ["pretrain", "method=moco", "data=luna"]
-    assert "'trainer.max_steps' is 'many'; it must be a whole number" in refused(capsys, *base, "trainer.max_steps=many")
+    assert "'trainer.max_steps' is 'many'; it must be a whole number" in refused(
+        capsys, *base, "trainer.max_steps=many"
+    )
     assert "labels.fraction is 0" in refused(capsys, "finetune", "task=lits", "labels.fraction=0")
     assert "method.temperature is -1" in refused(capsys, *base, "method.temperature=-1")
 
@@ -122,7 +124,9 @@ def test_header_without_its_voxels(capsys, copy_of, tmp_path):
     root = copy_of("luna")
     for path in [*root.rglob("*.zraw"), *root.rglob("*.raw")]:
         path.unlink()
-    line = refused(capsys, "pretrain", "method=simclr", "data=luna", f"data.root={root}", *FAST, f"out={tmp_path / 'r'}")
+    line = refused(
+        capsys, "pretrain", "method=simclr", "data=luna", f"data.root={root}", *FAST, f"out={tmp_path / 'r'}"
+    )
     assert ".mhd" in line
 
 

@@ -105,7 +105,9 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(scans, films, tmp_path, monke
         assert torch.equal(value, states[1]["state_dict"][key]), key
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(scans, tmp_path, monkeypatch, capsys):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(
+    scans, tmp_path, monkeypatch, capsys
+):
     from ssl_med.methods.models_genesis import ModelsGenesis
 
     original = ModelsGenesis.terms

@@ -70,9 +70,7 @@ def two_process_results(tmp_path_factory):
     for index, (name, dims) in enumerate(jobs):
         method = make(name, dims).double()
         with torch.no_grad():
-            views_list = [
-                {k: v.double() for k, v in views_of(method, dims, seed).items()} for seed in range(STEPS)
-            ]
+            views_list = [{k: v.double() for k, v in views_of(method, dims, seed).items()} for seed in range(STEPS)]
         torch.save(views_list, f"{folder}/views{index}.pt")
         expected[name, dims] = copy.deepcopy(run_steps(method, views_list))
     mp.spawn(worker, (str(folder), jobs), nprocs=WORLD)

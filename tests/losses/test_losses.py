@@ -1,0 +1,161 @@
+"""Every loss against loops in float64, with the invariances that catch the known bugs."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ssl_med.losses.contrastive import info_nce, nt_xent
+from ssl_med.losses.restoration import mae, mse, ssim_loss
+from ssl_med.losses.segmentation import dice_bce, dice_loss
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def unit(v):
+    norm = math.sqrt(sum(a * a for a in v))
+    return [a / norm for a in v]
+
+
+def dot(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def slow_info_nce(q, k, queue, tau):
+    total = 0.0
+    for qi, ki in zip(q.tolist(), k.tolist(), strict=True):
+        qi, ki = unit(qi), unit(ki)
+        positive = math.exp(dot(qi, ki) / tau)
+        negatives = sum(math.exp(dot(qi, column) / tau) for column in queue.T.tolist())
+        total -= math.log(positive / (positive + negatives))
+    return total / len(q)
+
+
+def slow_nt_xent(z1, z2, tau):
+    z = [unit(v) for v in [*z1.tolist(), *z2.tolist()]]
+    n, total = len(z1), 0.0
+    for i in range(2 * n):
+        positive = (i + n) % (2 * n)
+        denominator = sum(math.exp(dot(z[i], z[j]) / tau) for j in range(2 * n) if j != i)
+        total -= math.log(math.exp(dot(z[i], z[positive]) / tau) / denominator)
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("tau", [0.07, 0.2, 1.0])
+def test_info_nce_equals_its_formula(tau):
+    q, k, queue = draw(5, 8), draw(5, 8, seed=1), F.normalize(draw(8, 20, seed=2), dim=0)
+    assert float(info_nce(q, k, queue, temperature=tau)) == pytest.approx(slow_info_nce(q, k, queue, tau), abs=1e-12)
+
+
+def test_info_nce_gradient_is_exact_and_survives_an_overwritten_queue():
+    q, k, queue = draw(4, 6).requires_grad_(), draw(4, 6, seed=1), F.normalize(draw(6, 9, seed=2), dim=0)
+    assert torch.autograd.gradcheck(lambda x: info_nce(x, k, queue, temperature=0.2), (q,))
+    reference = torch.cat(
+        [(F.normalize(q, dim=1) * F.normalize(k, dim=1)).sum(1, keepdim=True), F.normalize(q, dim=1) @ queue], 1
+    )
+    expected = torch.autograd.grad(F.cross_entropy(reference / 0.2, torch.zeros(4, dtype=torch.long)), q)[0]
+    loss = info_nce(q, k, queue, temperature=0.2)
+    queue.zero_()
+    assert torch.allclose(torch.autograd.grad(loss, q)[0], expected, atol=1e-12)
+
+
+def test_info_nce_invariances():
+    q, k, queue = draw(5, 8), draw(5, 8, seed=1), F.normalize(draw(8, 20, seed=2), dim=0)
+    base = info_nce(q, k, queue, temperature=0.2)
+    assert torch.allclose(info_nce(q * 7, k * 0.1, queue, temperature=0.2), base), "q and k must be normalised"
+    assert torch.allclose(info_nce(q, k, queue[:, torch.randperm(20)], temperature=0.2), base)
+    assert float(info_nce(q, q, -F.normalize(q, dim=1).T[:, :1].repeat(1, 3), temperature=0.01)) >= 0, (
+        "positive in the denominator"
+    )
+    assert float(info_nce(q, k, queue, temperature=1e6)) == pytest.approx(math.log(21), abs=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.1, 0.5])
+def test_nt_xent_equals_its_formula(tau):
+    z1, z2 = draw(6, 5), draw(6, 5, seed=1)
+    assert float(nt_xent(z1, z2, temperature=tau)) == pytest.approx(slow_nt_xent(z1, z2, tau), abs=1e-12)
+
+
+def test_nt_xent_known_value_and_invariances():
+    z1, z2 = draw(16, 32), draw(16, 32, seed=1)
+    assert float(nt_xent(z1, z2, temperature=1e6)) == pytest.approx(math.log(2 * 16 - 1), abs=1e-5)
+    base = nt_xent(z1, z2, temperature=0.2)
+    assert torch.allclose(nt_xent(z2, z1, temperature=0.2), base)
+    order = torch.randperm(16)
+    assert torch.allclose(nt_xent(z1[order], z2[order], temperature=0.2), base)
+    assert not torch.allclose(nt_xent(z1[order], z2, temperature=0.2), base)
+    assert torch.allclose(nt_xent(3 * z1, z2, temperature=0.2), base)
+    assert torch.autograd.gradcheck(
+        lambda a, b: nt_xent(a, b, temperature=0.3), (draw(3, 4).requires_grad_(), draw(3, 4, seed=1).requires_grad_())
+    )
+
+
+def test_nt_xent_of_parts_averages_to_the_whole():
+    z1, z2 = draw(8, 5), draw(8, 5, seed=1)
+    parts = [nt_xent(z1[i : i + 4], z2[i : i + 4], temperature=0.2, all1=z1, all2=z2, offset=i) for i in (0, 4)]
+    assert torch.allclose(sum(parts) / 2, nt_xent(z1, z2, temperature=0.2))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 1, 3, 4, 5)])
+def test_mse_and_mae_equal_loops(shape):
+    a, b = draw(*shape), draw(*shape, seed=1)
+    pairs = list(zip(a.flatten().tolist(), b.flatten().tolist(), strict=True))
+    assert float(mse(a, b)) == pytest.approx(sum((x - y) ** 2 for x, y in pairs) / len(pairs), abs=1e-12)
+    assert float(mae(a, b)) == pytest.approx(sum(abs(x - y) for x, y in pairs) / len(pairs), abs=1e-12)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_ssim_equals_window_by_window(dims):
+    g = torch.Generator().manual_seed(0)
+    shape = (9, 8, 8)[:dims]
+    x, y = (torch.rand(1, 1, *shape, generator=g, dtype=torch.float64) for _ in range(2))
+    side = 7  # the window is cut to the smallest side, odd
+    w = np.exp(-((np.arange(side) - side // 2) ** 2) / (2 * 1.5**2))
+    w /= w.sum()
+    weight = w
+    for _ in range(dims - 1):
+        weight = np.multiply.outer(weight, w)
+    values = []
+    for start in np.ndindex(*[s - side + 1 for s in shape]):
+        box = tuple(slice(a, a + side) for a in start)
+        a, b = x[0, 0][box].numpy(), y[0, 0][box].numpy()
+        ma, mb = (weight * a).sum(), (weight * b).sum()
+        va, vb = (weight * (a - ma) ** 2).sum(), (weight * (b - mb) ** 2).sum()
+        cov = (weight * (a - ma) * (b - mb)).sum()
+        values.append((2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4)))
+    assert float(ssim_loss(x, y)) == pytest.approx(1 - np.mean(values), abs=1e-9)
+    assert float(ssim_loss(x, x)) == pytest.approx(0, abs=1e-9)
+
+
+def sigmoid(a):
+    return 1 / (1 + math.exp(-a))
+
+
+def slow_dice(logits, target):
+    losses = []
+    for b in range(len(logits)):
+        for k in range(logits.shape[1]):
+            p = [sigmoid(v) for v in logits[b, k].flatten().tolist()]
+            t = target[b, k].flatten().tolist()
+            losses.append(1 - (2 * dot(p, t) + 1) / (sum(p) + sum(t) + 1))
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 2, 3, 4, 2)])
+def test_dice_equals_loops(shape):
+    logits, target = draw(*shape), (draw(*shape, seed=1) > 0).double()
+    assert float(dice_loss(logits, target)) == pytest.approx(slow_dice(logits, target), abs=1e-12)
+    p, t = logits.sigmoid().flatten().tolist(), target.flatten().tolist()
+    bce = -sum(math.log(a if b else 1 - a) for a, b in zip(p, t, strict=True)) / len(p)
+    assert float(dice_bce(logits, target)) == pytest.approx((slow_dice(logits, target) + bce) / 2, abs=1e-10)
+
+
+def test_dice_conventions():
+    empty = torch.zeros(1, 1, 4, 4)
+    assert float(dice_loss(torch.full((1, 1, 4, 4), -40.0), empty)) == pytest.approx(0, abs=1e-6)
+    assert float(dice_loss(torch.full((1, 1, 4, 4), 40.0), empty)) == pytest.approx(1 - 1 / 17, abs=1e-6)
+    assert float(dice_loss(torch.full((1, 1, 4, 4), 40.0), empty + 1)) == pytest.approx(0, abs=1e-6)

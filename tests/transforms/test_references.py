@@ -1,0 +1,258 @@
+"""Every transform against a slow reference written from its definition, and against the published figures."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_med.transforms import corruptions, intensity, spatial
+
+SHAPES = {2: (24, 18), 3: (18, 18, 12)}
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def image(dims, batch=4, channels=2, shape=None):
+    return torch.rand(batch, channels, *(shape or SHAPES[dims]), generator=gen(9), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("square", [True, False])
+def test_flip_then_rot90_equals_numpy(dims, square):
+    shape = (10, 10, 6)[:dims] if square else (10, 8, 6)[:dims]
+    x = image(dims, batch=32, shape=shape)
+    y, params = spatial.flip_rot(x, gen(0))
+    seen = set()
+    for b in range(len(x)):
+        expected = x[b].numpy()
+        for axis in range(dims):
+            if params.flips[b, axis]:
+                expected = np.flip(expected, 1 + axis)
+        turns = int(params.turns[b])
+        seen.add(turns)
+        expected = np.rot90(expected, turns, (1, 2))
+        assert np.array_equal(y[b].numpy(), expected)
+        v = spatial.indicator(params)[b]
+        assert v.tolist() == [*params.flips[b].float().tolist(), *[float(turns == k) for k in range(4)]]
+    assert seen == ({0, 1, 2, 3} if square else {0, 2})
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_crop_equals_interpolation_point_by_point(dims):
+    x = image(dims, batch=2, channels=1)
+    shape = SHAPES[dims]
+    matrix = spatial.sample_crop(2, dims, gen(1), scale=(0.2, 0.9), ratio=(0.75, 4 / 3)).double()
+    y = spatial.apply_affine(x, matrix)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        b, point = rng.integers(2), [int(rng.integers(s)) for s in shape]
+        normal = np.array([(2 * p + 1) / s - 1 for p, s in zip(point, shape, strict=True)])
+        source = matrix[b].numpy() @ np.append(normal, 1.0)
+        position = [min(max(((c + 1) * s - 1) / 2, 0), s - 1) for c, s in zip(source, shape, strict=True)]
+        expected = 0.0
+        for corner in np.ndindex(*(2,) * dims):
+            weight, index = 1.0, []
+            for c, p, s in zip(corner, position, shape, strict=True):
+                low = min(math.floor(p), s - 2)
+                weight *= (p - low) if c else 1 - (p - low)
+                index.append(low + c)
+            expected += weight * float(x[(b, 0, *index)])
+        assert float(y[(b, 0, *point)]) == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_crop_boxes_lie_inside_and_have_the_share_they_should(dims):
+    matrix = spatial.sample_crop(4000, dims, gen(2), scale=(0.2, 0.6), ratio=(0.75, 4 / 3)).double()
+    extent, centre = matrix[:, range(dims), range(dims)], matrix[:, :, -1]
+    assert float((centre.abs() + extent).max()) <= 1 + 1e-6
+    share = extent.prod(1)
+    assert float(share.min()) > 0.19
+    assert float(share.max()) < 0.61
+    assert float(share.mean()) == pytest.approx(0.4, abs=0.01)
+
+
+def test_small_rotation_turns_in_voxel_geometry():
+    """A point that lies 6 voxels from the centre stays 6 voxels from it, whatever the sides of the image."""
+    x = torch.zeros(1, 1, 41, 31)
+    x[0, 0, 20 + 6, 15] = 1
+    matrix = spatial.rotation_matrix(torch.tensor([math.radians(30)]), (41, 31))
+    y = spatial.apply_affine(x, matrix)[0, 0]
+    row, column = (y * torch.arange(41.0)[:, None]).sum() / y.sum(), (y * torch.arange(31.0)).sum() / y.sum()
+    assert math.hypot(float(row) - 20, float(column) - 15) == pytest.approx(6, abs=0.1)
+    assert abs(math.degrees(math.atan2(float(column) - 15, float(row) - 20))) == pytest.approx(30, abs=1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_blur_equals_scipy(dims):
+    from scipy.ndimage import gaussian_filter1d
+
+    x = image(dims, batch=2, channels=1)
+    y = intensity.apply_blur(x, torch.tensor([0.8, 1.5]), 5)
+    for b, sigma in enumerate((0.8, 1.5)):
+        expected = x[b, 0].numpy()
+        for axis in range(dims):
+            expected = gaussian_filter1d(expected, sigma, axis=axis, radius=5, mode="nearest")
+        assert np.allclose(y[b, 0], expected, atol=1e-8)
+
+
+def test_brightness_contrast_equals_the_formula():
+    x = image(2)
+    y = intensity.apply_brightness_contrast(x, torch.tensor([1.0, 0.7, 1.4, 1.0]), torch.tensor([1.0, 1.0, 0.6, 1.3]))
+    for b, (bright, contrast) in enumerate([(1.0, 1.0), (0.7, 1.0), (1.4, 0.6), (1.0, 1.3)]):
+        z = x[b] * bright
+        expected = ((z - z.mean()) * contrast + z.mean()).clamp(0, 1)
+        assert torch.allclose(y[b], expected, atol=1e-6)
+
+
+def bezier(points, falling, value):
+    """Official definition: 100,000 points, both coordinates sorted (only x when the curve falls), then interpolation."""
+    t = np.linspace(0, 1, 100_000)
+    p = np.array([[0, 0], *points, [1, 1]], dtype=float)
+    basis = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
+    xs, ys = p[:, 0] @ basis, p[:, 1] @ basis
+    xs, ys = np.sort(xs), (ys[::-1] if falling else np.sort(ys))
+    return np.interp(value, xs, ys)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_nonlinear_equals_the_bezier_definition(dims):
+    x = image(dims, batch=12)
+    curve = corruptions.sample_curve(12, gen(4), p=1.0)
+    y = corruptions.apply_curve(x, curve)
+    for b in range(12):
+        expected = bezier(curve.points[b].numpy(), bool(curve.falling[b]), x[b].numpy())
+        assert np.abs(y[b].numpy() - expected).max() < 2e-3
+        assert np.abs(y[b].numpy() - expected).mean() < 1e-5
+    assert 2 <= int(curve.falling.sum()) <= 10
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_local_shuffle_is_bit_identical_to_the_sequential_definition(dims):
+    x = image(dims, shape=(30, 20, 20)[:dims])
+    shape = x.shape[2:]
+    params = corruptions.sample_shuffle(4, shape, gen(3), p=0.5, windows=300)
+    y = corruptions.apply_shuffle(x, params)
+    used = 0
+    for b in range(4):
+        expected = x[b].clone()
+        for w in range(300):
+            box = tuple(
+                slice(s, s + n) for s, n in zip(params.start[b, w].tolist(), params.size[b, w].tolist(), strict=True)
+            )
+            count = int(params.size[b, w].prod())
+            order = torch.argsort(params.keys[used : used + count])
+            used += count
+            for c in range(2):  # read from the original, write to the copy: later windows overwrite
+                expected[c][box] = x[b, c][box].flatten()[order].view(expected[c][box].shape)
+        assert torch.equal(y[b], expected if params.active[b] else x[b])
+    assert 0 < int(params.active.sum()) < 4
+    assert used == len(params.keys)
+
+
+def test_shuffle_windows_follow_the_official_ranges():
+    params = corruptions.sample_shuffle(8, (64, 64, 32), gen(6), p=1, windows=500)
+    assert [(int(params.size[..., a].min()), int(params.size[..., a].max())) for a in range(3)] == [
+        (1, 6),
+        (1, 6),
+        (1, 3),
+    ]
+    assert int(params.start.min()) == 0
+    assert (params.start + params.size).flatten(0, 1).amax(0).tolist() == [64, 64, 32]
+
+
+@pytest.mark.parametrize(("windows", "share"), [(1000, 0.160), (10_000, 0.786)])
+def test_shuffle_changes_the_published_share_of_voxels(windows, share):
+    x = torch.rand(2, 1, 64, 64, 32, generator=gen(0))
+    changed = (corruptions.local_shuffle(x, gen(1), p=1, windows=windows) != x).float().mean()
+    assert float(changed) == pytest.approx(share, abs=0.004)
+
+
+def test_paint_equals_boxes_drawn_one_by_one():
+    x = image(3, batch=40, channels=1, shape=(30, 30, 24))
+    params = corruptions.sample_paint(40, (30, 30, 24), gen(7), p=0.8, inpaint_rate=0.5)
+    noise = torch.rand_like(x)
+    y = corruptions.apply_paint(x, params, noise)
+    for b in range(40):
+        expected = noise[b].clone() if params.outside[b] else x[b].clone()
+        for w in range(5):
+            if params.exists[b, w]:
+                box = tuple(
+                    slice(s, s + n)
+                    for s, n in zip(params.start[b, w].tolist(), params.size[b, w].tolist(), strict=True)
+                )
+                expected[0][box] = (x if params.outside[b] else noise)[b, 0][box]
+        assert torch.equal(y[b], expected if params.active[b] else x[b])
+
+
+def test_paint_windows_follow_the_official_ranges_and_figures():
+    params = corruptions.sample_paint(4000, (64, 64, 32), gen(8), p=0.9, inpaint_rate=0.2)
+    inside = ~params.outside
+    sizes, starts = params.size[inside].flatten(0, 1), params.start[inside].flatten(0, 1)
+    assert sizes.amin(0).tolist() == [10, 10, 5]
+    assert sizes.amax(0).tolist() == [21, 21, 10]
+    assert int(starts.min()) == 3
+    assert (starts + sizes).amax(0).tolist() == [61, 61, 29]
+    kept = params.size[params.outside].flatten(0, 1)
+    assert kept.amin(0).tolist() == [28, 28, 14]
+    assert kept.amax(0).tolist() == [37, 37, 19]
+    assert float(inside.float().mean()) == pytest.approx(0.2, abs=0.02)
+    assert float(params.active.float().mean()) == pytest.approx(0.9, abs=0.02)
+    x = torch.full((128, 1, 64, 64, 32), 2.0)
+    assert float((corruptions.inpaint(x, gen(1)) != 2).float().mean()) == pytest.approx(0.055, abs=0.004)
+    assert float((corruptions.outpaint(x, gen(1)) != 2).float().mean()) == pytest.approx(0.68, abs=0.02)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("disjoint", [False, True])
+def test_swapping_is_sequential_on_the_current_image_and_a_permutation(dims, disjoint):
+    x = image(dims)
+    patch = (5, 4, 3)[:dims]
+    starts = corruptions.sample_swaps(4, SHAPES[dims], gen(10), swaps=7, patch=patch, disjoint=disjoint)
+    y = corruptions.apply_swaps(x, starts, patch)
+    for b in range(4):
+        expected = x[b].clone()
+        for t in range(starts.shape[1]):
+            one, two = (
+                (slice(None), *(slice(s, s + n) for s, n in zip(starts[b, t, i].tolist(), patch, strict=True)))
+                for i in range(2)
+            )
+            expected[one], expected[two] = expected[two].clone(), expected[one].clone()
+        assert torch.equal(y[b], expected)
+    assert torch.equal(x.flatten(2).sort(2).values, y.flatten(2).sort(2).values)
+    assert not torch.equal(x, y)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_swapped_patches_never_overlap_and_are_uniform_over_what_is_free(dims):
+    shape, patch = (9, 7, 6)[:dims], (2, 2, 2)[:dims]
+    starts = corruptions.sample_swaps(4000, shape, gen(11), swaps=200 if dims == 3 else 50, patch=patch, disjoint=False)
+    gap = (starts[:, :, 0] - starts[:, :, 1]).abs()
+    assert bool((gap >= torch.tensor(patch)).any(-1).all())
+    assert bool((starts >= 0).all())
+    assert bool((starts + torch.tensor(patch) <= torch.tensor(shape)).all())
+    room = [s - p + 1 for s, p in zip(shape, patch, strict=True)]
+    corner = (starts[:, :, 0] == 0).all(-1)  # first patch in the corner: count where the second goes
+    second = starts[:, :, 1][corner]
+    flat = torch.zeros(len(second), dtype=torch.long)
+    for axis in range(dims):
+        flat = flat * room[axis] + second[:, axis]
+    counts = torch.bincount(flat, minlength=math.prod(room)).float()
+    free = math.prod(room) - math.prod(patch)
+    assert int((counts > 0).sum()) == free
+    expected = len(second) / free
+    chi2 = float(((counts[counts > 0] - expected) ** 2 / expected).sum())
+    assert chi2 < free + 5 * math.sqrt(2 * free)
+
+
+def test_disjoint_swaps_use_each_cell_once():
+    starts = corruptions.sample_swaps(50, (24, 20), gen(12), swaps=6, patch=(5, 4), disjoint=True)
+    for b in range(50):
+        assert len({tuple(s) for s in starts[b].flatten(0, 1).tolist()}) == 12
+
+
+def test_cutout_zeroes_boxes_of_the_stated_side():
+    y = intensity.cutout(torch.ones(64, 1, 224, 224), gen(0), holes=1)
+    assert ((y == 0).flatten(1).sum(1) == 32 * 32).all()
