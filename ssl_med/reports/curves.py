@@ -81,9 +81,7 @@ def label_efficiency(table: Table) -> Figure:
     """Test metric against label fraction: mean, band of ± 1 standard deviation, and every seed as a point."""
     with mpl.rc_context(_RC):
         figure, axes = _axes(f"Test {table.metric} by label budget")
-        spread = (
-            0.012 * np.log(table.fractions[-1] / table.fractions[0]) if len(table.fractions) > 1 else 0.02
-        )
+        spread = 0.012 * np.log(table.fractions[-1] / table.fractions[0]) if len(table.fractions) > 1 else 0.02
         for k, row in enumerate(table.rows):
             look = style(row)
             cells = [(x, table.cell(row, x)) for x in table.fractions]
@@ -96,9 +94,7 @@ def label_efficiency(table: Table) -> Figure:
             mean = np.array([cell.mean for _, cell in cells])
             sd = np.nan_to_num([cell.sd for _, cell in cells])
             axes.fill_between(x, mean - sd, mean + sd, color=look.color, alpha=0.13, linewidth=0)
-            axes.plot(
-                x, mean, color=look.color, linestyle=look.line, marker=look.marker, label=row, linewidth=1.8
-            )
+            axes.plot(x, mean, color=look.color, linestyle=look.line, marker=look.marker, label=row, linewidth=1.8)
             for place, (_, cell) in zip(x, cells, strict=True):
                 axes.plot([place] * cell.n, cell.values, ".", color=look.color, alpha=0.55, markersize=5)
         axes.set_xscale("log")
@@ -154,9 +150,7 @@ def validation_curves(table: Table) -> list[Figure]:
                 lines = [(steps, values) for steps, values in lines if len(steps)]
                 if len(lines) > 1:
                     for steps, values in lines:
-                        axes.plot(
-                            steps, values, color=look.color, alpha=0.35, linewidth=0.9, linestyle=look.line
-                        )
+                        axes.plot(steps, values, color=look.color, alpha=0.35, linewidth=0.9, linestyle=look.line)
                 if lines:
                     steps, values = average(lines)
                     axes.plot(

@@ -45,9 +45,7 @@ def pretrain_warnings(runs: Sequence[Run]) -> list[str]:
 def finetune_settings(run: Run) -> Settings:
     """Everything that decides a fine-tuning, flat, as text; the backbone is the one in use."""
     settings = _without(flatten(run.config), _FREE)
-    settings |= {
-        f"backbone.{key}": value for key, value in flatten(run.summary.get("backbone") or {}).items()
-    }
+    settings |= {f"backbone.{key}": value for key, value in flatten(run.summary.get("backbone") or {}).items()}
     if not run.config:
         settings["steps"] = str(run.summary.get("steps"))
     return settings
@@ -143,6 +141,4 @@ def _test_cases(runs: Sequence[Run], label: Label) -> list[str]:
 
 def _unknown(runs: Sequence[Run]) -> list[str]:
     blind = sum(not run.config for run in runs)
-    return (
-        [f"settings of {blind} runs are not recorded in summary.json and were not compared"] if blind else []
-    )
+    return [f"settings of {blind} runs are not recorded in summary.json and were not compared"] if blind else []

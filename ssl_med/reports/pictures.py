@@ -51,9 +51,7 @@ def overlay(
     figure.subplots_adjust(left=0, right=1, top=1 - 0.3 / figure.get_figheight(), wspace=0.02)
     figure.subplots_adjust(bottom=0.3 / figure.get_figheight())
     for axes, view, z in zip(figure.subplots(1, len(views), squeeze=False)[0], views, slices, strict=True):
-        axes.imshow(
-            view, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="bilinear"
-        )
+        axes.imshow(view, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="bilinear")
         for mask, color in zip(masks, (TRUTH, PREDICTION), strict=True):
             for k, region in enumerate(mask):
                 flat = _flat(region, z)
@@ -62,9 +60,7 @@ def overlay(
                     # padded, so that a region that touches the border has a closed outline
                     outline = np.pad(flat.astype(np.float32), 1)
                     grid = np.arange(-1, flat.shape[1] + 1), np.arange(-1, flat.shape[0] + 1)
-                    axes.contour(
-                        *grid, outline, levels=[0.5], colors=[color], linewidths=1.3, linestyles=[style]
-                    )
+                    axes.contour(*grid, outline, levels=[0.5], colors=[color], linewidths=1.3, linestyles=[style])
         axes.set_xlim(-0.5, view.shape[1] - 0.5)
         axes.set_ylim(view.shape[0] - 0.5, -0.5)
         axes.set_axis_off()
@@ -174,6 +170,4 @@ def _title(figure: Figure, case: str, names: Sequence[str], masks: tuple[Array, 
             Line2D([], [], color=FAINT, linestyle=LINESTYLES[k % len(LINESTYLES)], label=name)
             for k, name in enumerate(names)
         ]
-    figure.legend(
-        handles=lines, loc="lower center", ncols=len(lines), fontsize=8.5, frameon=False, borderpad=0.1
-    )
+    figure.legend(handles=lines, loc="lower center", ncols=len(lines), fontsize=8.5, frameon=False, borderpad=0.1)

@@ -64,6 +64,11 @@ def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     _replace(folder / CASES, text.getvalue())
 
 
+def file_stem(case: str) -> str:
+    """A case name as a file name: other than letters, digits, '-', '_' and '.' becomes '_'."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in case)
+
+
 def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # the process id keeps two writers of one folder from tearing each other's temporary file

@@ -87,16 +87,12 @@ class Table:
         labels = [run.labels for run in self.runs if run.fraction == fraction]
         counts = {(x.get("subjects"), x.get("of")) for x in labels}
         subjects, of = counts.pop()
-        return percent(fraction) + (
-            f" ({subjects} of {of})" if not counts and subjects is not None and of else ""
-        )
+        return percent(fraction) + (f" ({subjects} of {of})" if not counts and subjects is not None and of else "")
 
     @property
     def n_test(self) -> str:
         """Number of test cases, or its range."""
-        counts = sorted(
-            {int(run.summary["n_test"]) for run in self.runs if run.summary.get("n_test") is not None}
-        )
+        counts = sorted({int(run.summary["n_test"]) for run in self.runs if run.summary.get("n_test") is not None})
         return "–".join(dict.fromkeys(map(str, (counts[0], counts[-1])))) if counts else "?"
 
     @property

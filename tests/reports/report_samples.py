@@ -45,9 +45,7 @@ def write_pretrain(root, method, *, steps=120, **changes):
     return folder
 
 
-def write_finetune(
-    root, method, *, fraction, seed, values, config=None, card=None, pictures=False, **changes
-):
+def write_finetune(root, method, *, fraction, seed, values, config=None, card=None, pictures=False, **changes):
     folder = root / "finetune" / f"{method}-{fraction:g}-seed{seed}"
     folder.mkdir(parents=True)
     for step in range(20, 61, 20):

@@ -8,9 +8,7 @@ from ssl_med.reports.tables import tabulate
 
 
 def test_styles_are_fixed_and_apart():
-    known = [
-        curves.style(name) for name in ("pcrl", "models_genesis", "context_restoration", "moco", "simclr")
-    ]
+    known = [curves.style(name) for name in ("pcrl", "models_genesis", "context_restoration", "moco", "simclr")]
     assert len({look.color for look in known}) == len({look.marker for look in known}) == 5
     assert known[0].color == "#0072b2"
     assert curves.style("scratch").color not in {look.color for look in known}
@@ -84,9 +82,7 @@ def test_smooth_keeps_level_and_does_not_lag():
 
 
 def test_average_keeps_the_shared_steps():
-    steps, mean = curves.average(
-        [(np.array([1, 2, 3]), np.array([1.0, 2, 3])), (np.array([2, 3]), np.array([4.0, 5]))]
-    )
+    steps, mean = curves.average([(np.array([1, 2, 3]), np.array([1.0, 2, 3])), (np.array([2, 3]), np.array([4.0, 5]))])
     assert steps.tolist() == [2, 3]
     assert mean.tolist() == [3, 4]
 

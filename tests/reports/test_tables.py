@@ -38,9 +38,7 @@ def test_rows_and_columns(run_folders):
     assert table.n_test == "3"
     assert table.warnings == ()
     assert table.further_metrics == []  # one region, equal to the mean over regions
-    assert caption(table).startswith(
-        "Test dice, mean ± standard deviation over seeds (number of seeds), on 3 test"
-    )
+    assert caption(table).startswith("Test dice, mean ± standard deviation over seeds (number of seeds), on 3 test")
 
 
 def test_markdown_shows_missing_cells_and_no_bold_below_three_seeds(run_folders):
@@ -97,9 +95,7 @@ def test_unrecorded_settings_are_admitted(tmp_path):
     folder = write_finetune(tmp_path, "pcrl", fraction=1.0, seed=0, values=[0.5])
     text = (folder / "summary.json").read_text()
     (folder / "summary.json").write_text(text.replace('"config"', '"settings"'))
-    assert (
-        "settings of 1 runs are not recorded in summary.json and were not compared" in only(tmp_path).warnings
-    )
+    assert "settings of 1 runs are not recorded in summary.json and were not compared" in only(tmp_path).warnings
 
 
 def test_one_method_pretrained_in_two_ways_has_two_rows(tmp_path):

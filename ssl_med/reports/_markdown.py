@@ -1,0 +1,41 @@
+"""The report as Markdown, for issues, pull requests and papers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ssl_med.reports._provenance import conventions, duration, noted
+from ssl_med.reports.curves import label_efficiency, loss_curves
+from ssl_med.reports.pictures import save
+from ssl_med.reports.records import Run, file_stem
+from ssl_med.reports.tables import Table, caption, markdown
+
+TITLE = "What did pretraining bring?"
+
+
+def markdown_report(tables: Sequence[Table], pretrained: Sequence[Run], runs: Sequence[Run], out: Path) -> str:
+    """Text of report.md; its figures are written as PNG into `out`/figures."""
+    lines = [f"# {TITLE}", ""]
+    for k, table in enumerate(tables):
+        lines += [f"## {table.title}", "", markdown(table), "", caption(table), ""]
+        picture = save(label_efficiency(table), out / "figures" / f"label-efficiency-{k}-{file_stem(table.task)}.png")
+        lines += [f"![Test {table.metric} against label fraction]({picture.relative_to(out).as_posix()})", ""]
+        if table.warnings:
+            lines += ["**The rows are not equal in everything:**", "", *(f"- {w}" for w in table.warnings), ""]
+    if pretrained:
+        lines += ["## Pretraining", "", "| run | data | steps | time |", "| --- | --- | ---: | ---: |"]
+        for run in pretrained:
+            time = duration(run.summary.get("seconds"))
+            lines.append(f"| {run.name} | {run.data} | {run.summary.get('steps')} | {time} |")
+        lines.append("")
+        for k, figure in enumerate(loss_curves(pretrained)):
+            picture = save(figure, out / "figures" / f"pretraining-{k}.png")
+            lines += [f"![{figure.axes[0].get_title(loc='left')}]({picture.relative_to(out).as_posix()})", ""]
+    broken = [f"- {run.folder}: {run.problem}" for run in runs if run.problem]
+    if broken:
+        lines += ["## These runs could not be used", "", *broken, ""]
+    further = [*noted(runs), *conventions(runs)]
+    if further:
+        lines += ["## Notes and conventions", "", *(f"- {line}" for line in further), ""]
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""What was run: settings, versions, notes and conventions of many runs, each said once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from ssl_med.reports import _page as p
+from ssl_med.reports.fairness import finetune_settings, percent, pretrain_settings
+from ssl_med.reports.records import Run
+from ssl_med.reports.tables import EMPTY
+
+
+def provenance(runs: Sequence[Run]) -> str:
+    """Hardware, software, every run, and every setting with its values, as HTML."""
+    told: dict[str, set[str]] = {"hardware": set(), "software": set(), "code": set()}
+    for run in runs:
+        told["hardware"].add(str(run.summary.get("hardware") or ""))
+        told["software"].add(_versions(run))
+        told["code"].add(str(run.summary.get("git") or ""))
+    text = p.facts((name, "; ".join(sorted(values - {""})) or "not recorded") for name, values in told.items())
+    head = ["run", "status", "method", "data", "task", "labels", "seed", "steps", "time", "metric", "value", "weights"]
+    text += p.fold("All runs", f"{len(runs)} folders", p.table(head, map(_row, runs), text=(0, 1, 2, 3, 4, 9, 11)))
+    for kind, settings, title in (
+        ("finetune", finetune_settings, "Settings of fine-tuning"),
+        ("pretrain", pretrain_settings, "Settings of pretraining"),
+    ):
+        found = [settings(run) for run in runs if run.kind == kind and not run.problem]
+        shared, varying = _split_settings(found)
+        lines = [[f"<code>{escape(key)}</code>", escape(value)] for key, value in [*varying.items(), *shared.items()]]
+        if lines:
+            aside = f"{len(shared)} equal in all runs, {len(varying)} not"
+            text += p.fold(title, aside, p.table(["setting", "value"], lines, text=(0, 1)))
+    return text
+
+
+def _row(run: Run) -> list[str]:
+    get, tuned = run.summary.get, run.kind == "finetune"
+    status = "done" if not run.problem else str(get("status") or "broken")
+    value = f"{run.value:.3f}" if tuned and not math.isnan(run.value) else ""
+    cells: list[object] = [
+        status,
+        run.method if run.kind else "",
+        run.data,
+        run.task,
+        percent(run.fraction) if tuned else "",
+    ]
+    cells += [get("seed"), get("steps"), duration(get("seconds")), run.metric, value, get("weights")]
+    return [
+        f"<code>{escape(str(run.folder))}</code>",
+        *(EMPTY if cell is None or cell == "" else escape(str(cell)) for cell in cells),
+    ]
+
+
+def _split_settings(found: Sequence[dict[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
+    shared, varying = {}, {}
+    for key in dict.fromkeys(key for settings in found for key in settings):
+        values = list(dict.fromkeys(settings.get(key, "not set") for settings in found))
+        if len(values) == 1:
+            shared[key] = values[0]
+        else:
+            varying[key] = "differs: " + "; ".join(values)
+    return shared, varying
+
+
+def _versions(run: Run) -> str:
+    versions = run.summary.get("versions") or {}
+    return ", ".join(f"{name} {number}" for name, number in sorted(versions.items()))
+
+
+def duration(seconds: object) -> str:
+    """75 -> '1 min 15 s'."""
+    if not isinstance(seconds, int | float):
+        return EMPTY
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def noted(runs: Sequence[Run]) -> list[str]:
+    """Every note once, with the run that left it or their number."""
+    notes: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.notes:
+            notes.setdefault(note, []).append(run.name)
+    return [
+        f"{note} ({len(names)} runs)" if len(names) > 1 else f"{note} ({names[0]})" for note, names in notes.items()
+    ]
+
+
+def conventions(runs: Sequence[Run]) -> list[str]:
+    """What each metric means where it is not defined, once."""
+    found: dict[str, None] = {}
+    for run in runs:
+        for metric, text in (run.summary.get("conventions") or {}).items():
+            found[f"{metric}: {text}"] = None
+    return list(found)
+
+
+def notes_section(runs: Sequence[Run]) -> str:
+    """Notes of the runs and conventions of the metrics, as HTML."""
+    notes, metrics = noted(runs), conventions(runs)
+    text = p.items(notes) if notes else '<p class="note">No run left a note.</p>'
+    text += f"<h3>Metrics</h3>{p.items(metrics)}" if metrics else ""
+    return text
