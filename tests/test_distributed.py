@@ -1,0 +1,91 @@
+"""Two gloo processes against one process."""
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from ssl_med import distributed
+
+WORLD = 2
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv3d(2, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)).double()
+
+
+def data():
+    return torch.randn(8, 2, 4, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def loss_of(z, everyone):
+    """Every sample meets every sample of all processes."""
+    return (z @ everyone.T).tanh().square().mean()
+
+
+def worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    net = network()
+    net(data())  # gives the lazy layer its shape; reset what it did to the statistics
+    net[1].reset_running_stats()
+    distributed.convert_sync_batchnorm(net, device_type="cpu")
+    part = data()[rank * 4 : rank * 4 + 4]
+    z = net(part)
+    loss = loss_of(z, distributed.gather_with_grad(z))
+    loss.backward()
+    for p in net.parameters():
+        dist.all_reduce(p.grad)
+        p.grad /= WORLD
+    dist.all_reduce(loss.detach())
+    objects = distributed.gather_objects([f"case{rank}", rank])
+    gathered = distributed.gather(torch.full((1,), float(rank)))
+    if rank == 0:
+        result = {
+            "grads": [p.grad for p in net.parameters()],
+            "state": net.state_dict(),
+            "objects": objects,
+            "gathered": gathered,
+        }
+        torch.save(result, f"{folder}/result.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path):
+    net = network()
+    net(data())
+    net[1].reset_running_stats()
+    z = net(data())
+    loss_of(z, z).backward()
+    mp.spawn(worker, (str(tmp_path),), nprocs=WORLD)
+    result = torch.load(tmp_path / "result.pt", weights_only=True)
+    for mine, parameter in zip(result["grads"], net.parameters(), strict=True):
+        assert torch.allclose(mine, parameter.grad, atol=1e-12)
+    state = net.state_dict()
+    assert result["state"].keys() == state.keys()
+    for key, value in state.items():
+        assert torch.allclose(result["state"][key].double(), value.double(), atol=1e-10), key
+    assert result["objects"] == ["case0", 0, "case1", 1]
+    assert result["gathered"].tolist() == [0.0, 1.0]
+
+
+def test_one_process_needs_no_group():
+    x = torch.randn(3, requires_grad=True)
+    assert distributed.world_size() == 1
+    assert distributed.rank() == 0
+    assert distributed.gather_with_grad(x) is x
+    assert distributed.gather_objects([1]) == [1]
+
+
+def test_shared_batchnorm_alone_is_batchnorm():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.BatchNorm2d(3))
+    shared = nn.Sequential(nn.BatchNorm2d(3))
+    distributed.convert_sync_batchnorm(shared, device_type="cpu")
+    x = torch.randn(4, 3, 5, 5)
+    assert torch.equal(plain(x), shared(x))
+    assert plain.state_dict().keys() == shared.state_dict().keys()
+    with pytest.raises(ValueError, match="at least 2 dimensions"):
+        shared(torch.randn(3))

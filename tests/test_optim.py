@@ -1,0 +1,97 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ssl_med.optim import LARS, OptimConfig, build_optimizer, build_schedule, lr_factor
+from ssl_med.spec import SslMedError
+
+
+def test_lars_equals_a_loop():
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(4, 3, dtype=torch.float64)), nn.Parameter(torch.zeros(2, dtype=torch.float64))]
+    plain = [nn.Parameter(torch.randn(3, dtype=torch.float64))]
+    mine = [p.detach().clone() for p in (*weights, *plain)]
+    momenta = [torch.zeros_like(p) for p in mine]
+    optimizer = LARS(
+        [{"params": weights}, {"params": plain, "weight_decay": 0.0, "adapt": False}], lr=0.3, weight_decay=0.01
+    )
+    for _ in range(4):
+        gradients = [torch.randn_like(p) for p in mine]
+        for p, g in zip((*weights, *plain), gradients, strict=True):
+            p.grad = g.clone()
+        optimizer.step()
+        for i, g in enumerate(gradients):
+            update = g + (0.01 * mine[i] if i < 2 else 0)
+            norm_w, norm_g = math.sqrt(float((mine[i] ** 2).sum())), math.sqrt(float((update**2).sum()))
+            if i < 2 and norm_w > 0 and norm_g > 0:
+                update = update * (0.001 * norm_w / norm_g)
+            momenta[i] = 0.9 * momenta[i] + update
+            mine[i] = mine[i] - 0.3 * momenta[i]
+    for p, expected in zip((*weights, *plain), mine, strict=True):
+        assert torch.allclose(p, expected, atol=1e-12)
+
+
+def test_norm_and_bias_can_be_spared():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    config = OptimConfig(name="lars", lr=0.3, lr_per_256=True, weight_decay=0.1, decay_norm_bias=False)
+    first, second = build_optimizer(config, net, batch_size=512).param_groups
+    assert [p.ndim for p in first["params"]] == [2]
+    assert [p.ndim for p in second["params"]] == [1, 1, 1]
+    assert (first["lr"], first["weight_decay"], first["adapt"]) == (0.6, 0.1, True)
+    assert (second["weight_decay"], second["adapt"]) == (0.0, False)
+    net[0].weight.requires_grad_(False)
+    assert len(build_optimizer(OptimConfig(), net, batch_size=1).param_groups[0]["params"]) == 3
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "lars"])
+def test_every_optimizer_reduces_a_quadratic(name):
+    net = nn.Linear(4, 1, bias=False)
+    nn.init.ones_(net.weight)
+    lr = {"sgd": 0.05, "adam": 0.1, "adamw": 0.1, "lars": 20.0}[name]
+    optimizer = build_optimizer(OptimConfig(name=name, lr=lr), net, batch_size=1)
+    for _ in range(30):
+        optimizer.zero_grad()
+        net.weight.square().sum().backward()
+        optimizer.step()
+    assert float(net.weight.square().sum()) < 1.0
+
+
+def test_schedules():
+    def at(step, total=100, **config):
+        return lr_factor(OptimConfig(**config), step, total_steps=total, steps_per_epoch=10)
+
+    assert at(50) == pytest.approx(0.5)
+    assert at(100) == pytest.approx(0.0)
+    assert at(0) == 1.0
+    assert at(100, final_lr=1e-4) == pytest.approx(0.1)
+    assert at(0, warmup_epochs=1) == pytest.approx(1 / 11)
+    assert at(10, warmup_epochs=1) == pytest.approx(1.0)
+    assert [at(s, schedule="step", step_epochs=(2, 5)) for s in (19, 20, 50)] == pytest.approx([1, 0.1, 0.01])
+    assert [at(s, schedule="step", step_every_epochs=4, gamma=0.5) for s in (39, 40, 80)] == pytest.approx(
+        [1, 0.5, 0.25]
+    )
+    assert at(99, schedule="constant") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"lr": 0}, "optim.lr is 0"),
+        ({"name": "adam", "nesterov": True}, "optim.nesterov=true needs optim.name=sgd"),
+        ({"schedule": "step"}, "either optim.step_epochs or optim.step_every_epochs"),
+        ({"weight_decay": -1}, "must not be negative"),
+    ],
+)
+def test_contradictions(config, message):
+    with pytest.raises(SslMedError, match=message):
+        OptimConfig(**config)
+
+
+def test_a_schedule_needs_room():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
+    with pytest.raises(SslMedError, match="shorten the warm-up or train longer"):
+        build_schedule(OptimConfig(warmup_epochs=10), optimizer, total_steps=50, steps_per_epoch=5)
+    with pytest.raises(SslMedError, match="cosine needs an end"):
+        build_schedule(OptimConfig(), optimizer, total_steps=math.inf, steps_per_epoch=5)
