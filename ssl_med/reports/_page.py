@@ -39,8 +39,11 @@ th, td { padding: 8px 16px 8px 0; text-align: right; white-space: nowrap; border
 th:first-child, td:first-child, th.text, td.text { text-align: left; }
 th:last-child, td:last-child { padding-right: 8px; }
 td.text { white-space: normal; }
+.oneline td.text, td code { white-space: nowrap; }
+thead small { display: block; font-weight: 400; font-size: 12.5px; }
 thead th { color: var(--soft); font-weight: 600; font-size: 13px; border-bottom: 1.5px solid #b9c3cc; }
 tbody th { font-weight: 600; }
+.sticky tbody tr > :first-child { position: sticky; left: 0; background: #fff; }
 table.headline { font-size: 17px; }
 table.headline td, table.headline tbody th { padding-top: 11px; padding-bottom: 11px; }
 td.best { background: var(--best); font-weight: 700; }
@@ -73,7 +76,7 @@ footer { color: var(--faint); font-size: 13px; margin-top: 56px; padding-top: 14
   main { padding: 0 16px 48px; } header { padding-top: 28px; } h1 { font-size: 25px; } h2 { margin-top: 40px; }
   .figures, .split { grid-template-columns: minmax(0, 1fr); }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  table.headline { font-size: 15px; } th, td { padding-right: 13px; }
+  table.headline { font-size: 15px; } .headline .sd { display: block; } th, td { padding-right: 13px; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 8px; }
   .pictures figure { padding: 6px 6px 7px; }
 }

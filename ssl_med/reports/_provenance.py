@@ -21,7 +21,9 @@ def provenance(runs: Sequence[Run]) -> str:
         told["code"].add(str(run.summary.get("git") or ""))
     text = p.facts((name, "; ".join(sorted(values - {""})) or "not recorded") for name, values in told.items())
     head = ["run", "status", "method", "data", "task", "labels", "seed", "steps", "time", "metric", "value", "weights"]
-    text += p.fold("All runs", f"{len(runs)} folders", p.table(head, map(_row, runs), text=(0, 1, 2, 3, 4, 9, 11)))
+    text += p.fold(
+        "All runs", f"{len(runs)} folders", p.table(head, map(_row, runs), css="oneline", text=(0, 1, 2, 3, 4, 9, 11))
+    )
     for kind, settings, title in (
         ("finetune", finetune_settings, "Settings of fine-tuning"),
         ("pretrain", pretrain_settings, "Settings of pretraining"),

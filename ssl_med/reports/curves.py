@@ -62,19 +62,24 @@ class Style:
     color: str
     marker: str
     line: Any
+    hollow: bool = False
+
+    @property
+    def face(self) -> str:
+        """Fill of the marker."""
+        return "white" if self.hollow else self.color
 
 
-def style(row: str) -> Style:
-    """Style of a table row, 'method' or 'method (variant)'; scratch is always grey and dashed."""
-    method, _, variant = row.partition(" (")
+def style(method: str, *, variant: int = 0) -> Style:
+    """Style of a method; its variants in one table differ in line and fill. Scratch is always grey and dashed."""
     if method == SCRATCH:
         return Style("#5f6b76", "X", (0, (4, 2)))
-    line = _LINES[zlib.crc32(variant.encode()) % len(_LINES)] if variant else "-"
+    line = _LINES[variant % len(_LINES)]
     if method in _FIXED:
         k = _FIXED.index(method)
-        return Style(_COLORS[k], _MARKERS[k], line)
+        return Style(_COLORS[k], _MARKERS[k], line, variant % 2 == 1)
     k = zlib.crc32(method.encode())
-    return Style(_COLORS[k % len(_COLORS)], _MARKERS[k // 7 % len(_MARKERS)], line)
+    return Style(_COLORS[k % len(_COLORS)], _MARKERS[k // 7 % len(_MARKERS)], line, variant % 2 == 1)
 
 
 def label_efficiency(table: Table) -> Figure:
@@ -83,7 +88,7 @@ def label_efficiency(table: Table) -> Figure:
         figure, axes = _axes(f"Test {table.metric} by label budget")
         spread = 0.012 * np.log(table.fractions[-1] / table.fractions[0]) if len(table.fractions) > 1 else 0.02
         for k, row in enumerate(table.rows):
-            look = style(row)
+            look = style(table.method(row), variant=table.variant(row))
             cells = [(x, table.cell(row, x)) for x in table.fractions]
             cells = [(x, cell) for x, cell in cells if cell.n]
             if not cells:
@@ -94,7 +99,16 @@ def label_efficiency(table: Table) -> Figure:
             mean = np.array([cell.mean for _, cell in cells])
             sd = np.nan_to_num([cell.sd for _, cell in cells])
             axes.fill_between(x, mean - sd, mean + sd, color=look.color, alpha=0.13, linewidth=0)
-            axes.plot(x, mean, color=look.color, linestyle=look.line, marker=look.marker, label=row, linewidth=1.8)
+            axes.plot(
+                x,
+                mean,
+                color=look.color,
+                linestyle=look.line,
+                marker=look.marker,
+                label=row,
+                linewidth=1.8,
+                markerfacecolor=look.face,
+            )
             for place, (_, cell) in zip(x, cells, strict=True):
                 axes.plot([place] * cell.n, cell.values, ".", color=look.color, alpha=0.55, markersize=5)
         axes.set_xscale("log")
@@ -145,7 +159,7 @@ def validation_curves(table: Table) -> list[Figure]:
         with mpl.rc_context(_RC):
             figure, axes = _axes(f"Validation {key.removeprefix('val/')} at {table.budget(fraction)} labels")
             for row in table.rows:
-                look = style(row)
+                look = style(table.method(row), variant=table.variant(row))
                 lines = [series(run, key) for run in table.runs_of(row, fraction)]
                 lines = [(steps, values) for steps, values in lines if len(steps)]
                 if len(lines) > 1:

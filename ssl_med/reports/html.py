@@ -68,7 +68,7 @@ def _body(tables: Sequence[Table], pretrained: Sequence[Run], runs: Sequence[Run
     return (
         f"<header><h1>{TITLE}</h1>"
         '<p class="lead">Backbones pretrained without labels, compared with training from scratch on the same task. '
-        "Every number is read from a run folder named below; what the runs do not share is said beside them.</p>"
+        "Every number is read from a run folder named below.</p>"
         "</header>"
         f"{_tiles(tables, runs)}{p.warning('These runs could not be used:', broken)}<nav>{links}</nav>{sections}"
         "<footer>Made by ssl_med from local files; this page loads nothing and sends nothing.</footer>"
@@ -113,21 +113,24 @@ def _results(table: Table) -> str:
 def _method_table(table: Table, metric: str = "") -> str:
     rows = []
     for row in table.rows:
-        cells = [
-            f'<th scope="row"><span class="swatch" style="background:{style(row).color}"></span>{escape(row)}</th>'
-        ]
+        swatch = f'<span class="swatch" style="background:{style(table.method(row)).color}"></span>'
+        cells = [f'<th scope="row">{swatch}{escape(row)}</th>']
         for fraction in table.fractions:
             best = not metric and row == table.best(fraction)
             cells.append(f"<td{' class=best' if best else ''}>{_cell(table.cell(row, fraction, metric))}</td>")
         rows.append(cells)
-    return p.table(["method", *map(table.budget, table.fractions)], rows, css="" if metric else "headline wide")
+    head = []
+    for fraction in table.fractions:
+        share, _, patients = table.budget(fraction).partition(" (")
+        head.append(share + (f"<small>{escape(patients.rstrip(')'))}</small>" if patients else ""))
+    return p.table(["method", *head], rows, css="sticky" if metric else "headline wide sticky")
 
 
 def _cell(cell: Cell) -> str:
     if not cell.n:
         return EMPTY
-    sd = f' <span class="sd">± {cell.sd:.3f}</span>' if cell.n > 1 else ""
-    return f'{cell.mean:.3f}{sd}<span class="n">n {cell.n}</span>'
+    sd = f"± {cell.sd:.3f}" if cell.n > 1 else ""
+    return f'{cell.mean:.3f} <span class="sd">{sd}<span class="n">n {cell.n}</span></span>'
 
 
 def _gallery(figures: Sequence[Figure], alt: str) -> str:
@@ -200,4 +203,4 @@ def _cases(table: Table) -> str:
     ]
     aside = f"{table.metric} of {len(means)} test cases, mean over seeds, hardest first"
     more = f'<p class="note">{len(means) - MOST_CASES} more in test_cases.csv.</p>' if len(means) > MOST_CASES else ""
-    return p.fold(table.title, aside, p.table(head, rows) + more)
+    return p.fold(table.title, aside, p.table(head, rows, css="sticky") + more)

@@ -63,6 +63,14 @@ class Table:
         """Task, with the data set where its name differs."""
         return self.task if self.task == self.data else f"{self.task} on {self.data}"
 
+    def method(self, row: str) -> str:
+        """Pretraining method of a row."""
+        return next(run.method for run in self.runs if self.label(run) == row)
+
+    def variant(self, row: str) -> int:
+        """0, 1, ... among the rows of one method, in the order of the table."""
+        return [other for other in self.rows if self.method(other) == self.method(row)].index(row)
+
     def runs_of(self, row: str, fraction: float) -> list[Run]:
         """Runs behind a cell, by seed."""
         found = [run for run in self.runs if self.label(run) == row and run.fraction == fraction]

@@ -13,7 +13,9 @@ def test_styles_are_fixed_and_apart():
     assert known[0].color == "#0072b2"
     assert curves.style("scratch").color not in {look.color for look in known}
     assert curves.style("scratch").line != "-"
-    assert curves.style("pcrl (steps 9)").color == known[0].color
+    variants = [curves.style("pcrl", variant=k) for k in range(3)]
+    assert {look.color for look in variants} == {known[0].color}
+    assert len({str(look.line) for look in variants}) == 3
     assert curves.style("some_new_method") == curves.style("some_new_method")
 
 

@@ -48,7 +48,7 @@ def test_the_page_tells_all(tmp_path):
     page, path = build(root, tmp_path)
     assert path == tmp_path / "report" / "report.html"
     assert "pcrl 0.750 ± 0.014 n 2 0.900 ± 0.014 n 2" in page.text
-    assert "20 % (2 of 10)" in page.text
+    assert "method 20 % 2 of 10 100 % 10 of 10" in page.text
     assert "killed: no summary.json: still running or killed (last logged step 7)" in page.text
     assert "x86_64 CPU, 2 threads" in page.text
     assert "torch 2.13.0" in page.text

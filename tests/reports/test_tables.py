@@ -104,6 +104,8 @@ def test_one_method_pretrained_in_two_ways_has_two_rows(tmp_path):
     table = only(tmp_path)
     assert table.rows == ("pcrl (steps 120)", "pcrl (steps 200)")
     assert table.cell("pcrl (steps 200)", 1.0).values == (0.7,)
+    assert [table.method(row) for row in table.rows] == ["pcrl", "pcrl"]
+    assert [table.variant(row) for row in table.rows] == [0, 1]
 
 
 def test_tasks_and_data_sets_do_not_mix(tmp_path):
