@@ -106,7 +106,8 @@ class Preemption(pl.Callback):
 class Progress(pl.Callback):
     """One bar over all optimiser steps, with rate and time left; one line a minute when the output is a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: int) -> None:
+        self.every = every
         self.bar: tqdm[Any] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
@@ -128,7 +129,7 @@ class Progress(pl.Callback):
         if self.bar is None:
             return
         self.bar.update(trainer.global_step - self.bar.n)
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % self.every == 0:
             shown = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("train/loss", "val/loss")}
             self.bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()}, refresh=False)
 

@@ -19,7 +19,7 @@ from ssl_med.evaluation.transfer import Transfer
 from ssl_med.networks.backbone import Backbone, Decoder, build_backbone, build_decoder, resolve
 from ssl_med.networks.init import init_weights
 from ssl_med.reports.pictures import save_overlay
-from ssl_med.reports.records import write_cases
+from ssl_med.reports.records import file_stem, write_cases
 from ssl_med.spec import SslMedError
 
 
@@ -153,9 +153,13 @@ def _finish(
         return
     write_cases(session.folder, module.test_rows)
     for case, arrays in module.pictures.items():
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in case)
         save_overlay(
-            session.folder / "figures" / f"{name}.png", class_names=config.spec.class_names, case=case, **arrays
+            session.folder / "figures" / f"{file_stem(case)}.png",
+            image=arrays["image"],
+            truth=arrays["truth"],
+            prediction=arrays["prediction"],
+            class_names=config.spec.class_names,
+            case=case,
         )
     headline = module.test_metrics[f"test/{module.task.metric}"]
     say(f"done: {steps} steps, {session.seconds():.0f} s, tested weights: {weights}")

@@ -28,6 +28,7 @@ def build_method(config: RunConfig) -> Method:
         seed=config.general.seed,
     )
     assert isinstance(method, Method)
+    method.log_every = config.trainer.log_every
     return method
 
 

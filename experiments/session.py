@@ -89,7 +89,7 @@ class Session:
         if c.patience:
             callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False))
         if c.progress:
-            callbacks.append(Progress())
+            callbacks.append(Progress(c.log_every))
         _quiet()
         return pl.Trainer(
             accelerator=c.accelerator,
@@ -204,9 +204,12 @@ def versions() -> dict[str, str]:
 def git_revision() -> str:
     """Commit of the code, with '+' when the checkout was changed; '' outside a checkout."""
     here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        run = lambda *a: subprocess.run(["git", *a], cwd=here, capture_output=True, text=True, check=True).stdout  # noqa: E731
-        return run("rev-parse", "--short=12", "HEAD").strip() + ("+" if run("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
 

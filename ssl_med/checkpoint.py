@@ -50,7 +50,8 @@ class Card:
 
     def backbone_config(self) -> BackboneConfig:
         """The architecture, resolved."""
-        return BackboneConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in self.backbone.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.backbone.items()}
+        return BackboneConfig(**values)
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,9 @@ def load_backbone(
 
 def first_convolution(backbone: nn.Module) -> str:
     """Dotted name of the convolution that sees the image."""
-    return next(
-        name for name, module in backbone.named_modules() if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    )
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    name: str = next(name for name, module in backbone.named_modules() if isinstance(module, kinds))
+    return name
 
 
 def find_backbone(init: str) -> Path:

@@ -33,7 +33,7 @@ class _Gather(torch.autograd.Function):
         return gather(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         dist.all_reduce(grad)
         start = rank() * ctx.rows
@@ -83,7 +83,7 @@ class _AllReduceSum(torch.autograd.Function):
         return all_reduce_sum(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return all_reduce_sum(grad)
 
 
@@ -132,7 +132,7 @@ def convert_sync_batchnorm(module: nn.Module, *, device_type: str) -> nn.Module:
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, SharedBatchNorm):
             if device_type == "cuda":
-                setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+                setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]
                 continue
             shared = SharedBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import Optimizer
 
@@ -77,7 +77,7 @@ class LARS(Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update."""
         loss = None
         if closure is not None:
@@ -87,7 +87,7 @@ class LARS(Optimizer):
             weights = [p for p in group["params"] if p.grad is not None]
             if not weights:
                 continue
-            updates: list[Tensor] = torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"])
+            updates = list(torch._foreach_add([p.grad for p in weights], weights, alpha=group["weight_decay"]))
             if group["adapt"]:
                 w = torch.stack(torch._foreach_norm(weights))
                 g = torch.stack(torch._foreach_norm(updates))
@@ -111,7 +111,8 @@ def build_optimizer(config: OptimConfig, module: nn.Module, *, batch_size: int) 
         module: the network.
         batch_size: samples per optimiser step over all devices, for `lr_per_256`.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in module.parameters():
         if parameter.requires_grad:
             spared = parameter.ndim <= 1 and not config.decay_norm_bias  # norms and biases are the vectors

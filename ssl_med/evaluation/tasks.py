@@ -96,7 +96,8 @@ class Segmentation(Task):
 
     def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
         assert decoder is not None
-        return self.head(decoder(backbone(image)))
+        logits: Tensor = self.head(decoder(backbone(image)))
+        return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
         return self._loss(logits.float(), batch["mask"])
@@ -144,7 +145,8 @@ class Classification(Task):
         _check_loss(config, ("auto", "ce"), "classes")
 
     def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
-        return self.head(backbone.pool(backbone(image)))
+        logits: Tensor = self.head(backbone.pool(backbone(image)))
+        return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
         return F.cross_entropy(logits.float(), batch["label"])
@@ -184,7 +186,8 @@ class Multilabel(Task):
         _check_loss(config, ("auto", "bce"), "findings")
 
     def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
-        return self.head(backbone.pool(backbone(image)))
+        logits: Tensor = self.head(backbone.pool(backbone(image)))
+        return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
         return F.binary_cross_entropy_with_logits(logits.float(), batch["label"])

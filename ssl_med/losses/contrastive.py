@@ -28,7 +28,7 @@ class _InfoNCE(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (grad_q,) = ctx.saved_tensors
         return grad * grad_q, None, None, None
 

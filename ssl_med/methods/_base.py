@@ -50,6 +50,7 @@ class Method(pl.LightningModule, ABC):
         self.backbone_config, self.batch_size, self.seed = backbone, batch_size, seed
         self.batches_seen = 0  # seeds the views; saved, so that a resumed run draws what it would have drawn
         self._steps_seen = 0
+        self.log_every = 10  # steps between collapse monitors
         self.backbone = build_backbone(backbone, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
         self.decoder = None
         self.build()
@@ -106,7 +107,7 @@ class Method(pl.LightningModule, ABC):
         features = terms.pop("features", None)
         size = len(batch["image"])
         self.log_dict({f"train/{key}": value.detach() for key, value in terms.items()}, batch_size=size)
-        if features is not None and self.global_step % self.trainer.log_every_n_steps == 0:
+        if features is not None and self.global_step % self.log_every == 0:
             self.log_dict(collapse(features), batch_size=size)
         return terms["loss"]
 

@@ -111,7 +111,8 @@ class TransAtt(nn.Module):
             pooled = features.flatten(2).mean(2)
             weights = F.relu(self.outer(torch.einsum("bi,bj->bij", weights, pooled).flatten(1)))
         gates = weights.sigmoid().view(*weights.shape, *[1] * (features.ndim - 2))
-        return self.mix(features * gates)
+        mixed: Tensor = self.mix(features * gates)
+        return mixed
 
 
 class PCRL(Method):

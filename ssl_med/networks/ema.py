@@ -36,7 +36,8 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, online: nn.Module, decay: float) -> None:
         """One step towards `online`, which has the structure of the network that was copied."""
-        mine, theirs = list(self.module.parameters()), list(online.parameters())
+        mine: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(online.parameters())
         torch._foreach_lerp_(mine, theirs, 1.0 - decay)
         t = self.updates.to(torch.float64)  # stays on the device
         warm = torch.minimum(torch.full_like(t, decay), (1 + t) / (10 + t))

@@ -13,7 +13,7 @@ from ssl_med.networks.backbone import Backbone, Decoder, Norm, norm_of
 
 def conv_norm_relu(spatial_dims: int, in_channels: int, out_channels: int, norm: Norm) -> nn.Module:
     """3^d convolution with bias, normalisation, ReLU."""
-    return Convolution(
+    block: nn.Module = Convolution(
         spatial_dims,
         in_channels,
         out_channels,
@@ -22,6 +22,7 @@ def conv_norm_relu(spatial_dims: int, in_channels: int, out_channels: int, norm:
         norm=norm_of(norm),
         act=("relu", {"inplace": True}),
     )
+    return block
 
 
 class UNetEncoder(Backbone):
