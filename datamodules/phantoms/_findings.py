@@ -1,0 +1,168 @@
+"""The 14 findings of ChestX-ray14 as changes to a drawn film.
+
+Findings that move an outline (Cardiomegaly, Emphysema, the raised dome of Atelectasis) are part of the film's geometry;
+the rest adds attenuation here. `seen` is the share of the lung markings that stays visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from datamodules.phantoms._anatomy import Array, Grid, blob, path
+from datamodules.phantoms._film import Build, Film
+
+FINDINGS = (
+    "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
+    "Infiltration", "Mass", "Nodule", "Pleural_Thickening", "Pneumonia", "Pneumothorax",
+)  # fmt: skip
+
+
+def draw_film(grid: Grid, rng: np.random.Generator, build: Build, *, findings: list[str], portable: bool) -> Array:
+    """Grey levels (columns, rows) 0..255, uint8; `portable` is the AP view, taken in bed."""
+    film = Film(grid, rng, build, findings, portable=portable)
+    film.body()
+    marks, seen = film.marks()
+    for name in sorted(film.findings & _DRAW.keys()):
+        seen = _DRAW[name](film, build.side[name], seen)
+    film.density += marks * seen
+    film.bones()
+    return film.expose(portable=portable)
+
+
+def _spot(
+    film: Film, side: int, *, rows: tuple[float, float], out: tuple[float, float] = (50, 100)
+) -> tuple[float, float]:
+    """A place in one lung, in the patient's own mm."""
+    return side * film.rng.uniform(*out), film.rng.uniform(*rows)
+
+
+def _round(film: Film, side: int, seen: Array, *, radius: tuple[float, float], power: float) -> Array:
+    """A round opacity, thicker in its middle as a ball is."""
+    size = float(np.exp(film.rng.uniform(*np.log(radius))))
+    x, y = _spot(film, side, rows=(-75, 40))
+    center = (x * film.build.wide, y * film.build.tall)
+    where, depth = blob(film.grid, film.rng, center, size, rough=film.rng.uniform(0.02, 0.15), stretch=0.12)
+    film.density[where] += power * np.clip(2 * depth / size, 0, 1) ** 0.5
+    return seen
+
+
+def _mass(film: Film, side: int, seen: Array) -> Array:
+    return _round(film, side, seen, radius=(17, 28), power=film.rng.uniform(0.15, 0.2))
+
+
+def _nodule(film: Film, side: int, seen: Array) -> Array:
+    for _ in range(int(film.rng.integers(1, 4))):
+        seen = _round(film, side, seen, radius=(7, 12), power=film.rng.uniform(0.13, 0.18))
+    return seen
+
+
+def _effusion(film: Film, side: int, seen: Array) -> Array:
+    """Fluid at the base: the angle is blunt, the surface climbs along the chest wall."""
+    height = film.rng.uniform(32, 85)
+    away = film.x * side  # from the midline to the sick side
+    surface = 84 - height - 42 * np.clip((away - 70) / 60, 0, 1) ** 2 + 10 * np.clip((70 - away) / 60, 0, 1)
+    fluid = np.clip((film.y - surface) / 14, 0, 1) * (away > 0) * np.clip((film.outline[(side + 1) // 2] + 2) / 6, 0, 1)
+    film.density += fluid * (0.32 * film.air + 0.03)
+    return seen * (1 - 0.9 * fluid)
+
+
+def _atelectasis(film: Film, side: int, seen: Array) -> Array:
+    """Plates of collapsed lung above a raised dome."""
+    for _ in range(int(film.rng.integers(2, 4))):
+        x, y = _spot(film, side, rows=(8, 45), out=(48, 75))
+        tilt = film.rng.uniform(-12, 12)
+        plate = path([(x - side * 26, y - side * tilt), (x + side * 28, y + side * tilt)], [3.2, 1.6])
+        film.density += film.rng.uniform(0.09, 0.13) * film.strands(plate, soft=1.5) * np.clip(film.lung / 6, 0, 1)
+    return seen
+
+
+def _patches(film: Film, center: tuple[float, float], reach: float, *, cell: float, power: float) -> Array:
+    """Adds a patchy opacity around a point of the lung and returns how much of the markings it veils."""
+    x, y = center
+    share = np.exp(-(((film.x - x) ** 2 + (film.y - y) ** 2) / reach**2)) * np.clip(film.lung / 8, 0, 1)
+    cloud = share * np.clip(0.65 + 0.7 * film.grid.noise(film.rng, cell), 0, 1.6)
+    film.density += power * cloud
+    veil: Array = np.clip(cloud, 0, 1)
+    return veil
+
+
+def _infiltration(film: Film, side: int, seen: Array) -> Array:
+    veil = _patches(film, _spot(film, side, rows=(-40, 50)), film.rng.uniform(36, 52), cell=11, power=0.15)
+    return seen * (1 - 0.4 * veil)
+
+
+def _consolidation(film: Film, side: int, seen: Array) -> Array:
+    """A dense, even opacity of part of a lobe, sharp on one side."""
+    x, y = _spot(film, side, rows=(-60, 40), out=(60, 85))
+    lobe = film.own.ellipsoid((x, y), (film.rng.uniform(30, 42), film.rng.uniform(26, 38)), power=2.8)
+    lobe = np.minimum(lobe + 4 * film.grid.noise(film.rng, 22), (film.y - y + 16) * 1.5)
+    share: Array = np.clip(lobe / 8, 0, 1) * np.clip(film.lung / 5, 0, 1)
+    film.density += 0.24 * share * film.air
+    return seen * (1 - 0.9 * share)
+
+
+def _pneumonia(film: Film, side: int, seen: Array) -> Array:
+    center = _spot(film, side, rows=(0, 50))
+    veil = _patches(film, center, film.rng.uniform(28, 40), cell=24, power=0.2)
+    return seen * (1 - 0.6 * veil)
+
+
+def _edema(film: Film, side: int, seen: Array) -> Array:
+    """Both lungs around the hila, like the wings of a bat, and horizontal lines at the bases."""
+    for s in (-1, 1):
+        _patches(film, (s * 48, 8), film.rng.uniform(46, 58), cell=16, power=0.14)
+        for k in range(5):
+            line = path([(s * 112, 30 + 7 * k), (s * 124, 30 + 7 * k)], [0.8, 0.8])
+            film.density += 0.07 * film.strands(line, soft=0.8)
+    return seen
+
+
+def _fibrosis(film: Film, side: int, seen: Array) -> Array:
+    """A net of lines in the lower zones."""
+    net = np.clip(1 - np.abs(film.grid.noise(film.rng, 7)) / 0.3, 0, 1)
+    film.density += 0.11 * net * np.clip((film.y + 40) / 70, 0, 1) * np.clip(film.lung / 8, 0, 1)
+    return seen
+
+
+def _thickening(film: Film, side: int, seen: Array) -> Array:
+    """A band along the chest wall."""
+    width = film.rng.uniform(10, 16) + 2 * film.grid.noise(film.rng, 25)
+    rim = np.clip((width - film.outline[(side + 1) // 2]) / 4, 0, 1) * np.clip((film.lung + 3) / 5, 0, 1)
+    upright = np.clip((film.x * side - 70) / 30, 0, 1) * np.clip((film.y + 115) / 30, 0, 1)
+    film.density += 0.15 * rim * upright
+    return seen
+
+
+def _pneumothorax(film: Film, side: int, seen: Array) -> Array:
+    """Air between chest wall and lung: darker, without markings, and the fine line of the pleura."""
+    gap = film.rng.uniform(22, 36) * np.clip((50 - film.y) / 130, 0, 1.2)
+    behind = film.outline[(side + 1) // 2] - gap
+    free = np.clip(-behind / 2, 0, 1) * np.clip(film.lung / 4, 0, 1) * (film.x * side > 0)
+    film.density -= 0.055 * free
+    film.density += 0.07 * np.clip(1.6 - np.abs(behind), 0, 1) * (gap > 4) * (film.lung > 4) * (film.x * side > 0)
+    return seen * (1 - free)
+
+
+def _hernia(film: Film, side: int, seen: Array) -> Array:
+    """A part of the stomach behind the heart, with gas over fluid."""
+    sac = film.own.ellipsoid((10 * side, 66), (30, 25))
+    film.density += 0.10 * np.clip(sac / 4, 0, 1) - 0.2 * np.clip((sac - 5) / 4, 0, 1) * (film.y < 64)
+    return seen
+
+
+_DRAW: dict[str, Callable[[Film, int, Array], Array]] = {
+    "Atelectasis": _atelectasis,
+    "Consolidation": _consolidation,
+    "Edema": _edema,
+    "Effusion": _effusion,
+    "Fibrosis": _fibrosis,
+    "Hernia": _hernia,
+    "Infiltration": _infiltration,
+    "Mass": _mass,
+    "Nodule": _nodule,
+    "Pleural_Thickening": _thickening,
+    "Pneumonia": _pneumonia,
+    "Pneumothorax": _pneumothorax,
+}

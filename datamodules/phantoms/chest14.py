@@ -1,0 +1,83 @@
+"""Frontal chest films in the layout of ChestX-ray14 (Wang et al. 2017): images/, Data_Entry_2017.csv and the two lists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from datamodules.phantoms._anatomy import Grid
+from datamodules.phantoms._files import check_request, open_folder, subject_rng
+from datamodules.phantoms._film import VIEW, draw_build
+from datamodules.phantoms._findings import FINDINGS, draw_film
+
+SIZE = (128, 128)
+# the official header: two names hold a comma without quotes, and the line ends with one
+HEADER = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+)
+# how likely a sick patient has the finding, relative; the order is that of the real data, the rare ones are more common here
+_WEIGHTS = {
+    "Infiltration": 4, "Effusion": 4, "Atelectasis": 4, "Cardiomegaly": 4, "Nodule": 3, "Mass": 3, "Pneumothorax": 3,
+    "Consolidation": 3, "Pleural_Thickening": 2, "Emphysema": 2, "Edema": 2, "Fibrosis": 2, "Pneumonia": 1, "Hernia": 1,
+}  # fmt: skip
+_OWNED = ("images/*.png", "images", "Data_Entry_2017.csv", "train_val_list.txt", "test_list.txt")
+
+
+def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, ...] | None = None) -> Path:
+    """Writes 1-5 films of each of `subjects` patients (about 3) with labels and lists, as ChestX-ray14 is distributed.
+
+    images/<8 digits>_<3 digits>.png, 8-bit grey. About a third of the patients have no finding; the others have one to three,
+    each of them on most of their films. Every fourth patient is in test_list.txt.
+
+    Args:
+        out: new or empty folder, or an earlier phantom of this kind, which is replaced.
+        subjects: number of patients.
+        seed: the same seed gives the same bytes; subject i does not depend on `subjects`.
+        size: pixels (rows, columns); real films have 1024 x 1024.
+
+    Returns:
+        `out`.
+
+    Raises:
+        SslMedError: bad `subjects`, `seed` or `size`, or `out` holds something else.
+    """
+    check_request("chest14", subjects=subjects, seed=seed, size=size, dims=2, least=32)
+    open_folder(out, "chest14", seed=seed, subjects=subjects, owned=_OWNED)
+    (out / "images").mkdir(exist_ok=True)
+    rows, columns = size or SIZE
+    grid = Grid((columns, rows), (VIEW / rows, VIEW / rows))
+    table: list[str] = [HEADER]
+    lists: dict[str, list[str]] = {"train_val_list.txt": [], "test_list.txt": []}
+    for i in range(subjects):
+        rng = subject_rng("chest14", seed, i)
+        ill = _draw_findings(rng)
+        build = draw_build(rng, ill)
+        age = int(np.clip(rng.normal(50, 17), 3, 94))
+        for follow_up in range(int(rng.integers(1, 6))):
+            present = [name for name in ill if rng.random() < 0.8]
+            portable = bool(rng.random() < 0.35)
+            image = draw_film(grid, rng, build, findings=present, portable=portable)
+            name = f"{i + 1:08d}_{follow_up:03d}.png"
+            Image.fromarray(np.ascontiguousarray(image.T)).save(out / "images" / name)
+            width, height, pixel = ((2500, 2048, 0.168), (2048, 2500, 0.171), (2992, 2991, 0.143))[rng.integers(3)]
+            table.append(
+                f"{name},{'|'.join(present) or 'No Finding'},{follow_up},{i + 1},{age},{'F' if build.female else 'M'},"
+                f"{'AP' if portable else 'PA'},{width},{height},{pixel},{pixel},"
+            )
+            lists["test_list.txt" if i % 4 == 3 else "train_val_list.txt"].append(name)
+            age = min(age + int(rng.integers(0, 2)), 94)
+    (out / "Data_Entry_2017.csv").write_text("\n".join(table) + "\n")
+    for file, names in lists.items():
+        (out / file).write_text("".join(f"{name}\n" for name in names))
+    return out
+
+
+def _draw_findings(rng: np.random.Generator) -> list[str]:
+    """What a patient suffers from, in the official spelling, sorted."""
+    count = int(rng.choice(4, p=[0.33, 0.37, 0.22, 0.08]))
+    weights = np.array([_WEIGHTS[name] for name in FINDINGS], float)
+    picked = rng.choice(len(FINDINGS), size=count, replace=False, p=weights / weights.sum())
+    return [FINDINGS[k] for k in sorted(picked)]
