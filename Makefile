@@ -1,0 +1,66 @@
+# `make help` lists the targets. Everything runs in .venv, which is made when it is first needed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# for a CPU-only machine: PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves gigabytes of CUDA
+PIP_FLAGS ?=
+RUNS ?= runs
+INIT ?= scratch
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check pretrain finetune report phantom bench clean
+
+# A missing word ends before anything is installed, in one line, with exit code 2.
+need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(1): $(2) is missing; for example: $(3))))
+$(call need,pretrain,METHOD,make pretrain METHOD=pcrl DATA=luna ARGS="data.root=DIR")
+$(call need,pretrain,DATA,make pretrain METHOD=pcrl DATA=luna ARGS="data.root=DIR")
+$(call need,finetune,TASK,make finetune TASK=lits INIT=RUN ARGS="data.root=DIR")
+$(call need,phantom,KIND,make phantom KIND=lits OUT=DIR)
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## install into .venv (PYTHON=python3.12 chooses the interpreter)
+
+$(READY): pyproject.toml constraints/ci.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo 'installing into $(VENV); this takes minutes once'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints/ci.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## the main job on synthetic scans: pretrain, fine-tune, report; minutes on a CPU
+	$(BIN)/python -m experiments.demo
+
+test: $(READY)  ## the fast tests
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2
+
+check: $(READY)  ## what CI runs: lint, format, types, all tests that need no GPU
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not gpu" -n 2
+
+pretrain: $(READY)  ## METHOD=pcrl DATA=luna ARGS="data.root=DIR trainer.max_steps=N ..."
+	@$(BIN)/ssl-med pretrain method=$(METHOD) data=$(DATA) $(ARGS)
+
+finetune: $(READY)  ## TASK=lits INIT=RUN|FILE|scratch ARGS="data.root=DIR labels.fraction=0.1 ..."
+	@$(BIN)/ssl-med finetune task=$(TASK) init=$(INIT) $(ARGS)
+
+report: $(READY)  ## RUNS="DIR ..." ARGS="out=DIR": report.html, report.md, results.csv
+	@$(BIN)/ssl-med report $(RUNS) $(ARGS)
+
+phantom: $(READY)  ## KIND=luna|lits|brats|chest14 OUT=DIR ARGS="--subjects N": synthetic scans in a true layout
+	@$(BIN)/ssl-med phantom $(KIND) $(or $(OUT),phantoms/$(KIND)) $(ARGS)
+
+bench: $(READY)  ## time per training step of every method, in 2D and 3D, on this machine
+	@$(BIN)/python -m experiments.bench $(ARGS)
+
+clean:  ## remove caches and build leftovers; runs and .venv stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
