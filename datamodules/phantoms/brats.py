@@ -1,7 +1,8 @@
 """Four-modality brain MR in the layouts of BraTS (Menze et al. 2015; Bakas et al. 2017): brain only, three-part tumors.
 
 Units are arbitrary and differ between cases and sequences, a bias field runs through each image, and healthy structures look
-like parts of a tumor: choroid plexus and veins enhance, caps of the ventricles are bright in FLAIR, CSF is bright in T2.
+like parts of a tumor: choroid plexus and veins enhance, caps of the ventricles and spots of ageing white matter are bright in
+FLAIR, CSF is bright in T2.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ Layout = Literal["brats18", "brats20", "brats21"]
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 # relative brightness of CSF, grey matter, white matter, oedema, necrotic core, enhancing rim
 _CONTRAST = {
-    "flair": (0.14, 0.60, 0.48, 1.02, 0.55, 0.85),
+    "flair": (0.14, 0.60, 0.48, 0.84, 0.50, 0.76),
     "t1": (0.22, 0.58, 0.80, 0.52, 0.36, 0.52),
-    "t1ce": (0.22, 0.60, 0.80, 0.52, 0.34, 1.30),
+    "t1ce": (0.22, 0.60, 0.80, 0.54, 0.36, 1.15),
     "t2": (1.12, 0.64, 0.45, 0.92, 0.98, 0.72),
 }
 _OWNED = (
@@ -120,8 +121,8 @@ def _head(grid: Grid, rng: np.random.Generator) -> tuple[dict[str, Array], Array
         fill(image, core, dead + 0.06 * grid.noise(rng, 6))
         fill(image, rim, lit * (1 + 0.15 * grid.noise(rng, 7)))
         image = ndimage.gaussian_filter(image, 0.45)
-        image *= np.exp(0.12 * grid.noise(rng, 90))
-        image += rng.uniform(0.025, 0.05) * grain(rng, grid.size, 0.4)
+        image *= np.exp(0.16 * grid.noise(rng, 90))
+        image += rng.uniform(0.03, 0.055) * grain(rng, grid.size, 0.4)
         scale = np.exp(rng.uniform(np.log(150), np.log(1800)))
         images[name] = np.where(tissue.brain, np.maximum(np.rint(scale * image), 1), 0).astype(np.int16)
     return images, labels
@@ -203,7 +204,10 @@ def _tissue(grid: Grid, rng: np.random.Generator, body: Array, tumor: _Tumor) ->
     veins = _veins(grid, rng, whole)
     extra["t1ce"] = 0.5 * np.maximum(veins, grid.occupancy(plexus))
     caps = np.exp(-((np.maximum(-ventricles, 0) / 4) ** 2)) * (np.abs(y - 4) > 26) * (1 - csf)
-    extra["flair"] = np.float32(rng.uniform(0.05, 0.35)) * caps
+    # small bright spots of ageing white matter, which nobody labels as tumor
+    spots = np.clip(3 * (grid.noise(rng, 7) - 2.3 + 0.3 * age), 0, 1) * (1 - csf - grey) * (deep > 8)
+    extra["flair"] = np.float32(rng.uniform(0.1, 0.4)) * np.maximum(caps, spots)
+    extra["t2"] = 0.25 * spots
     return _Tissue(csf, grey, 1 - csf - grey, extra, brain)
 
 
