@@ -1,0 +1,1 @@
+"""Dataset families: one file each, read as they are distributed."""

@@ -102,7 +102,8 @@ class DataSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON and yaml."""
-        return {**asdict(self), "axis_order": list(self.axis_order)}
+        values = {**asdict(self), "axis_order": self.axis_order}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DataSpec:

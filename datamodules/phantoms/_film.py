@@ -5,6 +5,7 @@ Lengths are mm on the film, x to the right of the image (the patient's left), y 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,8 +30,8 @@ class Build:
     side: dict[str, int] = field(default_factory=dict)  # the sick side, -1 the patient's right
 
 
-def draw_build(rng: np.random.Generator, findings: list[str]) -> Build:
-    """A random patient; one-sided findings get their side here."""
+def draw_build(rng: np.random.Generator, findings: Sequence[str]) -> Build:
+    """A random patient; where one of `findings` is one-sided, the side is settled here."""
     return Build(
         female=bool(rng.random() < 0.45),
         wide=rng.uniform(1.1, 1.25),
@@ -155,7 +156,7 @@ class Film:
             for _ in range(8):
                 root = np.array([s * 34, -8 + self.rng.uniform(-14, 18)])
                 toward = np.array([s * self.rng.uniform(0.3, 1), self.rng.normal(0.25, 0.8)])
-                rows.append(tree(self.rng, root, toward, radius=self.rng.uniform(2.4, 4.0), smallest=1.15, reach=13))
+                rows.append(tree(self.rng, root, toward, radius=self.rng.uniform(2.4, 4.0), smallest=1.3, reach=14))
         strength = 0.03 if "Emphysema" in self.findings else 0.07
         vessels = strength * self.strands(np.vstack(rows), soft=0.6)
         hila = sum(np.clip(self.own.ellipsoid((s * 37, -2), (13, 22)) / 10, 0, 1) for s in (-1, 1))

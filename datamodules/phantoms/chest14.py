@@ -18,10 +18,10 @@ HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
 )
-# how likely a sick patient has the finding, relative; the order is that of the real data, the rare ones are more common here
+# how likely a sick patient has the finding, relative; ordered as in the real data, less skewed
 _WEIGHTS = {
-    "Infiltration": 4, "Effusion": 4, "Atelectasis": 4, "Cardiomegaly": 4, "Nodule": 3, "Mass": 3, "Pneumothorax": 3,
-    "Consolidation": 3, "Pleural_Thickening": 2, "Emphysema": 2, "Edema": 2, "Fibrosis": 2, "Pneumonia": 1, "Hernia": 1,
+    "Infiltration": 6, "Effusion": 6, "Atelectasis": 6, "Cardiomegaly": 6, "Nodule": 4, "Mass": 4, "Pneumothorax": 4,
+    "Consolidation": 4, "Pleural_Thickening": 2, "Emphysema": 2, "Edema": 2, "Fibrosis": 2, "Pneumonia": 1, "Hernia": 1,
 }  # fmt: skip
 _OWNED = ("images/*.png", "images", "Data_Entry_2017.csv", "train_val_list.txt", "test_list.txt")
 
@@ -29,8 +29,8 @@ _OWNED = ("images/*.png", "images", "Data_Entry_2017.csv", "train_val_list.txt",
 def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, ...] | None = None) -> Path:
     """Writes 1-5 films of each of `subjects` patients (about 3) with labels and lists, as ChestX-ray14 is distributed.
 
-    images/<8 digits>_<3 digits>.png, 8-bit grey. About a third of the patients have no finding; the others have one to three,
-    each of them on most of their films. Every fourth patient is in test_list.txt.
+    images/<8 digits>_<3 digits>.png, 8-bit grey. About a third of the patients have no finding; the others have one to three
+    on most of their films and now and then a new one. Every fourth patient is in test_list.txt.
 
     Args:
         out: new or empty folder, or an earlier phantom of this kind, which is replaced.
@@ -53,11 +53,12 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
     lists: dict[str, list[str]] = {"train_val_list.txt": [], "test_list.txt": []}
     for i in range(subjects):
         rng = subject_rng("chest14", seed, i)
-        ill = _draw_findings(rng)
-        build = draw_build(rng, ill)
+        chronic = _pick(rng, int(rng.choice(4, p=[0.35, 0.35, 0.2, 0.1])))
+        build = draw_build(rng, FINDINGS)
         age = int(np.clip(rng.normal(50, 17), 3, 94))
         for follow_up in range(int(rng.integers(1, 6))):
-            present = [name for name in ill if rng.random() < 0.8]
+            acute = _pick(rng, 1) if chronic and rng.random() < 0.25 else set()
+            present = sorted({name for name in sorted(chronic) if rng.random() < 0.8} | acute)
             portable = bool(rng.random() < 0.35)
             image = draw_film(grid, rng, build, findings=present, portable=portable)
             name = f"{i + 1:08d}_{follow_up:03d}.png"
@@ -75,9 +76,7 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
     return out
 
 
-def _draw_findings(rng: np.random.Generator) -> list[str]:
-    """What a patient suffers from, in the official spelling, sorted."""
-    count = int(rng.choice(4, p=[0.33, 0.37, 0.22, 0.08]))
+def _pick(rng: np.random.Generator, count: int) -> set[str]:
+    """Some findings by their weights, in the official spelling."""
     weights = np.array([_WEIGHTS[name] for name in FINDINGS], float)
-    picked = rng.choice(len(FINDINGS), size=count, replace=False, p=weights / weights.sum())
-    return [FINDINGS[k] for k in sorted(picked)]
+    return {FINDINGS[k] for k in rng.choice(len(FINDINGS), size=count, replace=False, p=weights / weights.sum())}

@@ -191,7 +191,7 @@ def _vessels(grid: Grid, rng: np.random.Generator, middles: list[tuple[float, fl
         for _ in range(9):
             goal = np.array([cx + sign * rng.uniform(-8, 25), cy + rng.uniform(-45, 45), rng.uniform(-75, 75)])
             radius = rng.uniform(2.6, 4.6)
-            pieces.append(tree(rng, hilum, goal - hilum, radius=radius, smallest=0.75, reach=9.0))
+            pieces.append(tree(rng, hilum, goal - hilum, radius=radius, smallest=0.95, reach=9.5))
     segments = np.vstack(pieces)
     return grid.tubes(segments), segments[:, [3, 4, 5, 7]]
 
@@ -201,8 +201,8 @@ def _nodules(grid: Grid, rng: np.random.Generator, image: Array, *, inner: Array
     count = 0 if rng.random() < 0.125 else int(rng.integers(1, 5))
     found: list[list[float]] = []
     for _ in range(count):
-        radius = float(np.exp(rng.uniform(np.log(2.2), np.log(7))))
-        depth = 0.7 * radius if rng.random() < 0.25 else radius + 3
+        radius = rng.uniform(2.2, 7)
+        depth = 0.7 * radius if rng.random() < 0.35 else radius + 3
         where = np.argwhere((inner > depth) & (inner < (depth + 3 if depth < radius else np.inf)))
         for place in rng.permutation(where)[:50]:
             point = (place - (np.array(grid.size) - 1) / 2) * grid.spacing + rng.uniform(-0.5, 0.5, 3)
@@ -222,12 +222,12 @@ def _negatives(
     at = tuple(grid.index(forks[:, :3]).T)
     seen = (inner[at] > 2) & (vessels[at] > 0.6) & (forks[:, 3] > 1.0)
     # thick vessels first, as a detector ranks them
-    order = np.argsort(-forks[:, 3] * rng.uniform(0.4, 1.0, len(forks)))
+    order = np.argsort(-forks[:, 3] * rng.uniform(0.3, 1.0, len(forks)))
     choice = forks[order[seen[order]], :3]
     edge = rng.permutation(np.argwhere((inner > 0) & (inner < 3)))[:200]
     spots = (edge - (np.array(grid.size) - 1) / 2) * grid.spacing
     taken: list[Array] = []
-    for points, limit in ((choice, 3 * NEGATIVES // 4), (spots, NEGATIVES)):
+    for points, limit in ((choice, 5 * NEGATIVES // 6), (spots, NEGATIVES)):
         for point in points:
             if len(taken) == limit:
                 break

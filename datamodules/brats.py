@@ -1,0 +1,108 @@
+"""BraTS 2018, 2020 and 2021: brain tumours in four MR sequences (Menze et al. 2015; Bakas et al. 2017; Baid et al. 2021).
+
+Expected below the root, in any folder: <case>/<case>_{flair,t1,t1ce,t2,seg}.nii[.gz], as in BraTS18 (HGG/, LGG/), BraTS20 and
+BraTS21. Labels: 1 necrotic core, 2 oedema, 4 enhancing; some copies have 3 for enhancing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from datamodules.core.readers import Array, read_header
+from datamodules.core.scans import Scan, ScanData, SegmentationConfig, volume_spec
+from datamodules.core.volumes import Content
+from ssl_med.spec import DataSpec, Intensity, SslMedError
+
+SEQUENCES = ("flair", "t1", "t1ce", "t2")
+
+
+@dataclass
+class BratsConfig(SegmentationConfig):
+    """Intensities are percentiles of the brain's voxels, by case and sequence."""
+
+    patch_size: tuple[int, ...] = (64, 64, 32)
+    intensity_low: float = 0.5
+    intensity_high: float = 99.5
+    modalities: tuple[str, ...] = SEQUENCES
+    """channels, in this order"""
+    enhancing: Literal["auto", "3", "4"] = "auto"
+    """label of the enhancing tumour; auto: by what each mask holds, which is refused when a mask holds both"""
+    skip_incomplete: bool = False
+    """leave out cases that lack a modality, and say which"""
+
+
+class BratsData(ScanData):
+    """Cases by folder; one scan a patient. Regions WT, TC, ET in this order."""
+
+    Config = BratsConfig
+    layout = "<case>/<case>_{flair,t1,t1ce,t2,seg}.nii[.gz]"
+
+    @classmethod
+    def make_spec(cls, config: BratsConfig, *, labelled: bool) -> DataSpec:
+        """One channel per sequence; whole tumour, tumour core, enhancing tumour."""
+        unknown = [name for name in config.modalities if name not in SEQUENCES]
+        if unknown or not config.modalities or len(set(config.modalities)) < len(config.modalities):
+            raise SslMedError(
+                f"data.modalities {list(config.modalities)} must be different names of {', '.join(SEQUENCES)}"
+            )
+        return volume_spec(
+            config,
+            channels=tuple(config.modalities),
+            intensity=Intensity("percentile", config.intensity_low, config.intensity_high, "percentile of the brain"),
+            target="mask" if labelled else "none",
+            class_names=("WT", "TC", "ET"),
+        )
+
+    @property
+    def content(self) -> Content | None:
+        """At least a tenth of an unlabelled crop is brain: air teaches nothing."""
+        return Content(threshold=1, low=0.1, high=1.0)
+
+    def index(self, root: Path) -> Sequence[Scan]:
+        """Case folders anywhere below the root."""
+        folders = sorted({path.parent for name in SEQUENCES for path in root.rglob(f"*_{name}.nii*")})
+        scans, skipped = [], []
+        for folder in folders:
+            files = {name: _find(folder, name) for name in (*SEQUENCES, "seg")}
+            lacking = [name for name in self.config.modalities if files[name] is None]
+            if self.labelled and files["seg"] is None:
+                lacking.append("seg")
+            if lacking and not self.config.skip_incomplete:
+                raise SslMedError(
+                    f"{folder}: lacks {', '.join(f'{folder.name}_{name}.nii[.gz]' for name in lacking)}; choose "
+                    "data.modalities=[...] that all cases have, or data.skip_incomplete=true to leave such cases out"
+                )
+            if lacking:
+                skipped.append(folder.name)
+                continue
+            images = tuple(str(files[name]) for name in self.config.modalities)
+            for path in images:
+                read_header(path)
+            scans.append(Scan(folder.name, folder.name, images, str(files["seg"] or "")))
+        if skipped:
+            self.notes.append(f"left out for want of a file ({len(skipped)}): {', '.join(skipped)}")
+        return scans
+
+    def regions(self, labels: Array) -> Array:
+        """WT: any tumour; TC: necrotic core and enhancing; ET: enhancing."""
+        found = set(np.unique(labels).tolist())
+        enhancing = 4 if self.config.enhancing == "auto" else int(self.config.enhancing)
+        if self.config.enhancing == "auto" and 3 in found:
+            if 4 in found:
+                raise SslMedError("a BraTS mask holds labels 3 and 4; say which is enhancing: data.enhancing=3 or 4")
+            enhancing = 3
+        et = labels == enhancing
+        return np.stack([labels > 0, (labels == 1) | et, et]).astype(np.uint8)
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    for ending in (".nii.gz", ".nii"):
+        path = folder / f"{folder.name}_{name}{ending}"
+        if path.is_file():
+            return path
+    return None

@@ -1,0 +1,251 @@
+"""What every dataset family shares: config, splits, label budgets and loaders."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.core.loader import EpochBatches, ResumableLoader
+from datamodules.core.splits import PARTS, Split, check_split, file_split, label_budget, random_split
+from ssl_med.catalogue import nearest
+from ssl_med.spec import DataSpec, Need, SslMedError
+
+
+@dataclass
+class CommonConfig:
+    """Settings of every family."""
+
+    name: str = ""
+    """file name in datamodules"""
+    root: str = ""
+    """folder of the data set as it is distributed"""
+    patch_size: tuple[int, ...] = ()
+    """size of a crop in voxels"""
+    intensity_low: float = -1000.0
+    """lower end of the intensity window (CT: HU; MRI: percentile of the non-zero voxels)"""
+    intensity_high: float = 1000.0
+    """upper end"""
+    split: str = "random"
+    """random, file, or one the family offers"""
+    split_file: str = ""
+    """split=file: JSON with train, val and test lists of subject ids, or FILE:key"""
+    split_ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """split=random: shares of the subjects"""
+    split_seed: int = 0
+    """split=random: its own seed, so that all training seeds share one test set"""
+    test_is_val: bool = False
+    """split=file without a test list: test on the val list, and validate on nobody"""
+    cache_gb: float = 4.0
+    """memory for decoded scans, per loader process"""
+
+
+@dataclass
+class VolumeConfig(CommonConfig):
+    """Settings of volumetric families."""
+
+    spacing_mm: tuple[float, ...] | None = None
+    """voxel size to resample to; null: as acquired"""
+    orientation: str = "LPS"
+    """patient directions in which the axes x, y, z increase"""
+    crops_per_volume: int = 16
+    """crops of each scan in an epoch"""
+
+
+class Case(Protocol):
+    """One scan, film or candidate list: a public name and the subject that it belongs to."""
+
+    name: str
+    subject: str
+
+
+class MedicalData(pl.LightningDataModule, ABC):
+    """Batches as `ssl_med.spec.Batch` says, from a folder as it is distributed.
+
+    Args:
+        config: the family's `Config`.
+        need: what a pretraining method asks of the crops.
+        labelled: yield labels or masks and use the test part; without it train and val are used unlabelled, test never.
+        batch_size: samples of a step over all devices.
+        num_workers: loader processes per device.
+        seed: of order and crops, and of the label budget.
+        label_fraction: share of the training subjects whose labels are used.
+    """
+
+    Config: ClassVar[type]
+    layout: ClassVar[str]  # what the root must hold, for messages
+    splits: ClassVar[tuple[str, ...]] = ()  # further values of data.split
+
+    def __init__(
+        self,
+        config: Any,
+        *,
+        need: Need | None = None,
+        labelled: bool,
+        batch_size: int,
+        num_workers: int = 0,
+        seed: int = 0,
+        label_fraction: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.config, self.need, self.labelled = config, need or Need(), labelled
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.label_fraction = label_fraction
+        self.spec = self.make_spec(config, labelled=labelled)
+        self.notes: list[str] = []
+        self.parts: dict[str, list[Any]] = {}
+        self.labels_of = 0
+
+    # --- what a family defines -----------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def make_spec(cls, config: Any, *, labelled: bool) -> DataSpec:
+        """The contract, without touching files."""
+
+    @abstractmethod
+    def index(self, root: Path) -> Sequence[Any]:
+        """Finds and checks all cases below the root; reads headers and tables, no voxels."""
+
+    @abstractmethod
+    def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
+        """Samples of a part, by (epoch, index)."""
+
+    def named_split(self, name: str, cases: Sequence[Any]) -> Split:
+        """A split of the family's own, one of `splits`."""
+        raise NotImplementedError(name)  # unreachable: `splits` is checked first
+
+    def signatures(self, cases: Sequence[Any]) -> dict[str, str]:
+        """Subject -> stratum of the label budget; one stratum by default."""
+        return {case.subject: "" for case in cases}
+
+    def check_budget(self, cases: Sequence[Any]) -> None:
+        """Refuses labelled training cases that a task cannot be learned from."""
+
+    def eval_batch(self) -> int:
+        """Samples of an evaluation batch per device."""
+        return max(1, self.batch_size // self.world)
+
+    # --- shared --------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        """Indexes the folder, splits it by subject and applies the label budget; again is a no-op."""
+        if self.parts:
+            return
+        name = self.config.name
+        if not self.config.root:
+            raise SslMedError(f"data.root is missing: point it at the folder of {name} ({self.layout}), data.root=DIR")
+        root = Path(self.config.root)
+        if not root.is_dir():
+            raise SslMedError(f"data.root={root}: no such folder; it should hold {self.layout}")
+        cases = self.index(root)
+        if not cases:
+            raise SslMedError(f"data.root={root}: is this {name}? It should hold {self.layout}")
+        split = self._split(cases)
+        if not self.labelled:
+            split = {**split, "test": []}
+        of_subject: dict[str, list[Any]] = {}
+        for case in cases:
+            of_subject.setdefault(case.subject, []).append(case)
+        self.parts = {part: [case for name in split[part] for case in of_subject[name]] for part in PARTS}
+        if not self.parts["train"]:
+            raise SslMedError(f"data.split={self.config.split}: no training subject is left below {root}")
+        if not self.parts["val"]:
+            self.notes.append("no validation part: the last weights are used")
+        if self.labelled:
+            self._budget()
+            if not self.parts["test"]:
+                raise SslMedError(f"data.split={self.config.split}: no test subject is left below {root}")
+
+    def _split(self, cases: Sequence[Any]) -> Split:
+        config = self.config
+        subjects = {case.subject for case in cases}
+        if config.split == "random":
+            return random_split(subjects, ratios=config.split_ratios, seed=config.split_seed)
+        if config.split == "file":
+            if not config.split_file:
+                raise SslMedError("data.split=file needs data.split_file=FILE.json")
+            split = file_split(config.split_file, known=subjects, test_is_val=config.test_is_val)
+            if config.test_is_val:
+                self.notes.append("the split file has no test list: its val list is the test part")
+            return check_split(split, source=f"data.split_file {config.split_file}")
+        options = ["random", "file", *self.splits]
+        if config.split not in options:
+            raise SslMedError(f"data.split '{config.split}' is unknown{nearest(config.split, options)}")
+        return check_split(self.named_split(config.split, cases), source=f"data.split={config.split}")
+
+    def _budget(self) -> None:
+        signatures = self.signatures(self.parts["train"])
+        self.labels_of = len(signatures)
+        chosen = set(label_budget(signatures, fraction=self.label_fraction, seed=self.seed))
+        self.parts["train"] = [case for case in self.parts["train"] if case.subject in chosen]
+        self.check_budget(self.parts["train"])
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self.trainer.world_size if self.trainer is not None else 1
+
+    def _loader(self, part: str) -> ResumableLoader | list[Any]:
+        cases = self.parts[part]
+        if not cases:
+            return []
+        dataset = self.dataset(cases, part=part)
+        train = part == "train"
+        batches = EpochBatches(
+            len(dataset),  # type: ignore[arg-type]
+            batch_size=self.batch_size if train else self.eval_batch() * self.world,
+            seed=self.seed,
+            shuffle=train,
+            rank=self.trainer.global_rank if self.trainer is not None else 0,
+            world=self.world,
+        )
+        return ResumableLoader(dataset, batches, num_workers=self.num_workers)
+
+    def train_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Shuffled training samples."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Validation samples in order, the same crops each time; empty without a validation part."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """All test samples in order."""
+        return self._loader("test")
+
+    def subjects(self) -> dict[str, list[str]]:
+        """Who takes part in which part."""
+        return {part: sorted({case.subject for case in cases}) for part, cases in self.parts.items() if cases}
+
+    def describe(self) -> dict[str, Any]:
+        """Counts of subjects and cases by part, the label budget, and notes for the summary."""
+        return {
+            "subjects": {part: len(members) for part, members in self.subjects().items()},
+            "cases": {part: len(cases) for part, cases in self.parts.items()},
+            "labels": {"subjects": len({case.subject for case in self.parts["train"]}), "of": self.labels_of},
+            "notes": list(self.notes),
+        }
+
+
+def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file as dictionaries.
+
+    Raises:
+        SslMedError: missing file or column; names both.
+    """
+    import csv
+
+    if not path.is_file():
+        raise SslMedError(f"{path}: no such file; it is part of the data set")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        missing = [column for column in columns if column not in (reader.fieldnames or [])]
+        if missing:
+            raise SslMedError(f"{path}: column '{missing[0]}' is missing; it has {', '.join(reader.fieldnames or [])}")
+        return list(reader)

@@ -1,0 +1,208 @@
+"""Where crops are taken, and the taking: content filter, pairs with overlap, padded cuts, random film boxes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from datamodules.core.readers import Array
+
+Size = tuple[int, ...]
+_PROPOSALS, _ROUNDS = 4096, 8
+
+
+def tissue_weight(codes: Array, threshold: int) -> Array:
+    """Twice the tissue indicator of Models Genesis: (x, y, z) codes -> {0, 1, 2} uint8.
+
+    A voxel counts 1 when it reaches the threshold and 1/2 when only the next slice does (MG's
+    `infinite_generator_3D.py`: d = a + b/2 with a = v(z) >= t and b = v(z+1) >= t and not a). The last slice has no
+    next one; MG never uses it, here it counts by its own value.
+    """
+    dense = (codes >= threshold).view(np.uint8)
+    weight = dense << 1
+    weight[..., :-1] |= dense[..., 1:] & (dense[..., :-1] ^ 1)
+    return weight
+
+
+def integral(weight: Array) -> Array:
+    """Sums over all boxes that start at the origin: (x, y, z) -> (x+1, y+1, z+1) int64, int32 when that holds it."""
+    # 2 per voxel at most, so 2^30 voxels fit into 32 bits
+    total = np.zeros([n + 1 for n in weight.shape], np.int32 if weight.size < 2**30 else np.int64)
+    inner = total[1:, 1:, 1:]
+    np.cumsum(weight, axis=0, out=inner)
+    np.cumsum(inner, axis=1, out=inner)
+    np.cumsum(inner, axis=2, out=inner)
+    return total
+
+
+def window_sums(total: Array, size: Size) -> Array:
+    """Sum inside the window of `size` at every start: O(1) a window, from `integral`."""
+    for axis, n in enumerate(size):
+        length = total.shape[axis] - n
+        total = total.take(range(n, n + length), axis) - total.take(range(length), axis)
+    return total
+
+
+@dataclass(frozen=True)
+class Starts:
+    """The admissible start voxels of windows of one size in one volume.
+
+    * grid: how many starts each axis has. * offset: voxel of the first one.
+    * bits: one packed bit a start, set where the content filter lets the window pass; None = all pass.
+    * count: how many pass.
+    """
+
+    size: Size
+    grid: Size
+    offset: Size
+    bits: Array | None
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+        return 0 if self.bits is None else self.bits.nbytes
+
+    def passes(self, starts: Array) -> Array:
+        """(N, D) starts relative to `offset`, inside `grid` -> (N,) bool."""
+        if self.bits is None:
+            return np.ones(len(starts), bool)
+        flat = np.ravel_multi_index(tuple(starts.T), self.grid)
+        passed: Array = (self.bits[flat >> 3] >> (7 - (flat & 7)).astype(np.uint8)) & 1 == 1
+        return passed
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        """One start (D,), uniform over those that pass; `count` must not be 0."""
+        proposals = rng.integers(0, self.grid, (256, len(self.grid)))
+        good = np.flatnonzero(self.passes(proposals))
+        # rejection sampling is uniform over what passes; when passing windows are rare, pick from the list of them
+        picked = proposals[good[0]] if good.size else self._pick(rng)
+        start: Array = picked + self.offset
+        return start
+
+    def draw_pair(self, min_iou: float, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Two starts (D,) whose windows overlap with IoU above `min_iou`, uniform over all such pairs that pass.
+
+        Equal windows of V voxels that share s have IoU s / (2V - s), so IoU > m means s / V > 2m / (1 + m).
+        When thousands of proposals in a row fail, the first window is drawn as by `draw` and the second from its
+        admissible neighbours (itself if there are none): no longer uniform over pairs, still admissible.
+        """
+        size, grid = np.array(self.size), np.array(self.grid)
+        share = 2 * min_iou / (1 + min_iou)
+        reach = np.ceil(size * (1 - share)).astype(int) - 1  # a larger shift along one axis alone breaks the bound
+        reach = np.minimum(np.maximum(reach, 0), grid - 1)
+        for attempt in range(_ROUNDS + 1):
+            if attempt < _ROUNDS:
+                first = rng.integers(0, grid, (_PROPOSALS, len(grid)))
+            else:
+                first = np.tile(self._pick(rng), (_PROPOSALS, 1))
+            shift = rng.integers(-reach, reach + 1, (_PROPOSALS, len(grid)))
+            second = first + shift
+            ok = ((second >= 0) & (second < grid)).all(1)
+            ok &= np.prod(1 - np.abs(shift) / size, axis=1) > share
+            rows = np.flatnonzero(ok)
+            rows = rows[self.passes(first[rows]) & self.passes(second[rows])]
+            if rows.size:
+                return first[rows[0]] + self.offset, second[rows[0]] + self.offset
+        return first[0] + self.offset, first[0] + self.offset
+
+    def _pick(self, rng: np.random.Generator) -> Array:
+        if self.bits is None:
+            return rng.integers(0, self.grid)
+        flat = np.flatnonzero(np.unpackbits(self.bits, count=math.prod(self.grid)))
+        return np.array(np.unravel_index(rng.choice(flat), self.grid))
+
+
+def find_starts(
+    shape: Size,
+    size: Size,
+    *,
+    total: Array | None = None,
+    low: float = 0.0,
+    high: float = 1.0,
+    margin: Size | None = None,
+) -> Starts:
+    """Starts of windows of `size` in a volume of `shape` whose mean content lies in [low, high].
+
+    Args:
+        shape: the volume, at least `size` along each axis.
+        size: the window.
+        total: `integral` of a weight in {0, 1, 2}; None = no filter.
+        low: least mean of weight / 2 over the window.
+        high: largest mean.
+        margin: voxels that stay unused at each end; cut down where the volume is too small for it.
+    """
+    free = [n - s for n, s in zip(shape, size, strict=True)]
+    edge = [min(m, f // 2) for m, f in zip(margin or (0,) * len(free), free, strict=True)]
+    grid, offset = tuple(f + 1 - 2 * e for f, e in zip(free, edge, strict=True)), tuple(edge)
+    if total is None:
+        return Starts(size, grid, offset, None, math.prod(grid))
+    part = total[tuple(slice(o, o + g + s) for o, g, s in zip(offset, grid, size, strict=True))]
+    sums = window_sums(part, size)
+    full = 2 * math.prod(size)
+    passed = (sums >= low * full) & (sums <= high * full)
+    return Starts(size, grid, offset, np.packbits(passed), int(passed.sum()))
+
+
+def cut(array: Array, start: Array, size: Size, *, pad: int = 0) -> Array:
+    """A copy of the window at `start` (which may lie outside) of the last axes of `array`; outside is `pad`."""
+    lead = array.shape[: array.ndim - len(size)]
+    space = array.shape[len(lead) :]
+    low = [max(0, int(s)) for s in start]
+    high = [min(n, int(s) + w) for n, s, w in zip(space, start, size, strict=True)]
+    window = (..., *(slice(a, b) for a, b in zip(low, high, strict=True)))
+    if [b - a for a, b in zip(low, high, strict=True)] == list(size):
+        inside: Array = array[window].copy()
+        return inside
+    out = np.full((*lead, *size), pad, array.dtype)
+    if all(b > a for a, b in zip(low, high, strict=True)):
+        place = (slice(a - int(s), b - int(s)) for a, b, s in zip(low, high, start, strict=True))
+        out[(..., *place)] = array[window]
+    return out
+
+
+def pad_to(array: Array, size: Size, *, pad: int = 0) -> Array:
+    """Grows the last axes of `array` to at least `size`, the content in the middle; unchanged when it fits."""
+    space = array.shape[array.ndim - len(size) :]
+    target = tuple(max(n, s) for n, s in zip(space, size, strict=True))
+    if target == space:
+        return array
+    start = np.array([-((t - n) // 2) for t, n in zip(target, space, strict=True)])
+    return cut(array, start, target, pad=pad)
+
+
+def resize(x: torch.Tensor, size: Size) -> torch.Tensor:
+    """(C, *S) -> (C, *size): trilinear in 3D, bilinear with anti-aliasing in 2D."""
+    if tuple(x.shape[1:]) == tuple(size):
+        return x
+    if len(size) == 3:
+        return F.interpolate(x[None], size=size, mode="trilinear", align_corners=False)[0]
+    return F.interpolate(x[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def film_boxes(shape: Size, rng: np.random.Generator, *, min_iou: float, area: tuple[float, float]) -> Array:
+    """Two overlapping random boxes in a film (random resized crop, PCRL 2D).
+
+    Area is uniform in `area` (share of the film), aspect log-uniform in [3/4, 4/3], both boxes independent; of 1024
+    such pairs the first with IoU above `min_iou` is taken, else the one that overlaps most.
+
+    Returns:
+        (2, 4) int: top, left, height, width in pixels.
+    """
+    n = 1024
+    share = rng.uniform(*area, (n, 2)) * math.prod(shape)
+    aspect = np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), (n, 2)))
+    extent = np.stack([np.sqrt(share / aspect), np.sqrt(share * aspect)], -1)
+    extent = np.clip(np.rint(extent), 1, shape).astype(int)
+    start = rng.integers(0, np.array(shape) - extent + 1)
+    end = start + extent
+    inner = np.clip(np.minimum(end[:, 0], end[:, 1]) - np.maximum(start[:, 0], start[:, 1]), 0, None).prod(-1)
+    iou = inner / (extent.prod(-1).sum(-1) - inner)
+    good = np.flatnonzero(iou > min_iou)
+    chosen = good[0] if good.size else int(iou.argmax())
+    boxes: Array = np.concatenate([start[chosen], extent[chosen]], -1)
+    return boxes

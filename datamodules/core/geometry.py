@@ -1,0 +1,92 @@
+"""Axes, voxel sizes and world coordinates. World is LPS in millimetres throughout, as in ITK and LUNA16."""
+
+from __future__ import annotations
+
+import math
+
+import nibabel as nib
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from datamodules.core.readers import Array, Volume
+from ssl_med.spec import SslMedError
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def axis_codes(to_world: Array) -> str:
+    """The patient direction in which each voxel axis increases, "LPS" for an axis-aligned ITK volume."""
+    return "".join(nib.orientations.aff2axcodes(_LPS_TO_RAS @ to_world))
+
+
+def check_orientation(codes: str) -> None:
+    """Refuses anything that is not one letter of each of L/R, P/A and S/I."""
+    if len(codes) != 3 or any(sum(code in pair for code in codes) != 1 for pair in ("LR", "PA", "SI")):
+        raise SslMedError(f"data.orientation '{codes}' must name one of L/R, A/P and S/I each, as in LPS")
+
+
+def reorient(volume: Volume, codes: str) -> Volume:
+    """Flips and swaps axes (no interpolation) so that they increase towards `codes`; positions are kept."""
+    ornt = nib.orientations
+    now = ornt.io_orientation(_LPS_TO_RAS @ volume.to_world)
+    change = ornt.ornt_transform(now, ornt.axcodes2ornt(tuple(codes)))
+    if np.array_equal(change, [[0, 1], [1, 1], [2, 1]]):
+        return volume
+    back = ornt.inv_ornt_aff(change, volume.array.shape)
+    return Volume(ornt.apply_orientation(volume.array, change), volume.to_world @ back)
+
+
+def spacing_of(to_world: Array) -> tuple[float, ...]:
+    """Voxel size in millimetres along each voxel axis."""
+    return tuple(float(size) for size in np.linalg.norm(to_world[:3, :3], axis=0))
+
+
+def resampled_shape(shape: tuple[int, ...], to_world: Array, spacing: tuple[float, ...]) -> tuple[int, ...]:
+    """Grid size after `resample`: as many whole new voxels as fit between the outer faces of the old grid."""
+    return tuple(math.floor(n * (old / new)) for n, old, new in zip(shape, spacing_of(to_world), spacing, strict=True))
+
+
+def resample(volume: Volume, spacing: tuple[float, ...], *, nearest: bool = False) -> Volume:
+    """A grid of exactly `spacing` millimetres that starts at the same outer corner.
+
+    Linear with a widened filter where the voxel grows (no aliasing), or nearest neighbour for label maps.
+
+    Raises:
+        SslMedError: the volume is thinner than one new voxel.
+    """
+    old = spacing_of(volume.to_world)
+    if np.allclose(old, spacing, rtol=1e-4):
+        return volume
+    shape = resampled_shape(volume.array.shape, volume.to_world, spacing)
+    if min(shape) < 1:
+        raise SslMedError(f"data.spacing_mm {list(spacing)} leaves no voxel of a {volume.array.shape} volume")
+    ratio = np.array(spacing) / np.array(old)  # one new voxel, in old voxels
+    if nearest:
+        array = volume.array
+        for axis, (size, step) in enumerate(zip(shape, ratio, strict=True)):
+            picked = np.minimum(((np.arange(size) + 0.5) * step).astype(int), array.shape[axis] - 1)
+            array = np.take(array, picked, axis=axis)
+    else:
+        x = torch.from_numpy(volume.array.astype(np.float32))
+        # two planar passes: torch has the anti-aliased filter in 2D only
+        scales = [float(a / b) for a, b in zip(old, spacing, strict=True)]
+        x = _planar(x.permute(2, 0, 1), scales[0], scales[1]).permute(1, 2, 0)
+        array = _planar(x, 1.0, scales[2]).numpy()
+    to_world = volume.to_world.copy()
+    to_world[:3, :3] *= ratio
+    to_world[:3, 3] += volume.to_world[:3, :3] @ (0.5 * ratio - 0.5)
+    return Volume(array, to_world)
+
+
+def _planar(x: torch.Tensor, rows: float, columns: float) -> torch.Tensor:
+    # a scale factor, unlike a size, keeps the spacing exact when the grid does not divide evenly
+    factors = (rows, columns)
+    return F.interpolate(x[None], scale_factor=factors, mode="bilinear", antialias=True)[0]
+
+
+def world_to_voxel(points: Array, to_world: Array) -> Array:
+    """(N, 3) millimetres in LPS -> (N, 3) fractional voxel indices; 0 is the centre of the first voxel."""
+    offsets = np.asarray(points, float) - to_world[:3, 3]
+    voxels: Array = np.linalg.solve(to_world[:3, :3], offsets.T).T
+    return voxels

@@ -1,0 +1,112 @@
+"""Who trains, who validates, who tests: by subject, never by image."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ssl_med.spec import SslMedError
+
+PARTS = ("train", "val", "test")
+Split = dict[str, list[str]]
+
+
+def random_split(subjects: Iterable[str], *, ratios: Sequence[float], seed: int) -> Split:
+    """Seeded split by subject: floor, floor, rest (131 subjects at 70/10/20 -> 91/13/27).
+
+    With three subjects or more, validation gets at least one when its ratio is above 0, since weights are chosen on it.
+
+    Args:
+        subjects: their ids; order and repetitions do not matter.
+        ratios: of train, val and test; they sum to 1.
+        seed: of the shuffle.
+    """
+    if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6 or ratios[0] == 0:
+        raise SslMedError(f"data.split_ratios {list(ratios)} must be three shares of train, val, test that sum to 1")
+    names = np.array(sorted(set(subjects)))
+    names = names[np.random.default_rng([seed, 0x5EED]).permutation(len(names))]
+    n = len(names)
+    train, val = math.floor(ratios[0] * n + 1e-9), math.floor(ratios[1] * n + 1e-9)
+    if n >= 3 and ratios[1] > 0:
+        val = max(val, 1)
+    train = max(1, min(train, n - val - (1 if ratios[2] > 0 and n > 1 else 0)))
+    parts = np.split(names, [train, train + val])
+    return {part: sorted(map(str, members)) for part, members in zip(PARTS, parts, strict=True)}
+
+
+def file_split(spelled: str, *, known: Iterable[str], test_is_val: bool) -> Split:
+    """`FILE.json` or `FILE.json:key`, an object with lists of subject ids under train, val and test.
+
+    Raises:
+        SslMedError: unreadable file, missing list, unknown id; without a test list unless `test_is_val`.
+    """
+    path, _, key = spelled.partition(":")
+    try:
+        tree = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise SslMedError(f"data.split_file {path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise SslMedError(f"data.split_file {path}: is not valid JSON ({error})") from None
+    if key:
+        if not isinstance(tree, Mapping) or key not in tree:
+            raise SslMedError(f"data.split_file {path}: has no key '{key}'")
+        tree = tree[key]
+    if not isinstance(tree, Mapping) or not isinstance(tree.get("train"), list):
+        raise SslMedError(f"data.split_file {spelled}: needs lists of subject ids under train, val and test")
+    split = {part: [str(name) for name in tree.get(part, [])] for part in PARTS}
+    if "test" not in tree:
+        if not test_is_val:
+            raise SslMedError(
+                f"data.split_file {spelled}: has no 'test' list; add one, or set data.test_is_val=true to test on 'val'"
+            )
+        split["test"], split["val"] = split["val"], []
+    available = set(known)
+    for part, members in split.items():
+        missing = [name for name in members if name not in available]
+        if missing:
+            raise SslMedError(
+                f"data.split_file {spelled}: '{missing[0]}' in '{part}' is not below data.root ({len(missing)} in all)"
+            )
+    return split
+
+
+def check_split(split: Split, *, source: str) -> Split:
+    """Refuses a subject that stands in two parts."""
+    seen: dict[str, str] = {}
+    for part in PARTS:
+        for name in split.get(part, []):
+            if name in seen:
+                raise SslMedError(
+                    f"{source}: subject '{name}' is in both '{seen[name]}' and '{part}'; keep it in one part"
+                )
+            seen[name] = part
+    return {part: list(split.get(part, [])) for part in PARTS}
+
+
+def label_budget(signatures: Mapping[str, str], *, fraction: float, seed: int) -> list[str]:
+    """The labelled training subjects of a budget: nested over fractions of one seed, stratified by signature.
+
+    Each stratum is shuffled and its members are spread evenly over (0, 1); the budget is a prefix of the merged order, so
+    every prefix holds the strata in proportion.
+
+    Args:
+        signatures: subject -> stratum, e.g. which classes it has.
+        fraction: in (0, 1]; at least one subject is kept.
+        seed: of the shuffle.
+    """
+    strata: dict[str, list[str]] = {}
+    for name in sorted(signatures):
+        strata.setdefault(signatures[name], []).append(name)
+    places: list[tuple[float, str]] = []
+    for stratum in sorted(strata):
+        members = strata[stratum]
+        rng = np.random.default_rng([seed, 0x1ABE1, *stratum.encode()])
+        offset = rng.random()
+        for rank, member in enumerate(rng.permutation(members)):
+            places.append(((rank + offset) / len(members), str(member)))
+    count = max(1, round(fraction * len(places)))
+    return sorted(name for _, name in sorted(places)[:count])
