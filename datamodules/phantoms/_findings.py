@@ -49,12 +49,12 @@ def _round(film: Film, side: int, seen: Array, *, radius: tuple[float, float], p
 
 
 def _mass(film: Film, side: int, seen: Array) -> Array:
-    return _round(film, side, seen, radius=(17, 28), power=film.rng.uniform(0.15, 0.2))
+    return _round(film, side, seen, radius=(17, 28), power=film.rng.uniform(0.2, 0.25))
 
 
 def _nodule(film: Film, side: int, seen: Array) -> Array:
     for _ in range(int(film.rng.integers(1, 4))):
-        seen = _round(film, side, seen, radius=(7, 12), power=film.rng.uniform(0.13, 0.18))
+        seen = _round(film, side, seen, radius=(8, 13), power=film.rng.uniform(0.17, 0.22))
     return seen
 
 
@@ -89,7 +89,7 @@ def _patches(film: Film, center: tuple[float, float], reach: float, *, cell: flo
 
 
 def _infiltration(film: Film, side: int, seen: Array) -> Array:
-    veil = _patches(film, _spot(film, side, rows=(-40, 50)), film.rng.uniform(36, 52), cell=11, power=0.15)
+    veil = _patches(film, _spot(film, side, rows=(-40, 50)), film.rng.uniform(36, 52), cell=11, power=0.18)
     return seen * (1 - 0.4 * veil)
 
 
