@@ -85,7 +85,7 @@ def finetune(words: Sequence[str]) -> Path:
         notes += _differences(card, config)
     for note in notes:
         say(f"note: {note}")
-    trainer = session.trainer()
+    trainer = session.trainer(validate="val" in data.subjects())
     complete = session.fit(trainer, module, data)
     steps = trainer.global_step
     weights = session.best_weights(module) if complete else "last"

@@ -52,7 +52,7 @@ def pretrain(words: Sequence[str]) -> Path:
     subjects = data.subjects()
     session.record_subjects(subjects)
     say(f"pretraining {config.name} on {config.data.name} -> {session.folder}")
-    trainer = session.trainer()
+    trainer = session.trainer(validate="val" in data.subjects())
     complete = session.fit(trainer, method, data)
     if trainer.is_global_zero:
         _finish(session, method, trainer, subjects, complete=complete, notes=list(data.describe().get("notes", [])))

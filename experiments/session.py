@@ -64,13 +64,17 @@ class Session:
             seconds = max((line.get("seconds", 0.0) for line in read_metrics(folder)), default=0.0)
         return cls(config, folder, resume_from, seconds)
 
-    def trainer(self) -> pl.Trainer:
-        """The Lightning Trainer that the config describes."""
+    def trainer(self, *, validate: bool) -> pl.Trainer:
+        """The Lightning Trainer that the config describes; `validate` when there is a validation part."""
         c = self.config.trainer
+        if c.patience and not validate:
+            raise SslMedError("trainer.patience needs a validation part, and the split has none; set trainer.patience=0")
+        # a run that is shorter than the interval validates once, at its end
+        interval = min(c.val_every_steps, c.max_steps * c.accumulate) if c.max_steps > 0 else c.val_every_steps
         self.loggers = build_loggers(self.config, self.folder, seconds_before=self.seconds_before)
         self.preemption = Preemption()
         mode = "min" if c.monitor.endswith("loss") else "max"
-        self.best = ModelCheckpoint(
+        best = ModelCheckpoint(
             self.folder, filename="best", monitor=c.monitor, mode=mode, enable_version_counter=False
         )
         last = ModelCheckpoint(
@@ -83,9 +87,10 @@ class Session:
         callbacks: list[pl.Callback] = [
             FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps),
             self.preemption,
-            self.best,
             last,
         ]
+        if validate:
+            callbacks.append(best)
         if c.patience:
             callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False))
         if c.progress:
@@ -101,8 +106,9 @@ class Session:
             max_steps=c.max_steps,
             accumulate_grad_batches=c.accumulate,
             gradient_clip_val=c.clip or None,
-            val_check_interval=c.val_every_steps or 1.0,
-            check_val_every_n_epoch=None if c.val_every_steps else 1,
+            val_check_interval=interval or 1.0,
+            check_val_every_n_epoch=None if interval else 1,
+            limit_val_batches=1.0 if validate else 0,
             num_sanity_val_steps=0,
             log_every_n_steps=c.log_every,
             use_distributed_sampler=False,  # our loaders know their part of each global batch
@@ -122,10 +128,6 @@ class Session:
             module.to(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
         if self.resume_from:
             say(f"resuming from {self.resume_from}")
-        elif self.config.trainer.patience and not data.describe()["subjects"].get("val"):  # type: ignore[attr-defined]
-            raise SslMedError(
-                "trainer.patience needs a validation part, and the split has none; set trainer.patience=0"
-            )
         try:
             trainer.fit(module, datamodule=data, ckpt_path=self.resume_from, weights_only=True)
         except RunError as error:
@@ -170,6 +172,7 @@ class Session:
                 "seed": config.general.seed,
                 "data": config.data.name,
                 "backbone": config.tree()["backbone"],
+                "config": config.tree(),
                 "hardware": hardware(),
                 "versions": versions(),
                 "git": git_revision(),
@@ -247,10 +250,16 @@ def _quiet() -> None:
     import logging
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
-    warnings.filterwarnings("ignore", message=".*find no state_dict.*")
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*GPU available but not used.*",
+        ".*in eval mode at the start of training.*",  # teachers are meant to be
+        ".*could not find the monitored key.*",  # the last.ckpt of a run that has not validated yet
+        ".*treespec.*",
+        ".*smaller than the logging interval.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 __all__ = ["RunError", "Session", "config_hash", "git_revision", "hardware", "say", "versions"]

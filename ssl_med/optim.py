@@ -39,7 +39,7 @@ class OptimConfig:
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     """shape after the warm-up"""
     warmup_epochs: float = 0.0
-    """linear from 0 to lr"""
+    """linear from above 0 to lr"""
     step_epochs: tuple[float, ...] = ()
     """step: multiply by gamma at these epochs"""
     step_every_epochs: float = 0.0
@@ -47,11 +47,15 @@ class OptimConfig:
     gamma: float = 0.1
     """factor of a step"""
     final_lr: float = 0.0
-    """cosine: where it ends"""
+    """cosine: where it ends, in the unit of lr"""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise SslMedError(f"optim.lr is {self.lr:g}; it must be positive")
+        if not 0 <= self.momentum < 1:
+            raise SslMedError(f"optim.momentum is {self.momentum:g}; it must lie in [0, 1)")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise SslMedError(f"optim.betas is {list(self.betas)}; both must lie in [0, 1)")
         if self.weight_decay < 0 or self.warmup_epochs < 0:
             raise SslMedError("optim.weight_decay and optim.warmup_epochs must not be negative")
         if self.nesterov and self.name != "sgd":
@@ -60,13 +64,25 @@ class OptimConfig:
             raise SslMedError("optim.nesterov=true needs optim.momentum above 0")
         if self.schedule == "step" and bool(self.step_epochs) == bool(self.step_every_epochs):
             raise SslMedError("optim.schedule=step needs either optim.step_epochs or optim.step_every_epochs")
+        if self.step_every_epochs < 0 or any(epoch <= 0 for epoch in self.step_epochs):
+            raise SslMedError(
+                "optim.step_epochs and optim.step_every_epochs count from the start; they must be positive"
+            )
+        if self.gamma <= 0:
+            raise SslMedError(f"optim.gamma is {self.gamma:g}; it must be positive")
+        if not 0 <= self.final_lr <= self.lr:
+            raise SslMedError(f"optim.final_lr is {self.final_lr:g}; it must lie between 0 and optim.lr={self.lr:g}")
 
 
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling: SGD with momentum whose step is scaled by trust |w| / |g + wd w|.
 
-    Source: You, Gitman, Ginsburg, "Large batch training of convolutional networks", 2017; momentum is applied to the
-    scaled gradient before the learning rate, as in SimCLR. Groups with `adapt=False` are plain SGD.
+    v <- momentum v + lr trust |w| / |g + wd w| (g + wd w); w <- w - v. The learning rate enters the momentum buffer, so
+    that a schedule acts on new gradients only. Where |w| or |g + wd w| is 0 the factor is 1. Groups with `adapt=False`
+    take the factor 1 throughout.
+
+    Source: You, Gitman, Ginsburg, "Large batch training of convolutional networks", 2017, Algorithm 1, with the decay
+    inside the norm as in SimCLR (Chen et al. 2020).
     """
 
     def __init__(
@@ -98,8 +114,8 @@ class LARS(Optimizer):
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             buffers = [self.state[p]["momentum_buffer"] for p in weights]
             torch._foreach_mul_(buffers, group["momentum"])
-            torch._foreach_add_(buffers, updates)
-            torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+            torch._foreach_add_(buffers, updates, alpha=group["lr"])
+            torch._foreach_sub_(weights, buffers)
         return loss
 
 
@@ -173,7 +189,9 @@ def configure(module: pl.LightningModule, config: OptimConfig, *, batch_size: in
     """What `configure_optimizers` returns: optimiser, and schedule per optimiser step over the Trainer's length."""
     trainer = module.trainer
     total = trainer.estimated_stepping_batches
-    per_epoch = max(1, -(-int(trainer.num_training_batches) // trainer.accumulate_grad_batches))
+    # Lightning counts batches only after this hook, and counting them early would lose the loader's saved position
+    batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+    per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
     optimizer = build_optimizer(config, module, batch_size=batch_size)
     schedule = build_schedule(config, optimizer, total_steps=float(total), steps_per_epoch=per_epoch)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
