@@ -29,6 +29,8 @@ class BackboneConfig:
     """scheme of the initial weights, see networks.init"""
     decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
     """resnets: widths of the decoder, coarsest first"""
+    fast_up: bool = True
+    """unet on a CPU: joins each level's transposed and first convolution where that is less work (equal up to rounding)"""
 
 
 class Backbone(nn.Module, ABC):
@@ -45,6 +47,11 @@ class Backbone(nn.Module, ABC):
     def out_channels(self) -> int:
         """Channels of the last level."""
         return self.channels[-1]
+
+    @property
+    def divisor(self) -> int:
+        """Every side of the input must be divisible by it."""
+        return self.strides[-1]
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -119,7 +126,9 @@ def build_decoder(config: BackboneConfig, backbone: Backbone, *, skips: bool = T
     if config.name == "unet":
         from ssl_med.networks.unet import UNetDecoder
 
-        return UNetDecoder(backbone.channels, spatial_dims=backbone.spatial_dims, norm=config.norm, skips=skips)
+        return UNetDecoder(
+            backbone.channels, spatial_dims=backbone.spatial_dims, norm=config.norm, skips=skips, fast_up=config.fast_up
+        )
     from ssl_med.networks.resnet import ResNetDecoder
 
     return ResNetDecoder(backbone, config.decoder_channels, norm=config.norm, skips=skips)

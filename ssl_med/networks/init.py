@@ -31,4 +31,5 @@ def init_weights(module: nn.Module, scheme: str) -> None:
                 nn.init.zeros_(part.bias)
         elif isinstance(part, _NORMS) and part.weight is not None:
             nn.init.ones_(part.weight)
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)

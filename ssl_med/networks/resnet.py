@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from monai.networks.layers.utils import get_norm_layer
 from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,8 +33,9 @@ class ResNetEncoder(Backbone):
             conv1_t_stride=2,
             feed_forward=False,
             bias_downsample=False,
-            norm=norm_of(norm),
         )
+        if norm != "batch":
+            _replace_norms(net, spatial_dims, norm)
         self.conv1, self.bn1, self.act, self.maxpool = net.conv1, net.bn1, net.act, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         self.channels = (64, *(width * expansion for width in (64, 128, 256, 512)))
@@ -47,6 +49,15 @@ class ResNetEncoder(Backbone):
             x = stage(x)
             pyramid.append(x)
         return pyramid
+
+
+def _replace_norms(module: nn.Module, spatial_dims: int, norm: Norm) -> None:
+    """Replaces every BatchNorm: MONAI 1.6 passes its `norm` argument to the stem only."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(module, name, get_norm_layer(norm_of(norm), spatial_dims, child.num_features))
+        else:
+            _replace_norms(child, spatial_dims, norm)
 
 
 class ResNetDecoder(Decoder):
