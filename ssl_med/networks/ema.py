@@ -37,13 +37,16 @@ class EMA(nn.Module):
     def update(self, online: nn.Module, decay: float) -> None:
         """One step towards `online`, which has the structure of the network that was copied."""
         mine: list[Tensor] = list(self.module.parameters())
-        theirs: list[Tensor] = list(online.parameters())
-        torch._foreach_lerp_(mine, theirs, 1.0 - decay)
-        t = self.updates.to(torch.float64)  # stays on the device
-        warm = torch.minimum(torch.full_like(t, decay), (1 + t) / (10 + t))
-        for a, b in zip(self.module.buffers(), online.buffers(), strict=True):
-            if a.is_floating_point():
-                a.lerp_(b, (1.0 - warm).to(a.dtype))
-            else:
+        torch._foreach_lerp_(mine, list[Tensor](online.parameters()), 1.0 - decay)
+        pairs = list(zip(self.module.buffers(), online.buffers(), strict=True))
+        floating = [(a, b) for a, b in pairs if a.is_floating_point()]
+        if floating:
+            mine, theirs = [a for a, _ in floating], [b for _, b in floating]
+            t = self.updates.to(mine[0].dtype)  # a tensor: reading its value would wait for the device
+            away = torch.clamp((1 + t) / (10 + t), max=decay).neg() + 1
+            steps = torch._foreach_mul(torch._foreach_sub(theirs, mine), away)
+            torch._foreach_add_(mine, steps)
+        for a, b in pairs:
+            if not a.is_floating_point():
                 a.copy_(b)
         self.updates += 1

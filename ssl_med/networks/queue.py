@@ -6,27 +6,46 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_med.spec import SslMedError
+
 
 class Queue(nn.Module):
     """Ring buffer of `size` L2-normalised keys; all of it is state, so a resumed run has the same negatives.
 
-    keys: (dim, size), random directions until they are overwritten. pointer: where the next key goes.
+    keys: (dim, size), random directions until they are overwritten. pointer: where the next key goes. filled: how many
+    keys are real by now.
+
+    Args:
+        dim: length of a key.
+        size: number of keys.
+        generator: source of the first random directions; by default the global one.
+
+    Raises:
+        SslMedError: no room for a single key.
     """
 
     keys: Tensor
     pointer: Tensor
+    filled: Tensor
 
-    def __init__(self, dim: int, size: int) -> None:
+    def __init__(self, dim: int, size: int, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        self.register_buffer("keys", F.normalize(torch.randn(dim, size), dim=0))
+        if size < 1:
+            raise SslMedError(f"method.queue is {size}; a queue needs at least one key")
+        self.register_buffer("keys", F.normalize(torch.randn(dim, size, generator=generator), dim=0))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
-        """Overwrites the oldest keys by (B, dim), of all processes; wraps around, and the last `size` win."""
+        """Overwrites the oldest keys by (B, dim), which are normalised here; wraps around, and the last `size` win.
+
+        With several processes the caller gathers the keys of all of them first.
+        """
         size = self.keys.shape[1]
         dropped = max(0, len(keys) - size)
         kept = F.normalize(keys[dropped:].to(self.keys.dtype), dim=1)
         places = (self.pointer + dropped + torch.arange(len(kept), device=self.keys.device)) % size
         self.keys[:, places] = kept.T
         self.pointer.copy_((self.pointer + len(keys)) % size)
+        self.filled.copy_((self.filled + len(keys)).clamp(max=size))
