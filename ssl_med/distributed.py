@@ -34,8 +34,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        grad = grad.contiguous()
-        dist.all_reduce(grad)
+        grad = all_reduce_sum(grad)
         start = rank() * ctx.rows
         return grad[start : start + ctx.rows]
 
@@ -60,12 +59,17 @@ def gather(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum over processes, a new tensor."""
+    """Sum over processes, a new tensor, without gradient."""
     if world_size() == 1:
         return x
-    total = x.clone()
+    total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total
+
+
+def all_reduce_mean(x: Tensor) -> Tensor:
+    """Mean over processes of a floating tensor, without gradient."""
+    return all_reduce_sum(x) / world_size()
 
 
 def gather_objects(items: list[T]) -> list[T]:
