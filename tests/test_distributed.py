@@ -34,22 +34,28 @@ def worker(rank, folder):
     distributed.convert_sync_batchnorm(net, device_type="cpu")
     part = data()[rank * 4 : rank * 4 + 4]
     z = net(part)
-    loss = loss_of(z, distributed.gather_with_grad(z))
+    everyone = distributed.gather_with_grad(z)
+    loss = loss_of(z, everyone)
     loss.backward()
     for p in net.parameters():
         dist.all_reduce(p.grad)
         p.grad /= WORLD
-    dist.all_reduce(loss.detach())
+    # both inputs of a sum get one gradient tensor: neither backward may write into it
+    pair = [torch.ones(2, requires_grad=True) for _ in range(2)]
+    sum(distributed.gather_with_grad(x) for x in pair).mul(rank + 1.0).sum().backward()
     objects = distributed.gather_objects([f"case{rank}", rank])
     gathered = distributed.gather(torch.full((1,), float(rank)))
-    if rank == 0:
-        result = {
-            "grads": [p.grad for p in net.parameters()],
-            "state": net.state_dict(),
-            "objects": objects,
-            "gathered": gathered,
-        }
-        torch.save(result, f"{folder}/result.pt")
+    result = {
+        "grads": [p.grad for p in net.parameters()],
+        "state": net.state_dict(),
+        "objects": objects,
+        "gathered": gathered,
+        "output": everyone.detach(),
+        "loss": distributed.all_reduce_mean(loss),
+        "sum": distributed.all_reduce_sum(torch.ones(2, 3).T * (rank + 1)),
+        "pair": [x.grad for x in pair],
+    }
+    torch.save(result, f"{folder}/result{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -58,9 +64,17 @@ def test_two_processes_equal_one(tmp_path):
     net(data())
     net[1].reset_running_stats()
     z = net(data())
-    loss_of(z, z).backward()
+    loss = loss_of(z, z)
+    loss.backward()
     mp.spawn(worker, (str(tmp_path),), nprocs=WORLD)
-    result = torch.load(tmp_path / "result.pt", weights_only=True)
+    results = [torch.load(tmp_path / f"result{rank}.pt", weights_only=True) for rank in range(WORLD)]
+    for result in results:  # every process knows the same
+        agrees_with_one_process(result, net, z, loss)
+
+
+def agrees_with_one_process(result, net, z, loss):
+    assert torch.allclose(result["output"], z, atol=1e-10)
+    assert float(result["loss"]) == pytest.approx(loss.item(), abs=1e-12)
     for mine, parameter in zip(result["grads"], net.parameters(), strict=True):
         assert torch.allclose(mine, parameter.grad, atol=1e-12)
     state = net.state_dict()
@@ -69,6 +83,8 @@ def test_two_processes_equal_one(tmp_path):
         assert torch.allclose(result["state"][key].double(), value.double(), atol=1e-10), key
     assert result["objects"] == ["case0", 0, "case1", 1]
     assert result["gathered"].tolist() == [0.0, 1.0]
+    assert torch.equal(result["sum"], torch.full((3, 2), 3.0))
+    assert [grad.tolist() for grad in result["pair"]] == [[3.0, 3.0], [3.0, 3.0]]  # 1 from rank 0, 2 from rank 1
 
 
 def test_one_process_needs_no_group():
@@ -77,6 +93,7 @@ def test_one_process_needs_no_group():
     assert distributed.rank() == 0
     assert distributed.gather_with_grad(x) is x
     assert distributed.gather_objects([1]) == [1]
+    assert distributed.all_reduce_mean(torch.tensor(3.0)) == 3.0
 
 
 def test_shared_batchnorm_alone_is_batchnorm():

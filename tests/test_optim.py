@@ -17,7 +17,9 @@ def test_lars_equals_a_loop():
     optimizer = LARS(
         [{"params": weights}, {"params": plain, "weight_decay": 0.0, "adapt": False}], lr=0.3, weight_decay=0.01
     )
-    for _ in range(4):
+    for lr in (0.3, 0.3, 0.1, 0.2):  # a new rate acts on new gradients, not on the momentum gathered before
+        for group in optimizer.param_groups:
+            group["lr"] = lr
         gradients = [torch.randn_like(p) for p in mine]
         for p, g in zip((*weights, *plain), gradients, strict=True):
             p.grad = g.clone()
@@ -27,8 +29,8 @@ def test_lars_equals_a_loop():
             norm_w, norm_g = math.sqrt(float((mine[i] ** 2).sum())), math.sqrt(float((update**2).sum()))
             if i < 2 and norm_w > 0 and norm_g > 0:
                 update = update * (0.001 * norm_w / norm_g)
-            momenta[i] = 0.9 * momenta[i] + update
-            mine[i] = mine[i] - 0.3 * momenta[i]
+            momenta[i] = 0.9 * momenta[i] + lr * update
+            mine[i] = mine[i] - momenta[i]
     for p, expected in zip((*weights, *plain), mine, strict=True):
         assert torch.allclose(p, expected, atol=1e-12)
 
@@ -82,6 +84,13 @@ def test_schedules():
         ({"name": "adam", "nesterov": True}, "optim.nesterov=true needs optim.name=sgd"),
         ({"schedule": "step"}, "either optim.step_epochs or optim.step_every_epochs"),
         ({"weight_decay": -1}, "must not be negative"),
+        ({"momentum": 1.0}, r"optim.momentum is 1; it must lie in \[0, 1\)"),
+        ({"betas": (0.9, 1.5)}, r"optim.betas is \[0.9, 1.5\]"),
+        ({"nesterov": True, "momentum": 0.0}, "optim.momentum above 0"),
+        ({"schedule": "step", "step_epochs": (2,), "step_every_epochs": 3}, "either"),
+        ({"schedule": "step", "step_epochs": (0, 5)}, "must be positive"),
+        ({"schedule": "step", "step_epochs": (5,), "gamma": 0}, "optim.gamma is 0"),
+        ({"final_lr": 0.1}, "optim.final_lr is 0.1; it must lie between 0 and optim.lr=0.001"),
     ],
 )
 def test_contradictions(config, message):
@@ -95,3 +104,43 @@ def test_a_schedule_needs_room():
         build_schedule(OptimConfig(warmup_epochs=10), optimizer, total_steps=50, steps_per_epoch=5)
     with pytest.raises(SslMedError, match="cosine needs an end"):
         build_schedule(OptimConfig(), optimizer, total_steps=math.inf, steps_per_epoch=5)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("lars", LARS)])
+def test_built_optimizer_resumes_from_its_state(name, kind):
+    """Two runs, one of which is saved and loaded in the middle, end at the same weights."""
+
+    def run(interrupted):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
+        config = OptimConfig(name=name, lr=0.1, weight_decay=0.01, decay_norm_bias=False, warmup_epochs=0.5)
+        optimizer = build_optimizer(config, net, batch_size=4)
+        assert isinstance(optimizer, kind)
+        schedule = build_schedule(config, optimizer, total_steps=8, steps_per_epoch=4)
+        for step in range(8):
+            if interrupted and step == 4:
+                saved = optimizer.state_dict(), schedule.state_dict()
+                optimizer = build_optimizer(config, net, batch_size=4)
+                schedule = build_schedule(config, optimizer, total_steps=8, steps_per_epoch=4)
+                optimizer.load_state_dict(saved[0])
+                schedule.load_state_dict(saved[1])
+            optimizer.zero_grad()
+            net(torch.randn(4, 3, dtype=torch.float64)).square().mean().backward()
+            optimizer.step()
+            schedule.step()
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    assert torch.equal(run(False), run(True))
+
+
+def test_lars_runs_a_closure():
+    p = nn.Parameter(torch.ones(2, 2))
+    optimizer = LARS([p], lr=1.0)
+
+    def closure():
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    assert float(optimizer.step(closure)) == 4.0
+    assert torch.allclose(p, torch.full((2, 2), 0.999))  # step of trust |w| in the direction of w

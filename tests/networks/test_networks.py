@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.queue import Queue
+from ssl_med.networks.unet import joined_up, joining_pays
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -34,12 +36,29 @@ def test_default_3d_unet_is_models_genesis():
     assert convolutions == expected
 
 
+def torchvision_keys(name):
+    def norm(at):
+        return {f"{at}.{k}" for k in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+
+    blocks, convolutions = {"resnet18": ((2, 2, 2, 2), 2), "resnet50": ((3, 4, 6, 3), 3)}[name]
+    keys = {"conv1.weight"} | norm("bn1")
+    for stage, count_ in enumerate(blocks, start=1):
+        for block in range(count_):
+            at = f"layer{stage}.{block}"
+            for i in range(1, convolutions + 1):
+                keys |= {f"{at}.conv{i}.weight"} | norm(f"{at}.bn{i}")
+            if block == 0 and (stage > 1 or name == "resnet50"):
+                keys |= {f"{at}.downsample.0.weight"} | norm(f"{at}.downsample.1")
+    return keys
+
+
 @pytest.mark.parametrize(("name", "parameters"), [("resnet18", 11_176_512), ("resnet50", 23_508_032)])
 def test_2d_resnets_hold_torchvisions_parameters(name, parameters):
     backbone = build_backbone(BackboneConfig(name=name), spatial_dims=2, in_channels=3)
     assert count(backbone) == parameters
     keys = backbone.state_dict().keys()
-    assert {"conv1.weight", "bn1.weight", "layer1.0.conv1.weight", "layer2.0.downsample.0.weight"} <= set(keys)
+    assert set(keys) == torchvision_keys(name)
+    assert not any(key.endswith("conv1.bias") or key.endswith("downsample.0.bias") for key in keys)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -50,15 +69,22 @@ def test_pyramid_and_decoder_shapes(name, norm, dims, skips):
     config = BackboneConfig(name=name, norm=norm, channels=(8, 16, 32), decoder_channels=(32, 16, 16, 8, 8))
     backbone = build_backbone(config, spatial_dims=dims, in_channels=2)
     decoder = build_decoder(config, backbone, skips=skips)
-    size = 64 if name == "resnet18" and dims == 2 else 32 if name == "resnet18" else 16
-    x = torch.rand(2, 2, *(size,) * dims)
+    shape = (16,) * dims if name == "unet" else (64, 32, 32)[:dims]
+    x = torch.rand(2, 2, *shape)
     if name == "resnet18":
         backbone.eval(), decoder.eval()  # one voxel at the last level has no batch statistics worth the name
     pyramid = backbone(x)
     for level, channels, stride in zip(pyramid, backbone.channels, backbone.strides, strict=True):
-        assert level.shape == (2, channels, *(size // stride,) * dims)
+        assert level.shape == (2, channels, *(side // stride for side in shape))
     assert backbone.pool(pyramid).shape == (2, backbone.out_channels)
     assert torch.allclose(backbone.pool(pyramid), pyramid[-1].flatten(2).mean(2))
+    kind = {"batch": nn.modules.batchnorm._BatchNorm, "group": nn.GroupNorm}.get(
+        norm, nn.modules.instancenorm._InstanceNorm
+    )
+    norms = [m for net in (backbone, decoder) for m in net.modules() if "Norm" in type(m).__name__]
+    assert len(norms) >= 6
+    assert all(isinstance(m, kind) for m in norms)
+    assert backbone.divisor == backbone.strides[-1]
     assert decoder(pyramid).shape == (2, decoder.out_channels, *x.shape[2:])
     if not skips:
         changed = [torch.zeros_like(level) for level in pyramid[:-1]] + [pyramid[-1]]
@@ -120,7 +146,7 @@ def test_heads():
     assert len(Projector(4, 8, 2, layers=1).layers) == 1
     assert ClassificationHead(4, 3, hidden=8, dropout=0.1)(torch.rand(5, 4)).shape == (5, 3)
     restored = RestorationHead(4, 1, 2, activation="sigmoid")(torch.randn(2, 4, 3, 3) * 50)
-    assert 0 <= float(restored.min())
+    assert float(restored.min()) >= 0
     assert float(restored.max()) <= 1
 
 
@@ -171,3 +197,90 @@ def test_queue_is_a_ring_that_survives_saving():
     twin = Queue(3, 5)
     twin.load_state_dict(queue.state_dict())
     assert torch.equal(twin.keys, queue.keys)
+    assert int(twin.pointer) == position
+
+
+def test_queue_knows_how_much_of_it_is_real():
+    first, second = (Queue(3, 5, generator=torch.Generator().manual_seed(4)) for _ in range(2))
+    assert torch.equal(first.keys, second.keys)
+    assert int(first.filled) == 0
+    for pushed, filled in ((2, 2), (2, 4), (2, 5), (9, 5)):
+        first.push(torch.randn(pushed, 3))
+        assert int(first.filled) == filled
+    with pytest.raises(SslMedError, match=r"method\.queue is 0"):
+        Queue(3, 0)
+
+
+def test_teacher_statistics_are_sane_from_the_first_steps():
+    """With decay 0.999 alone 30 updates would leave 97 % of the initial mean 0 and variance 1."""
+    torch.manual_seed(0)
+    online = nn.Sequential(nn.BatchNorm1d(3))
+    teacher = EMA(online)
+    for _ in range(30):
+        online.train()(torch.randn(256, 3) * 4 + 7)
+        teacher.update(online, 0.999)
+    statistics = teacher.module[0]
+    assert torch.allclose(statistics.running_mean, torch.full((3,), 7.0), atol=0.8)
+    assert torch.allclose(statistics.running_var, torch.full((3,), 16.0), atol=2.5)
+    assert int(statistics.num_batches_tracked) == 30
+
+
+def test_teacher_is_kept_in_the_precision_of_its_network():
+    online = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).double()
+    teacher = EMA(online).double()
+    with torch.no_grad():
+        online[1].running_mean.fill_(1.0)
+    teacher.update(online, 0.5)
+    assert teacher.module[1].running_mean.tolist() == pytest.approx([0.9, 0.9], abs=1e-14)  # warm-up decay 1 / 10
+
+
+@pytest.mark.parametrize("skips", [True, False])
+@pytest.mark.parametrize("shape", [(4, 6), (1, 1), (4, 2, 6), (1, 2, 1)])
+def test_joined_up_is_the_same_function_of_the_same_parameters(shape, skips):
+    torch.manual_seed(0)
+    dims, deep, beside, out = len(shape), 5, 3, 4
+    transposed, convolution = (nn.ConvTranspose2d, nn.Conv2d) if dims == 2 else (nn.ConvTranspose3d, nn.Conv3d)
+    up = transposed(deep, deep, 2, 2).double()
+    conv = convolution(deep + beside * skips, out, 3, padding=1).double()
+    x = torch.randn(2, deep, *shape, dtype=torch.float64, requires_grad=True)
+    skip = torch.randn(2, beside, *(2 * n for n in shape), dtype=torch.float64, requires_grad=True) if skips else None
+    learned = [x, *([skip] if skips else []), *up.parameters(), *conv.parameters()]
+    plain = conv(torch.cat([up(x), skip], 1) if skips else up(x))
+    joined = joined_up(x, skip, up, conv)
+    assert torch.allclose(joined, plain, atol=1e-10, rtol=0)
+    ahead = torch.randn_like(plain)
+    expected, found = torch.autograd.grad(plain, learned, ahead), torch.autograd.grad(joined, learned, ahead)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, 64), (3, 16)])
+def test_fast_up_changes_nothing_but_the_time(dims, size):
+    torch.manual_seed(0)
+    config = BackboneConfig(name="unet", channels=(2, 4, 8))
+    backbone = build_backbone(config, spatial_dims=dims, in_channels=1).double()
+    fast = build_decoder(config, backbone).double()
+    plain = build_decoder(replace(config, fast_up=False), backbone).double()
+    plain.load_state_dict(fast.state_dict())  # the same keys
+    pyramid = backbone(torch.rand(2, 1, *(size,) * dims, dtype=torch.float64))
+    assert joining_pays(pyramid[-1], out_channels=4)
+    results = {}
+    for name, decoder in (("fast", fast), ("plain", plain)):
+        y = decoder([level.detach() for level in pyramid])
+        y.square().mean().backward()
+        results[name] = [y, *(p.grad for p in decoder.parameters()), *decoder.buffers()]
+    for a, b in zip(results["fast"], results["plain"], strict=True):
+        assert torch.allclose(a, b, atol=1e-10, rtol=0)
+
+
+def test_joining_is_left_where_the_kernels_are_the_larger_part():
+    """The deepest level of the Models Genesis network at 64 x 64 x 32 is slower joined, the two above are faster."""
+    levels = {(512, 8, 8, 4): False, (256, 16, 16, 8): True, (128, 32, 32, 16): True}
+    for shape, pays in levels.items():
+        assert joining_pays(torch.empty(2, *shape, device="meta"), out_channels=shape[0] // 2) is pays
+
+
+def test_instance_norm_accepts_two_voxels_and_group_norm_one():
+    assert resolve(BackboneConfig(norm="group"), spec(3, 8)).name == "unet"
+    two = DataSpec(name="x", spatial_dims=3, in_channels=1, patch_size=(16, 8, 8))
+    assert resolve(BackboneConfig(norm="instance"), two).norm == "instance"
