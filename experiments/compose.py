@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.core.base import MedicalData
-
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.config import Layer, build, config_hash, parse_words, read_yaml, to_plain
 from ssl_med.evaluation.tasks import TaskConfig

@@ -68,15 +68,15 @@ class Session:
         """The Lightning Trainer that the config describes; `validate` when there is a validation part."""
         c = self.config.trainer
         if c.patience and not validate:
-            raise SslMedError("trainer.patience needs a validation part, and the split has none; set trainer.patience=0")
+            raise SslMedError(
+                "trainer.patience needs a validation part, and the split has none; set trainer.patience=0"
+            )
         # a run that is shorter than the interval validates once, at its end
         interval = min(c.val_every_steps, c.max_steps * c.accumulate) if c.max_steps > 0 else c.val_every_steps
         self.loggers = build_loggers(self.config, self.folder, seconds_before=self.seconds_before)
         self.preemption = Preemption()
         mode = "min" if c.monitor.endswith("loss") else "max"
-        best = ModelCheckpoint(
-            self.folder, filename="best", monitor=c.monitor, mode=mode, enable_version_counter=False
-        )
+        best = ModelCheckpoint(self.folder, filename="best", monitor=c.monitor, mode=mode, enable_version_counter=False)
         last = ModelCheckpoint(
             self.folder,
             filename="last",

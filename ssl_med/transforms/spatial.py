@@ -14,16 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def uniform(generator: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """U(low, high) on the generator's device."""
-    return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
-
-
-def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ..., 1) for broadcasting against `like`."""
-    return values.view(-1, *[1] * (like.ndim - 1))
-
+from ssl_med.transforms import _batched, _cpu
+from ssl_med.transforms._axes import along_axes, resize_matrix
+from ssl_med.transforms._sampling import on_cpu, per_sample, uniform
 
 # --- flips and quarter turns -----------------------------------------------------------------------------------------
 
@@ -37,13 +30,7 @@ class FlipRot(NamedTuple):
 
 def apply_flip_rot(x: Tensor, params: FlipRot) -> Tensor:
     """Mirrors, then turns as `numpy.rot90(·, k, (0, 1))` does; exact, without interpolation."""
-    for axis in range(params.flips.shape[1]):
-        x = torch.where(per_sample(params.flips[:, axis], x), x.flip(2 + axis), x)
-    square = x.shape[2] == x.shape[3]
-    y = x
-    for k in (1, 2, 3) if square else (2,):
-        y = torch.where(per_sample(params.turns == k, x), torch.rot90(x, k, (2, 3)), y)
-    return y
+    return (_cpu if on_cpu(x) else _batched).flip_rot(x, *params)
 
 
 def sample_flip_rot(
@@ -66,7 +53,10 @@ def flip_rot(
 
 
 def indicator(params: FlipRot) -> Tensor:
-    """PCRL's vector v: one entry per mirrored axis, then the one-hot number of quarter turns; (B, D + 4) float32."""
+    """PCRL's vector v: one entry per mirrored axis, then the one-hot number of quarter turns; (B, D + 4) float32.
+
+    Its length does not depend on the plane: where that is no square, the entries of the odd turns stay 0.
+    """
     return torch.cat([params.flips.float(), F.one_hot(params.turns, 4).float()], 1)
 
 
@@ -79,36 +69,52 @@ def flip(x: Tensor, generator: torch.Generator, *, p: float = 0.5, axes: Sequenc
     return apply_flip_rot(x, FlipRot(mirrored, torch.zeros(len(x), dtype=torch.long, device=x.device)))
 
 
-# --- affine transforms -----------------------------------------------------------------------------------------------
+def rot90(x: Tensor, generator: torch.Generator, *, p: float = 1.0) -> Tensor:
+    """With probability `p` 0..3 quarter turns in the plane of the first two axes; 0 or 2 when it is no square."""
+    params = sample_flip_rot(len(x), x.shape[2:], generator, flips=False)
+    return apply_flip_rot(x, params._replace(turns=params.turns * (uniform(generator, len(x)) < p)))
 
 
-def apply_affine(x: Tensor, matrix: Tensor, *, size: Sequence[int] | None = None) -> Tensor:
-    """Linear interpolation of `x` at `matrix` applied to the output's coordinates; outside, the border is repeated.
+# --- crops -----------------------------------------------------------------------------------------------------------
 
-    Args:
-        x: (B, C, *S).
-        matrix: (B, D, D + 1), maps output to input in normalised coordinates (-1 and 1 are the outer edges), axes in
-            array order.
-        size: output size; default that of `x`.
-    """
-    dims = x.ndim - 2
-    order = [*range(dims - 1, -1, -1), dims]  # torch's grids name the last axis first
-    theta = matrix[:, order[:-1]][:, :, order].to(x.dtype)
-    grid = F.affine_grid(theta, [len(x), x.shape[1], *(size or x.shape[2:])], align_corners=False)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+class Crop(NamedTuple):
+    """A box per sample and axis, as shares of the image: (B, D) corners and (B, D) sides, within [0, 1]."""
+
+    corner: Tensor
+    side: Tensor
 
 
 def sample_crop(
     batch: int, dims: int, generator: torch.Generator, *, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Tensor:
-    """(B, D, D + 1) matrices of random boxes inside the image."""
+) -> Crop:
+    """Volume share U(scale), side ratios log-uniform within `ratio`, anywhere inside the image.
+
+    In 2D the ratio is columns to rows; in 3D any two sides differ by at most the larger of ratio[1] and 1 / ratio[0]. A
+    side that would be longer than the image's is cut, as the volume cannot be kept then.
+    """
     share = uniform(generator, batch, 1, low=scale[0], high=scale[1])
     low, high = math.log(ratio[0]) / 2, math.log(ratio[1]) / 2
-    shape = uniform(generator, batch, dims, low=low, high=high)
-    shape = (shape - shape.mean(1, keepdim=True)) * 2  # the product over axes is 1: the ratio moves no volume
-    extent = (share ** (1 / dims) * shape.exp()).clamp(max=1.0)
-    centre = uniform(generator, batch, dims, low=-1.0, high=1.0) * (1 - extent)
-    return torch.cat([torch.diag_embed(extent), centre[:, :, None]], 2)
+    if dims == 2:
+        half = uniform(generator, batch, 1, low=low, high=high)
+        shape = torch.cat([-half, half], 1)
+    else:
+        widest = max(abs(low), abs(high))
+        shape = uniform(generator, batch, dims, low=-widest, high=widest)
+        shape = shape - shape.mean(1, keepdim=True)  # the product over axes is 1: the ratio moves no volume
+    side = (share ** (1 / dims) * shape.exp()).clamp(max=1.0)
+    return Crop(uniform(generator, batch, dims) * (1 - side), side)
+
+
+def apply_crop(x: Tensor, crop: Crop, *, size: Sequence[int] | None = None) -> Tensor:
+    """The boxes resized to `size` (default: the image's) by linear interpolation, antialiased where they shrink."""
+    matrices = []
+    for axis, length in enumerate(x.shape[2:]):
+        count = length if size is None else size[axis]
+        step = crop.side[:, axis] * length / count
+        first = crop.corner[:, axis] * length + step / 2 - 0.5  # voxel centres, as align_corners=False
+        matrices.append(resize_matrix(first, step, (length, count)))
+    return along_axes(x, matrices)
 
 
 def random_resized_crop(
@@ -125,26 +131,37 @@ def random_resized_crop(
         x: (B, C, *S).
         generator: on the device of `x`.
         scale: range of the box's share of the area or volume.
-        ratio: range of the box's side ratio, relative to the image's.
+        ratio: range of the ratio between any two sides of the box, each as a share of the image's.
         size: output size.
     """
-    matrix = sample_crop(len(x), x.ndim - 2, generator, scale=scale, ratio=ratio)
-    return apply_affine(x, matrix, size=size)
+    return apply_crop(x, sample_crop(len(x), x.ndim - 2, generator, scale=scale, ratio=ratio), size=size)
 
 
-def rotation_matrix(angle: Tensor, size: Sequence[int]) -> Tensor:
-    """(B,) radians -> (B, D, D + 1): rotation about the centre in the plane of the first two axes, in voxel geometry."""
-    dims = len(size)
-    matrix = torch.eye(dims, dims + 1, device=angle.device).repeat(len(angle), 1, 1)
+# --- small rotations -------------------------------------------------------------------------------------------------
+
+
+def apply_rotation(x: Tensor, angle: Tensor) -> Tensor:
+    """Rotates about the centre by `angle` (B,) radians in the plane of the first two axes.
+
+    Positive angles turn the first axis towards the second, in voxel geometry (a voxel keeps its distance from the centre
+    whatever the sides). Bilinear; outside, the border is repeated. The third axis needs no interpolation: its planes are
+    channels.
+    """
+    rows, columns = x.shape[2:4]
     cos, sin = angle.cos(), angle.sin()
-    matrix[:, 0, 0], matrix[:, 1, 1] = cos, cos
-    matrix[:, 0, 1], matrix[:, 1, 0] = -sin * size[1] / size[0], sin * size[0] / size[1]
-    return matrix
+    zero = torch.zeros_like(cos)
+    # affine_grid names the last axis first and measures each axis by half its length
+    theta = (
+        torch.stack([cos, -sin * rows / columns, zero, sin * columns / rows, cos, zero], 1).view(-1, 2, 3).to(x.dtype)
+    )
+    planes = (x if x.ndim == 4 else x.movedim(-1, 2)).reshape(len(x), -1, rows, columns)
+    grid = F.affine_grid(theta, list(planes.shape), align_corners=False)
+    y = F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    y = y if x.ndim == 4 else y.view(*x.shape[:2], x.shape[4], rows, columns).movedim(2, -1).contiguous()
+    return torch.where(per_sample(angle == 0, x), x, y)
 
 
 def small_rotation(x: Tensor, generator: torch.Generator, *, degrees: float = 10.0, p: float = 1.0) -> Tensor:
     """Rotates by U(-degrees, degrees) in the plane of the first two axes (row and column; x and y) with probability p."""
     angle = uniform(generator, len(x), low=-math.radians(degrees), high=math.radians(degrees))
-    chosen = uniform(generator, len(x)) < p
-    rotated = apply_affine(x, rotation_matrix(angle, x.shape[2:]))
-    return torch.where(per_sample(chosen & (angle != 0), x), rotated, x)
+    return apply_rotation(x, angle * (uniform(generator, len(x)) < p))
