@@ -204,7 +204,8 @@ class Films(Dataset[Sample]):
         rows, columns = codes.shape[1:]
         scale = self.size / min(rows, columns)
         small = resize(decode(codes), (max(self.size, round(rows * scale)), max(self.size, round(columns * scale))))
-        return np.rint(small.clamp(0, 1).numpy() * 65535).astype(np.uint16)
+        codes = np.rint(small.clamp(0, 1).numpy() * 65535).astype(np.uint16)
+        return codes
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key

@@ -84,8 +84,10 @@ class LitsData(ScanData):
     def regions(self, labels: Array) -> Array:
         """0 background, 1 liver, 2 tumour."""
         if self.config.target_regions == "liver_only":
-            return (labels == 1)[None].astype(np.uint8)
+            tissue: Array = (labels == 1)[None].astype(np.uint8)
+            return tissue
         liver = (labels > 0)[None]
         if self.config.target_regions == "liver":
-            return liver.astype(np.uint8)
+            whole: Array = liver.astype(np.uint8)
+            return whole
         return np.concatenate([liver, (labels == 2)[None]]).astype(np.uint8)

@@ -236,7 +236,7 @@ def _finish(
 ) -> RunConfig:
     general_keys = ("seed", "out", "init", "resume")
     general_layers = [Layer(x.source, {k: v for k, v in x.tree.items() if k in general_keys}) for x in layers]
-    data = build(data_class.Config, [Layer("", {"name": data_name}), *_sections(layers, "data")], prefix="data")
+    data: Any = build(data_class.Config, [Layer("", {"name": data_name}), *_sections(layers, "data")], prefix="data")
     labelled = kind == "finetune"
     return RunConfig(
         kind=kind,

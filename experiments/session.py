@@ -242,7 +242,8 @@ def _finished(folder: Path) -> bool:
 
 def _strategy(name: str, devices: str, num_nodes: int) -> str | Strategy:
     if name == "ddp" or (name == "auto" and (num_nodes > 1 or devices not in ("auto", "1"))):
-        return DDPStrategy(gradient_as_bucket_view=True)
+        # buffers agree without being sent: statistics are shared, and all processes push the same keys
+        return DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
     return name
 
 

@@ -11,7 +11,7 @@ from ssl_med.spec import SslMedError
 
 
 def list_names(package: str) -> list[str]:
-    """Public modules of a package (its subpackages are machinery), sorted: `list_names("ssl_med.methods")` names every method."""
+    """Public modules of a package, sorted; its subpackages are machinery and do not count."""
     root = importlib.import_module(package)
     return sorted(m.name for m in pkgutil.iter_modules(root.__path__) if not m.ispkg and not m.name.startswith("_"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,14 +155,15 @@ def cut(array: Array, start: Array, size: Size, *, pad: int = 0) -> Array:
     space = array.shape[len(lead) :]
     low = [max(0, int(s)) for s in start]
     high = [min(n, int(s) + w) for n, s, w in zip(space, start, size, strict=True)]
-    window = (..., *(slice(a, b) for a, b in zip(low, high, strict=True)))
+    window: tuple[Any, ...] = (..., *(slice(a, b) for a, b in zip(low, high, strict=True)))
     if [b - a for a, b in zip(low, high, strict=True)] == list(size):
         inside: Array = array[window].copy()
         return inside
     out = np.full((*lead, *size), pad, array.dtype)
     if all(b > a for a, b in zip(low, high, strict=True)):
         place = (slice(a - int(s), b - int(s)) for a, b, s in zip(low, high, start, strict=True))
-        out[(..., *place)] = array[window]
+        target: tuple[Any, ...] = (..., *place)
+        out[target] = array[window]
     return out
 
 
