@@ -21,7 +21,8 @@ METHODS = ("pcrl", "models_genesis")
 FRACTIONS = (0.15, 1.0)
 SEEDS = (0, 1)
 SUBJECTS = 14
-PRETRAIN_STEPS = 120
+SIZE = (64, 64, 48)  # voxels of about 2.7 mm: coarse, but seconds instead of minutes
+PRETRAIN_STEPS = 100
 FINETUNE_STEPS = 60
 
 
@@ -29,7 +30,7 @@ def main(root: Path = Path("runs/demo")) -> Path:
     """Runs or continues the demo below `root`; returns the report page."""
     start = time.monotonic()
     data = root / "phantoms"
-    generate(data, subjects=SUBJECTS, seed=0)
+    generate(data, subjects=SUBJECTS, seed=0, size=SIZE)
     shared = [f"data.root={data}", "trainer=cpu", "data.intensity_low=-200", "data.intensity_high=250"]
     inits = {"scratch": "scratch"}
     for method in METHODS:
@@ -46,8 +47,14 @@ def main(root: Path = Path("runs/demo")) -> Path:
 
 _PRETRAIN = {
     # the papers' learning rates are for tens of thousands of steps
-    "pcrl": ["optim.lr=0.05", "method.queue=1024", "trainer.val_every_steps=60"],
-    "models_genesis": ["optim.name=adam", "optim.lr=0.002", "optim.schedule=cosine", "trainer.val_every_steps=60"],
+    "pcrl": ["optim.lr=0.05", "method.queue=1024", "trainer.val_every_steps=50", "trainer.batch_size=4"],
+    "models_genesis": [
+        "optim.name=adam",
+        "optim.lr=0.002",
+        "optim.schedule=cosine",
+        "trainer.val_every_steps=50",
+        "trainer.batch_size=4",
+    ],
 }
 _FINETUNE = (
     f"trainer.max_steps={FINETUNE_STEPS}",
