@@ -31,7 +31,13 @@ def main(root: Path = Path("runs/demo")) -> Path:
     start = time.monotonic()
     data = root / "phantoms"
     generate(data, subjects=SUBJECTS, seed=0, size=SIZE)
-    shared = [f"data.root={data}", "trainer=cpu", "data.intensity_low=-200", "data.intensity_high=250"]
+    shared = [
+        f"data.root={data}",
+        "trainer=cpu",
+        "data.crops_per_volume=16",
+        "data.intensity_low=-200",
+        "data.intensity_high=250",
+    ]
     inits = {"scratch": "scratch"}
     for method in METHODS:
         words = [f"method={method}", "data=lits", *shared, f"trainer.max_steps={PRETRAIN_STEPS}", *_PRETRAIN[method]]
@@ -47,7 +53,7 @@ def main(root: Path = Path("runs/demo")) -> Path:
 
 _PRETRAIN = {
     # the papers' learning rates are for tens of thousands of steps
-    "pcrl": ["optim.lr=0.05", "method.queue=1024", "trainer.val_every_steps=50", "trainer.batch_size=4"],
+    "pcrl": ["optim.lr=0.05", "method.queue=128", "trainer.val_every_steps=50", "trainer.batch_size=4"],
     "models_genesis": [
         "optim.name=adam",
         "optim.lr=0.002",

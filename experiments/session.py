@@ -92,7 +92,7 @@ class Session:
         if validate:
             callbacks.append(best)
         if c.patience:
-            callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False))
+            callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False, strict=False))
         if c.progress:
             callbacks.append(Progress(c.log_every))
         _quiet()

@@ -85,6 +85,11 @@ class Method(pl.LightningModule, ABC):
     def after_step(self) -> None:
         """Runs after each optimiser step, not after each accumulated batch."""
 
+    @property
+    def comparable(self) -> bool:
+        """Whether validation losses may be compared with later ones; weights are not chosen before that."""
+        return True
+
     # --- shared --------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> Tensors:
@@ -114,6 +119,8 @@ class Method(pl.LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         terms = self.losses(batch, self._generator("val", batch_idx, batch["image"].device))
         terms.pop("features", None)
+        if not self.comparable:
+            return
         self.log_dict(
             {f"val/{key}": value for key, value in terms.items()}, batch_size=len(batch["image"]), sync_dist=True
         )

@@ -84,6 +84,11 @@ class MoCo(Method):
             self.queue.push(gather(k))
         return {"loss": loss, "alignment": (q - k).square().sum(1).mean().detach(), "features": pooled.detach()}
 
+    @property
+    def comparable(self) -> bool:
+        """Only once the queue holds real keys alone: the random ones it starts with are easy, so the first losses are low."""
+        return self.queue.full
+
     def after_step(self) -> None:
         """theta_k <- m theta_k + (1 - m) theta_q."""
         self.teacher.update(Embedding(self.backbone, self.projector), self.config.momentum)

@@ -208,6 +208,11 @@ class PCRL(Method):
         shown = self.head(self.decoder(pyramid)).chunk(len(branches))
         return dict(zip(branches, shown, strict=True))
 
+    @property
+    def comparable(self) -> bool:
+        """Only once the queue holds real keys alone: the random ones it starts with are easy, so the first losses are low."""
+        return self.queue.full
+
     def after_step(self) -> None:
         """theta_m <- beta theta_m + (1 - beta) theta_o."""
         self.teacher.update(Embedding(self.backbone, self.projector), self.config.momentum)

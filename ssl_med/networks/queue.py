@@ -36,6 +36,11 @@ class Queue(nn.Module):
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
 
+    @property
+    def full(self) -> bool:
+        """Whether all keys are real; waits for the device."""
+        return int(self.filled) == self.keys.shape[1]
+
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
         """Overwrites the oldest keys by (B, dim), which are normalised here; wraps around, and the last `size` win.
