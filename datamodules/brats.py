@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.core.readers import Array, read_header
+from datamodules.core.readers import Array
 from datamodules.core.scans import Scan, ScanData, SegmentationConfig, volume_spec
 from datamodules.core.volumes import Content
 from ssl_med.spec import DataSpec, Intensity, SslMedError
@@ -41,6 +41,7 @@ class BratsData(ScanData):
 
     Config = BratsConfig
     layout = "<case>/<case>_{flair,t1,t1ce,t2,seg}.nii[.gz]"
+    known_labels = (0, 1, 2, 3, 4)
 
     @classmethod
     def make_spec(cls, config: BratsConfig, *, labelled: bool) -> DataSpec:
@@ -61,7 +62,7 @@ class BratsData(ScanData):
     @property
     def content(self) -> Content | None:
         """At least a tenth of an unlabelled crop is brain: air teaches nothing."""
-        return Content(threshold=1, low=0.1, high=1.0)
+        return Content(1, 0.1, 1.0, "a tenth of a crop must be brain; take another data.patch_size")
 
     def index(self, root: Path) -> Sequence[Scan]:
         """Case folders anywhere below the root."""
@@ -79,22 +80,24 @@ class BratsData(ScanData):
                 )
             if lacking:
                 skipped.append(folder.name)
-                continue
-            images = tuple(str(files[name]) for name in self.config.modalities)
-            for path in images:
-                read_header(path)
-            scans.append(Scan(folder.name, folder.name, images, str(files["seg"] or "")))
+            images = () if lacking else tuple(str(files[name]) for name in self.config.modalities)
+            voxels = max((self.voxels(path) for path in images), default=0)
+            scans.append(Scan(folder.name, folder.name, images, str(files["seg"] or ""), voxels))
         if skipped:
             self.notes.append(f"left out for want of a file ({len(skipped)}): {', '.join(skipped)}")
         return scans
 
-    def regions(self, labels: Array) -> Array:
+    def usable(self, case: Scan) -> bool:
+        """Cases that lack a file take part in the split only, so that it is the same for all `modalities`."""
+        return bool(case.images)
+
+    def regions(self, labels: Array, *, source: str) -> Array:
         """WT: any tumour; TC: necrotic core and enhancing; ET: enhancing."""
         found = set(np.unique(labels).tolist())
         enhancing = 4 if self.config.enhancing == "auto" else int(self.config.enhancing)
         if self.config.enhancing == "auto" and 3 in found:
             if 4 in found:
-                raise SslMedError("a BraTS mask holds labels 3 and 4; say which is enhancing: data.enhancing=3 or 4")
+                raise SslMedError(f"{source}: holds labels 3 and 4; say which is enhancing, data.enhancing=3 or 4")
             enhancing = 3
         et = labels == enhancing
         return np.stack([labels > 0, (labels == 1) | et, et]).astype(np.uint8)
@@ -105,4 +108,6 @@ def _find(folder: Path, name: str) -> Path | None:
         path = folder / f"{folder.name}_{name}{ending}"
         if path.is_file():
             return path
-    return None
+    # BraTS 2020 was distributed with one mask under its source's name, BraTS20_Training_355/W39_1998.09.19_Segm.nii
+    renamed = sorted(folder.glob("*_Segm.nii*")) if name == "seg" else []
+    return renamed[0] if len(renamed) == 1 else None

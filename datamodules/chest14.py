@@ -110,6 +110,8 @@ class Chest14Data(MedicalData):
             unknown = [word for word in found if word not in (*FINDINGS, "No Finding")]
             if unknown:
                 raise SslMedError(f"{tables[0]}: image {name} has the unknown finding '{unknown[0]}'")
+            if not row["Patient ID"].strip().isdigit():
+                raise SslMedError(f"{tables[0]}: image {name} has the Patient ID '{row['Patient ID']}', not a number")
             label = tuple(int(finding in found) for finding in FINDINGS)
             films.append(Film(name, str(int(row["Patient ID"])), str(files[name]), label))
         if missing and not self.config.allow_missing:
@@ -157,6 +159,11 @@ class Chest14Data(MedicalData):
             options = [*found, *([FINDINGS.index(known)] if known else [])]
             strata[film.subject] = FINDINGS[min(options, key=lambda k: counts[k])] if options else ""
         return strata
+
+    def positives(self, cases: Sequence[Any]) -> dict[str, int]:
+        """Films by finding."""
+        counts = np.array([film.label for film in cases], int).reshape(-1, len(FINDINGS)).sum(0)
+        return dict(zip(FINDINGS, counts.tolist(), strict=True))
 
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
         """Random crops for training, centre crops otherwise."""
@@ -210,7 +217,7 @@ class Films(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
         film = self.cases[index]
-        rng = np.random.default_rng([self.seed, epoch + 1 if self.train else 0, index])
+        rng = np.random.default_rng([self.seed, epoch + 1, index] if self.train else [0, 0, index])
         codes = pad_to(self.read(film).codes, self.patch) if not self.need.pair else self.read(film).codes
         sample: Sample = {"id": film.name, "index": index}
         if self.need.pair:

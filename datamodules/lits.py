@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.core.readers import Array, read_header
+from datamodules.core.readers import Array
 from datamodules.core.scans import Scan, ScanData, SegmentationConfig, volume_spec
 from datamodules.core.splits import Split
 from datamodules.core.volumes import Content
@@ -37,6 +37,7 @@ class LitsData(ScanData):
     Config = LitsConfig
     layout = "volume-N.nii[.gz] and segmentation-N.nii[.gz]"
     splits = ("mg",)
+    known_labels = (0, 1, 2)
 
     @classmethod
     def make_spec(cls, config: LitsConfig, *, labelled: bool) -> DataSpec:
@@ -67,10 +68,9 @@ class LitsData(ScanData):
         scans = []
         for number, path in sorted(found["volume"].items()):
             mask = found["segmentation"].get(number)
-            read_header(str(path))
             if mask is None and self.labelled:
                 raise SslMedError(f"{path}: has no segmentation-{number}.nii[.gz]; add it or remove the volume")
-            scans.append(Scan(f"volume-{number}", str(number), (str(path),), str(mask or "")))
+            scans.append(Scan(f"volume-{number}", str(number), (str(path),), str(mask or ""), self.voxels(str(path))))
         return scans
 
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
@@ -81,7 +81,7 @@ class LitsData(ScanData):
             split["train" if number < 100 else "val" if number < 115 else "test"].append(case.subject)
         return split
 
-    def regions(self, labels: Array) -> Array:
+    def regions(self, labels: Array, *, source: str) -> Array:
         """0 background, 1 liver, 2 tumour."""
         if self.config.target_regions == "liver_only":
             tissue: Array = (labels == 1)[None].astype(np.uint8)

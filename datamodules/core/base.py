@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.core.loader import EpochBatches, ResumableLoader
+from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader
 from datamodules.core.splits import PARTS, Split, check_split, file_split, label_budget, random_split
 from ssl_med.catalogue import nearest
 from ssl_med.spec import DataSpec, Need, SslMedError
@@ -55,6 +55,8 @@ class VolumeConfig(CommonConfig):
     """patient directions in which the axes x, y, z increase"""
     crops_per_volume: int = 16
     """crops of each scan in an epoch"""
+    mixed_volumes: int = 8
+    """scans whose crops are shuffled together when not all scans fit into the cache"""
 
 
 class Case(Protocol):
@@ -120,9 +122,27 @@ class MedicalData(pl.LightningDataModule, ABC):
         """A split of the family's own, one of `splits`."""
         raise NotImplementedError(name)  # unreachable: `splits` is checked first
 
+    def split_group(self, case: Any) -> str:
+        """split=random splits each group of subjects by itself; must not depend on `labelled` or the choice of channels."""
+        return ""
+
+    def usable(self, case: Any) -> bool:
+        """False leaves a case out after the split, so that all uses of a folder share one split."""
+        return True
+
     def signatures(self, cases: Sequence[Any]) -> dict[str, str]:
         """Subject -> stratum of the label budget; one stratum by default."""
         return {case.subject: "" for case in cases}
+
+    lead_stratum: ClassVar[str] = ""  # a stratum that the smallest label budget must hold
+
+    def positives(self, cases: Sequence[Any]) -> dict[str, int]:
+        """Class -> labelled samples of it, where labels are known without decoding."""
+        return {}
+
+    def cache_need(self, cases: Sequence[Any]) -> int:
+        """Bytes that all cases take when decoded; 0 when that does not matter."""
+        return 0
 
     def check_budget(self, cases: Sequence[Any]) -> None:
         """Refuses labelled training cases that a task cannot be learned from."""
@@ -152,7 +172,9 @@ class MedicalData(pl.LightningDataModule, ABC):
         of_subject: dict[str, list[Any]] = {}
         for case in cases:
             of_subject.setdefault(case.subject, []).append(case)
-        self.parts = {part: [case for name in split[part] for case in of_subject[name]] for part in PARTS}
+        self.parts = {
+            part: [case for name in split[part] for case in of_subject[name] if self.usable(case)] for part in PARTS
+        }
         if not self.parts["train"]:
             raise SslMedError(f"data.split={self.config.split}: no training subject is left below {root}")
         if not self.parts["val"]:
@@ -166,7 +188,11 @@ class MedicalData(pl.LightningDataModule, ABC):
         config = self.config
         subjects = {case.subject for case in cases}
         if config.split == "random":
-            return random_split(subjects, ratios=config.split_ratios, seed=config.split_seed)
+            groups: dict[str, set[str]] = {}
+            for case in cases:
+                groups.setdefault(self.split_group(case), set()).add(case.subject)
+            parts = [random_split(g, ratios=config.split_ratios, seed=config.split_seed) for g in groups.values()]
+            return {part: sorted(name for split in parts for name in split[part]) for part in PARTS}
         if config.split == "file":
             if not config.split_file:
                 raise SslMedError("data.split=file needs data.split_file=FILE.json")
@@ -182,7 +208,8 @@ class MedicalData(pl.LightningDataModule, ABC):
     def _budget(self) -> None:
         signatures = self.signatures(self.parts["train"])
         self.labels_of = len(signatures)
-        chosen = set(label_budget(signatures, fraction=self.label_fraction, seed=self.seed))
+        budget = label_budget(signatures, fraction=self.label_fraction, seed=self.seed, lead=self.lead_stratum)
+        chosen = set(budget)
         self.parts["train"] = [case for case in self.parts["train"] if case.subject in chosen]
         self.check_budget(self.parts["train"])
 
@@ -191,21 +218,25 @@ class MedicalData(pl.LightningDataModule, ABC):
         """Number of processes."""
         return self.trainer.world_size if self.trainer is not None else 1
 
-    def _loader(self, part: str) -> ResumableLoader | list[Any]:
+    def _loader(self, part: str) -> EvaluationLoader | list[Any]:
+        self.setup()
         cases = self.parts[part]
         if not cases:
             return []
-        dataset = self.dataset(cases, part=part)
+        dataset: Any = self.dataset(cases, part=part)
         train = part == "train"
+        scattered = self.cache_need(cases) > self.config.cache_gb * 2**30
         batches = EpochBatches(
-            len(dataset),  # type: ignore[arg-type]
+            len(dataset),
             batch_size=self.batch_size if train else self.eval_batch() * self.world,
             seed=self.seed,
             shuffle=train,
             rank=self.trainer.global_rank if self.trainer is not None else 0,
             world=self.world,
+            owners=dataset.owners if scattered else None,
+            mixed=self.config.mixed_volumes if scattered else 1,
         )
-        return ResumableLoader(dataset, batches, num_workers=self.num_workers)
+        return (ResumableLoader if train else EvaluationLoader)(dataset, batches, num_workers=self.num_workers)
 
     def train_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Shuffled training samples."""
@@ -224,11 +255,12 @@ class MedicalData(pl.LightningDataModule, ABC):
         return {part: sorted({case.subject for case in cases}) for part, cases in self.parts.items() if cases}
 
     def describe(self) -> dict[str, Any]:
-        """Counts of subjects and cases by part, the label budget, and notes for the summary."""
+        """Counts of subjects, cases and positives by part, the label budget, and notes for the summary."""
         return {
             "subjects": {part: len(members) for part, members in self.subjects().items()},
             "cases": {part: len(cases) for part, cases in self.parts.items()},
             "labels": {"subjects": len({case.subject for case in self.parts["train"]}), "of": self.labels_of},
+            "positives": {part: self.positives(cases) for part, cases in self.parts.items() if self.labelled},
             "notes": list(self.notes),
         }
 

@@ -66,7 +66,7 @@ class Starts:
     @property
     def nbytes(self) -> int:
         """Memory held."""
-        return 0 if self.bits is None else self.bits.nbytes
+        return 0 if self.bits is None else int(self.bits.nbytes)
 
     def passes(self, starts: Array) -> Array:
         """(N, D) starts relative to `offset`, inside `grid` -> (N,) bool."""

@@ -1,17 +1,19 @@
-"""A loader that any number of workers, any number of processes and any resume leave unchanged."""
+"""Loaders that any number of workers, any number of processes and any resume leave unchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from datamodules.core.readers import Array
 from ssl_med.spec import SslMedError
 
 Key = tuple[int, int]  # epoch and index: all that a sample's randomness may depend on, besides the seed
+_FAR = 1 << 32  # an epoch that no training reaches
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -21,19 +23,34 @@ class EpochBatches(Sampler[list[Key]]):
         length: samples of an epoch.
         batch_size: samples of a batch over all processes.
         seed: of the order.
-        shuffle: a new order each epoch; then incomplete batches are left out, and an epoch shorter than a batch is filled
-            by repetition. Without it every sample comes once, and a last batch is filled up so that processes keep step.
+        shuffle: a new order each epoch; then incomplete batches are left out, and an epoch shorter than a batch is
+            filled by repetition, with new crops. Without it every sample comes once, and a last batch is filled up so
+            that processes keep step.
         rank: this process.
         world: number of processes.
+        owners: epoch -> (length,) number of the scan that each sample comes from; then only samples of `mixed` scans at
+            a time are shuffled together, so that a scan is decoded once an epoch. None: all together.
+        mixed: see `owners`.
     """
 
     def __init__(
-        self, length: int, *, batch_size: int, seed: int, shuffle: bool, rank: int = 0, world: int = 1
+        self,
+        length: int,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        rank: int = 0,
+        world: int = 1,
+        owners: Callable[[int], Array] | None = None,
+        mixed: int = 1,
     ) -> None:
-        if batch_size % world:
-            raise SslMedError(f"trainer.batch_size={batch_size} must be divisible by the number of devices, {world}")
+        if batch_size < 1 or batch_size % world:
+            raise SslMedError(
+                f"trainer.batch_size={batch_size} must be positive and divisible by the number of devices, {world}"
+            )
         self.length, self.batch_size, self.seed, self.shuffle = length, batch_size, seed, shuffle
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.owners, self.mixed = rank, world, owners, mixed
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -42,21 +59,35 @@ class EpochBatches(Sampler[list[Key]]):
             return max(1, self.length // self.batch_size)
         return -(-self.length // self.batch_size)
 
+    def order(self, epoch: int) -> Array:
+        """Indices of an epoch in the order of their use."""
+        if not self.shuffle:
+            return np.arange(self.length)
+        rng = np.random.default_rng([self.seed, epoch, 0x0BDE])
+        shuffled = rng.permutation(self.length)
+        if self.owners is None:
+            return shuffled
+        owner = self.owners(epoch)[shuffled]
+        scans = np.unique(owner)
+        group = np.zeros(int(scans.max()) + 1, int)
+        group[rng.permutation(scans)] = np.arange(len(scans)) // self.mixed
+        return shuffled[np.argsort(group[owner], kind="stable")]
+
     def __iter__(self) -> Iterator[list[Key]]:
-        order = np.arange(self.length)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, self.epoch, 0x0BDE]).permutation(self.length)
+        order = self.order(self.epoch)
         part = self.batch_size // self.world
         for step in range(self.start, len(self)):
             first = step * self.batch_size + self.rank * part
             last = first + part
             if not self.shuffle and self.world == 1:
                 last = min(last, self.length)
-            yield [(self.epoch, int(order[i % self.length])) for i in range(first, last)]
+            # a repetition within a training epoch is the sample of a far epoch: the same case, another crop
+            far = _FAR if self.shuffle else 0
+            yield [(self.epoch + far * (i // self.length), int(order[i % self.length])) for i in range(first, last)]
 
 
-class ResumableLoader(DataLoader[Any]):
-    """DataLoader over `EpochBatches` whose position is state; it counts batches handed out, not batches prefetched."""
+class EvaluationLoader(DataLoader[Any]):
+    """DataLoader over `EpochBatches`; what is wrong with a file is one line, also from a worker."""
 
     def __init__(self, dataset: Dataset[Any], batches: EpochBatches, *, num_workers: int) -> None:
         super().__init__(
@@ -64,14 +95,25 @@ class ResumableLoader(DataLoader[Any]):
             batch_sampler=cast(Any, batches),
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=False,
+            persistent_workers=num_workers > 0,  # they hold decoded scans
         )
         self.batches = batches
-        self.epoch = self.position = 0
 
     def __len__(self) -> int:
         """Batches of a whole epoch, also when an epoch is continued."""
         return len(cast(Sized, self.batches))
+
+    def __iter__(self) -> Any:
+        try:
+            yield from super().__iter__()
+        except SslMedError as error:  # torch wraps a worker's error in its traceback
+            raise SslMedError(str(error).strip().splitlines()[-1].partition("SslMedError: ")[2] or str(error)) from None
+
+
+class ResumableLoader(EvaluationLoader):
+    """A loader whose position is state; it counts batches handed out, not batches prefetched."""
+
+    epoch = position = 0
 
     def __iter__(self) -> Any:
         self.batches.epoch, self.batches.start = self.epoch, self.position

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.core.base import MedicalData, VolumeConfig
-from datamodules.core.geometry import check_orientation, reorient, resample
+from datamodules.core.geometry import check_orientation, reorient, resample, resampled_shape
 from datamodules.core.intensity import encode
-from datamodules.core.readers import Array, Volume, read_labels, read_volume
+from datamodules.core.readers import Array, Volume, read_header, read_labels, read_volume
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow
 from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 
@@ -34,19 +35,43 @@ class Scan:
     subject: str
     images: tuple[str, ...]
     mask: str = ""
+    voxels: int = 0
 
 
 class ScanData(MedicalData):
     """A family whose cases are `Scan`s. A leaf gives `index`, `make_spec` and `regions`."""
 
-    def regions(self, labels: Array) -> Array:
-        """Label map (x, y, z) uint8 -> one mask per class name (K, x, y, z) uint8."""
+    known_labels: ClassVar[tuple[int, ...]] = ()  # values that a label map may hold
+
+    def regions(self, labels: Array, *, source: str) -> Array:
+        """Label map (x, y, z) uint8 of the file `source` -> one mask per class name (K, x, y, z) uint8."""
         raise NotImplementedError  # unreachable: unlabelled families read no masks
 
     @property
     @abstractmethod
     def content(self) -> Content | None:
         """Filter of unlabelled crops."""
+
+    def margin(self) -> tuple[int, ...] | None:
+        """Voxels at each end of an axis that unlabelled crops leave out."""
+        return None
+
+    def voxels(self, path: str) -> int:
+        """Size of a scan after resampling, from its header; refuses an unreadable header."""
+        header = read_header(path)
+        if self.config.spacing_mm is None:
+            return math.prod(header.shape)
+        # axes of the file and of `orientation` differ in order; for a budget of memory that does not matter
+        return math.prod(resampled_shape(header.shape, header.to_world, self.config.spacing_mm))
+
+    def split_group(self, case: Any) -> str:
+        """Scans with and without labels are split apart, so that both uses agree on who is tested."""
+        return "labelled" if case.mask else ""
+
+    def cache_need(self, cases: Sequence[Any]) -> int:
+        """Two bytes a voxel and channel, one a voxel and mask."""
+        masks = len(self.spec.class_names) if self.spec.target == "mask" else 0
+        return sum(case.voxels * (2 * len(case.images) + masks) for case in cases)
 
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
         """Crops for training, whole volumes for labelled evaluation."""
@@ -62,6 +87,7 @@ class ScanData(MedicalData):
                 need=self.need,
                 content=self.content,
                 fixed=part != "train",
+                margin=self.margin(),
             )
         if part == "train":
             return LabelledCrops(
@@ -100,10 +126,13 @@ class ScanData(MedicalData):
                 raise SslMedError(
                     f"{scan.mask}: mask has shape {labels.shape}, its image {scan.images[0]} has {first.array.shape}"
                 )
+            strange = np.setdiff1d(np.unique(labels), self.known_labels)
+            if strange.size:
+                raise SslMedError(f"{scan.mask}: holds label {strange[0]}; {self.spec.name} has {self.known_labels}")
             # the image's geometry counts: mask headers are often wrong
-            mask = self.regions(self._place(Volume(labels, first.to_world), nearest=True).array)
-        codes, mask = grow(np.stack(channels), self.spec.patch_size, mask)
-        return Loaded(codes, mask, volume.to_world)
+            placed = self._place(Volume(labels, first.to_world), nearest=True).array
+            mask = self.regions(placed, source=scan.mask)
+        return grow(Loaded(np.stack(channels), mask, volume.to_world), self.spec.patch_size)
 
     def _place(self, volume: Volume, *, nearest: bool = False) -> Volume:
         volume = reorient(volume, self.config.orientation)
@@ -126,6 +155,8 @@ def volume_spec(
         raise SslMedError(f"data.spacing_mm {list(config.spacing_mm)} must be three positive sizes in mm, or null")
     if config.crops_per_volume < 1:
         raise SslMedError(f"data.crops_per_volume is {config.crops_per_volume}; it must be at least 1")
+    if config.mixed_volumes < 1:
+        raise SslMedError(f"data.mixed_volumes is {config.mixed_volumes}; it must be at least 1")
     return DataSpec(
         name=config.name,
         spatial_dims=3,

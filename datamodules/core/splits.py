@@ -57,6 +57,9 @@ def file_split(spelled: str, *, known: Iterable[str], test_is_val: bool) -> Spli
         tree = tree[key]
     if not isinstance(tree, Mapping) or not isinstance(tree.get("train"), list):
         raise SslMedError(f"data.split_file {spelled}: needs lists of subject ids under train, val and test")
+    for part in PARTS:
+        if not isinstance(tree.get(part, []), list):
+            raise SslMedError(f"data.split_file {spelled}: '{part}' must be a list of subject ids")
     split = {part: [str(name) for name in tree.get(part, [])] for part in PARTS}
     if "test" not in tree:
         if not test_is_val:
@@ -87,7 +90,7 @@ def check_split(split: Split, *, source: str) -> Split:
     return {part: list(split.get(part, [])) for part in PARTS}
 
 
-def label_budget(signatures: Mapping[str, str], *, fraction: float, seed: int) -> list[str]:
+def label_budget(signatures: Mapping[str, str], *, fraction: float, seed: int, lead: str = "") -> list[str]:
     """The labelled training subjects of a budget: nested over fractions of one seed, stratified by signature.
 
     Each stratum is shuffled and its members are spread evenly over (0, 1); the budget is a prefix of the merged order, so
@@ -97,7 +100,10 @@ def label_budget(signatures: Mapping[str, str], *, fraction: float, seed: int) -
         signatures: subject -> stratum, e.g. which classes it has.
         fraction: in (0, 1]; at least one subject is kept.
         seed: of the shuffle.
+        lead: stratum whose first member comes before all others, so that the smallest budget holds one.
     """
+    if not 0 < fraction <= 1:
+        raise SslMedError(f"labels.fraction is {fraction:g}; it must be above 0 and at most 1")
     strata: dict[str, list[str]] = {}
     for name in sorted(signatures):
         strata.setdefault(signatures[name], []).append(name)
@@ -107,6 +113,7 @@ def label_budget(signatures: Mapping[str, str], *, fraction: float, seed: int) -
         rng = np.random.default_rng([seed, 0x1ABE1, *stratum.encode()])
         offset = rng.random()
         for rank, member in enumerate(rng.permutation(members)):
-            places.append(((rank + offset) / len(members), str(member)))
+            place = (rank + offset) / len(members)
+            places.append((-1.0 if rank == 0 and stratum == lead else place, str(member)))
     count = max(1, round(fraction * len(places)))
     return sorted(name for _, name in sorted(places)[:count])

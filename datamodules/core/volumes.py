@@ -29,13 +29,13 @@ class Loaded:
     mask: Array | None = None
     to_world: Array | None = None
     starts: dict[Size, Starts] = field(default_factory=dict)
-    foreground: Array | None = None
+    foreground: list[Array] | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory held."""
-        arrays = [a for a in (self.codes, self.mask, self.foreground) if a is not None]
-        return sum(a.nbytes for a in arrays) + sum(s.nbytes for s in self.starts.values())
+        arrays = [a for a in (self.codes, self.mask, *(self.foreground or ())) if a is not None]
+        return sum(int(a.nbytes) for a in arrays) + sum(s.nbytes for s in self.starts.values())
 
 
 class Cache:
@@ -59,11 +59,15 @@ class Cache:
 
 @dataclass(frozen=True)
 class Content:
-    """Which crops may be taken: the share of tissue (codes at or above `threshold`) lies in [low, high]."""
+    """Which crops may be taken: the share of tissue (codes at or above `threshold`) lies in [low, high].
+
+    `remedy` tells the user what to change when no crop of a scan passes.
+    """
 
     threshold: int
     low: float
     high: float
+    remedy: str
 
 
 class Crops(Dataset[Sample]):
@@ -77,7 +81,8 @@ class Crops(Dataset[Sample]):
         seed: of the crops.
         need: crop pairs and their sizes.
         content: filter of Models Genesis, or None.
-        fixed: the same crops in every epoch (validation).
+        fixed: the same crops in every epoch and for every seed (validation).
+        margin: voxels at each end of an axis that no crop touches, where the scan is large enough.
     """
 
     def __init__(
@@ -91,9 +96,10 @@ class Crops(Dataset[Sample]):
         need: Need,
         content: Content | None = None,
         fixed: bool = False,
+        margin: Size | None = None,
     ) -> None:
         self.cases, self.read, self.patch, self.per_case = cases, read, patch, per_case
-        self.seed, self.need, self.content, self.fixed = seed, need, content, fixed
+        self.seed, self.need, self.content, self.fixed, self.margin = seed, need, content, fixed, margin
         scales = need.pair_scales if need.pair else ()
         sizes = [tuple(max(1, round(f * p)) for f, p in zip(scale, patch, strict=True)) for scale in scales]
         self.sizes = sizes or [patch]
@@ -103,12 +109,11 @@ class Crops(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
-        rng = np.random.default_rng([self.seed, 0 if self.fixed else epoch + 1, index])
+        rng = np.random.default_rng([0, 0, index] if self.fixed else [self.seed, epoch + 1, index])
         case = self.cases[index // self.per_case]
         item = self.read(case)
-        fitting = [s for s in self.sizes if all(a <= b for a, b in zip(s, item.codes.shape[1:], strict=True))]
-        size = fitting[rng.integers(len(fitting))] if fitting else self.patch
-        starts = self._starts(case, item, size)
+        starts = self._starts(case, item, rng)
+        size = starts.size
         sample: Sample = {"id": case.name, "index": index}
         if self.need.pair:
             first, second = starts.draw_pair(self.need.min_iou, rng)
@@ -121,25 +126,34 @@ class Crops(Dataset[Sample]):
     def _cut(self, item: Loaded, start: Array, size: Size) -> Array:
         return cut(item.codes, start, size)
 
-    def _starts(self, case: Any, item: Loaded, size: Size) -> Starts:
-        if size not in item.starts:
+    def owners(self, epoch: int) -> Array:
+        """Scan of each sample."""
+        return np.repeat(np.arange(len(self.cases)), self.per_case)
+
+    def _starts(self, case: Any, item: Loaded, rng: np.random.Generator) -> Starts:
+        """Of one crop size, drawn from those that fit into the scan and have a crop that passes the filter."""
+        if not item.starts:
             shape = item.codes.shape[1:]
+            fitting = [s for s in self.sizes if all(a <= b for a, b in zip(s, shape, strict=True))] or [self.patch]
             if self.content is None:
-                item.starts[size] = find_starts(shape, size)
+                item.starts = {size: find_starts(shape, size, margin=self.margin) for size in fitting}
             else:
                 total = integral(tissue_weight(item.codes[0], self.content.threshold))
-                item.starts[size] = find_starts(shape, size, total=total, low=self.content.low, high=self.content.high)
-        starts = item.starts[size]
-        if starts.count == 0:
-            raise SslMedError(
-                f"{case.name}: no crop of {list(size)} voxels passes the tissue filter; raise data.tissue_max "
-                "(1 switches it off) or take a smaller data.patch_size"
-            )
-        return starts
+                low, high = self.content.low, self.content.high
+                item.starts = {
+                    size: find_starts(shape, size, total=total, low=low, high=high, margin=self.margin)
+                    for size in fitting
+                }
+        passing = [starts for starts in item.starts.values() if starts.count]
+        if not passing:
+            assert self.content is not None
+            sizes = " or ".join("x".join(map(str, size)) for size in item.starts)
+            raise SslMedError(f"{case.images[0]}: no crop of {sizes} voxels passes the filter; {self.content.remedy}")
+        return passing[rng.integers(len(passing))]
 
 
 class LabelledCrops(Dataset[Sample]):
-    """Random crops with masks; a share `foreground_p` of them is centred near a voxel of the foreground."""
+    """Random crops with masks; a share `foreground_p` of them holds a voxel of a region, drawn with equal chances."""
 
     def __init__(
         self,
@@ -166,10 +180,12 @@ class LabelledCrops(Dataset[Sample]):
         shape = np.array(item.codes.shape[1:])
         patch = np.array(self.patch)
         if item.foreground is None:
-            item.foreground = np.flatnonzero(item.mask.any(0)).astype(np.int64)
+            voxels = [np.flatnonzero(region) for region in item.mask]
+            item.foreground = [found for found in voxels if found.size]
         start = rng.integers(0, shape - patch + 1)
-        if item.foreground.size and rng.random() < self.foreground_p:
-            voxel = np.unravel_index(item.foreground[rng.integers(item.foreground.size)], tuple(shape))
+        if item.foreground and rng.random() < self.foreground_p:
+            region = item.foreground[rng.integers(len(item.foreground))]
+            voxel = np.unravel_index(region[rng.integers(region.size)], tuple(shape))
             start = np.clip(np.array(voxel) - rng.integers(0, patch), 0, shape - patch)
         return {
             "id": case.name,
@@ -177,6 +193,10 @@ class LabelledCrops(Dataset[Sample]):
             "image": decode(cut(item.codes, start, self.patch)),
             "mask": torch.from_numpy(cut(item.mask, start, self.patch).astype(np.float32)),
         }
+
+    def owners(self, epoch: int) -> Array:
+        """Scan of each sample."""
+        return np.repeat(np.arange(len(self.cases)), self.per_case)
 
 
 class WholeVolumes(Dataset[Sample]):
@@ -200,6 +220,10 @@ class WholeVolumes(Dataset[Sample]):
         }
 
 
-def grow(codes: Array, patch: Size, mask: Array | None = None) -> tuple[Array, Array | None]:
-    """Pads a scan that is smaller than a patch with background, the scan in the middle."""
-    return pad_to(codes, patch), None if mask is None else pad_to(mask, patch)
+def grow(item: Loaded, patch: Size) -> Loaded:
+    """Pads a scan that is smaller than a patch with background, the scan in the middle; positions are kept."""
+    to_world = None if item.to_world is None else item.to_world.copy()
+    if to_world is not None:
+        before = [max(0, p - n) // 2 for n, p in zip(item.codes.shape[1:], patch, strict=True)]
+        to_world[:3, 3] -= to_world[:3, :3] @ before
+    return Loaded(pad_to(item.codes, patch), None if item.mask is None else pad_to(item.mask, patch), to_world)
