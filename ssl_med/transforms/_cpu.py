@@ -1,9 +1,13 @@
-"""Index work of the transforms on a CPU: the functions of `_batched`, one cache-sized piece of the batch at a time."""
+"""Index work of the transforms on a CPU: the functions of `_batched`, one cache-sized piece of the batch at a time.
+
+Corruptions carry no gradient.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,17 +16,17 @@ from torch import Tensor
 
 from ssl_med.transforms._sampling import Noise
 
-Ints = NDArray[np.int32]
-_WRITES = 2**18  # writes of one piece of `shuffle`: its arrays of 1 to 2 MiB stay in the second-level cache
+Ints = NDArray[np.int64]
+_WRITES = 2**17  # writes of one piece of `shuffle`: more than 1 MiB per array costs page faults and cache misses
 
 
 def flip_rot(x: Tensor, flips: Tensor, turns: Tensor) -> Tensor:
     """See `_batched.flip_rot`."""
-    y = torch.empty(x.shape, dtype=x.dtype)
-    for mine, theirs, mirrored, k in zip(y, x, flips.tolist(), turns.tolist(), strict=True):
-        part = theirs.flip([1 + axis for axis, chosen in enumerate(mirrored) if chosen])
-        mine.copy_(torch.rot90(part, k, (1, 2)) if k else part)
-    return y
+    parts = []
+    for part, mirrored, k in zip(x, flips.tolist(), turns.tolist(), strict=True):
+        part = part.flip([1 + axis for axis, chosen in enumerate(mirrored) if chosen])
+        parts.append(torch.rot90(part, k, (1, 2)) if k else part)
+    return torch.stack(parts)
 
 
 def _boxes(start: Tensor, size: Tensor) -> list[list[tuple[slice, ...]]]:
@@ -34,6 +38,7 @@ def _boxes(start: Tensor, size: Tensor) -> list[list[tuple[slice, ...]]]:
     ]
 
 
+@torch.no_grad()
 def fill_boxes(x: Tensor, start: Tensor, size: Tensor, value: float) -> Tensor:
     """See `_batched.fill_boxes`."""
     y = x.clone(memory_format=torch.contiguous_format)
@@ -43,6 +48,7 @@ def fill_boxes(x: Tensor, start: Tensor, size: Tensor, value: float) -> Tensor:
     return y
 
 
+@torch.no_grad()
 def paint(x: Tensor, start: Tensor, size: Tensor, outside: Tensor, active: Tensor, *, noise: Noise) -> Tensor:
     """See `_batched.paint`; noise is drawn only for the boxes, or for the samples that are painted outside of them."""
     y = torch.empty(x.shape, dtype=x.dtype)
@@ -55,46 +61,40 @@ def paint(x: Tensor, start: Tensor, size: Tensor, outside: Tensor, active: Tenso
     return y
 
 
-def _places(start: Ints, size: Ints, strides: Ints) -> Ints:
-    """Flat positions of all voxels of windows (W, D), window after window, row-major."""
-    limits = size.max(0, initial=1) + 1
-    code = np.ravel_multi_index(tuple(size.T), tuple(limits))
+def _places(start: Ints, size: Ints, strides: Ints) -> tuple[Ints, Ints]:
+    """Flat positions of all voxels of windows (W, D), window after window, row-major; and how many each window has."""
+    limits = [int(largest) + 1 for largest in size.max(0)]
+    code = np.ravel_multi_index(tuple(size.T), limits)
     present = np.zeros(math.prod(limits), dtype=bool)
     present[code] = True
-    sizes = np.stack(np.unravel_index(np.flatnonzero(present), tuple(limits)), 1).astype(np.int32)
+    sizes = np.stack(np.unravel_index(np.flatnonzero(present), limits), 1)
     # offsets of the few sizes that occur; a window is then its corner plus a stretch of this table
-    table = np.zeros(len(sizes), dtype=np.int32)
-    inner = np.ones(len(sizes), dtype=np.int32)
+    table, inner = np.zeros(len(sizes), dtype=np.int64), np.ones(len(sizes), dtype=np.int64)
     for axis, stride in enumerate(strides):
         side = np.repeat(sizes[:, axis], inner)
         inner = inner * sizes[:, axis]
-        table = np.repeat(table - (np.cumsum(side, dtype=np.int32) - side) * stride, side)
-        table += np.arange(len(table), dtype=np.int32) * stride
-    row = np.cumsum(present)[code] - 1
+        table = np.repeat(table - (np.cumsum(side) - side) * stride, side)
+        table += np.arange(len(table)) * stride
+    row = (np.cumsum(present) - 1)[code]
     counts = inner[row]
-    skip = (np.cumsum(inner) - inner)[row] - (np.cumsum(counts) - counts)
-    at = np.repeat(skip, counts) + np.arange(counts.sum())
-    corner = np.repeat((start * strides).sum(1, dtype=np.int32), counts)
-    corner += table.take(at)
-    return corner
+    at = np.arange(int(counts.sum()))
+    at += np.repeat((np.cumsum(inner) - inner)[row] - (np.cumsum(counts) - counts), counts)
+    places = table.take(at)
+    places += np.repeat(start @ strides, counts)
+    return places, counts
 
 
-def _shuffle_index(start: Ints, size: Ints, keys: Ints, shape: Sequence[int]) -> Ints:
-    """Where each voxel (b, *S), b samples of w windows each, takes its value from, as (b, volume) of 0..volume - 1."""
-    batch, windows, dims = start.shape
-    volume = math.prod(shape)
-    strides = np.array([math.prod(shape[axis + 1 :]) for axis in range(dims)], dtype=np.int32)
-    size = size.reshape(-1, dims)
-    target = _places(start.reshape(-1, dims), size, strides)
-    source = np.empty_like(target)
-    counts = size.prod(1, dtype=np.int32)
-    first = np.cumsum(counts, dtype=np.int32) - counts
+def _write_windows(index: NDArray[np.int32], start: Ints, size: Ints, strides: Ints, keys: NDArray[np.int32]) -> None:
+    """Lets windows (W, D) overwrite, one after the other, where the voxels of `index` take their values from."""
+    target, counts = _places(start, size, strides)
+    value = target.astype(np.int32)
+    source = np.empty_like(value)
+    first = np.cumsum(counts) - counts
     order = np.argsort(counts, kind="stable")
     ordered = counts[order]
-    cuts = [*np.flatnonzero(np.diff(ordered, prepend=0)), len(ordered)]
-    for begin, end in zip(cuts[:-1], cuts[1:], strict=True):  # windows of equal volume: their keys are rows of a matrix
-        here = first[order[begin:end], None]
-        local = np.arange(ordered[begin], dtype=np.int32)
+    cuts = [*np.flatnonzero(np.diff(ordered, prepend=0)).tolist(), len(ordered)]
+    for begin, end in pairwise(cuts):  # windows of equal volume: their keys are the rows of a matrix
+        here, local = first[order[begin:end], None], np.arange(ordered[begin])
         at = here + local
         row = keys.take(at).astype(np.int64)
         row <<= 32
@@ -102,35 +102,39 @@ def _shuffle_index(start: Ints, size: Ints, keys: Ints, shape: Sequence[int]) ->
         row.sort(axis=1)
         row &= 2**32 - 1
         row += here
-        source[at] = target.take(row)
-    index = np.tile(np.arange(volume, dtype=np.int32), (batch, 1))
-    lengths = counts.reshape(batch, windows).sum(1)
-    edges = [0, *np.cumsum(lengths)]
-    for sample, (begin, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        # of repeated indices numpy keeps the last value: later windows overwrite earlier ones
-        index[sample][target[begin:end]] = source[begin:end]
-    return index
+        source[at] = value.take(row)
+    index[target] = source  # of repeated indices numpy keeps the last value: later windows overwrite earlier ones
 
 
+@torch.no_grad()
 def shuffle(x: Tensor, start: Tensor, size: Tensor, keys: Tensor) -> Tensor:
     """See `_batched.shuffle`."""
     y = x.clone(memory_format=torch.contiguous_format)
-    writes = size.prod(-1).sum(1)
-    used = torch.nonzero(writes).flatten()
-    if len(used) == 0:
-        return y
-    step = max(1, int(_WRITES // writes[used].double().mean()))
-    low, high, drawn = (value.numpy() for value in (start.int(), size.int(), keys))
-    done = 0
-    for some in used.split(step):
-        count = int(writes[some].sum())
-        index = _shuffle_index(low[some], high[some], drawn[done : done + count], x.shape[2:])
-        done += count
-        for sample, row in zip(some.tolist(), torch.from_numpy(index), strict=True):
+    shape, windows = x.shape[2:], start.shape[1]
+    volume = math.prod(shape)
+    strides = np.array([math.prod(shape[axis + 1 :]) for axis in range(len(shape))])
+    low, high, drawn = start.numpy(), size.numpy(), keys.numpy()
+    writes = high.prod(2).sum(1)
+    used = np.flatnonzero(writes)
+    most = int(writes.max(initial=1))
+    samples, some = max(1, _WRITES // max(most, volume)), max(1, min(windows, windows * _WRITES // most))
+    for part in (used[k : k + samples] for k in range(0, len(used), samples)):
+        corner, side = low[part], high[part].reshape(-1, len(shape))
+        corner[:, :, 0] += np.arange(len(part))[:, None] * shape[0]  # samples lie behind each other
+        corner = corner.reshape(side.shape)
+        index = np.arange(len(part) * volume, dtype=np.int32)
+        for begin in range(0, len(side), some * len(part)):
+            window = slice(begin, begin + some * len(part))
+            count = int(side[window].prod(1).sum())
+            _write_windows(index, corner[window], side[window], strides, drawn[:count])
+            drawn = drawn[count:]
+        for k, (sample, row) in enumerate(zip(part.tolist(), torch.from_numpy(index).view(len(part), -1), strict=True)):
+            row -= k * volume
             torch.index_select(x[sample].flatten(1), 1, row, out=y[sample].view(x.shape[1], -1))
     return y
 
 
+@torch.no_grad()
 def swap(x: Tensor, starts: Tensor, patch: Sequence[int]) -> Tensor:
     """See `_batched.swap`."""
     y = x.clone(memory_format=torch.contiguous_format)

@@ -51,7 +51,7 @@ def sample_shuffle(batch: int, shape: Sequence[int], generator: torch.Generator,
 
 def apply_shuffle(x: Tensor, params: Shuffle) -> Tensor:
     """Shuffles as `Shuffle` says."""
-    return (_cpu if on_cpu(x) else _batched).shuffle(x, *params)
+    return _cpu.shuffle(x, *params) if on_cpu(x) else _batched.shuffle(x, *params)
 
 
 def local_shuffle(x: Tensor, generator: torch.Generator, *, p: float = 0.5, windows: int = 1000) -> Tensor:
@@ -103,7 +103,7 @@ def sample_paint(
 
 def apply_paint(x: Tensor, params: Paint, noise: Noise) -> Tensor:
     """Replaces the boxes, or all but the boxes, by `noise`, a function from a shape to numbers."""
-    return (_cpu if on_cpu(x) else _batched).paint(x, *params, noise=noise)
+    return _cpu.paint(x, *params, noise=noise) if on_cpu(x) else _batched.paint(x, *params, noise=noise)
 
 
 def paint(x: Tensor, generator: torch.Generator, *, p: float = 0.9, inpaint_rate: float = 0.2) -> Tensor:
@@ -198,7 +198,7 @@ def sample_swaps(
 
 def apply_swaps(x: Tensor, starts: Tensor, patch: Sequence[int]) -> Tensor:
     """Exchanges patch after patch of the current image; `starts` as from `sample_swaps`."""
-    return (_cpu if on_cpu(x) else _batched).swap(x, starts, patch)
+    return _cpu.swap(x, starts, patch) if on_cpu(x) else _batched.swap(x, starts, patch)
 
 
 def swap_patches(

@@ -44,7 +44,7 @@ def brightness_contrast(
 
 
 def apply_gamma(x: Tensor, exponent: Tensor) -> Tensor:
-    """x to the power of `exponent` (B,); 1 changes nothing."""
+    """Raises x to the power of `exponent` (B,); 1 changes nothing."""
     return torch.where(per_sample(exponent == 1, x), x, x.clamp(0, 1) ** per_sample(exponent, x).to(x.dtype))
 
 
@@ -58,7 +58,7 @@ def gamma(
 
 
 def apply_noise(x: Tensor, sigma: Tensor, normal: Tensor) -> Tensor:
-    """x + sigma * normal, clamped to [0, 1]; sigma (B,), normal like x."""
+    """Adds sigma * normal, then clamps to [0, 1]; sigma (B,), normal like x; sigma 0 changes nothing."""
     return torch.where(per_sample(sigma > 0, x), (x + per_sample(sigma, x).to(x.dtype) * normal).clamp(0, 1), x)
 
 
@@ -113,7 +113,8 @@ def cutout(
     chosen = uniform(generator, len(x)) < p
     side = torch.tensor([min(s, max(1, round(fraction * s))) for s in x.shape[2:]], device=x.device)
     start = integers(generator, (len(x), holes, len(side)), torch.tensor(x.shape[2:], device=x.device) - side + 1)
-    return (_cpu if on_cpu(x) else _batched).fill_boxes(x, start, side * chosen[:, None, None].expand_as(start), 0.0)
+    size = side * chosen[:, None, None].expand_as(start)
+    return _cpu.fill_boxes(x, start, size, 0.0) if on_cpu(x) else _batched.fill_boxes(x, start, size, 0.0)
 
 
 # --- non-linear intensity map ----------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class FlipRot(NamedTuple):
 
 def apply_flip_rot(x: Tensor, params: FlipRot) -> Tensor:
     """Mirrors, then turns as `numpy.rot90(·, k, (0, 1))` does; exact, without interpolation."""
-    return (_cpu if on_cpu(x) else _batched).flip_rot(x, *params)
+    return _cpu.flip_rot(x, *params) if on_cpu(x) else _batched.flip_rot(x, *params)
 
 
 def sample_flip_rot(

@@ -5,7 +5,8 @@ import inspect
 import pytest
 import torch
 
-from ssl_med.transforms import corruptions, intensity, spatial
+from ssl_med.spec import SslMedError
+from ssl_med.transforms import _batched, _cpu, _sampling, corruptions, intensity, spatial
 
 SHAPES = {2: (24, 18), 3: (22, 20, 20)}
 
@@ -25,6 +26,7 @@ TRANSFORMS = {
         lambda x, g: spatial.random_resized_crop(x, g),
         lambda x, g: spatial.random_resized_crop(x, g, scale=(1, 1), ratio=(1, 1)),
     ),
+    "rot90": (lambda x, g: spatial.rot90(x, g), lambda x, g: spatial.rot90(x, g, p=0)),
     "small_rotation": (
         lambda x, g: spatial.small_rotation(x, g),
         lambda x, g: spatial.small_rotation(x, g, degrees=0),
@@ -33,9 +35,14 @@ TRANSFORMS = {
         lambda x, g: intensity.brightness_contrast(x, g, p=1),
         lambda x, g: intensity.brightness_contrast(x, g, brightness=0, contrast=0),
     ),
+    "gamma": (lambda x, g: intensity.gamma(x, g, p=1), lambda x, g: intensity.gamma(x, g, p=0)),
+    "gaussian_noise": (
+        lambda x, g: intensity.gaussian_noise(x, g, p=1),
+        lambda x, g: intensity.gaussian_noise(x, g, sigma=(0, 0), p=1),
+    ),
     "gaussian_blur": (lambda x, g: intensity.gaussian_blur(x, g, p=1), lambda x, g: intensity.gaussian_blur(x, g, p=0)),
     "cutout": (lambda x, g: intensity.cutout(x, g), lambda x, g: intensity.cutout(x, g, p=0)),
-    "nonlinear": (lambda x, g: corruptions.nonlinear(x, g, p=1), lambda x, g: corruptions.nonlinear(x, g, p=0)),
+    "nonlinear": (lambda x, g: intensity.nonlinear(x, g, p=1), lambda x, g: intensity.nonlinear(x, g, p=0)),
     "local_shuffle": (
         lambda x, g: corruptions.local_shuffle(x, g, p=1, windows=200),
         lambda x, g: corruptions.local_shuffle(x, g, p=1, windows=0),
@@ -99,45 +106,91 @@ def test_no_strength_is_the_identity(name, dims, channels):
     assert torch.allclose(TRANSFORMS[name][1](x, gen(1)), x, atol=1e-5)
 
 
-def one_by_one(apply, x, params, **options):
+def test_other_float_types_keep_their_type():
+    for dtype in (torch.float64, torch.bfloat16):
+        x = image(3, 2).to(dtype)
+        for transform in (corruptions.models_genesis, spatial.flip, intensity.gaussian_blur, intensity.cutout):
+            assert transform(x, gen(1)).dtype == dtype
+
+
+def one_by_one(apply, x, *params):
     """Applies to each sample alone with its part of the parameters."""
-    return torch.cat(
-        [apply(x[i : i + 1], type(params)(*[v[i : i + 1] for v in params]), **options) for i in range(len(x))]
-    )
+    return torch.cat([apply(x[i : i + 1], *(v[i : i + 1] for v in params)) for i in range(len(x))])
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_batch_equals_its_samples_one_by_one(dims):
     x, g, shape = image(dims, 2), gen(3), SHAPES[dims]
     params = spatial.sample_flip_rot(5, shape, g)
-    assert torch.equal(one_by_one(spatial.apply_flip_rot, x, params), spatial.apply_flip_rot(x, params))
-    curve = corruptions.sample_curve(5, g, p=0.7)
-    assert torch.allclose(one_by_one(corruptions.apply_curve, x, curve), corruptions.apply_curve(x, curve), atol=1e-7)
-    matrix = spatial.sample_crop(5, dims, g, scale=(0.2, 1), ratio=(0.75, 1.33))
-    whole = spatial.apply_affine(x, matrix)
-    assert torch.allclose(torch.cat([spatial.apply_affine(x[i : i + 1], matrix[i : i + 1]) for i in range(5)]), whole)
+    single = one_by_one(lambda x, *p: spatial.apply_flip_rot(x, spatial.FlipRot(*p)), x, *params)
+    assert torch.equal(single, spatial.apply_flip_rot(x, params))
+    curve = intensity.sample_curve(5, g, p=0.7)
+    single = one_by_one(lambda x, *p: intensity.apply_curve(x, intensity.Curve(*p)), x, *curve)
+    assert torch.allclose(single, intensity.apply_curve(x, curve), atol=1e-7)
+    crop = spatial.sample_crop(5, dims, g, scale=(0.2, 1), ratio=(0.75, 1.33))
+    single = one_by_one(lambda x, *p: spatial.apply_crop(x, spatial.Crop(*p)), x, *crop)
+    assert torch.allclose(single, spatial.apply_crop(x, crop), atol=1e-6)
+    angle = torch.tensor([0.1, -0.2, 0.0, 0.05, 0.15])
+    single = one_by_one(spatial.apply_rotation, x, angle)
+    assert torch.allclose(single, spatial.apply_rotation(x, angle), atol=1e-6)
     sigma = torch.tensor([0.0, 0.3, 1.0, 2.0, 0.7])
-    whole = intensity.apply_blur(x, sigma, 6)
-    single = torch.cat([intensity.apply_blur(x[i : i + 1], sigma[i : i + 1], 6) for i in range(5)])
-    assert torch.allclose(single, whole, atol=1e-6)
+    single = one_by_one(lambda x, s: intensity.apply_blur(x, s, 6), x, sigma)
+    assert torch.allclose(single, intensity.apply_blur(x, sigma, 6), atol=1e-6)
     painting = corruptions.sample_paint(5, shape, g, p=0.8, inpaint_rate=0.5)
-    noise = torch.rand_like(x)
-    single = [
-        corruptions.apply_paint(x[i : i + 1], corruptions.Paint(*[v[i : i + 1] for v in painting]), noise[i : i + 1])
-        for i in range(5)
-    ]
-    assert torch.equal(torch.cat(single), corruptions.apply_paint(x, painting, noise))
+    single = one_by_one(lambda x, *p: corruptions.apply_paint(x, corruptions.Paint(*p), torch.zeros), x, *painting)
+    assert torch.equal(single, corruptions.apply_paint(x, painting, torch.zeros))
     starts = corruptions.sample_swaps(5, shape, g, swaps=6, patch=patch(dims), disjoint=False)
-    single = [corruptions.apply_swaps(x[i : i + 1], starts[i : i + 1], patch(dims)) for i in range(5)]
-    assert torch.equal(torch.cat(single), corruptions.apply_swaps(x, starts, patch(dims)))
+    single = one_by_one(lambda x, s: corruptions.apply_swaps(x, s, patch(dims)), x, starts)
+    assert torch.equal(single, corruptions.apply_swaps(x, starts, patch(dims)))
     shuffle = corruptions.sample_shuffle(5, shape, g, p=0.8, windows=50)
-    counts = shuffle.size.prod(-1).sum(1).tolist()
-    parts = torch.split(shuffle.keys, counts)
+    keys = torch.split(shuffle.keys, shuffle.size.prod(-1).sum(1).tolist())
     single = [
         corruptions.apply_shuffle(
-            x[i : i + 1],
-            corruptions.Shuffle(shuffle.start[i : i + 1], shuffle.size[i : i + 1], parts[i], shuffle.active[i : i + 1]),
+            x[i : i + 1], corruptions.Shuffle(shuffle.start[i : i + 1], shuffle.size[i : i + 1], keys[i])
         )
         for i in range(5)
     ]
     assert torch.equal(torch.cat(single), corruptions.apply_shuffle(x, shuffle))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_accelerator_and_cpu_forms_are_bit_identical(dims, monkeypatch):
+    shape = {2: (40, 40), 3: (30, 30, 24)}[dims]
+    x, g = torch.rand(7, 2, *shape, generator=gen(5)), gen(6)
+    turned = spatial.sample_flip_rot(7, shape, g)
+    assert torch.equal(_batched.flip_rot(x, *turned), _cpu.flip_rot(x, *turned))
+    painting = corruptions.sample_paint(7, shape, g, p=0.8, inpaint_rate=0.5)
+    assert torch.equal(_batched.paint(x, *painting, noise=torch.zeros), _cpu.paint(x, *painting, noise=torch.zeros))
+    boxes = painting.start, painting.size
+    assert torch.equal(_batched.fill_boxes(x, *boxes, 0.5), _cpu.fill_boxes(x, *boxes, 0.5))
+    starts = corruptions.sample_swaps(7, shape, g, swaps=6, patch=patch(dims), disjoint=False)
+    assert torch.equal(_batched.swap(x, starts, patch(dims)), _cpu.swap(x, starts, patch(dims)))
+    for p, windows in ((0.6, 700), (0.0, 5), (1.0, 1)):
+        shuffle = corruptions.sample_shuffle(7, shape, g, p=p, windows=windows)
+        expected = _batched.shuffle(x, *shuffle)
+        assert torch.equal(expected, _cpu.shuffle(x, *shuffle))
+        monkeypatch.setattr(_cpu, "_WRITES", 300)  # many pieces, windows of one sample apart
+        assert torch.equal(expected, _cpu.shuffle(x, *shuffle))
+        monkeypatch.undo()
+
+
+def test_noise_is_uniform_and_replays():
+    x = torch.zeros(1)
+    first, again = (_sampling.noise_source(gen(3), x)((401, 251)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert float(first.min()) >= 0
+    assert float(first.max()) < 1
+    assert float(first.mean()) == pytest.approx(0.5, abs=0.005)
+    assert float(first.var()) == pytest.approx(1 / 12, abs=0.002)
+    counts = torch.histc(first, 64)
+    assert float(((counts - counts.mean()) ** 2 / counts.mean()).sum()) < 63 + 5 * (2 * 63) ** 0.5
+    assert abs(float(torch.corrcoef(torch.stack([first.flatten()[1:], first.flatten()[:-1]]))[0, 1])) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("patch", "words"), [((4,), "does not fit"), ((30, 4), "does not fit"), ((12, 9), "is too large")]
+)
+def test_a_patch_that_cannot_be_swapped_is_refused(patch, words):
+    with pytest.raises(SslMedError, match=words) as error:
+        corruptions.swap_patches(image(2, 1), gen(0), patch=patch)
+    assert "\n" not in str(error.value)
