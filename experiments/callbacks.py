@@ -9,6 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from tqdm import tqdm
 
@@ -56,6 +57,17 @@ class FiniteLoss(pl.Callback):
                 f"the loss is not finite at {where}; the last good checkpoint is kept. "
                 "Lower optim.lr, set trainer.clip=1, or use trainer.precision=32"
             )
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """best.ckpt by a validation metric; waits while the method says that its validation losses are not comparable."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
+        elif getattr(pl_module, "comparable", True):
+            logged = sorted(key for key in trainer.callback_metrics if key.startswith("val/"))
+            raise RunError(f"trainer.monitor={self.monitor}: no such metric; logged are {', '.join(logged)}")
 
 
 class Preemption(pl.Callback):

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
-from experiments.callbacks import FiniteLoss, Preemption, Progress, RunError
+from experiments.callbacks import BestCheckpoint, FiniteLoss, Preemption, Progress, RunError
 from experiments.compose import RunConfig
 from experiments.tracking import JsonLines, build_loggers
 from ssl_med.checkpoint import hash_subject
@@ -76,7 +76,7 @@ class Session:
         self.loggers = build_loggers(self.config, self.folder, seconds_before=self.seconds_before)
         self.preemption = Preemption()
         mode = "min" if c.monitor.endswith("loss") else "max"
-        best = ModelCheckpoint(self.folder, filename="best", monitor=c.monitor, mode=mode, enable_version_counter=False)
+        best = BestCheckpoint(self.folder, filename="best", monitor=c.monitor, mode=mode, enable_version_counter=False)
         last = ModelCheckpoint(
             self.folder,
             filename="last",

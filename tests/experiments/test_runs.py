@@ -15,8 +15,8 @@ from experiments.cli import main
 from ssl_med.reports.records import read_metrics
 
 TINY = ["trainer=cpu", "trainer.progress=false", "trainer.log_every=1", "trainer.batch_size=2", "backbone.name=unet"]
-VOLUME = ["data=lits", "data.patch_size=[16,16,16]", "backbone.channels=[4,8,16]", "data.crops_per_volume=2"]
-FILM = ["data=chest14", "data.patch_size=[32,32]", "data.image_size=40", "backbone.channels=[4,8,16]"]
+VOLUME = ["data=lits", "data.patch_size=[16,16,16]", "backbone.channels=[8,8,16]", "data.crops_per_volume=2"]
+FILM = ["data=chest14", "data.patch_size=[32,32]", "data.image_size=40", "backbone.channels=[8,8,16]"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_pretrain_then_finetune_then_report(scans, tmp_path, capsys):
     cases = (fine / "test_cases.csv").read_text().splitlines()
     assert len(cases) == 1 + summary["n_test"]
     assert list((fine / "figures").glob("*.png"))
-    run("finetune", *common, "init=scratch", "backbone.channels=[4,8,16]", f"out={tmp_path / 'scratch'}")
+    run("finetune", *common, "init=scratch", "backbone.channels=[8,8,16]", f"out={tmp_path / 'scratch'}")
     capsys.readouterr()
     run("report", tmp_path, f"out={tmp_path / 'report'}")
     page = (tmp_path / "report" / "report.html").read_text()
