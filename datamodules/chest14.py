@@ -6,7 +6,7 @@ findings were mined from reports; by the authors' account about one in ten is wr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ from torch.utils.data import Dataset
 from datamodules.core.base import CommonConfig, MedicalData, read_table
 from datamodules.core.crops import film_boxes, pad_to, resize
 from datamodules.core.intensity import decode, encode
+from datamodules.core.lazy import film_codes
 from datamodules.core.loader import Key
-from datamodules.core.readers import Array, read_film
+from datamodules.core.readers import Array, Header, Volume, read_film
 from datamodules.core.splits import Split, random_split
+from datamodules.core.store import Item, Store
 from datamodules.core.volumes import Cache, Loaded, Sample
 from ssl_med.spec import DataSpec, Intensity, Need, SslMedError
 
@@ -165,6 +167,14 @@ class Chest14Data(MedicalData):
         counts = np.array([film.label for film in cases], int).reshape(-1, len(FINDINGS)).sum(0)
         return dict(zip(FINDINGS, counts.tolist(), strict=True))
 
+    def items(self, case: Any, *, labels: bool) -> list[Item]:
+        """The film; its findings stay in the table."""
+        return [Item("film", (case.path,))]
+
+    def contents(self, case: Any, item: Item, grid: Header | None) -> Iterator[Volume]:
+        """Grey levels (rows, columns); films have no geometry."""
+        yield Volume(read_film(case.path), np.eye(4))
+
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
         """Random crops for training, centre crops otherwise."""
         return Films(
@@ -177,6 +187,7 @@ class Chest14Data(MedicalData):
             labelled=self.labelled,
             train=part == "train",
             cache_gb=self.config.cache_gb,
+            store=self.store,
         )
 
 
@@ -195,17 +206,21 @@ class Films(Dataset[Sample]):
         labelled: bool,
         train: bool,
         cache_gb: float,
+        store: Store | None = None,
     ) -> None:
         self.cases, self.patch, self.size, self.intensity = cases, patch, size, intensity
-        self.seed, self.need, self.labelled, self.train = seed, need, labelled, train
+        self.seed, self.need, self.labelled, self.train, self.store = seed, need, labelled, train, store
         self.read = Cache(self._load, gigabytes=cache_gb)
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def _load(self, film: Film) -> Loaded:
-        codes = encode(read_film(film.path), self.intensity, source=film.path)[None]
-        return Loaded(codes if self.need.pair else self._resized(codes))
+        if self.store is not None:
+            codes, kept = film_codes(self.store, Item("film", (film.path,)), self.intensity)
+            return Loaded(codes if self.need.pair else kept(self.size, self._resized))
+        decoded = encode(read_film(film.path), self.intensity, source=film.path)[None]
+        return Loaded(decoded if self.need.pair else self._resized(decoded))
 
     def _resized(self, codes: Array) -> Array:
         rows, columns = codes.shape[1:]
@@ -218,7 +233,7 @@ class Films(Dataset[Sample]):
         epoch, index = key
         film = self.cases[index]
         rng = np.random.default_rng([self.seed, epoch + 1, index] if self.train else [0, 0, index])
-        codes = pad_to(self.read(film).codes, self.patch) if not self.need.pair else self.read(film).codes
+        codes = self.read(film).codes
         sample: Sample = {"id": film.name, "index": index}
         if self.need.pair:
             boxes = film_boxes(codes.shape[1:], rng, min_iou=self.need.min_iou, area=(0.2, 1.0))
@@ -226,6 +241,7 @@ class Films(Dataset[Sample]):
                 crop = decode(codes[:, top : top + height, left : left + width])
                 sample[name] = resize(crop, self.patch).clamp(0, 1).contiguous()
         else:
+            codes = pad_to(codes[...], self.patch)
             room = [n - p for n, p in zip(codes.shape[1:], self.patch, strict=True)]
             top, left = (int(rng.integers(r + 1)) if self.train else r // 2 for r in room)
             sample["image"] = decode(codes[:, top : top + self.patch[0], left : left + self.patch[1]])

@@ -19,6 +19,7 @@ usage: ssl-med COMMAND [key=value ...]
   finetune task=NAME init=RUN|FILE|scratch data.root=DIR
                                                  train on labels, test once
   report   RUNS... [out=DIR]                     report.html, report.md, results.csv
+  prepare  data=NAME data.root=RAW store=DIR     convert once into a store that data.store=DIR reads fast
   phantom  KIND OUT [--subjects N] [--seed N]    synthetic data in a true layout
   weights  inspect FILE                          what a backbone file says of itself
 
@@ -53,6 +54,12 @@ def _report(words: Sequence[str]) -> None:
     from experiments.report import report
 
     report(words)
+
+
+def _prepare(words: Sequence[str]) -> None:
+    from experiments.prepare import prepare
+
+    prepare(words)
 
 
 def _list(words: Sequence[str]) -> None:
@@ -109,6 +116,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "pretrain": _pretrain,
     "finetune": _finetune,
     "report": _report,
+    "prepare": _prepare,
     "phantom": _phantom,
     "weights": _weights,
 }

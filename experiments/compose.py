@@ -170,6 +170,8 @@ class RunConfig:
         for key in ("num_workers", "progress", "log_every", "checkpoint_every_steps"):
             tree["trainer"].pop(key)
         tree["data"].pop("cache_gb", None)
+        # crops are the same from a store, but its scans are mixed more freely; where it lies does not matter
+        tree["data"]["store"] = bool(tree["data"]["store"])
         tree["data"]["root"] = str(Path(tree["data"]["root"]).resolve())
         if self.kind == "finetune" and self.general.init != SCRATCH:
             tree["init"] = str(Path(tree["init"]).resolve())
@@ -223,6 +225,44 @@ def compose_finetune(words: Sequence[str]) -> RunConfig:
     sections = ("task", "data", "backbone", "optim", "trainer", "tracking", "labels", "transfer")
     _known(layers, (*sections, "seed", "out", "resume", "init"))
     return _finish("finetune", chosen["task"], layers, data_class=data_class, data_name=data_name, method=None)
+
+
+@dataclass
+class PrepareConfig:
+    """What `ssl-med prepare` does besides reading the data set."""
+
+    store: str = ""
+    """folder to write; outside data.root"""
+    workers: int = 0
+    """processes, each with one volume in memory; 0: one per core"""
+    verify: bool = False
+    """read back everything that is in the store already, and replace what is damaged"""
+
+    def __post_init__(self) -> None:
+        if not self.store:
+            raise SslMedError("store=DIR is missing: say where to write, ssl-med prepare data=NAME data.root=RAW store=DIR")
+        if self.workers < 0:
+            raise SslMedError(f"workers is {self.workers}; it must be 0 or more")
+
+
+def compose_prepare(words: Sequence[str]) -> tuple[PrepareConfig, MedicalData]:
+    """`data=luna data.root=RAW store=DIR [method=pcrl] ...`; a method says which crops it will ask for."""
+    chosen, line = _choose(words, required=("data",), optional=("method",))
+    data_class = get_class("datamodules", chosen["data"], kind="data", base=MedicalData)
+    layers = _layers(chosen, line, ("data", "method"), data_class, chosen["data"])
+    own = ("store", "workers", "verify")
+    _known([line], ("data", "method", *own))
+    named = Layer("", {"name": chosen["data"], "store": ""})
+    data: Any = build(data_class.Config, [named, *_sections(layers, "data")], prefix="data")
+    if data.store:
+        raise SslMedError(f"command line: prepare writes to store=DIR, not data.store; say store={data.store}")
+    need = None
+    if "method" in chosen:
+        method_class = get_class("ssl_med.methods", chosen["method"], kind="method", base=Method)
+        method: Any = _section(method_class.Config, layers, "method")
+        need = method_class.need(method, data_class.make_spec(data, labelled=False))
+    settings = build(PrepareConfig, [Layer(line.source, {k: v for k, v in line.tree.items() if k in own})], prefix="")
+    return settings, data_class(data, need=need, labelled=False, batch_size=1)
 
 
 def _finish(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,8 +12,11 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader
+from datamodules.core.readers import Header, Volume
 from datamodules.core.splits import PARTS, Split, check_split, file_split, label_budget, random_split
+from datamodules.core.store import Item, Store
 from ssl_med.catalogue import nearest
+from ssl_med.config import to_plain
 from ssl_med.spec import DataSpec, Need, SslMedError
 
 
@@ -25,6 +28,8 @@ class CommonConfig:
     """file name in datamodules"""
     root: str = ""
     """folder of the data set as it is distributed"""
+    store: str = ""
+    """folder made by `ssl-med prepare`: voxels are read from it, names, tables and lists from the root"""
     patch_size: tuple[int, ...] = ()
     """size of a crop in voxels"""
     intensity_low: float = -1000.0
@@ -100,6 +105,7 @@ class MedicalData(pl.LightningDataModule, ABC):
         self.label_fraction = label_fraction
         self.spec = self.make_spec(config, labelled=labelled)
         self.notes: list[str] = []
+        self.store: Store | None = None
         self.parts: dict[str, list[Any]] = {}
         self.labels_of = 0
 
@@ -151,12 +157,24 @@ class MedicalData(pl.LightningDataModule, ABC):
         """Samples of an evaluation batch per device."""
         return max(1, self.batch_size // self.world)
 
+    store_keys: ClassVar[tuple[str, ...]] = ()  # settings of the config that change what is kept of a file
+
+    def items(self, case: Any, *, labels: bool) -> list[Item]:
+        """What a store keeps of a case; its label map only when asked for."""
+        raise SslMedError(f"data.store: {self.config.name} is read from data.root only; leave data.store out")
+
+    def contents(self, case: Any, item: Item, grid: Header | None) -> Iterator[Volume]:
+        """The arrays of an item as they lie on disk, one at a time; `grid` is that of the image below a label map."""
+        raise NotImplementedError(item.kind)  # unreachable: `items` comes first
+
+    def place(self, volume: Volume, *, nearest: bool = False) -> Volume:
+        """What is done to a volume before it is kept: orientation and resampling, of labels to the nearest."""
+        return volume
+
     # --- shared --------------------------------------------------------------------------------------------------
 
-    def setup(self, stage: str | None = None) -> None:
-        """Indexes the folder, splits it by subject and applies the label budget; again is a no-op."""
-        if self.parts:
-            return
+    def cases(self) -> Sequence[Any]:
+        """All cases below the root; refuses a folder that holds none."""
         name = self.config.name
         if not self.config.root:
             raise SslMedError(f"data.root is missing: point it at the folder of {name} ({self.layout}), data.root=DIR")
@@ -166,6 +184,22 @@ class MedicalData(pl.LightningDataModule, ABC):
         cases = self.index(root)
         if not cases:
             raise SslMedError(f"data.root={root}: is this {name}? It should hold {self.layout}")
+        return cases
+
+    def open_store(self, folder: Path, *, new: bool = False) -> Store:
+        """The store of these settings at `folder`; `new` allows one that is not finished or not begun."""
+        settings = {key: to_plain(getattr(self.config, key)) for key in self.store_keys}
+        make = Store if new else Store.open
+        return make(folder, root=self.config.root, data=self.config.name, settings=settings)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Indexes the folder, splits it by subject and applies the label budget; again is a no-op."""
+        if self.parts:
+            return
+        root = Path(self.config.root)
+        if self.config.store:
+            self.store = self.open_store(Path(self.config.store))
+        cases = self.cases()
         split = self._split(cases)
         if not self.labelled:
             split = {**split, "test": []}
@@ -183,6 +217,9 @@ class MedicalData(pl.LightningDataModule, ABC):
             self._budget()
             if not self.parts["test"]:
                 raise SslMedError(f"data.split={self.config.split}: no test subject is left below {root}")
+        if self.store is not None:
+            used = (case for part in self.parts.values() for case in part)
+            self.store.require([item for case in used for item in self.items(case, labels=self.labelled)])
 
     def _split(self, cases: Sequence[Any]) -> Split:
         config = self.config

@@ -13,6 +13,7 @@ from datamodules.core.readers import Array, Volume
 from ssl_med.spec import SslMedError
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SLICES = 16  # resampled at a time
 
 
 def axis_codes(to_world: Array) -> str:
@@ -50,7 +51,8 @@ def resampled_shape(shape: tuple[int, ...], to_world: Array, spacing: tuple[floa
 def resample(volume: Volume, spacing: tuple[float, ...], *, nearest: bool = False) -> Volume:
     """A grid of exactly `spacing` millimetres that starts at the same outer corner.
 
-    Linear with a widened filter where the voxel grows (no aliasing), or nearest neighbour for label maps.
+    Linear with a widened filter where the voxel grows (no aliasing), or nearest neighbour for label maps. Whole numbers
+    are rounded to whole numbers again: half a unit is far below the noise of a scan, and a store keeps them in two bytes.
 
     Raises:
         SslMedError: the volume is thinner than one new voxel.
@@ -68,15 +70,24 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, nearest: bool = Fals
             picked = np.minimum(((np.arange(size) + 0.5) * step).astype(int), array.shape[axis] - 1)
             array = np.take(array, picked, axis=axis)
     else:
-        x = torch.from_numpy(volume.array.astype(np.float32))
-        # two planar passes: torch has the anti-aliased filter in 2D only
-        scales = [float(a / b) for a, b in zip(old, spacing, strict=True)]
-        x = _planar(x.permute(2, 0, 1), scales[0], scales[1]).permute(1, 2, 0)
-        array = _planar(x, 1.0, scales[2]).numpy()
+        array = _resampled(volume.array, shape, [float(a / b) for a, b in zip(old, spacing, strict=True)])
     to_world = volume.to_world.copy()
     to_world[:3, :3] *= ratio
     to_world[:3, 3] += volume.to_world[:3, :3] @ (0.5 * ratio - 0.5)
     return Volume(array, to_world)
+
+
+def _resampled(array: Array, shape: tuple[int, ...], scales: list[float]) -> Array:
+    """Two planar passes, since torch has the anti-aliased filter in 2D only; some slices at a time, to save memory."""
+    planes = np.empty((*shape[:2], array.shape[2]), np.float32)
+    for k in range(0, array.shape[2], _SLICES):
+        x = torch.from_numpy(np.ascontiguousarray(array[:, :, k : k + _SLICES].transpose(2, 0, 1), np.float32))
+        planes[:, :, k : k + _SLICES] = _planar(x, scales[0], scales[1]).permute(1, 2, 0).numpy()
+    out = np.empty(shape, array.dtype if array.dtype.kind in "iu" else np.float32)
+    for k in range(0, shape[0], _SLICES):
+        thin = _planar(torch.from_numpy(planes[k : k + _SLICES]), 1.0, scales[2]).numpy()
+        out[k : k + _SLICES] = np.rint(thin) if out.dtype.kind in "iu" else thin
+    return out
 
 
 def _planar(x: torch.Tensor, rows: float, columns: float) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,15 @@ def read_labels(path: str) -> Array:
     if labels is None or not np.array_equal(labels, array):
         raise SslMedError(f"{path}: a mask must hold whole numbers 0..255, found values {low:g}..{high:g}")
     return labels
+
+
+def source_files(path: str) -> list[Path]:
+    """The files that a path stands for: itself, a MetaImage header and its data, all files of a folder."""
+    if os.path.isdir(path):
+        return sorted(file for file in Path(path).iterdir() if file.is_file())
+    if is_metaimage(path):
+        return sorted({Path(path), _MetaHeader.read(path).data})
+    return [Path(path)]
 
 
 def read_film(path: str) -> Array:

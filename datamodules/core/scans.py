@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,8 +14,10 @@ from torch.utils.data import Dataset
 from datamodules.core.base import MedicalData, VolumeConfig
 from datamodules.core.geometry import check_orientation, reorient, resample, resampled_shape
 from datamodules.core.intensity import encode
-from datamodules.core.readers import Array, Volume, read_header, read_labels, read_volume
-from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow
+from datamodules.core.lazy import LazyMask, lazy_codes, stored_starts
+from datamodules.core.readers import Array, Header, Volume, read_header, read_labels, read_volume
+from datamodules.core.store import Item, StoredArray
+from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow, grown_world
 from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 
 
@@ -42,9 +44,13 @@ class ScanData(MedicalData):
     """A family whose cases are `Scan`s. A leaf gives `index`, `make_spec` and `regions`."""
 
     known_labels: ClassVar[tuple[int, ...]] = ()  # values that a label map may hold
+    store_keys = ("orientation", "spacing_mm")
 
     def regions(self, labels: Array, *, source: str) -> Array:
-        """Label map (x, y, z) uint8 of the file `source` -> one mask per class name (K, x, y, z) uint8."""
+        """Label map (x, y, z) uint8 of the file `source` -> one mask per class name (K, x, y, z) uint8.
+
+        What a voxel belongs to depends on its label and on which labels the whole map holds, not on its place.
+        """
         raise NotImplementedError  # unreachable: unlabelled families read no masks
 
     @property
@@ -57,7 +63,9 @@ class ScanData(MedicalData):
         return None
 
     def voxels(self, path: str) -> int:
-        """Size of a scan after resampling, from its header; refuses an unreadable header."""
+        """Size of a scan after resampling, from its header; refuses an unreadable header. Not needed with a store."""
+        if self.store is not None:
+            return 0
         header = read_header(path)
         if self.config.spacing_mm is None:
             return math.prod(header.shape)
@@ -69,7 +77,9 @@ class ScanData(MedicalData):
         return "labelled" if case.mask else ""
 
     def cache_need(self, cases: Sequence[Any]) -> int:
-        """Two bytes a voxel and channel, one a voxel and mask."""
+        """Two bytes a voxel and channel, one a voxel and mask; a store is read crop by crop."""
+        if self.store is not None:
+            return 0
         masks = len(self.spec.class_names) if self.spec.target == "mask" else 0
         return sum(case.voxels * (2 * len(case.images) + masks) for case in cases)
 
@@ -104,41 +114,108 @@ class ScanData(MedicalData):
         """Whole volumes differ in size, so labelled evaluation takes one at a time."""
         return 1 if self.labelled else super().eval_batch()
 
-    def load(self, scan: Scan) -> Loaded:
-        """Reads, orients, resamples and windows one scan; refuses a mask that does not lie on its image."""
-        channels = []
-        first: Volume | None = None
+    def stored(self, scan: Any) -> Iterator[tuple[str, Volume]]:
+        """File and volume of each channel as it lies on disk; one file a channel."""
         for path in scan.images:
-            stored = read_volume(path)
-            if first is not None and stored.array.shape != first.array.shape:
-                raise SslMedError(
-                    f"{path}: has shape {stored.array.shape}, {scan.images[0]} has {first.array.shape}; "
-                    "the channels of a case must share one grid"
-                )
-            first = first or stored
-            volume = self._place(Volume(stored.array, first.to_world))
-            channels.append(encode(volume.array, self.spec.intensity, source=path))
-        assert first is not None
+            yield path, read_volume(path)
+
+    def stored_labels(self, scan: Any) -> Array:
+        """Label map (x, y, z) uint8 on the grid of the stored image."""
+        return read_labels(scan.mask)
+
+    def load(self, scan: Any) -> Loaded:
+        """Reads, orients, resamples and windows one scan, or opens it in the store."""
+        if self.store is not None:
+            return self._load_stored(scan)
+        channels = []
+        grid, placed = None, None
+        for path, volume in self._channels(scan):
+            grid, placed = Header(volume.array.shape, volume.to_world), self.place(volume)
+            channels.append(encode(placed.array, self.spec.intensity, source=path))
+        assert grid is not None and placed is not None
         mask = None
         if self.labelled and scan.mask:
-            labels = read_labels(scan.mask)
-            if labels.shape != first.array.shape:
-                raise SslMedError(
-                    f"{scan.mask}: mask has shape {labels.shape}, its image {scan.images[0]} has {first.array.shape}"
-                )
-            strange = np.setdiff1d(np.unique(labels), self.known_labels)
-            if strange.size:
-                raise SslMedError(f"{scan.mask}: holds label {strange[0]}; {self.spec.name} has {self.known_labels}")
-            # the image's geometry counts: mask headers are often wrong
-            placed = self._place(Volume(labels, first.to_world), nearest=True).array
-            mask = self.regions(placed, source=scan.mask)
-        return grow(Loaded(np.stack(channels), mask, volume.to_world), self.spec.patch_size)
+            labels = self.place(self._labels(scan, grid), nearest=True)
+            mask = self.regions(labels.array, source=scan.mask)
+        return grow(Loaded(np.stack(channels), mask, placed.to_world), self.spec.patch_size)
 
-    def _place(self, volume: Volume, *, nearest: bool = False) -> Volume:
+    def _channels(self, scan: Any) -> Iterator[tuple[str, Volume]]:
+        """File and volume of each channel, all on the grid of the first."""
+        grid: Header | None = None
+        for path, volume in self.stored(scan):
+            grid = grid or Header(volume.array.shape, volume.to_world)
+            if volume.array.shape != grid.shape:
+                raise SslMedError(
+                    f"{path}: has shape {volume.array.shape}, {scan.images[0]} has {grid.shape}; "
+                    "the channels of a case must share one grid"
+                )
+            yield path, Volume(volume.array, grid.to_world)
+            del volume  # before the next one is read
+
+    def _labels(self, scan: Any, grid: Header) -> Volume:
+        """The label map; refuses one that does not lie on its image or holds unknown labels."""
+        labels = self.stored_labels(scan)
+        if labels.shape != grid.shape:
+            raise SslMedError(f"{scan.mask}: mask has shape {labels.shape}, its image {scan.images[0]} has {grid.shape}")
+        strange = np.setdiff1d(np.unique(labels), self.known_labels)
+        if strange.size:
+            raise SslMedError(f"{scan.mask}: holds label {strange[0]}; {self.spec.name} has {self.known_labels}")
+        # the image's geometry counts: mask headers are often wrong
+        return Volume(labels, grid.to_world)
+
+    def place(self, volume: Volume, *, nearest: bool = False) -> Volume:
+        """Orients and resamples; whole numbers stay whole, so that a store keeps them in two bytes."""
         volume = reorient(volume, self.config.orientation)
-        if self.config.spacing_mm is not None:
-            volume = resample(volume, self.config.spacing_mm, nearest=nearest)
-        return volume
+        if self.config.spacing_mm is None:
+            return volume
+        return resample(volume, self.config.spacing_mm, nearest=nearest)
+
+    def items(self, case: Any, *, labels: bool) -> list[Item]:
+        """The channels together, and the label map with the image that it lies on."""
+        found = [Item("image", case.images)]
+        if labels and case.mask:
+            found.append(Item("labels", (case.mask, case.images[0])))
+        return found
+
+    def contents(self, case: Any, item: Item, grid: Header | None) -> Iterator[Volume]:
+        """Channels, or labels."""
+        if item.kind == "image":
+            for _, volume in self._channels(case):
+                yield volume
+                del volume
+        else:
+            assert grid is not None
+            yield self._labels(case, grid)
+
+    def _load_stored(self, scan: Any) -> Loaded:
+        assert self.store is not None
+        store, patch = self.store, self.spec.patch_size
+        image, *others = self.items(scan, labels=self.labelled)
+        record = store.record(image)
+
+        def opener(item: Item, number: int) -> Callable[[], StoredArray]:
+            array = store.record(item).arrays[number]
+            return lambda: store.array(array, item.files[min(number, len(item.files) - 1)])
+
+        codes = lazy_codes(store, [opener(image, k) for k in range(len(record.arrays))], self.spec.intensity, patch)
+        to_world = grown_world(codes.inner, np.array(record.to_world), patch)
+
+        def filtered(sizes: Sequence[tuple[int, ...]], content: Content, margin: tuple[int, ...] | None) -> Any:
+            limits = {"threshold": content.threshold, "low": content.low, "high": content.high, "margin": margin}
+            return stored_starts(store, codes, record.arrays[0].name, sizes, **limits)
+
+        if not others:
+            return Loaded(codes, None, to_world, filtered=filtered)
+        labels = opener(others[0], 0)
+        values = labels().values
+        assert values is not None  # labels are bytes
+        present = values.astype(np.uint8)
+        regions = self.regions(present.reshape(-1, 1, 1), source=scan.mask)
+        table = np.zeros((len(regions), 256), np.uint8)
+        table[:, present] = regions[:, :, 0, 0]
+        mask = LazyMask(labels, table, patch)
+        rows = np.concatenate(list(opener(others[0], 1)().slabs()))
+        return Loaded(codes, mask, to_world, foreground=mask.foreground(rows))
 
 
 def volume_spec(
