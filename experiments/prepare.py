@@ -197,7 +197,8 @@ def _work(store: Store, data: MedicalData, case: Any, *, verify: bool) -> Outcom
         if verify:
             for item in data.items(case, labels=True):
                 store.drop_damaged(item)
-        outcome.records = convert(store, data, case)
+        for key, record in convert(store, data, case):
+            outcome.records[key] = record
         outcome.note = derive(data, case)
     except SslMedError as error:
         outcome.error = str(error)

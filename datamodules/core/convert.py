@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -23,23 +24,22 @@ from datamodules.core.store import (
 from ssl_med.spec import SslMedError
 
 
-def convert(store: Store, data: MedicalData, case: Any) -> dict[str, Record]:
-    """Writes what the store lacks of a case; its records by key, also added to `store.records`.
+def convert(store: Store, data: MedicalData, case: Any) -> Iterator[tuple[str, Record]]:
+    """Writes what the store lacks of a case; each new record with its key, also added to `store.records`.
 
     One array is in memory at a time, and what is derived from it is made in slabs.
 
     Raises:
         SslMedError: a file of the case cannot be used; what came before it is kept.
     """
-    made: dict[str, Record] = {}
     grid: Header | None = None
     for item in data.items(case, labels=True):
         key = item.key(store.root)
         if not store.current(item):
-            store.records[key] = made[key] = _convert(store, data, case, item, grid)
+            store.records[key] = _convert(store, data, case, item, grid)
+            yield key, store.records[key]
         record = store.records[key]
         grid = Header(tuple(record.source_shape), np.array(record.source_to_world))
-    return made
 
 
 def _convert(store: Store, data: MedicalData, case: Any, item: Item, grid: Header | None) -> Record:
