@@ -146,8 +146,7 @@ class Chest14Data(MedicalData):
             )
         share = self.config.split_ratios[1] / (self.config.split_ratios[0] + self.config.split_ratios[1])
         rest = random_split(members["train_val_list.txt"], ratios=(1 - share, share, 0.0), seed=self.config.split_seed)
-        # the rounding's rest belongs to training, the test list is given
-        return {"train": rest["train"] + rest["test"], "val": rest["val"], "test": sorted(members["test_list.txt"])}
+        return {**rest, "test": sorted(members["test_list.txt"])}
 
     def signatures(self, cases: Sequence[Any]) -> dict[str, str]:
         """A patient's rarest finding, so that rare ones stay in small budgets."""
