@@ -101,8 +101,12 @@ class Chest14Data(MedicalData):
         if len(tables) != 1:
             raise SslMedError(f"{root}: needs one Data_Entry_2017*.csv, it holds {len(tables)}")
         films, missing = [], []
+        listed: set[str] = set()
         for row in read_table(tables[0], ("Image Index", "Finding Labels", "Patient ID")):
             name = row["Image Index"]
+            if name in listed:
+                raise SslMedError(f"{tables[0]}: names image {name} twice; remove one row")
+            listed.add(name)
             if name not in files:
                 missing.append(name)
                 continue
