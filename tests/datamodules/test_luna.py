@@ -221,6 +221,22 @@ def test_batches(chests):
     assert 1 <= sizes[-1] <= 5
 
 
+def test_workers_change_no_candidate_and_no_crop(chests):
+    """Each worker draws an epoch's negatives for itself; all must draw the same."""
+    for settings in ({"labelled": True}, {"labelled": False, "crops_per_volume": 3}):
+        reference = None
+        for workers in (0, 2):
+            data = module(chests, **settings)
+            data.num_workers = workers
+            loader = data.train_dataloader()
+            found = [batch for _ in range(2) for batch in loader]
+            reference = reference or found
+            assert len(found) == len(reference) > 4
+            for one, other in zip(found, reference, strict=True):
+                assert one["id"] == other["id"]
+                assert all(torch.equal(one[key], other[key]) for key in one if key != "id")
+
+
 def test_subset_splits(chests):
     subset_of = {path.stem: int(path.parent.name[-1]) for path in chests.glob("subset*/*.mhd")}
     expected = {"mg": ({0, 1, 2, 3, 4}, {5, 6}, {7, 8, 9}), "pcrl": ({0, 1, 2, 3, 4, 5, 6}, {7}, {8, 9})}
