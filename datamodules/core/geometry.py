@@ -13,7 +13,6 @@ from datamodules.core.readers import Array, Volume
 from ssl_med.spec import SslMedError
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_SLICES = 16  # resampled at a time
 
 
 def axis_codes(to_world: Array) -> str:
@@ -45,7 +44,9 @@ def spacing_of(to_world: Array) -> tuple[float, ...]:
 
 def resampled_shape(shape: tuple[int, ...], to_world: Array, spacing: tuple[float, ...]) -> tuple[int, ...]:
     """Grid size after `resample`: as many whole new voxels as fit between the outer faces of the old grid."""
-    return tuple(math.floor(n * (old / new)) for n, old, new in zip(shape, spacing_of(to_world), spacing, strict=True))
+    # headers store spacings in 32 bits: a voxel that is short of fitting by rounding alone does fit
+    pairs = zip(shape, spacing_of(to_world), spacing, strict=True)
+    return tuple(math.floor(n * (old / new) * (1 + 1e-5)) for n, old, new in pairs)
 
 
 def resample(volume: Volume, spacing: tuple[float, ...], *, nearest: bool = False) -> Volume:
@@ -70,24 +71,42 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, nearest: bool = Fals
             picked = np.minimum(((np.arange(size) + 0.5) * step).astype(int), array.shape[axis] - 1)
             array = np.take(array, picked, axis=axis)
     else:
-        array = _resampled(volume.array, shape, [float(a / b) for a, b in zip(old, spacing, strict=True)])
+        array = _resampled(volume.array, shape, ratio)
     to_world = volume.to_world.copy()
     to_world[:3, :3] *= ratio
     to_world[:3, 3] += volume.to_world[:3, :3] @ (0.5 * ratio - 0.5)
     return Volume(array, to_world)
 
 
-def _resampled(array: Array, shape: tuple[int, ...], scales: list[float]) -> Array:
-    """Two planar passes, since torch has the anti-aliased filter in 2D only; some slices at a time, to save memory."""
-    planes = np.empty((*shape[:2], array.shape[2]), np.float32)
-    for k in range(0, array.shape[2], _SLICES):
-        x = torch.from_numpy(np.ascontiguousarray(array[:, :, k : k + _SLICES].transpose(2, 0, 1), np.float32))
-        planes[:, :, k : k + _SLICES] = _planar(x, scales[0], scales[1]).permute(1, 2, 0).numpy()
-    out = np.empty(shape, array.dtype if array.dtype.kind in "iu" else np.float32)
-    for k in range(0, shape[0], _SLICES):
-        thin = _planar(torch.from_numpy(planes[k : k + _SLICES]), 1.0, scales[2]).numpy()
-        out[k : k + _SLICES] = np.rint(thin) if out.dtype.kind in "iu" else thin
+def _resampled(array: Array, shape: tuple[int, ...], ratio: Array) -> Array:
+    """Planes first, then between them; a few planes at a time, so that memory holds the source and the result only."""
+    # torch takes the floor of the size times the scale
+    least = [math.nextafter(new / n, math.inf) for new, n in zip(shape[:2], array.shape[:2], strict=True)]
+    rows, columns = (max(float(1 / r), c) for r, c in zip(ratio[:2], least, strict=True))
+    planes: dict[int, Array] = {}
+    # Fortran order: whole planes are written
+    out = np.empty(shape, array.dtype if array.dtype.kind in "iu" else np.float32, order="F")
+    for k in range(shape[2]):
+        low, weights = _triangle(k, float(ratio[2]), array.shape[2])
+        for j in [j for j in planes if j < low]:
+            del planes[j]
+        total = np.zeros(shape[:2], np.float32)
+        for j, weight in enumerate(weights, start=low):
+            if j not in planes:
+                x = torch.from_numpy(np.ascontiguousarray(array[:, :, j], np.float32))
+                planes[j] = _planar(x[None], rows, columns)[0].numpy()
+            total += weight * planes[j]
+        out[:, :, k] = np.rint(total) if out.dtype.kind in "iu" else total
     return out
+
+
+def _triangle(k: int, ratio: float, count: int) -> tuple[int, Array]:
+    """First source sample and weights of sample `k` of a grid whose steps are `ratio` long: linear, no aliasing."""
+    centre, reach = (k + 0.5) * ratio, max(ratio, 1.0)
+    low, high = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), count)
+    weights = 1 - np.abs(np.arange(low, high) + 0.5 - centre) / reach
+    weights = np.clip(weights, 0, None)
+    return low, (weights / weights.sum()).astype(np.float32)
 
 
 def _planar(x: torch.Tensor, rows: float, columns: float) -> torch.Tensor:
