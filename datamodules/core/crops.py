@@ -104,11 +104,12 @@ class Starts:
     def draw(self, rng: np.random.Generator) -> Array:
         """One start (D,), uniform over those that pass; `count` must not be 0."""
         proposals = rng.integers(0, self.grid, (256, len(self.grid)))
-        good = np.flatnonzero(self.passes(proposals))
         # rejection sampling is uniform over what passes; when passing windows are rare, pick from the list of them
-        picked = proposals[good[0]] if good.size else self._pick(rng)
-        start: Array = picked + self.offset
-        return start
+        for part in (proposals[:16], proposals[16:]):
+            good = np.flatnonzero(self.passes(part))
+            if good.size:
+                return np.array(part[good[0]] + self.offset)
+        return np.array(self._pick(rng) + self.offset)
 
     def draw_pair(self, min_iou: float, rng: np.random.Generator) -> tuple[Array, Array]:
         """Two starts (D,) whose windows overlap with IoU above `min_iou`, uniform over all such pairs that pass.

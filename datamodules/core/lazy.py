@@ -11,7 +11,7 @@ import numpy as np
 from datamodules.core.crops import Size, Starts, TiledStarts, tile_starts, tissue_weight
 from datamodules.core.intensity import Scale, bits, is_small, scale_of_counts, scale_of_values
 from datamodules.core.readers import Array
-from datamodules.core.store import ArrayRecord, Item, Store, StoredArray
+from datamodules.core.store import FORMAT, ArrayRecord, Item, Store, StoredArray, digest
 from ssl_med.spec import Intensity
 
 
@@ -134,8 +134,8 @@ def film_codes(
 
     def kept(size: int, resize: Callable[[Array], Array]) -> Array:
         limits = [(scale.low, scale.high) for scale in codes.scales]
-        parts = ["resized", [record.name for record in records], limits, size]
-        return np.array(store.derived(parts, lambda: resize(codes[...])))
+        key = digest(FORMAT, "resized", [record.name for record in records], limits, size)
+        return np.array(store.derived(key, lambda: resize(codes[...])))
 
     return codes, kept
 
@@ -151,7 +151,8 @@ def _scale(store: Store, array: StoredArray, intensity: Intensity) -> Scale:
         scale = scale_of_values(whole, intensity, source=array.source)
         return np.array([scale.low, scale.high])
 
-    low, high = store.derived(["limits", array.name, intensity.low, intensity.high], limits).tolist()
+    key = digest(FORMAT, "limits", array.name, intensity.low, intensity.high)
+    low, high = store.derived(key, limits).tolist()
     return Scale(low, high, keep_zero=True)
 
 
@@ -245,14 +246,14 @@ def stored_starts(
     shape, scale = codes.shape[1:], codes.scales[0]
     found: dict[Size, Starts] = {}
     for size in sizes:
-        parts = ["starts", name, scale.low, scale.high, threshold, low, high, shape, size, margin]
+        key = digest(FORMAT, "starts", name, scale.low, scale.high, threshold, low, high, shape, size, margin)
 
         def compute(size: Size = size) -> Array:
             planes = (tissue_weight(plane, threshold) for plane in codes.planes())
             return tile_starts(planes, shape, size, low=low, high=high, margin=margin)
 
-        def table(parts: list[Any] = parts, compute: Callable[[], Array] = compute) -> Array:
-            return store.derived(parts, compute)
+        def table(key: str = key, compute: Callable[[], Array] = compute) -> Array:
+            return store.derived(key, compute)
 
         found[size] = TiledStarts.of(size, shape, margin, table)
     return found

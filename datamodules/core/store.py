@@ -227,8 +227,9 @@ class Store:
 
     def array(self, record: ArrayRecord, source: str) -> StoredArray:
         """An array, its file kept open; `source` names it in messages."""
-        path = self.array_path(record)
-        opened: StoredArray = self._opened(record.name, lambda: StoredArray(path, record, source=source))
+        opened: StoredArray = self._opened(
+            record.name, lambda: StoredArray(self.array_path(record), record, source=source)
+        )
         return opened
 
     def drop_damaged(self, item: Item) -> None:
@@ -252,24 +253,25 @@ class Store:
 
     # --- what is computed once -----------------------------------------------------------------------------------
 
-    def derived(self, parts: Sequence[Any], compute: Callable[[], Array]) -> Array:
-        """An array that depends on `parts` only: mapped from disk, or computed and kept there for all later runs.
+    def derived(self, key: str, compute: Callable[[], Array]) -> Array:
+        """An array mapped from disk, or computed and kept there for all later runs; `key` digests what it depends on.
 
         Where the folder cannot be written it is kept in memory. A damaged file is made anew.
         """
-        name = digest("derived", FORMAT, *parts)
-        path = self.folder / "derived" / name[:2] / f"{name}.npy"
-        if name in self._kept:
-            return self._kept[name]
-        found: Array | None = self._opened(name, lambda: _read_checked(path))
+        if key in self._kept:
+            return self._kept[key]
+        found: Array | None = self._opened(key, lambda: _read_checked(self._derived_path(key)))
         if found is None:
-            del self._open[name]
+            del self._open[key]
             found = compute()
             try:
-                write_atomic(path, _checked(found))
+                write_atomic(self._derived_path(key), _checked(found))
             except OSError:
-                self._kept[name] = found
+                self._kept[key] = found
         return found
+
+    def _derived_path(self, key: str) -> Path:
+        return self.folder / "derived" / key[:2] / f"{key}.npy"
 
 
 class StoredArray:
