@@ -244,7 +244,9 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         if not self.store:
-            raise SslMedError("store=DIR is missing: say where to write, ssl-med prepare data=NAME data.root=RAW store=DIR")
+            raise SslMedError(
+                "store=DIR is missing: say where to write, ssl-med prepare data=NAME data.root=RAW store=DIR"
+            )
         if self.workers < 0:
             raise SslMedError(f"workers is {self.workers}; it must be 0 or more")
 

@@ -75,7 +75,9 @@ def prepare(words: Sequence[str]) -> Path:
 
 def _check_folder(folder: Path, root: Path) -> None:
     if folder.resolve().is_relative_to(root.resolve()):
-        raise SslMedError(f"store={folder}: lies in data.root={root}, into which nothing is written; choose a folder outside")
+        raise SslMedError(
+            f"store={folder}: lies in data.root={root}, into which nothing is written; choose a folder outside"
+        )
     if folder.exists() and not folder.is_dir():
         raise SslMedError(f"store={folder}: is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (MANIFEST, JOURNAL, LOCK)):

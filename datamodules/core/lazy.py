@@ -12,6 +12,7 @@ from datamodules.core.crops import Size, Starts, TiledStarts, tile_starts, tissu
 from datamodules.core.intensity import Scale, bits, is_small, scale_of_counts, scale_of_values
 from datamodules.core.readers import Array
 from datamodules.core.store import FORMAT, ArrayRecord, Item, Store, StoredArray, digest
+from datamodules.core.volumes import Content
 from ssl_med.spec import Intensity
 
 
@@ -41,12 +42,12 @@ class Lazy(ABC):
         """All channels of the box [low, high) of what is stored."""
 
     def __getitem__(self, window: Any) -> Array:
-        words = window if isinstance(window, tuple) else (window,)
+        words = list(window) if isinstance(window, tuple) else [window]
         if Ellipsis in words:
             place = words.index(Ellipsis)
-            fill = (slice(None),) * (self.ndim - len(words) + 1)
-            words = (*words[:place], *fill, *words[place + 1 :])
-        channels, *space = (*words, *(slice(None),) * (self.ndim - len(words)))
+            words[place : place + 1] = [slice(None)] * (self.ndim - len(words) + 1)
+        words += [slice(None)] * (self.ndim - len(words))
+        channels, space = words[0], words[1:]
         ends = [word.indices(n)[:2] for word, n in zip(space, self.shape[1:], strict=True)]
         low = [max(a - o, 0) for (a, _), o in zip(ends, self.before, strict=True)]
         high = [min(b - o, n) for (_, b), o, n in zip(ends, self.before, self.inner, strict=True)]
@@ -225,10 +226,7 @@ def stored_starts(
     codes: LazyCodes,
     name: str,
     sizes: Sequence[Size],
-    *,
-    threshold: int,
-    low: float,
-    high: float,
+    content: Content,
     margin: Size | None,
 ) -> dict[Size, Starts]:
     """`find_starts` for each size, from tables that are computed once and kept in the store.
@@ -238,12 +236,11 @@ def stored_starts(
         codes: the scan.
         name: of its first channel's array.
         sizes: of the windows.
-        threshold: code at which tissue begins.
-        low: least share of tissue.
-        high: largest share.
+        content: the filter.
         margin: voxels at each end that no window touches.
     """
     shape, scale = codes.shape[1:], codes.scales[0]
+    threshold, low, high = content.threshold, content.low, content.high
     found: dict[Size, Starts] = {}
     for size in sizes:
         key = digest(FORMAT, "starts", name, scale.low, scale.high, threshold, low, high, shape, size, margin)
@@ -257,4 +254,3 @@ def stored_starts(
 
         found[size] = TiledStarts.of(size, shape, margin, table)
     return found
-

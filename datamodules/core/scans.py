@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.core.base import MedicalData, VolumeConfig
+from datamodules.core.crops import Starts
 from datamodules.core.geometry import check_orientation, reorient, resample, resampled_shape
 from datamodules.core.intensity import encode
 from datamodules.core.lazy import LazyMask, lazy_codes, stored_starts
@@ -132,7 +133,8 @@ class ScanData(MedicalData):
         for path, volume in self._channels(scan):
             grid, placed = Header(volume.array.shape, volume.to_world), self.place(volume)
             channels.append(encode(placed.array, self.spec.intensity, source=path))
-        assert grid is not None and placed is not None
+        assert grid is not None
+        assert placed is not None
         mask = None
         if self.labelled and scan.mask:
             labels = self.place(self._labels(scan, grid), nearest=True)
@@ -156,7 +158,9 @@ class ScanData(MedicalData):
         """The label map; refuses one that does not lie on its image or holds unknown labels."""
         labels = self.stored_labels(scan)
         if labels.shape != grid.shape:
-            raise SslMedError(f"{scan.mask}: mask has shape {labels.shape}, its image {scan.images[0]} has {grid.shape}")
+            raise SslMedError(
+                f"{scan.mask}: mask has shape {labels.shape}, its image {scan.images[0]} has {grid.shape}"
+            )
         strange = np.setdiff1d(np.unique(labels), self.known_labels)
         if strange.size:
             raise SslMedError(f"{scan.mask}: holds label {strange[0]}; {self.spec.name} has {self.known_labels}")
@@ -200,9 +204,10 @@ class ScanData(MedicalData):
         codes = lazy_codes(store, [opener(image, k) for k in range(len(record.arrays))], self.spec.intensity, patch)
         to_world = grown_world(codes.inner, np.array(record.to_world), patch)
 
-        def filtered(sizes: Sequence[tuple[int, ...]], content: Content, margin: tuple[int, ...] | None) -> Any:
-            limits = {"threshold": content.threshold, "low": content.low, "high": content.high, "margin": margin}
-            return stored_starts(store, codes, record.arrays[0].name, sizes, **limits)
+        def filtered(
+            sizes: Sequence[tuple[int, ...]], content: Content, margin: tuple[int, ...] | None
+        ) -> dict[Any, Starts]:
+            return stored_starts(store, codes, record.arrays[0].name, sizes, content, margin)
 
         if not others:
             return Loaded(codes, None, to_world, filtered=filtered)

@@ -163,7 +163,9 @@ class Store:
         except SslMedError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SslMedError(f"{path}: is no manifest ({_line(error)}); remove the folder and prepare it again") from None
+            raise SslMedError(
+                f"{path}: is no manifest ({_line(error)}); remove the folder and prepare it again"
+            ) from None
 
     def write_manifest(self) -> None:
         """All records at once, by rename."""
@@ -317,6 +319,14 @@ class StoredArray:
             raise self._damaged(f"cannot be decompressed ({_line(error)})") from None
         return window
 
+    def touched(self, low: Sequence[int], high: Sequence[int]) -> int:
+        """File bytes of the chunks that the box [low, high) lies in."""
+        first = [a // c for a, c in zip(low, self._chunks, strict=True)]
+        ends = [-(-b // c) for b, c in zip(high, self._chunks, strict=True)]
+        places = np.indices([b - a for a, b in zip(first, ends, strict=True)]).reshape(len(first), -1)
+        numbers = np.ravel_multi_index(tuple(places + np.array(first)[:, None]), self._grid)
+        return sum(len(self._array.schunk.get_chunk(int(number))) for number in numbers)
+
     def slabs(self) -> Iterator[Array]:
         """All of it, a chunk's rows at a time."""
         rows, *rest = self.shape
@@ -332,7 +342,9 @@ class StoredArray:
             raise self._damaged(f"chunk {number} is damaged")
 
     def _damaged(self, what: str) -> SslMedError:
-        return SslMedError(f"{self.path}: {what}, it holds {self.source}; remove the file and run `ssl-med prepare` again")
+        return SslMedError(
+            f"{self.path}: {what}, it holds {self.source}; remove the file and run `ssl-med prepare` again"
+        )
 
 
 def write_array(folder: Path, name: str, array: Array) -> ArrayRecord:
@@ -403,8 +415,9 @@ def _stored_as(array: Array) -> tuple[np.dtype[Any], Array | None]:
     parts = [array[row : row + 1] for row in range(array.shape[0])]
     if all(bool((part == np.rint(part)).all()) for part in parts):
         low, high = float(array.min()), float(array.max())
-        if -(1 << 15) <= low and high < 1 << 15 or 0 <= low and high < 1 << 16:
-            return _whole(int(low), int(high)), None
+        found = _whole(int(low), int(high))
+        if found.itemsize <= 2:
+            return found, None
     palette: Array = np.zeros(0, array.dtype)
     for part in parts:
         palette = np.union1d(palette, part)
@@ -479,6 +492,7 @@ def _word_sum(content: Any) -> int:
 
 
 def digest(*parts: Any) -> str:
+    """32 hex digits that name what the parts (plain JSON types) say."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

@@ -205,8 +205,8 @@ class LabelledCrops(Dataset[Sample]):
             item.foreground = [found for found in voxels if found.size]
         start = rng.integers(0, shape - patch + 1)
         if item.foreground and rng.random() < self.foreground_p:
-            region = item.foreground[rng.integers(len(item.foreground))]
-            voxel = np.unravel_index(region[rng.integers(region.size)], tuple(shape))
+            region = item.foreground[int(rng.integers(len(item.foreground)))]
+            voxel = np.unravel_index(region[int(rng.integers(region.size))], tuple(shape))
             start = np.clip(np.array(voxel) - rng.integers(0, patch), 0, shape - patch)
         return {
             "id": case.name,

@@ -87,7 +87,9 @@ def samples(data, part):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("use", ["unlabelled", "labelled", "pair"])
-@pytest.mark.parametrize("more", [(), ("data.orientation=RAS", "data.spacing_mm=[3,2.5,4]")], ids=["as acquired", "resampled"])
+@pytest.mark.parametrize(
+    "more", [(), ("data.orientation=RAS", "data.spacing_mm=[3,2.5,4]")], ids=["as acquired", "resampled"]
+)
 def test_samples_from_the_store_are_those_from_the_files(raw, tmp_path, kind, use, more):
     if kind == "chest14" and more:
         pytest.skip("films have no spacing")
@@ -268,7 +270,9 @@ def test_a_changed_source_is_stale_until_it_is_prepared_again(small):
     array = np.asanyarray(image.dataobj).copy()
     array[3, 4, 5] += 1
     nib.save(nib.Nifti1Image(array, image.affine), path)
-    refused(folder, store, rf"data.store={store}: is stale, {path} or its array was changed .*ssl-med prepare data=lits")
+    refused(
+        folder, store, rf"data.store={store}: is stale, {path} or its array was changed .*ssl-med prepare data=lits"
+    )
     prepare(words(folder, "lits", f"store={store}", "workers=1"))
     pairs = (samples(build(folder, "lits", *where), "train") for where in ((), (f"data.store={store}",)))
     for one, other in zip(*pairs, strict=True):
@@ -290,9 +294,11 @@ def test_a_touched_source_is_not_compressed_again(small):
 
 def test_other_settings_and_formats_are_refused(small, tmp_path):
     folder, store = small
-    refused(folder, store, 'prepared with data.orientation="LPS", now it is "RAS"; set it alike', "data.orientation=RAS")
+    refused(
+        folder, store, 'prepared with data.orientation="LPS", now it is "RAS"; set it alike', "data.orientation=RAS"
+    )
     refused(folder, store, r"data.spacing_mm=null, now it is \[2.0, 2.0, 2.0\]", "data.spacing_mm=[2,2,2]")
-    with pytest.raises(SslMedError, match="data.orientation"):
+    with pytest.raises(SslMedError, match=r"data\.orientation"):
         prepare(words(folder, "lits", f"store={store}", "data.orientation=RAS"))
     refused(folder, tmp_path / "none", "is no store; make one: ssl-med prepare data=lits")
     manifest = store / MANIFEST
@@ -336,10 +342,8 @@ def test_a_damaged_chunk_is_named_and_repaired(small, how):
     if how != "gone":
         path.write_bytes(content[: len(content) // 2] if how == "cut" else content)
     fresh = build(folder, "lits", f"data.store={store}")
-    with pytest.raises(SslMedError, match="is stale|is damaged|damaged description|cannot be opened") as caught:
-        fresh.setup()
-        for index in range(3):
-            fresh.dataset([case], part="train")[0, index]
+    with pytest.raises(SslMedError, match=r"is stale|is damaged|damaged description|cannot be opened") as caught:
+        samples(fresh, "train")
     assert case.images[0] in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "ssl-med prepare" in str(caught.value)
@@ -473,7 +477,9 @@ def wait_for(condition, seconds=30):
 def test_bad_files_are_named_and_the_others_finished(raw, tmp_path, capsys):
     shutil.copytree(raw / "lits", tmp_path / "lits")
     good = nib.load(tmp_path / "lits" / "segmentation-3.nii.gz")
-    nib.save(nib.Nifti1Image(np.asanyarray(good.dataobj)[:-1], good.affine), tmp_path / "lits" / "segmentation-3.nii.gz")
+    nib.save(
+        nib.Nifti1Image(np.asanyarray(good.dataobj)[:-1], good.affine), tmp_path / "lits" / "segmentation-3.nii.gz"
+    )
     path = tmp_path / "lits" / "volume-1.nii.gz"
     path.write_bytes(path.read_bytes()[:2000])
     asked = words(tmp_path, "lits", f"store={tmp_path / 's'}", "workers=2")
@@ -575,7 +581,9 @@ def test_a_crop_touches_few_bytes(tmp_path):
     record = write_array(tmp_path, "cd" * 16, array)
     stored = StoredArray(tmp_path / "arrays" / "cd" / f"{'cd' * 16}.b2nd", record, source="x")
     stored.read([40, 50, 20], [104, 114, 52])
-    touched = [stored._array.schunk.get_chunk(int(np.ravel_multi_index(p, stored._grid))) for p in np.argwhere(stored._good)]
+    touched = [
+        stored._array.schunk.get_chunk(int(np.ravel_multi_index(p, stored._grid))) for p in np.argwhere(stored._good)
+    ]
     assert len(touched) == 8
     assert sum(map(len, touched)) <= 2e6
 
