@@ -293,8 +293,8 @@ def cut(array: Array | Grid, start: Array, size: Size, *, pad: int = 0) -> Array
     high = [min(n, int(s) + w) for n, s, w in zip(space, start, size, strict=True)]
     window: tuple[Any, ...] = (..., *(slice(a, b) for a, b in zip(low, high, strict=True)))
     if [b - a for a, b in zip(low, high, strict=True)] == list(size):
-        inside: Array = array[window].copy()
-        return inside
+        inside: Array = array[window]
+        return inside.copy() if inside.base is not None else inside
     out = np.full((*lead, *size), pad, array.dtype)
     if all(b > a for a, b in zip(low, high, strict=True)):
         place = (slice(a - int(s), b - int(s)) for a, b, s in zip(low, high, start, strict=True))

@@ -130,4 +130,6 @@ def _percentile(q: float, count: int, rank: Callable[[int], float]) -> float:
 
 def decode(codes: Array) -> torch.Tensor:
     """uint16 codes -> float32 tensor in [0, 1]."""
-    return torch.from_numpy(codes.astype(np.float32) * np.float32(1.0 / TOP))
+    unit = codes.astype(np.float32)
+    unit *= np.float32(1.0 / TOP)
+    return torch.from_numpy(unit)

@@ -53,7 +53,7 @@ class Lazy(ABC):
         high = [min(b - o, n) for (_, b), o, n in zip(ends, self.before, self.inner, strict=True)]
         size = tuple(b - a for a, b in ends)
         if any(b <= a for a, b in zip(low, high, strict=True)):
-            return np.zeros((self.shape[0], *size), self.dtype)[channels]
+            return np.array(np.zeros((self.shape[0], *size), self.dtype)[channels])
         found = self.part(low, high)
         if found.shape[1:] != size:
             whole = np.zeros((self.shape[0], *size), self.dtype)
@@ -61,7 +61,8 @@ class Lazy(ABC):
             target = (slice(s, s + n) for s, n in zip(start, found.shape[1:], strict=True))
             whole[(slice(None), *target)] = found
             found = whole
-        return found[channels]
+        chosen: Array = found[channels]
+        return chosen
 
 
 class LazyCodes(Lazy):
