@@ -547,18 +547,23 @@ def test_a_store_that_cannot_be_written_is_read_all_the_same(raw, tmp_path, monk
 # ------------------------------------------------------------------------------------ memory and speed
 
 PEAK = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from experiments import prepare
+def kilobytes():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 prepare.prepare([*sys.argv[1:4], f"store={sys.argv[4]}/warm", *sys.argv[6:]])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = kilobytes()
 prepare.prepare([sys.argv[1], f"data.root={sys.argv[5]}", sys.argv[3], f"store={sys.argv[4]}/store", *sys.argv[6:]])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(kilobytes() - before)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["data.spacing_mm=[1,1,1.5]"]], ids=["as acquired", "resampled"])
 def test_peak_memory_is_three_volumes(raw, tmp_path, more):
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("needs /proc")
     shape = (320, 320, 260)
     rng = np.random.default_rng(0)
     array = (rng.integers(-60, 60, shape, dtype=np.int16) - 400).astype(np.int16)
@@ -572,7 +577,7 @@ def test_peak_memory_is_three_volumes(raw, tmp_path, more):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     peak = int(done.stdout.splitlines()[-1]) * 1024
-    assert peak < 3 * array.nbytes, f"{peak / array.nbytes:.2f} volumes"
+    assert array.nbytes < peak < 3 * array.nbytes, f"{peak / array.nbytes:.2f} volumes"
 
 
 def test_a_crop_touches_few_bytes(tmp_path):
