@@ -68,7 +68,11 @@ class BratsData(ScanData):
         """Case folders anywhere below the root."""
         folders = sorted({path.parent for name in SEQUENCES for path in root.rglob(f"*_{name}.nii*")})
         scans, skipped = [], []
+        seen: dict[str, Path] = {}
         for folder in folders:
+            if folder.name in seen:
+                raise SslMedError(f"{folder}: there is a second folder of this case, {seen[folder.name]}; keep one")
+            seen[folder.name] = folder
             files = {name: _find(folder, name) for name in (*SEQUENCES, "seg")}
             lacking = [name for name in self.config.modalities if files[name] is None]
             if self.labelled and files["seg"] is None:

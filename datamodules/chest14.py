@@ -101,8 +101,12 @@ class Chest14Data(MedicalData):
         if len(tables) != 1:
             raise SslMedError(f"{root}: needs one Data_Entry_2017*.csv, it holds {len(tables)}")
         films, missing = [], []
+        listed: set[str] = set()
         for row in read_table(tables[0], ("Image Index", "Finding Labels", "Patient ID")):
             name = row["Image Index"]
+            if name in listed:
+                raise SslMedError(f"{tables[0]}: names image {name} twice; remove one row")
+            listed.add(name)
             if name not in files:
                 missing.append(name)
                 continue
@@ -146,8 +150,7 @@ class Chest14Data(MedicalData):
             )
         share = self.config.split_ratios[1] / (self.config.split_ratios[0] + self.config.split_ratios[1])
         rest = random_split(members["train_val_list.txt"], ratios=(1 - share, share, 0.0), seed=self.config.split_seed)
-        # the rounding's rest belongs to training, the test list is given
-        return {"train": rest["train"] + rest["test"], "val": rest["val"], "test": sorted(members["test_list.txt"])}
+        return {**rest, "test": sorted(members["test_list.txt"])}
 
     def signatures(self, cases: Sequence[Any]) -> dict[str, str]:
         """A patient's rarest finding, so that rare ones stay in small budgets."""

@@ -120,6 +120,10 @@ class GeneralConfig:
     resume: bool = True
     """go on from last.ckpt when the run folder holds one"""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise SslMedError(f"seed is {self.seed}; it must be 0 or more, and below 2^32")
+
 
 @dataclass(frozen=True)
 class RunConfig:

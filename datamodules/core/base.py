@@ -269,15 +269,25 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     """Rows of a CSV file as dictionaries.
 
     Raises:
-        SslMedError: missing file or column; names both.
+        SslMedError: missing file or column, a row that breaks off, or no text at all; names the file and the place.
     """
     import csv
 
     if not path.is_file():
         raise SslMedError(f"{path}: no such file; it is part of the data set")
+    columns, rows = tuple(columns), []
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        missing = [column for column in columns if column not in (reader.fieldnames or [])]
-        if missing:
-            raise SslMedError(f"{path}: column '{missing[0]}' is missing; it has {', '.join(reader.fieldnames or [])}")
-        return list(reader)
+        try:
+            missing = [column for column in columns if column not in (reader.fieldnames or [])]
+            if missing:
+                raise SslMedError(
+                    f"{path}: column '{missing[0]}' is missing; it has {', '.join(reader.fieldnames or [])}"
+                )
+            for row in reader:
+                if any(row[column] is None for column in columns):
+                    raise SslMedError(f"{path}: line {reader.line_num} is cut off; download it again")
+                rows.append(row)
+        except (UnicodeDecodeError, csv.Error):
+            raise SslMedError(f"{path}: is no table of text in UTF-8; download it again") from None
+    return rows

@@ -44,7 +44,9 @@ def spacing_of(to_world: Array) -> tuple[float, ...]:
 
 def resampled_shape(shape: tuple[int, ...], to_world: Array, spacing: tuple[float, ...]) -> tuple[int, ...]:
     """Grid size after `resample`: as many whole new voxels as fit between the outer faces of the old grid."""
-    return tuple(math.floor(n * (old / new)) for n, old, new in zip(shape, spacing_of(to_world), spacing, strict=True))
+    # headers store spacings in 32 bits: a voxel that is short of fitting by rounding alone does fit
+    pairs = zip(shape, spacing_of(to_world), spacing, strict=True)
+    return tuple(math.floor(n * (old / new) * (1 + 1e-5)) for n, old, new in pairs)
 
 
 def resample(volume: Volume, spacing: tuple[float, ...], *, nearest: bool = False) -> Volume:
@@ -69,8 +71,9 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, nearest: bool = Fals
             array = np.take(array, picked, axis=axis)
     else:
         x = torch.from_numpy(volume.array.astype(np.float32))
-        # two planar passes: torch has the anti-aliased filter in 2D only
-        scales = [float(a / b) for a, b in zip(old, spacing, strict=True)]
+        # two planar passes: torch has the anti-aliased filter in 2D only; it takes the floor of the size times the scale
+        least = [math.nextafter(new / n, math.inf) for new, n in zip(shape, volume.array.shape, strict=True)]
+        scales = [max(a / b, c) for a, b, c in zip(old, spacing, least, strict=True)]
         x = _planar(x.permute(2, 0, 1), scales[0], scales[1]).permute(1, 2, 0)
         array = _planar(x, 1.0, scales[2]).numpy()
     to_world = volume.to_world.copy()

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
 from ssl_med.spec import SslMedError
@@ -68,7 +69,7 @@ def read_volume(path: str) -> Volume:
 
     Raises:
         SslMedError: missing, truncated or malformed file, data of another size than the header says, not 3D,
-            NaN or infinite values.
+            several numbers a voxel, NaN or infinite values.
     """
     volume = _read_metaimage(path) if is_metaimage(path) else _read_nifti(path)
     if volume.array.dtype.kind == "f" and not np.isfinite(volume.array).all():
@@ -95,7 +96,8 @@ def read_film(path: str) -> Array:
             array: Array = np.asarray(image if keep else image.convert("L"))
     except FileNotFoundError:
         raise SslMedError(f"{path}: no such file") from None
-    except (OSError, ValueError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
+    # PIL raises SyntaxError for a broken PNG chunk, and the bomb for a header that claims more than 178 megapixels
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SslMedError(f"{path}: cannot be read as an image ({error}); download it again") from None
     return array
 
@@ -108,12 +110,16 @@ def _open_nifti(path: str) -> Any:
         return nib.load(path)
     except FileNotFoundError:
         raise SslMedError(f"{path}: no such file") from None
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise SslMedError(f"{path}: is no readable NIfTI file ({_first_line(error)}); copy it again") from None
 
 
 def _read_nifti(path: str) -> Volume:
     image = _open_nifti(path)
+    if image.get_data_dtype().kind not in "iuf":
+        raise SslMedError(
+            f"{path}: holds {image.get_data_dtype()} values; one number a voxel is needed (no RGB, no phase)"
+        )
     shape = _spatial_shape(path, image.shape)
     to_world = _checked(path, _RAS_TO_LPS @ image.affine)
     try:
@@ -169,9 +175,15 @@ class _MetaHeader:
                 values = [float(word) for word in (text or "").split()]
             except ValueError:
                 values = []
-            if len(values) != count:
+            if len(values) != count or not np.isfinite(values).all():
                 raise SslMedError(f"{path}: the header needs {names[0]} with {count} numbers, not '{text}'")
             return values
+
+        def whole(name: str, *, count: int, default: list[float] | None = None) -> tuple[int, ...]:
+            values = numbers(name, count=count, default=default)
+            if any(value != int(value) or abs(value) > 2**31 for value in values):
+                raise SslMedError(f"{path}: the header needs {name} in whole numbers, not '{fields[name]}'")
+            return tuple(int(value) for value in values)
 
         def flag(*names: str) -> bool:
             return any(fields.get(name, "").lower() in ("true", "t", "1") for name in names)
@@ -186,7 +198,7 @@ class _MetaHeader:
         if element not in _ELEMENTS:
             raise SslMedError(f"{path}: ElementType '{element}' is not one of {', '.join(_ELEMENTS)}")
         big = flag("binarydatabyteordermsb", "elementbyteordermsb")
-        shape = tuple(int(size) for size in numbers("dimsize", count=3))
+        shape = whole("dimsize", count=3)
         if min(shape) < 1:
             raise SslMedError(f"{path}: DimSize {list(shape)} must be positive")
         # row i of the matrix in the file is the direction in which voxel axis i runs
@@ -202,7 +214,7 @@ class _MetaHeader:
         data = Path(path) if local else Path(path).parent / name
         if not data.is_file():
             raise SslMedError(f"{path}: its data file {name} is missing beside it; copy both")
-        skip = end if local else int(numbers("headersize", count=1, default=[0])[0])
+        skip = end if local else whole("headersize", count=1, default=[0])[0]
         grid = Header(shape, _checked(path, to_world))
         return cls(grid, np.dtype((">" if big else "<") + _ELEMENTS[element]), data, skip, flag("compresseddata"))
 

@@ -16,7 +16,7 @@ Split = dict[str, list[str]]
 
 
 def random_split(subjects: Iterable[str], *, ratios: Sequence[float], seed: int) -> Split:
-    """Seeded split by subject: floor, floor, rest (131 subjects at 70/10/20 -> 91/13/27).
+    """Seeded split by subject: floor, floor, rest (131 subjects at 70/10/20 -> 91/13/27); without a test share the rest trains.
 
     With three subjects or more, validation gets at least one when its ratio is above 0, since weights are chosen on it.
 
@@ -27,13 +27,15 @@ def random_split(subjects: Iterable[str], *, ratios: Sequence[float], seed: int)
     """
     if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6 or ratios[0] == 0:
         raise SslMedError(f"data.split_ratios {list(ratios)} must be three shares of train, val, test that sum to 1")
+    if seed < 0:
+        raise SslMedError(f"data.split_seed is {seed}; it must be 0 or more")
     names = np.array(sorted(set(subjects)))
     names = names[np.random.default_rng([seed, 0x5EED]).permutation(len(names))]
     n = len(names)
     train, val = math.floor(ratios[0] * n + 1e-9), math.floor(ratios[1] * n + 1e-9)
     if n >= 3 and ratios[1] > 0:
         val = max(val, 1)
-    train = max(1, min(train, n - val - (1 if ratios[2] > 0 and n > 1 else 0)))
+    train = max(1, min(train, n - val - (1 if n > 1 else 0))) if ratios[2] > 0 else n - val
     parts = np.split(names, [train, train + val])
     return {part: sorted(map(str, members)) for part, members in zip(PARTS, parts, strict=True)}
 
@@ -42,7 +44,7 @@ def file_split(spelled: str, *, known: Iterable[str], test_is_val: bool) -> Spli
     """`FILE.json` or `FILE.json:key`, an object with lists of subject ids under train, val and test.
 
     Raises:
-        SslMedError: unreadable file, missing list, unknown id; without a test list unless `test_is_val`.
+        SslMedError: unreadable file, missing list, unknown id; without a test list unless `test_is_val`, or with both.
     """
     path, _, key = spelled.partition(":")
     try:
@@ -61,6 +63,10 @@ def file_split(spelled: str, *, known: Iterable[str], test_is_val: bool) -> Spli
         if not isinstance(tree.get(part, []), list):
             raise SslMedError(f"data.split_file {spelled}: '{part}' must be a list of subject ids")
     split = {part: [str(name) for name in tree.get(part, [])] for part in PARTS}
+    if "test" in tree and test_is_val:
+        raise SslMedError(
+            f"data.split_file {spelled}: has a 'test' list; data.test_is_val=true is for files without one, leave it out"
+        )
     if "test" not in tree:
         if not test_is_val:
             raise SslMedError(
@@ -78,10 +84,12 @@ def file_split(spelled: str, *, known: Iterable[str], test_is_val: bool) -> Spli
 
 
 def check_split(split: Split, *, source: str) -> Split:
-    """Refuses a subject that stands in two parts."""
+    """Refuses a subject that stands in two parts, or twice in one."""
     seen: dict[str, str] = {}
     for part in PARTS:
         for name in split.get(part, []):
+            if seen.get(name) == part:
+                raise SslMedError(f"{source}: subject '{name}' is listed twice in '{part}'; keep it once")
             if name in seen:
                 raise SslMedError(
                     f"{source}: subject '{name}' is in both '{seen[name]}' and '{part}'; keep it in one part"

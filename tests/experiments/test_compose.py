@@ -1,0 +1,192 @@
+"""Every yaml composes with every other; what a yaml says arrives in the run, and an unknown key names its source."""
+
+import shutil
+from itertools import cycle, product
+
+import pytest
+import yaml
+
+from experiments import compose
+from experiments.compose import compose_finetune, compose_pretrain, names
+from ssl_med.catalogue import get_class
+from ssl_med.config import config_hash, to_yaml
+from ssl_med.spec import SslMedError
+
+METHODS, DATA, TASKS, TRAINERS = (names(group) for group in ("method", "data", "task", "trainer"))
+
+
+def conf(group, name):
+    return yaml.safe_load((compose.CONF / group / f"{name}.yaml").read_text()) or {}
+
+
+def dims_of(data):
+    module = get_class("datamodules", data, kind="data", base=compose.MedicalData)
+    return module.make_spec(module.Config(name=data), labelled=False).spatial_dims
+
+
+def leaves(tree, path=()):
+    """(path, value) of every setting."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def expected(groups, dims):
+    """Settings that the yamls state: later groups win, and within a group the part for these dimensions."""
+    found = {}
+    for group, name in groups:
+        tree = conf(group, name)
+        found |= dict(leaves({k: v for k, v in tree.items() if k not in ("when_2d", "when_3d")}))
+        found |= dict(leaves(tree.get(f"when_{dims}d") or {}))
+    return found
+
+
+def check(config, groups, dims):
+    tree = config.tree()
+    for path, value in expected(groups, dims).items():
+        node = tree
+        for key in path:
+            node = node[key]
+        assert node == value, f"{'.'.join(path)} is {node!r}, the yamls say {value!r}"
+    assert config.spec.spatial_dims == dims
+    assert tree["backbone"]["name"] != "auto"
+    assert yaml.safe_load(to_yaml(tree)) == tree, "config.yaml must read back as it was"
+    assert len(config.hash()) == 8
+
+
+def test_every_yaml_has_its_module_and_every_module_its_yaml():
+    for group, modules in (("method", METHODS), ("data", DATA)):
+        assert sorted(path.stem for path in (compose.CONF / group).glob("*.yaml")) == modules
+    assert len(METHODS) >= 5
+    assert len(DATA) >= 4
+    assert {conf("task", task)["data"]["name"] for task in TASKS} <= set(DATA)
+    assert "cpu" in TRAINERS
+
+
+@pytest.mark.parametrize("trainer", [None, *TRAINERS])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_composes_with_every_data_set(method, trainer):
+    hashes = set()
+    for data in DATA:
+        dims = dims_of(data)
+        words = [f"method={method}", f"data={data}", *([f"trainer={trainer}"] if trainer else [])]
+        config = compose_pretrain(words)
+        groups = [("data", data), ("method", method), *([("trainer", trainer)] if trainer else [])]
+        check(config, groups, dims)
+        assert (config.kind, config.name, config.data.name, config.labelled) == ("pretrain", method, data, False)
+        assert config.folder().name == f"{method}-{data}-{config.hash()}"
+        assert config.spec.target == "none"
+        hashes.add(config.hash())
+    assert len(hashes) == len(DATA)
+
+
+@pytest.mark.parametrize(("task", "trainer"), product(TASKS, [None, *TRAINERS]))
+def test_every_task_composes(task, trainer):
+    config = compose_finetune([f"task={task}", *([f"trainer={trainer}"] if trainer else [])])
+    data = conf("task", task)["data"]["name"]
+    groups = [("data", data), ("task", task), *([("trainer", trainer)] if trainer else [])]
+    check(config, groups, dims_of(data))
+    assert config.labelled
+    assert config.spec.target != "none"
+    assert config.spec.class_names
+
+
+def test_words_win_over_every_yaml():
+    config = compose_pretrain(
+        [
+            "method=pcrl",
+            "data=luna",
+            "trainer=cpu",
+            "trainer.batch_size=3",
+            "data.patch_size=[48,48,32]",
+            "optim.lr=0.5",
+        ]
+    )
+    assert (config.trainer.batch_size, config.data.patch_size, config.optim.lr) == (3, (48, 48, 32), 0.5)
+    assert config.trainer.max_steps == conf("trainer", "cpu")["trainer"]["max_steps"]
+
+
+def test_the_hash_names_what_can_change_the_result():
+    base = ["method=moco", "data=luna"]
+    plain = compose_pretrain(base).hash()
+    for same in (
+        "trainer.num_workers=3",
+        "out=x",
+        "resume=false",
+        "tracking.wandb=online",
+        "data.cache_gb=1",
+        "trainer.log_every=1",
+    ):
+        assert compose_pretrain([*base, same]).hash() == plain, same
+    for other in (
+        "seed=1",
+        "optim.lr=0.1",
+        "method.temperature=0.3",
+        "data.root=x",
+        "data.split_seed=1",
+        "trainer.batch_size=8",
+    ):
+        assert compose_pretrain([*base, other]).hash() != plain, other
+    assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
+
+
+# ------------------------------------------------------------------------------------------- unknown keys
+
+
+PRETRAIN = ("method", "data", "backbone", "optim", "trainer", "tracking")
+FINETUNE = ("task", "data", "backbone", "optim", "trainer", "tracking", "labels", "transfer")
+
+
+@pytest.mark.parametrize("section", PRETRAIN)
+def test_unknown_words_of_pretraining(section):
+    for method, data in {*zip(METHODS, cycle(DATA), strict=False), *zip(cycle(METHODS), DATA, strict=False)}:
+        with pytest.raises(SslMedError, match=rf"^command line: key '{section}.nonsense' is unknown"):
+            compose_pretrain([f"method={method}", f"data={data}", f"{section}.nonsense=1"])
+
+
+@pytest.mark.parametrize("section", FINETUNE)
+def test_unknown_words_of_finetuning(section):
+    for task in TASKS:
+        with pytest.raises(SslMedError, match=rf"^command line: key '{section}.nonsense' is unknown"):
+            compose_finetune([f"task={task}", f"{section}.nonsense=1"])
+
+
+def test_words_that_belong_to_the_other_command_or_to_none():
+    for word in ("nonsense=1", "labels.fraction=0.5", "task.loss=ce", "init=scratch", "transfer.adapt_channels=true"):
+        with pytest.raises(SslMedError, match=f"^command line: key '{word.split('.')[0].split('=')[0]}' is unknown"):
+            compose_pretrain(["method=moco", "data=luna", word])
+    with pytest.raises(SslMedError, match=r"^command line: key 'method' is unknown"):
+        compose_finetune(["task=lits", "method.temperature=1"])
+    with pytest.raises(SslMedError, match=r"^command line: 'data' is given twice"):
+        compose_pretrain(["method=moco", "data=luna", "data=lits"])
+    with pytest.raises(SslMedError, match=r"^trainer 'gpu' is unknown; (did you mean 'cpu'|there are)"):
+        compose_pretrain(["method=moco", "data=luna", "trainer=gpu"])
+
+
+GROUPS = {"method": METHODS, "data": DATA, "task": TASKS, "trainer": TRAINERS}
+
+
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group, found in GROUPS.items() for name in found])
+@pytest.mark.parametrize("where", ["section", "top", "when"])
+def test_an_unknown_key_of_a_yaml_names_the_yaml(group, name, where, tmp_path, monkeypatch):
+    shutil.copytree(compose.CONF, tmp_path / "conf")
+    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    data = name if group == "data" else "luna" if group != "task" else conf("task", name)["data"]["name"]
+    section = {"method": "method", "data": "data", "task": "task", "trainer": "trainer"}[group]
+    path = tmp_path / "conf" / group / f"{name}.yaml"
+    tree = yaml.safe_load(path.read_text()) or {}
+    spelled = {"section": f"{section}.nonsense", "top": "nonsense", "when": f"{section}.nonsense"}[where]
+    addition = {"nonsense": 1} if where == "top" else {section: {"nonsense": 1}}
+    place = tree.setdefault(f"when_{dims_of(data)}d", {}) if where == "when" else tree
+    for key, value in addition.items():
+        place[key] = {**(place.get(key) or {}), **value} if isinstance(value, dict) else value
+    path.write_text(yaml.safe_dump(tree))
+    if group == "task":
+        words = [f"task={name}"]
+    else:
+        words = [f"method={name if group == 'method' else 'moco'}", f"data={data}"]
+        words += [f"trainer={name}"] if group == "trainer" else []
+    with pytest.raises(SslMedError, match=rf"^conf/{group}/{name}.yaml: key '{spelled}' is unknown"):
+        (compose_finetune if group == "task" else compose_pretrain)(words)
