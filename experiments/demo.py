@@ -53,7 +53,13 @@ def main(root: Path = Path("runs/demo")) -> Path:
 
 _PRETRAIN = {
     # the papers' learning rates are for tens of thousands of steps
-    "pcrl": ["optim.lr=0.05", "method.queue=128", "trainer.val_every_steps=50", "trainer.batch_size=4"],
+    "pcrl": [
+        "optim.lr=0.05",
+        "method.queue=128",
+        "method.momentum=0.999",  # so fast a student is told from a slower teacher's older keys by their age alone
+        "trainer.val_every_steps=50",
+        "trainer.batch_size=4",
+    ],
     "models_genesis": [
         "optim.name=adam",
         "optim.lr=0.002",

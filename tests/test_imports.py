@@ -27,7 +27,6 @@ MAY_IMPORT = {
     "ssl_med.checkpoint": {"ssl_med.spec", "ssl_med.networks"},
     "ssl_med.methods": PARTS,
     "ssl_med.evaluation": PARTS,
-    "ssl_med.features": PARTS,
     "ssl_med.reports": {"ssl_med.spec"},  # for SslMedError
     "datamodules": {"ssl_med.spec", "ssl_med.config", "ssl_med.catalogue", "ssl_med.transforms.samples"},
     "experiments": {"ssl_med", "datamodules"},
@@ -38,7 +37,7 @@ ONLY_IN = {
     "wandb": {"experiments.tracking"},
     "nibabel": {"datamodules"},
     "PIL": {"datamodules"},
-    "matplotlib": {"ssl_med.reports", "ssl_med.features"},
+    "matplotlib": {"ssl_med.reports"},
 }
 # slow to import: inside the function that needs them, except where every user of the module needs them
 LAZY = {"sklearn": set(), "matplotlib": {"ssl_med.reports"}, "scipy": {"datamodules.phantoms"}}
