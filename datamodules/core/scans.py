@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from datamodules.core.base import MedicalData, VolumeConfig
 from datamodules.core.geometry import check_orientation, reorient, resample, resampled_shape
 from datamodules.core.intensity import encode
-from datamodules.core.readers import Array, Volume, read_header, read_labels, read_volume
+from datamodules.core.readers import Array, Header, Volume, read_header, read_labels, read_volume
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow
 from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 
@@ -25,6 +25,22 @@ class SegmentationConfig(VolumeConfig):
 
     foreground_p: float = 0.5
     """share of labelled training crops that hold a chosen foreground voxel"""
+
+
+@dataclass
+class AnyIntensityConfig(VolumeConfig):
+    """Settings of families whose files may be CT or MR."""
+
+    intensity: Literal["auto", "window", "percentile"] = "auto"
+    """window: a range of stored units, HU for CT; percentile: of the non-zero voxels by scan and channel, for MR; auto: the
+    family's choice"""
+    # null is wider than the base's type: the default depends on `intensity`
+    intensity_low: float | None = None  # type: ignore[assignment]
+    """lower end; null: -1000 for a window, the 0.5th percentile"""
+    intensity_high: float | None = None  # type: ignore[assignment]
+    """upper end; null: 1000 for a window, the 99.5th percentile"""
+    content_min: float = 0.1
+    """unlabelled crops: least share of voxels above the lower end; 0: off"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +57,7 @@ class Scan:
 class ScanData(MedicalData):
     """A family whose cases are `Scan`s. A leaf gives `index`, `make_spec` and `regions`."""
 
-    known_labels: ClassVar[tuple[int, ...]] = ()  # values that a label map may hold
+    known_labels: tuple[int, ...] = ()  # values that a label map may hold
 
     def regions(self, labels: Array, *, source: str) -> Array:
         """Label map (x, y, z) uint8 of the file `source` -> one mask per class name (K, x, y, z) uint8."""
@@ -58,11 +74,18 @@ class ScanData(MedicalData):
 
     def voxels(self, path: str) -> int:
         """Size of a scan after resampling, from its header; refuses an unreadable header."""
-        header = read_header(path)
+        return self.voxels_of(self.grid_of(path))
+
+    def voxels_of(self, header: Header) -> int:
+        """Size of a grid after resampling."""
         if self.config.spacing_mm is None:
             return math.prod(header.shape)
         # axes of the file and of `orientation` differ in order; for a budget of memory that does not matter
         return math.prod(resampled_shape(header.shape, header.to_world, self.config.spacing_mm))
+
+    def grid_of(self, path: str) -> Header:
+        """Grid of a scan from its header."""
+        return read_header(path)
 
     def split_group(self, case: Any) -> str:
         """Scans with and without labels are split apart, so that both uses agree on who is tested."""
@@ -71,7 +94,7 @@ class ScanData(MedicalData):
     def cache_need(self, cases: Sequence[Any]) -> int:
         """Two bytes a voxel and channel, one a voxel and mask."""
         masks = len(self.spec.class_names) if self.spec.target == "mask" else 0
-        return sum(case.voxels * (2 * len(case.images) + masks) for case in cases)
+        return sum(case.voxels * (2 * self.spec.in_channels + masks) for case in cases)
 
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
         """Crops for training, whole volumes for labelled evaluation."""
@@ -104,12 +127,20 @@ class ScanData(MedicalData):
         """Whole volumes differ in size, so labelled evaluation takes one at a time."""
         return 1 if self.labelled else super().eval_batch()
 
-    def load(self, scan: Scan) -> Loaded:
+    def stored(self, scan: Any) -> Iterator[tuple[str, Volume]]:
+        """File and volume of each channel as it lies on disk; one file a channel."""
+        for path in scan.images:
+            yield path, read_volume(path)
+
+    def stored_labels(self, scan: Any) -> Array:
+        """Label map (x, y, z) uint8 on the grid of the stored image."""
+        return read_labels(scan.mask)
+
+    def load(self, scan: Any) -> Loaded:
         """Reads, orients, resamples and windows one scan; refuses a mask that does not lie on its image."""
         channels = []
         first: Volume | None = None
-        for path in scan.images:
-            stored = read_volume(path)
+        for path, stored in self.stored(scan):
             if first is not None and stored.array.shape != first.array.shape:
                 raise SslMedError(
                     f"{path}: has shape {stored.array.shape}, {scan.images[0]} has {first.array.shape}; "
@@ -121,7 +152,7 @@ class ScanData(MedicalData):
         assert first is not None
         mask = None
         if self.labelled and scan.mask:
-            labels = read_labels(scan.mask)
+            labels = self.stored_labels(scan)
             if labels.shape != first.array.shape:
                 raise SslMedError(
                     f"{scan.mask}: mask has shape {labels.shape}, its image {scan.images[0]} has {first.array.shape}"
@@ -139,6 +170,24 @@ class ScanData(MedicalData):
         if self.config.spacing_mm is not None:
             volume = resample(volume, self.config.spacing_mm, nearest=nearest)
         return volume
+
+
+def any_intensity(config: AnyIntensityConfig, *, auto: Literal["window", "percentile"]) -> Intensity:
+    """The intensity that a config of unknown modality asks for, with the defaults of its kind; `auto` is the family's."""
+    if not 0 <= config.content_min < 1:
+        raise SslMedError(f"data.content_min is {config.content_min:g}; it must lie in [0, 1)")
+    kind = auto if config.intensity == "auto" else config.intensity
+    low, high, unit = (-1000.0, 1000.0, "HU") if kind == "window" else (0.5, 99.5, "percentile of the non-zero voxels")
+    low = low if config.intensity_low is None else config.intensity_low
+    high = high if config.intensity_high is None else config.intensity_high
+    return Intensity(kind, low, high, unit)
+
+
+def any_content(config: AnyIntensityConfig) -> Content | None:
+    """Filter of unlabelled crops against empty ones."""
+    if config.content_min == 0:
+        return None
+    return Content(1, config.content_min, 1.0, "lower data.content_min (0 switches the filter off)")
 
 
 def volume_spec(
