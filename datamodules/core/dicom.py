@@ -127,7 +127,7 @@ def read_series(folder: str) -> Volume:
 
 def _fits_int16(values: Array) -> bool:
     low, high = float(values.min()), float(values.max())
-    return -(2**15) <= low and high < 2**15 and bool((values == np.rint(values)).all())
+    return low >= -(2**15) and high < 2**15 and bool((values == np.rint(values)).all())
 
 
 _RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
