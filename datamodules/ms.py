@@ -31,7 +31,7 @@ from ssl_med.spec import DataSpec, SslMedError
 
 
 @dataclass
-class MsConfig(SegmentationConfig, AnyIntensityConfig):
+class MsConfig(AnyIntensityConfig, SegmentationConfig):
     """Names of the files, without their ending."""
 
     patch_size: tuple[int, ...] = (64, 64, 32)

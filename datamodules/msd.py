@@ -35,7 +35,7 @@ TABLE = "dataset.json"
 
 
 @dataclass
-class MsdConfig(SegmentationConfig, AnyIntensityConfig):
+class MsdConfig(AnyIntensityConfig, SegmentationConfig):
     """Channels and classes are those of dataset.json unless chosen here."""
 
     patch_size: tuple[int, ...] = (64, 64, 32)

@@ -79,7 +79,11 @@ class VolumesData(ScanData):
                 raise SslMedError(
                     f"{path}: is a second copy of {scans[name].images[0]}; keep one, or name it in data.exclude"
                 )
-            scans[name] = Scan(name, _subject(relative, name, rule), (str(path),), "", self.voxels(str(path)))
+            try:
+                voxels = self.voxels(str(path))
+            except SslMedError as error:
+                raise SslMedError(f"{error}; or leave it out, data.exclude=['{relative.as_posix()}']") from None
+            scans[name] = Scan(name, _subject(relative, name, rule), (str(path),), "", voxels)
         if len(scans) > 1 and len({scan.subject for scan in scans.values()}) == 1:
             self.notes.append(
                 f"all {len(scans)} scans count as one subject; data.subject=file makes each file a subject"

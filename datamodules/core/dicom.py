@@ -29,6 +29,20 @@ _TAGS: list[str] = [
 _STEP_TOLERANCE = 0.1  # share of a step: scanners round positions, a missing slice doubles the step
 
 
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Pydicom's warnings and log lines quote values of the header."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
 @dataclass(frozen=True)
 class Series:
     """One series in order. `files` and `images` (SOP instance UIDs) run along z of `grid`; `uid` is the series' own."""
@@ -59,12 +73,14 @@ def holds_series(folder: str, names: list[str]) -> bool:
     return any(is_dicom(Path(folder, name)) for name in names)
 
 
+@_silent()
 def modality_of(folder: str) -> str:
     """CT, MR, DX, ... as the first image says."""
     name = min(name for name in os.listdir(folder) if is_dicom(Path(folder, name)))
     return str(_read(os.path.join(folder, name), pixels=False).get("Modality", ""))
 
 
+@_silent()
 def read_series_header(folder: str) -> Series:
     """Checks and orders the images of a folder, without their pixels.
 
@@ -103,6 +119,7 @@ def read_series_header(folder: str) -> Series:
     return Series(grid, files, images, series.pop())
 
 
+@_silent()
 def read_series(folder: str) -> Volume:
     """Voxels (x, y, z), rescale slope and intercept applied: int16 when that holds them exactly, else float32.
 
@@ -195,8 +212,7 @@ def _number(path: str, image: Any, tag: str, default: float) -> float:
 
 def _pixels(path: str, image: Any) -> Array:
     try:
-        with _silent():
-            values: Array = image.pixel_array
+        values: Array = image.pixel_array
     except (NotImplementedError, RuntimeError, ImportError):
         raise SslMedError(
             f"{path}: its pixels are compressed ({image.file_meta.TransferSyntaxUID.name}) and no decoder is installed; "
@@ -213,23 +229,8 @@ def _read(path: str, *, pixels: bool) -> Any:
     except ImportError:
         raise SslMedError(f"{path}: reading DICOM needs pydicom; pip install 'ssl-med[dicom]'") from None
     try:
-        with _silent():
-            if pixels:
-                return pydicom.dcmread(path)
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        if pixels:
+            return pydicom.dcmread(path)
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
     except Exception as error:  # what a damaged file raises has no common base, and its text may quote the header
         raise SslMedError(f"{path}: is no readable DICOM file ({type(error).__name__}); copy it again") from None
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Pydicom's warnings and log lines quote values of the header."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -33,7 +33,7 @@ def write_series(
     """Stores int16 HU with axes L, P, S as 1-001.dcm ..., from the top down; returns the images' UIDs from the bottom up."""
     try:
         from pydicom.dataset import FileDataset, FileMetaDataset
-        from pydicom.uid import ExplicitVRLittleEndian
+        from pydicom.uid import UID, ExplicitVRLittleEndian
     except ImportError:
         raise SslMedError("phantom: DICOM needs pydicom; pip install 'ssl-med[dicom]'") from None
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,8 @@ def write_series(
         number = count - k
         path = folder / f"1-{number:03d}.dcm"
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = CT_STORAGE if modality == "CT" else FILM_STORAGE
-        meta.MediaStorageSOPInstanceUID = uid
+        meta.MediaStorageSOPClassUID = UID(CT_STORAGE if modality == "CT" else FILM_STORAGE)
+        meta.MediaStorageSOPInstanceUID = UID(uid)
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         image = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
         image.SOPClassUID, image.SOPInstanceUID = meta.MediaStorageSOPClassUID, uid

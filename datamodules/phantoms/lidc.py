@@ -95,7 +95,7 @@ def _message(series: str, images: Sequence[str], heights: Array, readers: Sequen
         for number, mask in enumerate(nodules):
             nodule = ElementTree.SubElement(session, "unblindedReadNodule")
             ElementTree.SubElement(nodule, "noduleID").text = f"Nodule {number + 1:03d}"
-            for k in np.flatnonzero(mask.any((0, 1))):
+            for k in np.flatnonzero(mask.any((0, 1))).tolist():
                 _roi(nodule, images[k], heights[k], outline(mask[:, :, k]))
         # a nodule below 3 mm is one point
         small = ElementTree.SubElement(session, "unblindedReadNodule")

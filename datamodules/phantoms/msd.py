@@ -1,4 +1,4 @@
-"""A task of the Medical Segmentation Decathlon (Antonelli et al. 2022): the brain MR of the BraTS phantom in one 4D file a case."""
+"""A task of the Medical Segmentation Decathlon (Antonelli et al. 2022): heads of the BraTS phantom, one 4D file a case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OWNED = ("images??/*.nii.gz", "labels??/*.nii.gz", "dataset.json", "images??", 
 
 
 def generate(out: Path, *, subjects: int = 12, seed: int = 0, size: tuple[int, ...] | None = None) -> Path:
-    """Writes dataset.json, imagesTr/ and labelsTr/ with BRATS_<nnn>.nii.gz, and imagesTs/ without labels, as the Decathlon does.
+    """Writes dataset.json, imagesTr/ and labelsTr/ with BRATS_<nnn>.nii.gz, and imagesTs/ without labels.
 
     Images (x, y, z, 4) int16: FLAIR, T1w, t1gd, T2w; labels uint8: 1 oedema, 2 non-enhancing, 3 enhancing. Every fourth
     case is in imagesTs.

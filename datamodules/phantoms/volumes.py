@@ -23,7 +23,7 @@ _OWNED = ("subject*/*/*", "subject*/*", "subject*")
 
 
 def generate(out: Path, *, subjects: int = 10, seed: int = 0, size: tuple[int, ...] | None = None) -> Path:
-    """Writes subject<nnn>/ct.{nii.gz,mhd,nrrd,npy} or subject<nnn>/ct/*.dcm (HU), formats in turn, as a hospital's export may look.
+    """Writes subject<nnn>/ct.{nii.gz,mhd,nrrd,npy} or subject<nnn>/ct/*.dcm (HU), formats in turn.
 
     Args:
         out: new or empty folder, or an earlier phantom of this kind, which is replaced.
