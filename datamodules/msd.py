@@ -56,6 +56,8 @@ class _Task:
     @classmethod
     def read(cls, root: Path) -> _Task:
         path = root / TABLE
+        if not root.is_dir():
+            raise SslMedError(f"data.root={root}: no such folder; it should hold {MsdData.layout}")
         if not path.is_file():
             below = sorted(p.parent.name for p in root.glob(f"*/{TABLE}"))
             hint = f"; it holds {', '.join(below)}: point data.root at one of them" if below else ""

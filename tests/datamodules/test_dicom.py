@@ -284,16 +284,17 @@ def test_a_patient_is_named_nowhere(tmp_path, capsys, caplog):
         write(tmp_path / "data" / f"case{n}" / "ct", voxels((24, 24, 16)), change=odd)
     capsys.readouterr()
     words = ["pretrain", "method=models_genesis", "data=volumes", f"data.root={tmp_path / 'data'}", "trainer=cpu"]
-    words += ["trainer.max_steps=2", "trainer.batch_size=2", "data.patch_size=[16,16,16]", "backbone.channels=[4,8,8]"]
+    words += ["trainer.max_steps=2", "trainer.batch_size=2", "data.patch_size=[16,16,16]", "backbone.channels=[8,8,16]"]
     words += ["backbone.name=unet", "data.crops_per_volume=2", f"out={tmp_path / 'run'}", "tracking.wandb=offline"]
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         assert main(words) == 0
-        broken = next((tmp_path / "data").rglob("*.dcm"))
-        broken.write_bytes(broken.read_bytes()[:-200])
+        for path in (tmp_path / "data").rglob("IM0003.dcm"):
+            path.write_bytes(path.read_bytes()[:-200])
         assert main([*words[:-2], f"out={tmp_path / 'second'}"]) == 2
     printed = capsys.readouterr()
     assert "done: 2 steps" in printed.out
+    assert "IM0003.dcm: its pixels are missing or truncated" in printed.err
     written = [path for run in ("run", "second") for path in (tmp_path / run).rglob("*") if path.is_file()]
     assert {"summary.json", "backbone.safetensors", "metrics.jsonl"} <= {path.name for path in written}
     texts = [path.read_bytes() for path in written]
