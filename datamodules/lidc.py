@@ -75,6 +75,8 @@ class LidcData(ScanData):
     Config = LidcConfig
     layout = "LIDC-IDRI-NNNN/<study>/<series>/*.dcm with the readings' .xml files"
     known_labels = (0, 1)
+    public_names = r"LIDC-IDRI-\d{4}(/\d+)?"
+    store_keys = ("orientation", "spacing_mm", "consensus")
 
     @classmethod
     def make_spec(cls, config: LidcConfig, *, labelled: bool) -> DataSpec:

@@ -43,6 +43,7 @@ class VolumesData(ScanData):
 
     Config = VolumesConfig
     layout = "volumes (.nii, .nii.gz, .mhd, .mha, .nrrd, .nhdr, .npy, or folders of DICOM images)"
+    store_keys = ("orientation", "spacing_mm", "npy_spacing_mm")
 
     @classmethod
     def make_spec(cls, config: VolumesConfig, *, labelled: bool) -> DataSpec:

@@ -1,4 +1,4 @@
-"""DICOM series -> volume (PS3.3 C.7.6.2, image plane; C.11.1, modality LUT), by the optional pydicom.
+"""DICOM series -> volume, file -> image (PS3.3 C.7.6.2, image plane; C.11.1, modality LUT), by the optional pydicom.
 
 A folder holds one series. Slices are ordered by position along their normal, never by file name. What a message names is
 the folder, a file name, a count or a length: no value of a patient's attribute leaves this module.
@@ -140,6 +140,26 @@ def read_series(folder: str) -> Volume:
             array = array.astype(np.float32)  # what was read so far is held exactly
         array[:, :, k] = scaled.T
     return Volume(array, series.grid.to_world)
+
+
+@_silent()
+def read_dicom_image(path: str) -> Array:
+    """Values (rows, columns) float32 of one image, rescale applied; MONOCHROME1 (bright is low) is turned over.
+
+    Raises:
+        SslMedError: pydicom is absent; an unreadable, multi-frame or color file; pixels as in `read_series`.
+    """
+    image = _read(path, pixels=True)
+    if image.get("NumberOfFrames", 1) not in (1, None) or image.get("SamplesPerPixel", 1) != 1:
+        raise SslMedError(f"{path}: is multi-frame or color; one grey image a file is needed")
+    values = _pixels(path, image).astype(np.float64)
+    if image.get("PhotometricInterpretation", "") == "MONOCHROME1":
+        bits = int(image.BitsStored)
+        lowest = -(2 ** (bits - 1)) if image.PixelRepresentation else 0
+        values = 2 * lowest + 2**bits - 1 - values
+    slope, intercept = (_number(path, image, tag, other) for tag, other in _RESCALE.items())
+    grey: Array = (values * slope + intercept).astype(np.float32)
+    return grey
 
 
 def _fits_int16(values: Array) -> bool:

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from datamodules.core.dicom import is_dicom, modality_of, read_series, read_series_header
+from datamodules.core.dicom import is_dicom, modality_of, read_dicom_image, read_series, read_series_header
 from datamodules.core.files import find_volumes, stem
 from datamodules.core.readers import read_header, read_volume
 from experiments.cli import main
@@ -246,6 +246,22 @@ def test_run_length_coded_pixels_need_no_extra_decoder(tmp_path):
         tmp_path / "s", array, change=lambda image, k: image.compress(RLELossless, generate_instance_uid=False)
     )
     assert np.array_equal(read_volume(str(folder)).array, array)
+
+
+def test_one_image_and_the_two_senses_of_grey(tmp_path):
+    array = voxels()[:, :, :1]
+
+    def turn(image, k):
+        image.PhotometricInterpretation = "MONOCHROME1"
+
+    image = read_dicom_image(str(write(tmp_path / "a", array, names=["a.dcm"]) / "a.dcm"))
+    assert np.array_equal(image, array[:, :, 0].T)
+    for dtype, whole in (("<u2", 65535 - 2048), ("<i2", -1 - 2048)):
+        folder = write(tmp_path / dtype[1], array, names=["a.dcm"], change=turn, dtype=dtype)
+        # stored values are turned over within 16 bits; the intercept of -1024 counts before and after
+        assert np.array_equal(read_dicom_image(str(folder / "a.dcm")), whole - array[:, :, 0].T.astype(float))
+    with pytest.raises(SslMedError, match="multi-frame or color"):
+        read_dicom_image(str(write(tmp_path / "f", array, names=["a.dcm"], change=_frames) / "a.dcm"))
 
 
 def test_series_are_found_by_their_files(tmp_path):
