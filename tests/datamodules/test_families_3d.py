@@ -26,7 +26,7 @@ from ssl_med.spec import SslMedError
 SIZE = (40, 36, 32)
 PATCH = (16, 16, 16)
 # options that the tests use, and what a labelled batch holds
-OPTIONS = {"candidates": {"subject_column": "patient"}}
+OPTIONS = {"candidates": {"subject_column": "patient"}, "lidc": {"spacing_mm": [4.0, 4.0, 4.0]}}
 CHANNELS = {"msd": 4, "ms": 4}
 LABELLED = {"msd": ("mask", 3), "ms": ("mask", 1), "lidc": ("mask", 1), "candidates": ("label", 2)}
 FAMILIES = ["candidates", "lidc", "ms", "msd", "volumes"]
@@ -460,8 +460,7 @@ def test_lidc_consensus_equals_a_count_of_readers(phantoms, consensus, need):
 
 def test_lidc_crops_are_centred_on_their_nodules_and_shifted_in_training_only(phantoms):
     root = phantoms("lidc")
-    data = module("lidc", root, labelled=True, patch_size=(32, 32, 32))
-    assert data.spec.spacing_mm == (1.0, 1.0, 1.0)
+    data = module("lidc", root, labelled=True, patch_size=(32, 32, 32), spacing_mm=(1.0, 1.0, 1.0))
     for batch in data.test_dataloader():
         for image, mask in zip(batch["image"], batch["mask"], strict=True):
             parts, _ = ndimage.label(mask[0].numpy(), np.ones((3, 3, 3)))
@@ -791,6 +790,29 @@ def test_ms_patients(shared_data):
         assert item.codes.shape == (4, 182, 218, 182)
         flair, lesion = item.codes[0], item.mask[0] > 0
         assert flair[lesion].mean() > 1.3 * flair[(flair > 0) & ~lesion].mean()  # white-matter lesions are bright
+
+
+@pytest.mark.realdata
+def test_luna_read_as_anybodys_candidates_gives_the_same_cubes(shared_data):
+    root = shared_data / "luna16"
+    columns = ("seriesuid", "coordX", "coordY", "coordZ", "class")
+    options = {
+        "table": "candidates_V2.csv",
+        "columns": columns,
+        "subject_column": "",
+        "classes": ("non-nodule", "nodule"),
+    }
+    own = module("candidates", root, labelled=True, **options)
+    luna = module("luna", root, labelled=True)
+    assert own.subjects() == luna.subjects()
+    assert own.describe()["positives"] == luna.describe()["positives"]
+    mine, theirs = (data.dataset(data.parts["test"], part="test") for data in (own, luna))
+    assert len(mine) == len(theirs) > 60
+    for index in range(0, len(mine), 7):
+        first, second = mine[(0, index)], theirs[(0, index)]
+        assert first["id"] == second["id"]
+        assert first["label"] == second["label"]
+        assert np.array_equal(first["image"], second["image"])
 
 
 @pytest.mark.realdata
