@@ -37,10 +37,11 @@ ONLY_IN = {
     "wandb": {"experiments.tracking"},
     "nibabel": {"datamodules"},
     "PIL": {"datamodules"},
-    "matplotlib": {"ssl_med.reports"},
+    "pydicom": {"datamodules"},
+    "matplotlib": {"ssl_med.reports", "ssl_med.features"},
 }
 # slow to import: inside the function that needs them, except where every user of the module needs them
-LAZY = {"sklearn": set(), "matplotlib": {"ssl_med.reports"}, "scipy": {"datamodules.phantoms"}}
+LAZY = {"sklearn": set(), "pydicom": set(), "matplotlib": {"ssl_med.reports"}, "scipy": {"datamodules.phantoms"}}
 REPORTS_NEED = {"numpy", "matplotlib", "scipy"}
 
 
