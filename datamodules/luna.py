@@ -66,6 +66,8 @@ class LunaData(ScanData):
     Config = LunaConfig
     layout = "subset0 ... subset9 with <seriesuid>.mhd files"
     splits = ("mg", "pcrl")
+    # roots of TCIA, NLST and of random uids
+    public_names = r"(1\.3\.6\.1\.4\.1\.14519\.5\.2\.1|1\.2\.840\.113654\.2\.55|2\.25)(\.\d+)+"
     lead_stratum = "1"  # a scan with a nodule has other candidates too
 
     @classmethod
@@ -100,6 +102,8 @@ class LunaData(ScanData):
         paths: dict[str, tuple[int, Path]] = {}
         for subset in range(10):
             for path in sorted((root / f"subset{subset}").glob("*.mhd")):
+                if path.stem in paths and self.quarantined(path):
+                    continue
                 if path.stem in paths:
                     raise SslMedError(f"{path}: is a second copy of {paths[path.stem][1]}; keep one")
                 paths[path.stem] = (subset, path)
@@ -115,7 +119,7 @@ class LunaData(ScanData):
         scans = []
         for uid, (subset, path) in sorted(paths.items()):
             marked = tuple(candidates.get(uid, ()))
-            if marked and self.labelled:
+            if marked and self.labelled and not self.quarantined(path):
                 self._check_places(path, marked, table=table)
             scans.append(LunaScan(uid, uid, (str(path),), "", self.voxels(str(path)), subset, marked))
         with_rows = sum(bool(scan.candidates) for scan in scans)

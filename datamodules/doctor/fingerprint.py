@@ -30,8 +30,9 @@ def voxel_hash(array: Array) -> str:
     """Hash of shape and values, whatever the type that stores them; (x, y, z) or (rows, columns)."""
     digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
     for piece in array.T:  # slice by slice: no second copy of a large volume; files store x fastest
-        whole = piece.dtype.kind in "iub" or bool((piece == np.rint(piece)).all())
-        digest.update(np.ascontiguousarray(piece, np.int64 if whole else np.float64).tobytes())
+        small = piece.dtype.itemsize <= 2 or float(np.abs(piece).max()) < 2**31
+        whole = small and (piece.dtype.kind in "iub" or bool((piece == np.rint(piece)).all()))
+        digest.update(np.ascontiguousarray(piece, np.int32 if whole else np.float64).tobytes())
     return digest.hexdigest()
 
 
