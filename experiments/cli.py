@@ -100,7 +100,8 @@ def _weights(words: Sequence[str]) -> None:
     if len(words) != 2 or words[0] != "inspect":
         raise SslMedError("weights: say `weights inspect FILE`")
     card = asdict(read_card(find_backbone(words[1])))
-    card["subjects"] = f"{len(card['subjects'])} hashed"
+    for key in ("subjects", "volumes", "validated"):
+        card[key] = f"{len(card[key])} hashed"
     print(to_yaml(json.loads(json.dumps(card))), end="")
 
 

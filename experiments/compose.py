@@ -11,6 +11,7 @@ from datamodules.core.base import MedicalData
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.config import Layer, build, config_hash, parse_words, read_yaml, to_plain
 from ssl_med.evaluation.tasks import TaskConfig
+from ssl_med.ledger import salted
 from ssl_med.methods._base import Method
 from ssl_med.networks.backbone import BackboneConfig, resolve
 from ssl_med.optim import OptimConfig
@@ -18,6 +19,7 @@ from ssl_med.spec import DataSpec, SslMedError
 
 CONF = Path(__file__).parent / "conf"
 SCRATCH = "scratch"
+PATHS = ("root", "split_file", "quarantine")  # keys of data that hold paths
 
 
 @dataclass
@@ -162,6 +164,14 @@ class RunConfig:
             tree[section] = to_plain(getattr(self, section))
         return tree | {key: value for key, value in asdict(self.general).items() if key not in skipped}
 
+    def public_tree(self) -> dict[str, Any]:
+        """`tree()` for what is shared: paths of data, which may name patients, as salted hashes."""
+        tree = self.tree()
+        for key in PATHS:
+            if tree["data"].get(key):
+                tree["data"][key] = f"path-{salted(str(Path(tree['data'][key]).resolve()))[:12]}"
+        return tree
+
     def hash(self) -> str:
         """Names the run by all that can change its result; where it is written and how it is watched cannot."""
         tree = self.tree()
@@ -171,6 +181,8 @@ class RunConfig:
             tree["trainer"].pop(key)
         tree["data"].pop("cache_gb", None)
         tree["data"]["root"] = str(Path(tree["data"]["root"]).resolve())
+        if self.data.quarantine and Path(self.data.quarantine).is_file():
+            tree["data"]["quarantine"] = salted(Path(self.data.quarantine).read_bytes())
         if self.kind == "finetune" and self.general.init != SCRATCH:
             tree["init"] = str(Path(tree["init"]).resolve())
         return config_hash(tree)

@@ -30,7 +30,13 @@ MAY_IMPORT = {
     "ssl_med.evaluation": PARTS,
     "ssl_med.features": PARTS,
     "ssl_med.reports": {"ssl_med.spec"},  # for SslMedError
-    "datamodules": {"ssl_med.spec", "ssl_med.config", "ssl_med.catalogue", "ssl_med.ledger", "ssl_med.transforms.samples"},
+    "datamodules": {
+        "ssl_med.spec",
+        "ssl_med.config",
+        "ssl_med.catalogue",
+        "ssl_med.ledger",
+        "ssl_med.transforms.samples",
+    },
     "experiments": {"ssl_med", "datamodules"},
 }
 # libraries that only some modules may name

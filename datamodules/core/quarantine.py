@@ -42,7 +42,9 @@ class Quarantine:
         try:
             lines = Path(file).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise SslMedError(f"data.quarantine={file}: cannot be read ({error}); make one with ssl-med check") from None
+            raise SslMedError(
+                f"data.quarantine={file}: cannot be read ({error}); make one with ssl-med check"
+            ) from None
         entries = []
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.startswith("#"):
