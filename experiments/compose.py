@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -235,6 +236,47 @@ def compose_finetune(words: Sequence[str]) -> RunConfig:
     sections = ("task", "data", "backbone", "optim", "trainer", "tracking", "labels", "transfer")
     _known(layers, (*sections, "seed", "out", "resume", "init"))
     return _finish("finetune", chosen["task"], layers, data_class=data_class, data_name=data_name, method=None)
+
+
+@dataclass
+class CheckConfig:
+    """Keys of `ssl-med check` besides data."""
+
+    out: str = ""
+    """folder of the report; empty: runs/check/<data>-<hash of root>"""
+    workers: int = field(
+        default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    )
+    """processes that read"""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise SslMedError(f"workers is {self.workers}; it must be 0 or more")
+
+
+def compose_check(words: Sequence[str]) -> tuple[CheckConfig, type[MedicalData], Any]:
+    """`data=lits data.root=DIR out=DIR workers=4` -> settings, family, its config."""
+    chosen, line = _choose(words, required=("data",), optional=())
+    data_class, data, layers = _data_only(chosen["data"], line)
+    _known(layers, ("data", "out", "workers"))
+    general = [Layer(x.source, {k: v for k, v in x.tree.items() if k in ("out", "workers")}) for x in layers]
+    return build(CheckConfig, general, prefix=""), data_class, data
+
+
+def compose_source(name: str, root: str) -> tuple[type[MedicalData], Any]:
+    """A family with its default settings, at a root."""
+    data_class, data, _ = _data_only(name, Layer("command line", {"data": {"root": root}}))
+    return data_class, data
+
+
+def _data_only(name: str, line: Layer) -> tuple[type[MedicalData], Any, list[Layer]]:
+    data_class = get_class("datamodules", name, kind="data", base=MedicalData)
+    layers = _layers({"data": name}, line, ("data",), data_class, name)
+    return (
+        data_class,
+        build(data_class.Config, [Layer("", {"name": name}), *_sections(layers, "data")], prefix="data"),
+        layers,
+    )
 
 
 def _finish(

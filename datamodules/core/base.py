@@ -189,7 +189,7 @@ class MedicalData(pl.LightningDataModule, ABC):
         cases = self.find_cases(root)
         if not cases:
             raise SslMedError(f"data.root={root}: is this {name}? It should hold {self.layout}")
-        split = self._split(cases)
+        split = self.split(cases)
         kept = self.keep(cases)
         if not self.labelled:
             split = {**split, "test": []}
@@ -267,7 +267,8 @@ class MedicalData(pl.LightningDataModule, ABC):
         public = self.public_name(case.name)
         return case if public == case.name else dataclasses.replace(case, name=public)
 
-    def _split(self, cases: Sequence[Any]) -> Split:
+    def split(self, cases: Sequence[Any]) -> Split:
+        """Subjects of each part, as data.split says."""
         config = self.config
         subjects = {case.subject for case in cases}
         if config.split == "random":

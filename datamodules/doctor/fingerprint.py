@@ -18,7 +18,7 @@ import numpy as np
 from datamodules.core.readers import Array
 
 CELLS = {2: 32, 3: 24}
-# Different patients of LUNA16, LiTS, BraTS, Decathlon hippocampus and ChestX-ray14 reach 0.86, copies 0.92 at their 5th percentile
+# Different patients of LUNA16, LiTS, BraTS, hippocampus and ChestX-ray14 reach 0.86, 95 of 100 copies lie above 0.89
 NEAR = 0.9
 _COARSE = {2: 16, 3: 12}
 _NEIGHBOURS, _PLAUSIBLE = 5, 0.75  # pairs that are aligned: of the best at first sight, those that look alike at all
@@ -157,14 +157,16 @@ def _averages(size: int, cells: int) -> Array:
     edges, start = np.linspace(0, size, cells + 1), np.arange(size)
     overlap = np.minimum(edges[1:, None], start + 1) - np.maximum(edges[:-1, None], start)
     weights = np.clip(overlap, 0, 1)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    shares: Array = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 @lru_cache(maxsize=8)
 def _blur(cells: int, sigma: float) -> Array:
     place = np.arange(cells)
     weights = np.exp(-0.5 * ((place[:, None] - place) / sigma) ** 2)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    shares: Array = (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 def _sampled(cells: int, shift: float, scale: float) -> Array:
