@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from datamodules.core.quarantine import Entry, Quarantine
 from datamodules.core.readers import PLACEHOLDER, Array, Header, assumed_headers
 from datamodules.doctor.files import Found, walk
 from datamodules.doctor.findings import KINDS, Finding
-from datamodules.doctor.fingerprint import NEAR, candidate_pairs, exact_groups, similarity
-from datamodules.doctor.inspect import Inspection, inspect
+from datamodules.doctor.fingerprint import ALIKE, candidate_pairs, exact_groups, same_above, similarity
+from datamodules.doctor.inspect import Inspection, compare_images, inspect
 from datamodules.doctor.pool import spread
 from datamodules.doctor.tables import check_tables, straddling
 from ssl_med.ledger import salted
@@ -24,6 +24,7 @@ from ssl_med.spec import SslMedError
 
 Progress = Callable[[str, int, int], None]  # what is done, how many of how many
 _PAIRS = 64  # pairs of fingerprints that a task compares
+_USUAL = 60  # pairs taken at random that say how alike different images are
 _APART = 0.5  # voxels that corners of mask and image may lie apart
 
 
@@ -70,6 +71,9 @@ class Source:
         """A path as the cases name it -> relative to the root."""
         path = Path(file)
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
+
+Place = tuple[Source, str]  # an image: its data set, and its path there
 
 
 @dataclass(frozen=True)
@@ -316,37 +320,77 @@ def _copies(
                 findings.append(finding)
     for dims in (2, 3):
         chosen = [k for k, r in enumerate(results) if r.grid is not None and r.grid.ndim == dims and k not in copies]
-        if len(chosen) < 2:
-            continue
-        grids = np.stack([grid for k in chosen if (grid := results[k].grid) is not None])
-        pairs = [
+        grids = np.stack([results[k].grid for k in chosen]) if len(chosen) > 1 else np.empty((0,) * (dims + 1))
+        images = [places[k] for k in chosen]
+        alike = [
             (i, j)
-            for i, j in candidate_pairs(grids)
-            if places[chosen[i]][0] is source
-            and _same(places[chosen[i]], places[chosen[j]], parts, near=True) is not None
+            for (i, j), value in _second_look(_askable(grids, images, source, parts), grids, workers, progress)
+            if value > ALIKE
         ]
-        tasks = (
-            (tuple(pairs[k : k + _PAIRS]), [(grids[i], grids[j]) for i, j in pairs[k : k + _PAIRS]])
-            for k in range(0, len(pairs), _PAIRS)
-        )
+        if not alike:
+            continue
+        pairs = {
+            (i, j)
+            for i, j in _random_pairs(len(images))
+            if images[i][0].subject(images[i][1]) != images[j][0].subject(images[j][1])
+        }
+        values = _third_look([*alike, *sorted(pairs)], images, workers, progress)
+        threshold = same_above([values[pair] for pair in sorted(pairs)], len(images) * (len(images) - 1) // 2)
         reported: set[tuple[str, str]] = set()
-        for done, ((some, _), values) in enumerate(spread(_similarities, tasks, workers=workers), 1):
-            progress("comparing images", min(done * _PAIRS, len(pairs)), len(pairs))
-            for (i, j), value in zip(some, values or (), strict=False):
-                finding = _same(places[chosen[i]], places[chosen[j]], parts, near=True, value=value)
-                if value > NEAR and finding is not None and (finding.path, finding.also_in) not in reported:
-                    reported.add((finding.path, finding.also_in))
-                    findings.append(finding)
+        for i, j in alike:
+            finding = _same(images[i], images[j], parts, near=True, value=values[i, j])
+            if values[i, j] > threshold and finding is not None and (finding.path, finding.also_in) not in reported:
+                reported.add((finding.path, finding.also_in))
+                findings.append(finding)
     return findings
+
+
+def _askable(grids: Array, images: Sequence[Place], source: Source, parts: dict[str, str]) -> list[tuple[int, int]]:
+    """Pairs that may be copies and would say something about the data set itself."""
+    return [
+        (i, j)
+        for i, j in candidate_pairs(grids)
+        if images[i][0] is source and _same(images[i], images[j], parts, near=True) is not None
+    ]
+
+
+def _random_pairs(count: int) -> set[tuple[int, int]]:
+    """Up to `_USUAL` pairs of `count` images, the same ones each time."""
+    drawn = np.random.default_rng(count).integers(0, max(count, 1), (4 * _USUAL, 2)).tolist()
+    return set(list(dict.fromkeys((min(a, b), max(a, b)) for a, b in drawn if a != b))[:_USUAL])
+
+
+def _second_look(
+    pairs: Sequence[tuple[int, int]], grids: Array, workers: int, progress: Progress
+) -> Iterator[tuple[tuple[int, int], float]]:
+    blocks = (pairs[k : k + _PAIRS] for k in range(0, len(pairs), _PAIRS))
+    tasks = ((tuple(block), [(grids[i], grids[j]) for i, j in block]) for block in blocks)
+    done = 0
+    for (block, _), values in spread(_similarities, tasks, workers=workers):
+        done += len(block)
+        progress("comparing images", done, len(pairs))
+        yield from zip(block, values or [-1.0] * len(block), strict=True)
+
+
+def _third_look(
+    pairs: Sequence[tuple[int, int]], images: Sequence[Place], workers: int, progress: Progress
+) -> dict[tuple[int, int], float]:
+    tasks = {}
+    for i, j in pairs:
+        first, second = ((str(images[k][0].root), images[k][1]) for k in (i, j))
+        tasks[first, second] = (i, j)
+    values = {}
+    for done, (task, value) in enumerate(spread(compare_images, tasks, workers=workers), 1):
+        values[tasks[task]] = -1.0 if value is None else value
+        progress("looking at copies", done, len(tasks))
+    return values
 
 
 def _similarities(pairs: tuple[tuple[int, int], ...], grids: list[tuple[Array, Array]]) -> list[float]:
     return [similarity(first, second) for first, second in grids]
 
 
-def _same(
-    first: tuple[Source, str], second: tuple[Source, str], parts: dict[str, str], *, near: bool, value: float = 1.0
-) -> Finding | None:
+def _same(first: Place, second: Place, parts: dict[str, str], *, near: bool, value: float = 1.0) -> Finding | None:
     """What it means that two images are the same one; None when that says nothing about the data set itself."""
     (one, path), (other, further) = first, second
     detail = f"similarity {value:.3f}" if near else ""

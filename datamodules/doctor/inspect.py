@@ -20,9 +20,9 @@ from PIL import Image
 
 from datamodules.core.geometry import reorient, spacing_of
 from datamodules.core.readers import Array, Header, Volume, read_header, read_volume
-from datamodules.doctor.files import Found
+from datamodules.doctor.files import DICOM, FILMS, Found
 from datamodules.doctor.findings import Finding
-from datamodules.doctor.fingerprint import grid_of, voxel_hash
+from datamodules.doctor.fingerprint import grid_of, texture_similarity, voxel_hash
 from ssl_med.spec import SslMedError
 
 THINNEST, THICKEST, LONGEST = 0.01, 50.0, 3000.0  # mm: voxels outside and longer axes are no medical scan
@@ -262,38 +262,49 @@ def _arrays(path: str, name: str) -> Iterator[Inspection]:
         yield result
 
 
-# ------------------------------------------------------------------------------------------------- thumbnails
+# ------------------------------------------------------------------------------------------ looking once more
+
+
+def load_image(root: str, path: str) -> Array:
+    """An image that was inspected, read again: (x, y, z) towards L, P, S, (rows, columns), or a row of a file of arrays."""
+    name, _, row = path.partition("#")
+    file = str(Path(root) / name)
+    if row:
+        key, _, number = row.rpartition("/")
+        with np.load(file) as arrays:
+            image: Array = arrays[key][int(number)]
+        return image.mean(-1) if image.ndim == 3 and image.shape[-1] == 3 else image
+    if name.lower().endswith(FILMS):
+        with Image.open(file) as opened:
+            grey: Array = np.asarray(opened.convert("F"))
+        return grey
+    if name.lower().endswith(DICOM):
+        film: Array = importlib.import_module("datamodules.core.dicom").read_dicom_image(file)
+        return film
+    return reorient(read_volume(file), "LPS").array
+
+
+def compare_images(first: tuple[str, str], second: tuple[str, str]) -> float:
+    """Texture similarity of two images, each (root, path); -1 when one cannot be read any more."""
+    try:
+        return texture_similarity(load_image(*first), load_image(*second))
+    except (OSError, ValueError):
+        return -1.0
 
 
 def thumbnail(root: str, path: str) -> bytes:
     """The middle slice, or the film, as a small PNG between its 1st and 99th percentile; b"" when it cannot be read."""
-    name, _, row = path.partition("#")
-    file = str(Path(root) / name)
     try:
-        if row:
-            key, _, number = row.rpartition("/")
-            with np.load(file) as arrays:
-                array = arrays[key][int(number)]
-        elif name.lower().endswith((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")):
-            with Image.open(file) as image:
-                array = np.asarray(image.convert("F"))
-        elif name.lower().endswith((".nii", ".nii.gz")):
-            array = np.asanyarray(nib.load(file).dataobj)
+        if path.lower().endswith((".nii", ".nii.gz")):  # also what `read_volume` refuses
+            array: Array = np.asanyarray(nib.load(str(Path(root) / path)).dataobj)
         else:
-            array = read_volume(file).array
+            array = load_image(root, path)
         while array.ndim > 3:
             array = array[..., 0]
-        if array.ndim == 3 and array.shape[-1] != 3:
-            sums = np.count_nonzero(array, axis=(0, 1)) if array.dtype.kind in "iub" and array.max() < 256 else None
-            chosen = int(sums.argmax()) if sums is not None and array.min() >= 0 else array.shape[2] // 2
-            array = array[:, :, chosen].T
-        plane = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        if plane.ndim == 3:
-            plane = plane.mean(-1)
+        plane = array[:, :, array.shape[2] // 2].T if array.ndim == 3 else array
+        plane = np.nan_to_num(plane.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
         low, high = np.percentile(plane, [1, 99])
-        if high <= low:
-            low, high = float(plane.min()), max(float(plane.max()), float(plane.min()) + 1)
-        grey = np.clip((plane - low) / (high - low), 0, 1) * 255
+        grey = np.clip((plane - low) / max(float(high - low), 1e-12), 0, 1) * 255
         picture = Image.fromarray(grey.astype(np.uint8))
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         content = io.BytesIO()
