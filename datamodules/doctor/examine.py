@@ -256,13 +256,14 @@ def _check_cases(source: Source) -> list[Finding]:
         for result in seen:
             if result.header is not None and result.header.shape != first.shape:
                 findings.append(Finding("channels", result.path, _shapes(result.header, first)))
+        unplaced = any(finding.kind in ("orientation", "geometry") for result in seen for finding in result.findings)
         for path in masks:
             mask = source.inspections.get(path)
             if mask is None or mask.header is None:
                 continue
             if mask.header.shape != first.shape:
                 findings.append(Finding("mask_shape", path, _shapes(mask.header, first)))
-            elif not (apart := _apart(mask.header, first)) <= _APART:
+            elif not unplaced and not (apart := _apart(mask.header, first)) <= _APART:
                 findings.append(Finding("mask_geometry", path, f"up to {apart:.3g} voxels apart"))
             strange = [label for label in mask.labels or () if known and label not in known]
             if strange:
@@ -319,8 +320,11 @@ def _copies(
             if finding is not None:
                 findings.append(finding)
     for dims in (2, 3):
-        chosen = [k for k, r in enumerate(results) if r.grid is not None and r.grid.ndim == dims and k not in copies]
-        grids = np.stack([results[k].grid for k in chosen]) if len(chosen) > 1 else np.empty((0,) * (dims + 1))
+        shown = {k: r.grid for k, r in enumerate(results) if r.grid is not None and r.grid.ndim == dims}
+        chosen = [k for k in shown if k not in copies]
+        if len(chosen) < 2:
+            continue
+        grids = np.stack([shown[k] for k in chosen])
         images = [places[k] for k in chosen]
         alike = [
             (i, j)
@@ -329,11 +333,7 @@ def _copies(
         ]
         if not alike:
             continue
-        pairs = {
-            (i, j)
-            for i, j in _random_pairs(len(images))
-            if images[i][0].subject(images[i][1]) != images[j][0].subject(images[j][1])
-        }
+        pairs = {(i, j) for i, j in _random_pairs(len(images)) if _apart_subjects(images[i], images[j])}
         values = _third_look([*alike, *sorted(pairs)], images, workers, progress)
         threshold = same_above([values[pair] for pair in sorted(pairs)], len(images) * (len(images) - 1) // 2)
         reported: set[tuple[str, str]] = set()
@@ -343,6 +343,10 @@ def _copies(
                 reported.add((finding.path, finding.also_in))
                 findings.append(finding)
     return findings
+
+
+def _apart_subjects(first: Place, second: Place) -> bool:
+    return first[0] is not second[0] or first[0].subject(first[1]) != second[0].subject(second[1])
 
 
 def _askable(grids: Array, images: Sequence[Place], source: Source, parts: dict[str, str]) -> list[tuple[int, int]]:

@@ -71,10 +71,11 @@ def texture_similarity(first: Array, second: Array) -> float:
     dims = first.ndim
     a, b = (grid_of(array).astype(np.float32) for array in (first, second))
     shift, scale = _align(a, b, sigmas=(1.5, 0.7))
-    cells = FINE[dims]
+    # no finer than the images: between their voxels there is no texture
+    cells = min(FINE[dims], max(map(min, first.shape, second.shape)))
     a, b = (grid_of(array, cells).astype(np.float32) for array in (first, second))
     moved = _moved(b, *_align(a, b, sigmas=(2.0, 1.0), start=(shift, scale), steps=3))
-    edge = cells // 10
+    edge = max(1, cells // 10)
     inner, narrow, wide = (slice(edge, -edge),) * dims, _blur(cells, 0.7), _blur(cells, 1.5)
     return _correlation(*((_along(grid, [narrow] * dims) - _along(grid, [wide] * dims))[inner] for grid in (a, moved)))
 

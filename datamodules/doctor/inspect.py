@@ -178,6 +178,8 @@ def _check_grid(header: Header, result: Inspection) -> None:
     if size.min() < THINNEST or size.max() > THICKEST or long > LONGEST:
         result.add("geometry", f"voxel size {_words(size)}, {long:.4g} mm long")
         return
+    if any(finding.kind == "orientation" for finding in result.findings):
+        return  # what the matrix says of directions is a guess
     turned = float(np.degrees(np.arccos(np.clip(np.abs(matrix / size).max(0), 0, 1))).max())
     if turned > _TURNED:
         result.add("oblique", f"{turned:.1f} degrees")
