@@ -254,7 +254,7 @@ def test_the_summary_tells_of_the_quarantine(thousand, checked, tmp_path, capsys
         "data.split_ratios=[0.9,0.0,0.1]",
     ]
     assert main(words) == 0
-    assert "note: quarantine: 100 of 1000 cases are left out" in capsys.readouterr().out
+    assert "note: quarantine: 110 of 1000 cases are left out" in capsys.readouterr().out
     assert any("quarantine" in note for note in json.loads((tmp_path / "run" / "summary.json").read_text())["notes"])
 
 
