@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from datamodules.core.base import MedicalData
 from datamodules.core.quarantine import quarantine_line
 from datamodules.doctor.examine import Checkup, Source, examine
 from datamodules.doctor.findings import KINDS, Finding
@@ -28,13 +29,14 @@ _PICTURED = 12  # findings of a class that the report shows
 def check(words: Sequence[str]) -> int:
     """`data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]`; 1 when the data holds an error, else 0."""
     config, data_class, data = compose_check([word for word in words if not word.startswith("with=")])
-    others = []
+    others: list[tuple[str, type[MedicalData], Any]] = []
     for word in words:
         if word.startswith("with="):
             name, colon, root = word.removeprefix("with=").partition(":")
             if not colon or not root:
                 raise SslMedError(f"command line: '{word}' is not of the form with=NAME:DIR")
-            others.append((name, *compose_source(name, root)))
+            again = sum(other[0].partition(" ")[0] == name for other in others)
+            others.append((f"{name} {again + 1}" if again else name, *compose_source(name, root)))
     default = Path("runs") / "check" / f"{data.name}-{salted(str(Path(data.root).resolve()))[:8]}"
     out = Path(config.out) if config.out else default
     checkup = examine(data_class, data, others=others, workers=config.workers, progress=_Progress())

@@ -74,7 +74,7 @@ def finetune(words: Sequence[str]) -> Path:
         label_fraction=config.labels.fraction,
     )
     data.setup("fit")
-    ledger = ledger_of(data)
+    ledger = ledger_of(data, files_of=("val", "test"))
     leakage = compare(card.ledger(), ledger, allow=config.data.allow_overlap) if card is not None else None
     session = Session.open(config)
     if session is None:

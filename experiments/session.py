@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from datamodules.core.base import MedicalData
+from datamodules.core.splits import PARTS
 from experiments.callbacks import BestCheckpoint, FiniteLoss, Preemption, Progress, RunError
 from experiments.compose import RunConfig
 from experiments.tracking import JsonLines, build_loggers
@@ -182,10 +184,10 @@ class Session:
         )
 
 
-def ledger_of(data: MedicalData) -> Ledger:
-    """Keys of the subjects and files that take part in each part of a run."""
+def ledger_of(data: MedicalData, *, files_of: Sequence[str] = PARTS) -> Ledger:
+    """Keys of the subjects of each part of a run, and of the files of those parts whose files will be compared."""
     identities, files = data.identities(), data.image_files()
-    return Ledger({part: Members.of(identities[part], files[part]) for part in identities})
+    return Ledger({part: Members.of(identities[part], files[part] if part in files_of else ()) for part in identities})
 
 
 def is_first_process() -> bool:
