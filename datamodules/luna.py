@@ -47,6 +47,8 @@ class LunaData(CandidateData):
     Config = LunaConfig
     layout = "subset0 ... subset9 with <seriesuid>.mhd files"
     splits = ("mg", "pcrl")
+    # roots of TCIA, NLST and of random uids
+    public_names = r"(1\.3\.6\.1\.4\.1\.14519\.5\.2\.1|1\.2\.840\.113654\.2\.55|2\.25)(\.\d+)+"
 
     @classmethod
     def make_spec(cls, config: LunaConfig, *, labelled: bool) -> DataSpec:
@@ -78,6 +80,8 @@ class LunaData(CandidateData):
         paths: dict[str, tuple[int, Path]] = {}
         for subset in range(10):
             for path in sorted((root / f"subset{subset}").glob("*.mhd")):
+                if path.stem in paths and self.quarantined(path):
+                    continue
                 if path.stem in paths:
                     raise SslMedError(f"{path}: is a second copy of {paths[path.stem][1]}; keep one")
                 paths[path.stem] = (subset, path)

@@ -30,7 +30,8 @@ from ssl_med.config import to_plain
 from ssl_med.spec import SslMedError
 
 # settings of the data that change neither start tables nor resized films
-_ELSEWHERE = ("root", "store", "split", "split_file", "split_ratios", "split_seed", "test_is_val", "cache_gb")
+_ELSEWHERE = {"root", "store", "split", "split_file", "split_ratios", "split_seed", "test_is_val", "cache_gb"}
+_ELSEWHERE |= {"quarantine", "quarantine_budget", "allow_overlap"}
 
 
 @dataclass
@@ -49,7 +50,7 @@ def prepare(words: Sequence[str]) -> Path:
         SslMedError: a wrong request, or cases that could not be converted (all others are finished first).
     """
     settings, data = compose_prepare(words)
-    cases = data.cases()
+    cases = data.keep(data.cases())
     folder = Path(settings.store)
     _check_folder(folder, Path(data.config.root))
     folder.mkdir(parents=True, exist_ok=True)

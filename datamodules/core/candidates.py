@@ -67,7 +67,7 @@ class CandidateData(ScanData):
                 f"{table.name} names {absent} scans that are not below {self.config.root}; their rows are left out"
             )
         for uid, found in marked.items():
-            if found:
+            if found and not self.quarantined(paths[uid]):
                 self._check_places(paths[uid], found, table=table)
         with_rows = sum(map(bool, marked.values()))
         if not with_rows:

@@ -7,7 +7,9 @@ import math
 import os
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,12 +57,41 @@ class Volume:
     to_world: Array
 
 
+PLACEHOLDER = Header((1, 1, 1), np.eye(4))
+_assumed: ContextVar[tuple[Path, Mapping[str, Header]]] = ContextVar("assumed", default=(Path(), {}))
+
+
+@contextmanager
+def assumed_headers(headers: Mapping[str, Header], *, root: Path) -> Iterator[None]:
+    """Inside, `read_header` answers for these paths, relative to the root, without opening them."""
+    token = _assumed.set((root, headers))
+    try:
+        yield
+    finally:
+        _assumed.reset(token)
+
+
+def _assumed_header(path: str) -> Header | None:
+    root, headers = _assumed.get()
+    if not headers or not Path(path).is_relative_to(root):
+        return None
+    relative = Path(path).relative_to(root)
+    names = (relative.as_posix(), *(parent.as_posix() for parent in relative.parents))
+    return next((headers[name] for name in names if name in headers), None)
+
+
+def voxel_file(path: str) -> Path:
+    """The file that holds the voxels: the data file that a .mhd header names, else the path itself."""
+    return _MetaHeader.read(path).data if path.lower().endswith((".mhd", ".mha")) else Path(path)
+
+
 def read_header(path: str) -> Header:
     """Grid of a scan without decoding it; raises `SslMedError` that names the file.
 
     Formats: NIfTI, MetaImage, NRRD, .npy (no geometry: 1 mm, axes L, P, S), or a folder that holds one DICOM series.
     """
-    return _format_of(path)[0](path)
+    assumed = _assumed_header(path)
+    return assumed if assumed is not None else _format_of(path)[0](path)
 
 
 def read_volume(path: str) -> Volume:

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -61,7 +61,7 @@ class ScanData(MedicalData):
     """A family whose cases are `Scan`s. A leaf gives `index`, `make_spec` and `regions`."""
 
     known_labels: tuple[int, ...] = ()  # values that a label map may hold
-    store_keys = ("orientation", "spacing_mm")
+    store_keys: ClassVar[tuple[str, ...]] = ("orientation", "spacing_mm")
 
     def regions(self, labels: Array, *, source: str) -> Array:
         """Label map (x, y, z) uint8 of the file `source` -> one mask per class name (K, x, y, z) uint8.
