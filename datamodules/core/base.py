@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -151,6 +151,11 @@ class MedicalData(pl.LightningDataModule, ABC):
         """Samples of an evaluation batch per device."""
         return max(1, self.batch_size // self.world)
 
+    @classmethod
+    def spatial_dims(cls, config: Any) -> int:
+        """2 or 3, before all settings are known."""
+        return cls.make_spec(cls.Config(name=config.name), labelled=False).spatial_dims
+
     # --- shared --------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
@@ -265,11 +270,11 @@ class MedicalData(pl.LightningDataModule, ABC):
         }
 
 
-def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
     """Rows of a CSV file as dictionaries.
 
     Raises:
-        SslMedError: missing file or column; names both.
+        SslMedError: missing file or column, text that is no table, a row that is cut short.
     """
     import csv
 
@@ -277,7 +282,15 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
         raise SslMedError(f"{path}: no such file; it is part of the data set")
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        missing = [column for column in columns if column not in (reader.fieldnames or [])]
-        if missing:
-            raise SslMedError(f"{path}: column '{missing[0]}' is missing; it has {', '.join(reader.fieldnames or [])}")
-        return list(reader)
+        try:
+            missing = [column for column in columns if column not in (reader.fieldnames or [])]
+            if missing:
+                have = ", ".join(reader.fieldnames or [])
+                raise SslMedError(f"{path}: column '{missing[0]}' is missing; it has {have}")
+            rows = list(reader)
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise SslMedError(f"{path}: is no readable CSV table ({error}); download it again") from None
+    for number, row in enumerate(rows):
+        if any(row[column] is None for column in columns):
+            raise SslMedError(f"{path}: line {number + 2} has fewer values than the header; repair it")
+    return rows
