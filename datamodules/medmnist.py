@@ -47,6 +47,8 @@ class MedMNISTConfig(FilmConfig):
     """shorter side after resizing; 0: as in the file"""
     file: str = ""
     """which .npz below the root; empty: the only one"""
+    crops_per_volume: int = 1
+    """3D, unlabelled: crops of each volume in an epoch"""
     class_names: tuple[str, ...] = ()
     """names of the classes or findings, in order; empty: their numbers"""
 
@@ -95,6 +97,8 @@ class MedMNISTData(MedicalData):
             )
         found = _find(config)
         layout = _layout(found) if found else _Layout({}, (28, 28), GREY, {})
+        if config.crops_per_volume < 1:
+            raise SslMedError(f"data.crops_per_volume is {config.crops_per_volume}; it must be at least 1")
         target, names = _target(layout, config, source=found) if labelled else ("none", ())
         patch = tuple(config.patch_size) or _default_patch(layout.size, config.image_size)
         if config.image_size and config.image_size < max(patch):
@@ -152,7 +156,7 @@ class MedMNISTData(MedicalData):
         check_classes(self, cases)
 
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
-        """Random crops for training, centre crops otherwise."""
+        """Random crops for training, centre crops otherwise; unlabelled volumes as in other families of volumes."""
         found = _find(self.config)
         assert found is not None
         rows = Rows(
@@ -164,13 +168,13 @@ class MedMNISTData(MedicalData):
             need=self.need,
             train=part == "train",
         )
-        if not self.need.pair or self.spec.spatial_dims == 2:
+        if self.labelled or self.spec.spatial_dims == 2:
             return rows
         return Crops(
             cases,
             lambda case: Loaded(pad_to(rows.codes(case), self.spec.patch_size)),
             patch=self.spec.patch_size,
-            per_case=1,
+            per_case=self.config.crops_per_volume,
             seed=self.seed,
             need=self.need,
             fixed=part != "train",
