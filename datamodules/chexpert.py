@@ -88,7 +88,7 @@ class CheXpertData(FilmData):
 
     def usable(self, case: Any) -> bool:
         """By view."""
-        return bool(self.config.views == "both" or case.name.endswith(self.config.views))
+        return bool(self.config.views == "both" or Path(case.path).stem.endswith(self.config.views))
 
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
         """official: valid.csv, read by three radiologists, is the test part; validation is cut from train.csv's patients."""

@@ -207,11 +207,11 @@ class ImagesData(FilmData):
         """DICOM through its own reader."""
         if not path.lower().endswith(".dcm"):
             return super().read(path)
-        try:
-            dicom = importlib.import_module("datamodules.core.dicom")
-        except ModuleNotFoundError:
-            raise SslMedError(f"{path}: reading DICOM needs the extra dicom: pip install 'ssl-med[dicom]'") from None
-        image: Array = dicom.read_dicom_image(path)
         if self.config.color:
             raise SslMedError(f"{path}: DICOM images are read in grey; set data.color=false")
+        try:
+            read = importlib.import_module("datamodules.core.dicom").read_dicom_image
+        except (ModuleNotFoundError, AttributeError):
+            raise SslMedError(f"{path}: reading DICOM needs the extra dicom: pip install 'ssl-med[dicom]'") from None
+        image: Array = read(path)
         return image[None]

@@ -50,11 +50,12 @@ def generate(
         image, label = _cells(grid, rng) if layout == "cells" else _marks(grid, rng, several=layout == "findings")
         images[part].append(image)
         labels[part].append(label)
+    columns = 3 if layout == "findings" else 1
     channels = (3,) if layout == "cells" else ()
     with zipfile.ZipFile(out / f"{layout}mnist.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for part in images:
             _store(archive, f"{part}_images", np.array(images[part], np.uint8).reshape(-1, *shape, *channels))
-            _store(archive, f"{part}_labels", np.array(labels[part], np.uint8).reshape(len(labels[part]), -1))
+            _store(archive, f"{part}_labels", np.array(labels[part], np.uint8).reshape(-1, columns))
     return out
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
 from datamodules.core.base import MedicalData
 from datamodules.core.volumes import Cache, Loaded
@@ -74,7 +75,7 @@ FAMILIES = {
     "shenzhen": Family("shenzhen", "shenzhen", "class", 2),
 }  # fmt: skip
 KINDS = sorted({family.data for family in FAMILIES.values()})
-SUBJECTS = {"medmnist": 60, "eyepacs": 25, "bach": 28, "images": 16}
+SUBJECTS = {"medmnist": 60, "eyepacs": 25, "bach": 28, "images": 14}
 
 
 def phantom(kind):
@@ -92,7 +93,7 @@ def roots(tmp_path_factory):
             continue
         size = (40, 48) if family.data != "medmnist" else None
         options = dict(family.phantom)
-        phantom(family.data).generate(base / name, subjects=SUBJECTS.get(family.data, 14), size=size, **options)
+        phantom(family.data).generate(base / name, subjects=SUBJECTS.get(family.data, 12), size=size, **options)
     return base
 
 
@@ -145,20 +146,20 @@ def digest(root):
 @pytest.mark.parametrize("kind", KINDS)
 def test_phantoms_repeat_and_subjects_do_not_depend_on_their_number(kind, tmp_path):
     make = phantom(kind).generate
-    make(tmp_path / "a", subjects=5, seed=3, size=(32, 32))
-    make(tmp_path / "b", subjects=7, seed=3, size=(32, 32))
+    make(tmp_path / "a", subjects=3, seed=3, size=(32, 32))
+    make(tmp_path / "b", subjects=4, seed=3, size=(32, 32))
     few, more = digest(tmp_path / "a"), digest(tmp_path / "b")
     if kind == "medmnist":
         with np.load(tmp_path / "a/nodulemnist.npz") as a, np.load(tmp_path / "b/nodulemnist.npz") as b:
             assert all(np.array_equal(a[key], b[key][: len(a[key])]) for key in a)
     else:
         images = {name for name in few if not name.endswith((".csv", ".txt"))}
-        assert len(images) >= 5
+        assert len(images) >= 3
         assert all(more[name] == few[name] for name in images)
     # a smaller phantom in the place of a larger one leaves nothing behind
-    make(tmp_path / "b", subjects=5, seed=3, size=(32, 32))
+    make(tmp_path / "b", subjects=3, seed=3, size=(32, 32))
     assert digest(tmp_path / "b") == few
-    make(tmp_path / "c", subjects=5, seed=4, size=(32, 32))
+    make(tmp_path / "c", subjects=2, seed=4, size=(32, 32))
     other = digest(tmp_path / "c")
     assert not {code for name, code in few.items() if "Mask" not in name and not name.endswith(".csv")} & set(
         other.values()
@@ -193,7 +194,7 @@ def nearest_mean_accuracy(features, labels):
 
 def test_phantom_classes_show_in_what_they_are_about_but_not_in_brightness(tmp_path):
     """Tissue: share and clustering of dark nuclei. Fundus: pale spots near the macula."""
-    root = phantom("bach").generate(tmp_path / "bach", subjects=48, size=(96, 96))
+    root = phantom("bach").generate(tmp_path / "bach", subjects=32, size=(96, 96))
     features, trivial, labels = [], [], []
     for number, folder in enumerate(("Normal", "Benign", "InSitu", "Invasive")):
         for path in sorted(root.glob(f"Photos/{folder}/*")):
@@ -566,6 +567,13 @@ def test_eyepacs_unlabelled_needs_no_table(copy_of):
         build("eyepacs", root, labelled=True)
 
 
+def darker_than_its_rim(image, mask):
+    """Air is dark, what is three pixels around it is not."""
+    inside = mask.sum(0).numpy() > 0
+    rim = ndimage.binary_dilation(inside, iterations=3) & ~inside
+    return image.numpy()[inside].mean() < image.numpy()[rim].mean()
+
+
 def test_montgomery_masks_lie_on_their_lungs(roots):
     root = roots / "montgomery_lungs"
     data = build("montgomery_lungs", root, labelled=True)
@@ -576,14 +584,12 @@ def test_montgomery_masks_lie_on_their_lungs(roots):
         np.testing.assert_array_equal(region > 0.5, stored)
     left, right = (region.nonzero()[:, 1].float().mean() for region in batch["mask"][0])
     assert left > 24 > right, "the patient's left lung lies on the right of the film"
-    lungs = batch["mask"][0].sum(0) > 0
-    assert batch["image"][0, 0][lungs].mean() < batch["image"][0, 0][~lungs].mean(), "air is dark"
+    assert darker_than_its_rim(batch["image"][0, 0], batch["mask"][0])
     # training: image and mask are cut at the same place
     train = data.dataset(data.parts["train"], part="train")
     for index in range(4):
         sample = train[(3, index)]
-        inside = sample["mask"].sum(0) > 0
-        assert sample["image"][0][inside].mean() < sample["image"][0][~inside].mean()
+        assert darker_than_its_rim(sample["image"][0], sample["mask"])
 
 
 def test_montgomery_masks_missing_or_of_another_size(copy_of):
