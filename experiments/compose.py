@@ -386,13 +386,13 @@ def _conf(group: str, name: str) -> Layer:
 def _layers(
     chosen: dict[str, str], line: Layer, order: tuple[str, ...], data_class: type[MedicalData], data_name: str
 ) -> list[Layer]:
-    dims = data_class.make_spec(data_class.Config(name=data_name), labelled=False).spatial_dims
+    found = [_conf(group, chosen[group]) for group in order if group in chosen]
+    sections = _sections([*found, line], "data")
+    dims = data_class.spatial_dims(build(data_class.Config, [Layer("", {"name": data_name}), *sections], prefix="data"))
     layers = []
-    for group in order:
-        if group in chosen:
-            layer = _conf(group, chosen[group])
-            layers.append(Layer(layer.source, {k: v for k, v in layer.tree.items() if k not in ("when_2d", "when_3d")}))
-            layers.append(layer.section(f"when_{dims}d"))
+    for layer in found:
+        layers.append(Layer(layer.source, {k: v for k, v in layer.tree.items() if k not in ("when_2d", "when_3d")}))
+        layers.append(layer.section(f"when_{dims}d"))
     return [*layers, line]
 
 

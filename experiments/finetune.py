@@ -161,7 +161,7 @@ def _finish(
         metric=module.task.metric,
         metrics=module.test_metrics,
         n_test=len(module.test_rows),
-        conventions={module.task.metric: CONVENTIONS[module.task.metric]},
+        conventions={name: text for name, text in CONVENTIONS.items() if f"test/{name}" in module.test_metrics},
         notes=notes,
     )
     if not done:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -183,7 +183,9 @@ class MedicalData(pl.LightningDataModule, ABC):
 
     def items(self, case: Any, *, labels: bool) -> list[Item]:
         """What a store keeps of a case; its label map only when asked for."""
-        raise SslMedError(f"data.store: {self.config.name} is read from data.root only; leave data.store out")
+        raise SslMedError(
+            f"data={self.config.name} has no store; leave data.store out, data.root is read fast as it is"
+        )
 
     def contents(self, case: Any, item: Item, grid: Header | None) -> Iterator[Volume]:
         """The arrays of an item as they lie on disk, one at a time; `grid` is that of the image below a label map."""
@@ -192,6 +194,11 @@ class MedicalData(pl.LightningDataModule, ABC):
     def place(self, volume: Volume, *, nearest: bool = False) -> Volume:
         """What is done to a volume before it is kept: orientation and resampling, of labels to the nearest."""
         return volume
+
+    @classmethod
+    def spatial_dims(cls, config: Any) -> int:
+        """2 or 3, before all settings are known."""
+        return cls.make_spec(cls.Config(name=config.name), labelled=False).spatial_dims
 
     # --- shared --------------------------------------------------------------------------------------------------
 
@@ -429,7 +436,7 @@ def case_files(case: Any, *, masks: bool = True) -> list[str]:
     return found
 
 
-def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
     """Rows of a CSV file as dictionaries.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from PIL import Image
 
 from ssl_med.spec import SslMedError
 
@@ -57,6 +58,12 @@ def open_folder(out: Path, kind: str, *, seed: int, subjects: int, owned: Sequen
         "Synthetic anatomy, made by a program. It shows no patient and is of no use for diagnosis.\n"
     )
     return out
+
+
+def write_image(path: Path, image: Array) -> None:
+    """Stores grey levels (columns, rows) or colours (columns, rows, 3), uint8, by suffix; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(image.swapaxes(0, 1))).save(path)
 
 
 def write_gz(path: Path, content: bytes) -> None:

@@ -57,8 +57,8 @@ def films(tmp_path_factory):
 # ------------------------------------------------------------------------------------------ all four
 
 
-def test_each_data_set_has_its_phantom():
-    assert list_names("datamodules.phantoms") == list_names("datamodules")
+def test_every_data_set_has_its_phantom():
+    assert set(list_names("datamodules")) <= set(list_names("datamodules.phantoms"))
 
 
 @pytest.mark.parametrize("kind", MODULES)
