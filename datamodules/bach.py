@@ -22,6 +22,7 @@ class BachData(FilmData):
 
     Config = FilmConfig
     layout = "Normal/, Benign/, InSitu/ and Invasive/ with .tif images"
+    public_names = r"(n|b|is|iv)\d+"
     group_key = "image"
 
     @classmethod
@@ -38,7 +39,7 @@ class BachData(FilmData):
         """Images in the four folders; the unlabelled test photos of the challenge lie elsewhere."""
         numbers = {folder: number for number, folder in enumerate(_FOLDERS)}
         films = []
-        for path, _ in match_files(root, r"(n|b|is|iv)\d+\.tiff?"):
+        for path, _ in match_files(root, r"(n|b|is|iv)\d+\.tiff?", quarantined=self.quarantined):
             number = numbers.get(path.parent.name)
             if number is not None:
                 films.append(Film(path.stem, path.stem, str(path), (number,)))

@@ -71,6 +71,8 @@ class CandidatesData(CandidateData):
         paths: dict[str, str] = {}
         for path in find_volumes(root):
             uid = stem(path)
+            if uid in paths and self.quarantined(path):
+                continue
             if uid in paths:
                 raise SslMedError(f"{path}: is a second volume '{uid}' beside {paths[uid]}; keep one")
             paths[uid] = str(path)

@@ -55,6 +55,7 @@ class CheXpertData(FilmData):
     Config = CheXpertConfig
     layout = "train.csv, valid.csv and train/patientNNNNN/studyN/*.jpg"
     splits = ("official",)
+    public_names = r"(train|valid)/patient\d+/.*"
 
     @classmethod
     def labels(cls, config: CheXpertConfig) -> tuple[Target, tuple[str, ...]]:
@@ -74,7 +75,8 @@ class CheXpertData(FilmData):
                 if match is None:
                     raise SslMedError(f"{table}: line {number + 2} has the Path '{row['Path']}', which names no film")
                 if not os.path.isfile(path := root / inner):
-                    missing.append(inner)
+                    if not self.quarantined(path):
+                        missing.append(inner)
                     continue
                 try:
                     label = tuple(_VALUES[row[name].strip()] for name in wanted)

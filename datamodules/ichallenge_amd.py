@@ -20,6 +20,7 @@ class IChallengeAmdData(FilmData):
 
     Config = FilmConfig
     layout = "ANNNN.jpg (AMD) and NNNNN.jpg (not) in any folder"
+    public_names = r"[AN]\d{4}"
     group_key = "image"
 
     @classmethod
@@ -34,5 +35,6 @@ class IChallengeAmdData(FilmData):
 
     def index(self, root: Path) -> Sequence[Film]:
         """Photographs by name."""
-        found = match_files(root, r"([AN])\d{4}\.jpe?g", skip=("Disc_Masks", "Lesion_Masks"))
+        other = ("Disc_Masks", "Lesion_Masks")
+        found = match_files(root, r"([AN])\d{4}\.jpe?g", quarantined=self.quarantined, skip=other)
         return [Film(path.stem, path.stem, str(path), (int(match[1] in "Aa"),)) for path, match in found]

@@ -22,6 +22,7 @@ class IChallengePmData(FilmData):
 
     Config = FilmConfig
     layout = "PNNNN.jpg (pathological), HNNNN.jpg and NNNNN.jpg (not) in any folder"
+    public_names = r"[PHN]\d{4}"
     group_key = "image"
 
     @classmethod
@@ -36,5 +37,5 @@ class IChallengePmData(FilmData):
 
     def index(self, root: Path) -> Sequence[Film]:
         """Photographs by name."""
-        found = match_files(root, r"([PHN])\d{4}\.jpe?g")
+        found = match_files(root, r"([PHN])\d{4}\.jpe?g", quarantined=self.quarantined)
         return [Film(path.stem, path.stem, str(path), (int(match[1] in "Pp"),)) for path, match in found]

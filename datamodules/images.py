@@ -14,9 +14,6 @@ Cases are named by a hash of their path, since paths often name patients; data.s
 
 from __future__ import annotations
 
-import hmac
-import importlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +21,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from datamodules.core.base import read_table
+from datamodules.core.dicom import read_dicom_image
 from datamodules.core.films import GREY, RGB, Film, FilmData, TableConfig, image_files
 from datamodules.core.readers import Array
 from datamodules.core.splits import PARTS, Split
+from ssl_med.ledger import salted
 from ssl_med.spec import Intensity, SslMedError, Target
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
@@ -99,7 +98,7 @@ class ImagesData(FilmData):
         films = []
         for name, path in files.items():
             label = self._label(name, rows) if self.labelled else ()
-            films.append(Film(self._public(name), self._subject(name, rows.get(name)), str(path), label))
+            films.append(Film(name, self._subject(name, rows.get(name)), str(path), label))
         self._labelled_subjects = {self._subject(name, row) for name, row in rows.items()}
         if files and len({film.subject for film in films}) == len(films) and not self.config.show_names:
             self.notes.append(
@@ -123,7 +122,7 @@ class ImagesData(FilmData):
                 raise SslMedError(f"{table}: line {number + 2} names {name} a second time; keep one row an image")
             if name in files:
                 rows[name] = row
-            else:
+            elif not self.quarantined(root / name):
                 missing.append(name)
         self.check_missing(missing, table=table)
         return rows
@@ -178,11 +177,9 @@ class ImagesData(FilmData):
             )
         return found
 
-    def _public(self, name: str) -> str:
-        if self.config.show_names:
-            return name
-        salt = os.environ.get("SSL_MED_SALT", "ssl_med")  # as for the subjects of cards and ledgers
-        return f"image-{hmac.new(salt.encode(), name.encode(), 'sha256').hexdigest()[:12]}"
+    def public_name(self, name: str) -> str:
+        """The relative path where the user shows it, else a salted hash."""
+        return name if self.config.show_names else f"image-{salted(name)[:12]}"
 
     def split_group(self, case: Any) -> str:
         """Subjects with and without labels are split apart, so that both uses of a table agree on who is tested."""
@@ -210,9 +207,4 @@ class ImagesData(FilmData):
             return super().read(path)
         if self.config.color:
             raise SslMedError(f"{path}: DICOM images are read in grey; set data.color=false")
-        try:
-            read = importlib.import_module("datamodules.core.dicom").read_dicom_image
-        except (ModuleNotFoundError, AttributeError):
-            raise SslMedError(f"{path}: reading DICOM needs the extra dicom: pip install 'ssl-med[dicom]'") from None
-        image: Array = read(path)
-        return image[None]
+        return read_dicom_image(path)[None]

@@ -62,8 +62,9 @@ class Nodule:
 
 @dataclass(frozen=True)
 class LidcScan(Scan):
-    """A series with its nodules. `outlined`: any reader outlined one, whatever the others say."""
+    """A series with its nodules. `uid`: its own, as LUNA16 names it; `outlined`: any reader outlined one."""
 
+    uid: str = ""
     shape: tuple[int, ...] = ()
     outlined: bool = False
     nodules: tuple[Nodule, ...] = field(default=(), repr=False)
@@ -106,11 +107,18 @@ class LidcData(ScanData):
         scans: list[LidcScan] = []
         count: dict[str, int] = {}
         for (patient,), path in folders:
-            if modality_of(str(path)) != "CT":
+            left_out = self.quarantined(path)
+            if not left_out and modality_of(str(path)) != "CT":
                 continue
             count[patient] = count.get(patient, 0) + 1
             name = patient if count[patient] == 1 else f"{patient}/{count[patient]}"
-            series = read_series_header(str(path))
+            try:
+                series = read_series_header(str(path))
+            except SslMedError:
+                if not left_out:
+                    raise
+                scans.append(LidcScan(name, patient, (str(path),), "", 0))  # it stays in the split
+                continue
             scans.append(self._scan(name, patient, path, series, readings.get(series.uid)))
         if self.labelled:
             without = sum(not scan.nodules for scan in scans)
@@ -132,7 +140,8 @@ class LidcData(ScanData):
                 nodules.append(Nodule(tuple(start.tolist()), mask, tuple(middle[:3].tolist())))
         source = str(reading.path) if reading is not None and nodules else ""
         voxels = self.voxels_of(series.grid)
-        return LidcScan(name, patient, (str(path),), source, voxels, series.grid.shape, bool(marks), tuple(nodules))
+        images, shape = (str(path),), series.grid.shape
+        return LidcScan(name, patient, images, source, voxels, series.uid, shape, bool(marks), tuple(nodules))
 
     def split_group(self, case: Any) -> str:
         """Outlined or not: the same for every consensus rule."""

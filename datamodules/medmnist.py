@@ -80,6 +80,7 @@ class MedMNISTData(MedicalData):
     Config = MedMNISTConfig
     layout = "one .npz with {train,val,test}_images and _labels"
     splits = ("official",)
+    public_names = r"(train|val|test)/\d+"
 
     @classmethod
     def spatial_dims(cls, config: Any) -> int:

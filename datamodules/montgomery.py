@@ -31,6 +31,7 @@ class MontgomeryData(FilmData):
 
     Config = MontgomeryConfig
     layout = "CXR_png/MCUCXR_NNNN_0.png and _1.png, and ManualMask/leftMask, rightMask"
+    public_names = r"MCUCXR_\d+_[01]"
 
     @classmethod
     def labels(cls, config: MontgomeryConfig) -> tuple[Target, tuple[str, ...]]:
@@ -43,7 +44,7 @@ class MontgomeryData(FilmData):
         """Films by name, with their masks when those are learned."""
         films, lungs = [], self.spec.target == "mask"
         masks = {(path.parent.name, path.name): path for path in image_files(root, (".png",))} if lungs else {}
-        for path, match in match_files(root, r"MCUCXR_(\d+)_([01])\.png", skip=_MASKS):
+        for path, match in match_files(root, r"MCUCXR_(\d+)_([01])\.png", quarantined=self.quarantined, skip=_MASKS):
             absent = [side for side in _MASKS if lungs and (side, path.name) not in masks]
             if absent:
                 raise SslMedError(f"{path}: has no mask ManualMask/{absent[0]}/{path.name}; complete the download")

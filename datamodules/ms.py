@@ -82,17 +82,18 @@ class MsData(ScanData):
             if not any(name in files for name in self.config.modalities):
                 continue
             lacking = [name for name in self.config.modalities if name not in files]
-            if lacking and not self.config.skip_incomplete:
+            left_out = bool(lacking) and self.quarantined(folder)
+            if lacking and not left_out and not self.config.skip_incomplete:
                 have = ", ".join(sorted(files))
                 raise SslMedError(
                     f"{folder}: lacks {', '.join(lacking)} (it has {have}); choose data.modalities=[...] that all "
                     "subjects have, or data.skip_incomplete=true to leave such subjects out"
                 )
-            skipped += bool(lacking)
+            skipped += bool(lacking) and not left_out
             images = () if lacking else tuple(str(files[name]) for name in self.config.modalities)
             grids = [self.grid_of(path).shape for path in images]
             for path, shape in zip(images, grids, strict=True):
-                if shape != grids[0]:
+                if shape != grids[0] and not self.quarantined(path) and not self.quarantined(images[0]):
                     raise SslMedError(
                         f"{path}: has shape {shape}, {images[0]} has {grids[0]}; resample one to the other"
                     )

@@ -138,7 +138,7 @@ class MsdData(ScanData):
         scans: dict[str, Scan] = {}
         for image, label in task.files:
             for path in (image, label):
-                if path is not None and not path.is_file():
+                if path is not None and not path.is_file() and not self.quarantined(path):
                     raise SslMedError(f"{root / TABLE}: names {path}, which is absent; complete the download")
             name = stem(image)
             if name in scans:

@@ -19,6 +19,7 @@ class ShenzhenData(FilmData):
 
     Config = FilmConfig
     layout = "CXR_png/CHNCXR_NNNN_0.png and _1.png"
+    public_names = r"CHNCXR_\d+_[01]"
 
     @classmethod
     def labels(cls, config: FilmConfig) -> tuple[Target, tuple[str, ...]]:
@@ -27,5 +28,5 @@ class ShenzhenData(FilmData):
 
     def index(self, root: Path) -> Sequence[Film]:
         """Films by name."""
-        found = match_files(root, r"CHNCXR_(\d+)_([01])\.png")
+        found = match_files(root, r"CHNCXR_(\d+)_([01])\.png", quarantined=self.quarantined)
         return [Film(path.stem, match[1], str(path), (int(match[2]),)) for path, match in found]

@@ -76,6 +76,8 @@ class VolumesData(ScanData):
                 left_out += 1
                 continue
             name = (relative.parent / stem(path)).as_posix()
+            if name in scans and self.quarantined(path):
+                continue
             if name in scans:
                 raise SslMedError(
                     f"{path}: is a second copy of {scans[name].images[0]}; keep one, or name it in data.exclude"

@@ -20,7 +20,7 @@ from ssl_med.spec import DataSpec, SslMedError
 
 CONF = Path(__file__).parent / "conf"
 SCRATCH = "scratch"
-PATHS = ("root", "split_file", "quarantine")  # keys of data that hold paths
+PATHS = ("root", "store", "split_file", "quarantine")  # keys of data that hold paths
 
 
 @dataclass

@@ -95,6 +95,7 @@ def _locked(folder: Path) -> Iterator[None]:
         except OSError:
             raise SslMedError(f"store={folder}: another `ssl-med prepare` is writing to it; wait for it") from None
         yield
+        fcntl.flock(file, fcntl.LOCK_UN)  # workers that are about to end hold the file open too
 
 
 def _resume(folder: Path, data: MedicalData) -> Store:

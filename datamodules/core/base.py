@@ -384,19 +384,23 @@ class MedicalData(pl.LightningDataModule, ABC):
     def identities(self) -> dict[str, list[str]]:
         """Who takes part in which part, as `ssl_med.ledger` compares it between data sets.
 
-        A DICOM uid stands for itself. A published case belongs to its data set, wherever that lies; a case of anybody's
-        own to this folder.
+        A DICOM uid stands for itself; a case of another name that knows its series' uid has both keys. A published case
+        belongs to its data set, wherever that lies; a case of anybody's own to this folder.
         """
         here = Path(self.config.root).resolve()
 
         def identity(case: Any) -> str:
             if re.fullmatch(UID, case.subject):
                 return f"uid:{case.subject}"
-            if re.fullmatch(MedicalData.public_names, case.name):
-                return f"{self.config.name}:{here}:{case.subject}"
-            return f"{self.config.name}:{case.subject}"
+            if self.public_names != MedicalData.public_names and re.fullmatch(self.public_names, case.name):
+                return f"{self.config.name}:{case.subject}"
+            return f"{self.config.name}:{here}:{case.subject}"
 
-        return {part: sorted({identity(case) for case in cases}) for part, cases in self.parts.items() if cases}
+        return {
+            part: sorted({identity(case) for case in cases} | {f"uid:{case.uid}" for case in cases if _has_uid(case)})
+            for part, cases in self.parts.items()
+            if cases
+        }
 
     def image_files(self) -> dict[str, list[str]]:
         """The files that hold the images of each part; a file that holds several subjects tells them not apart."""
@@ -422,6 +426,10 @@ class MedicalData(pl.LightningDataModule, ABC):
             "positives": {part: self.positives(cases) for part, cases in self.parts.items() if self.labelled},
             "notes": list(self.notes),
         }
+
+
+def _has_uid(case: Any) -> bool:
+    return bool(getattr(case, "uid", ""))
 
 
 def case_files(case: Any, *, masks: bool = True) -> list[str]:

@@ -331,16 +331,20 @@ def image_files(root: Path, suffixes: Container[str]) -> list[Path]:
     return sorted(found)
 
 
-def match_files(root: Path, pattern: str, *, skip: Container[str] = ()) -> list[tuple[Path, re.Match[str]]]:
+def match_files(
+    root: Path, pattern: str, *, quarantined: Callable[[Path], bool], skip: Container[str] = ()
+) -> list[tuple[Path, re.Match[str]]]:
     """Images below `root` whose whole file name matches `pattern`, whatever the case; folders named in `skip` are left out.
 
     Raises:
-        SslMedError: two files share a name.
+        SslMedError: two files share a name, and the second one is not `quarantined`.
     """
     found: dict[str, tuple[Path, re.Match[str]]] = {}
     for path in image_files(root, (".png", ".jpg", ".jpeg", ".tif", ".tiff")):
         match = re.fullmatch(pattern, path.name, re.IGNORECASE)
         if match is None or any(folder in skip for folder in path.relative_to(root).parts[:-1]):
+            continue
+        if path.stem in found and quarantined(path):
             continue
         if path.stem in found:
             raise SslMedError(f"{path}: is a second copy of {found[path.stem][0]}; keep one")

@@ -81,8 +81,11 @@ def _assumed_header(path: str) -> Header | None:
 
 
 def voxel_file(path: str) -> Path:
-    """The file that holds the voxels: the data file that a .mhd header names, else the path itself."""
-    return _MetaHeader.read(path).data if path.lower().endswith((".mhd", ".mha")) else Path(path)
+    """The file that holds the voxels: the data file that a .mhd or .nhdr header names, else the path itself."""
+    low = path.lower()
+    if low.endswith((".mhd", ".mha")):
+        return _MetaHeader.read(path).data
+    return _NrrdHeader.read(path).data if low.endswith((".nrrd", ".nhdr")) else Path(path)
 
 
 def read_header(path: str) -> Header:
@@ -122,6 +125,9 @@ def read_channels(path: str, count: int) -> list[Volume]:
 
 def check_channels(path: str, count: int) -> Header:
     """Grid of a NIfTI file (x, y, z, `count`) from its header; raises `SslMedError` for another number of channels."""
+    assumed = _assumed_header(path)
+    if assumed is not None:
+        return assumed
     image = _open_nifti(path)
     found = math.prod(image.shape[3:])
     if found != count:
@@ -143,11 +149,7 @@ def source_files(path: str) -> list[Path]:
     """The files that a path stands for: itself, a header and its data, all files of a folder."""
     if os.path.isdir(path):
         return sorted(file for file in Path(path).iterdir() if file.is_file())
-    if path.lower().endswith((".mhd", ".mha")):
-        return sorted({Path(path), _MetaHeader.read(path).data})
-    if path.lower().endswith((".nrrd", ".nhdr")):
-        return sorted({Path(path), _NrrdHeader.read(path).data})
-    return [Path(path)]
+    return sorted({Path(path), voxel_file(path)})
 
 
 def read_film(path: str) -> Array:
@@ -413,7 +415,7 @@ class _NrrdHeader:
                 values = [float(word) for word in re.split(r"[,\s]+", text.strip(" ()"))]
             except ValueError:
                 values = []
-            if len(values) != count:
+            if len(values) != count or not np.isfinite(values).all():
                 raise refuse(key, f"{count} numbers are needed")
             return values
 
@@ -428,9 +430,10 @@ class _NrrdHeader:
             dtype = dtype.newbyteorder("<" if fields["endian"] == "little" else ">")
         if fields.get("encoding") not in ("raw", "gzip", "gz"):
             raise refuse("encoding", "raw and gzip are read; save it as one of them")
-        shape = tuple(int(size) for size in numbers("sizes", fields.get("sizes", ""), 3))
-        if min(shape) < 1:
-            raise refuse("sizes", "they must be positive")
+        sizes = numbers("sizes", fields.get("sizes", ""), 3)
+        if any(size != int(size) or not 1 <= size <= 2**31 for size in sizes):
+            raise refuse("sizes", "they must be positive whole numbers")
+        shape = tuple(int(size) for size in sizes)
         to_world = np.eye(4)
         if "space directions" in fields:
             signs = _NRRD_SPACES.get(fields.get("space", "").lower())

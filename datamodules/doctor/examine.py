@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.core.base import MedicalData, case_files
 from datamodules.core.quarantine import Entry, Quarantine
 from datamodules.core.readers import PLACEHOLDER, Array, Header, assumed_headers
-from datamodules.doctor.files import Found, walk
+from datamodules.doctor.files import Found, is_image, walk
 from datamodules.doctor.findings import KINDS, Finding
 from datamodules.doctor.fingerprint import ALIKE, candidate_pairs, exact_groups, same_above, similarity
 from datamodules.doctor.inspect import Inspection, compare_images, inspect
@@ -228,9 +228,9 @@ def _missed(source: Source) -> list[Found]:
         for file in case_files(case):
             path, mask = source.relative(file), file not in images
             known = source.inspections.get(path)
-            if known is None:
+            if known is None and is_image(path, root=source.root):  # a table of outlines is the family's to read
                 missed.append(Found(path, "volume", mask))
-            elif known.mask != mask:
+            elif known is not None and known.mask != mask:
                 kind = "volume" if source.data.spec.spatial_dims == 3 else "film"
                 missed.append(Found(path, kind, mask))
     return missed
@@ -247,7 +247,8 @@ def _check_cases(source: Source) -> list[Finding]:
         images = [source.relative(file) for file in case_files(case, masks=False)]
         masks = [path for path in map(source.relative, case_files(case)) if path not in images]
         seen = [source.inspections[path] for path in images if path in source.inspections]
-        if len(images) == 1 and source.data.spec.in_channels > 1:  # the family reads four dimensions as channels
+        stored = getattr(source.data, "stored_channels", source.data.spec.in_channels)
+        if len(images) == 1 and stored > 1:  # the family reads four dimensions as channels
             for result in seen:
                 result.findings = [finding for finding in result.findings if finding.kind != "dimensions"]
         first = next((result.header for result in seen if result.header is not None), None)

@@ -23,6 +23,11 @@ class Found:
     mask: bool = False
 
 
+def is_image(path: str, *, root: Path) -> bool:
+    """Whether a file is of a format that `inspect` reads, or a folder."""
+    return path.lower().endswith((*VOLUMES, *FILMS, *DICOM, ".npy", ".npz")) or (root / path).is_dir()
+
+
 def walk(root: Path, *, flat: bool) -> tuple[list[Found], list[str]]:
     """Images and masks, and tables, below a root, sorted; hidden files are left out.
 

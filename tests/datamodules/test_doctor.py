@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from datamodules.chest14 import Chest14Config, Chest14Data
+from datamodules.chest14 import Chest14Data
+from datamodules.core.films import TableConfig
 from datamodules.core.quarantine import Entry, Quarantine, quarantine_line
 from datamodules.doctor.examine import examine
 from datamodules.doctor.fingerprint import (
@@ -289,7 +290,7 @@ def kinds(checkup):
 
 
 def chest(root, **settings):
-    return Chest14Config(name="chest14", root=str(root), **settings)
+    return TableConfig(name="chest14", root=str(root), **settings)
 
 
 def test_sound_phantoms_are_clean(films, tmp_path):

@@ -418,9 +418,9 @@ def test_tables_without_a_column_cut_short_unreadable_or_naming_absent_images(na
     assert f"{table}: column '{column}' is missing" in refused(capsys, *words)
     lines = text.splitlines()
     table.write_text("\n".join([*lines[:2], lines[2].split(",")[0], *lines[3:]]))
-    assert f"{table}: line 3 has fewer values than the header" in refused(capsys, *words)
+    assert f"{table}: line 3 is cut off" in refused(capsys, *words)
     table.write_bytes(b"\xff\xfe\x00" * 50)
-    assert f"{table}: is no readable CSV table" in refused(capsys, *words)
+    assert f"{table}: is no table of text in UTF-8" in refused(capsys, *words)
     table.write_text(text)
     gone = sorted(p for p in root.rglob("*") if p.suffix in (".png", ".jpg", ".jpeg") and "test" not in p.parts)[0]
     gone.unlink()
@@ -738,11 +738,9 @@ def test_images_dicom_without_its_extra_is_named(tmp_path, monkeypatch):
 
     for number in range(5):
         (tmp_path / f"{number}.dcm").write_bytes(b"x")
-    monkeypatch.setitem(sys.modules, "datamodules.core.dicom", None)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
     data = build("images", tmp_path, labelled=False, labels="", subject_column="")
-    with pytest.raises(
-        SslMedError, match=r"\d.dcm: reading DICOM needs the extra dicom: pip install 'ssl-med\[dicom\]'"
-    ):
+    with pytest.raises(SslMedError, match=r"\d.dcm: reading DICOM needs pydicom; pip install 'ssl-med\[dicom\]'"):
         next(iter(data.train_dataloader()))
 
 
