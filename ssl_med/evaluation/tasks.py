@@ -27,7 +27,7 @@ class TaskConfig:
     name: str = ""
     """file name in conf/task"""
     loss: Literal["dice", "dice_bce", "ce", "bce", "auto"] = "auto"
-    """auto: mean of Dice and cross-entropy for masks, cross-entropy for classes, binary cross-entropy per finding for multilabel"""
+    """auto: Dice and cross-entropy for masks, cross-entropy for classes, binary cross-entropy per finding for multilabel"""
     hidden: int = 0
     """width of a hidden layer in the classification head; 0: linear on pooled features"""
     dropout: float = 0.0
