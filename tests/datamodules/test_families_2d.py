@@ -883,3 +883,33 @@ def test_real_unlabelled_films(shared_data):
     assert 0.2 < batch["image"].mean() < 0.8
     shuffled = build("images", shared_data / "cxr_unlabelled", labelled=False, **settings)
     assert {part: len(found) for part, found in shuffled.subjects().items()} == {"train": 350, "val": 50}
+
+
+# ------------------------------------------------------------------------------------- left out by the user
+
+
+@pytest.mark.parametrize("name", ["chexpert", "images"])
+def test_an_absent_image_in_quarantine_is_no_complaint(name, copy_of, tmp_path):
+    root = copy_of(name)
+    before = build(name, root, labelled=True).subjects()
+    gone = sorted(p for p in root.rglob("*") if p.suffix in (".png", ".jpg") and "test" not in p.parts)[0]
+    gone.unlink()
+    listed = tmp_path / "quarantine.txt"
+    listed.write_text(f"{gone.relative_to(root)}\tabsent: by the table\n")
+    data = build(name, root, labelled=True, quarantine=str(listed), quarantine_budget=0.5)
+    assert any("1 absent" in note for note in data.notes)
+    assert str(gone) not in {film.path for part in data.parts.values() for film in part}
+    assert all(set(members) <= set(before[part]) for part, members in data.subjects().items())
+
+
+def test_a_second_copy_in_quarantine_is_left_out(copy_of, tmp_path):
+    root = copy_of("ichallenge_pm")
+    first = sorted(root.rglob("*.jpg"))[0]
+    (root / "zz").mkdir()
+    shutil.copy(first, root / "zz")
+    listed = tmp_path / "quarantine.txt"
+    listed.write_text(f"zz/{first.name}\tduplicate: kept once\n")
+    data = build("ichallenge_pm", root, labelled=True, quarantine=str(listed), quarantine_budget=0.1)
+    paths = [film.path for part in data.parts.values() for film in part]
+    assert str(first) in paths
+    assert not any("/zz/" in path for path in paths)

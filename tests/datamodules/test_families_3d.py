@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from datamodules.core.base import MedicalData
 from datamodules.core.files import stem
-from datamodules.core.readers import read_header, read_volume
+from datamodules.core.readers import read_header, read_volume, source_files, voxel_file
 from datamodules.lidc import Mark, Outline, Reading, agree, interior
 from datamodules.phantoms._dicom import write_series
 from datamodules.phantoms._files import write_metaimage, write_nifti, write_nrrd
@@ -828,3 +828,24 @@ def test_real_scans_in_any_tree(shared_data):
     data = module("volumes", shared_data / "lits", labelled=False, exclude=("segmentation-*",))
     assert len(data.index(shared_data / "lits")) == 15
     assert "holds no value below 0" in refusal("volumes", shared_data / "lits", labelled=False, cache_gb=0.1)
+
+
+def test_a_lidc_series_is_known_by_its_uid_too(phantoms):
+    data = module("lidc", phantoms("lidc"), labelled=False, spacing_mm=(4.0, 4.0, 4.0))
+    for part, keys in data.identities().items():
+        uids = {f"uid:{case.uid}" for case in data.parts[part]}
+        assert all(uids)
+        assert set(keys) == uids | {f"lidc:{case.subject}" for case in data.parts[part]}
+
+
+def test_the_data_file_of_a_nrrd_header_is_its_voxels(tmp_path):
+    (tmp_path / "scan.raw").write_bytes(bytes(24))
+    lines = ["NRRD0005", "type: uint8", "dimension: 3", "sizes: 2 3 4", "encoding: raw", "spacings: 1 1 1"]
+    header = tmp_path / "scan.nhdr"
+    header.write_text("\n".join([*lines, "data file: scan.raw", "", ""]))
+    assert voxel_file(str(header)) == tmp_path / "scan.raw"
+    assert source_files(str(header)) == [header, tmp_path / "scan.raw"]
+    for bad in ("2.5 3 4", "nan 3 4", "0 3 4"):
+        header.write_text("\n".join([*lines, "data file: scan.raw", "", ""]).replace("2 3 4", bad))
+        with pytest.raises(SslMedError, match="NRRD field 'sizes' is"):
+            read_header(str(header))

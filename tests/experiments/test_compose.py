@@ -13,6 +13,8 @@ from ssl_med.config import config_hash, to_yaml
 from ssl_med.spec import SslMedError
 
 METHODS, DATA, TASKS, TRAINERS = (names(group) for group in ("method", "data", "task", "trainer"))
+# what only the user can say: which classes the own images have
+ASKED = {"images": ["data.class_names=[normal,sick]"]}
 
 
 def conf(group, name):
@@ -84,7 +86,7 @@ def test_every_method_composes_with_every_data_set(method, trainer):
 
 @pytest.mark.parametrize(("task", "trainer"), product(TASKS, [None, *TRAINERS]))
 def test_every_task_composes(task, trainer):
-    config = compose_finetune([f"task={task}", *([f"trainer={trainer}"] if trainer else [])])
+    config = compose_finetune([f"task={task}", *ASKED.get(task, []), *([f"trainer={trainer}"] if trainer else [])])
     data = conf("task", task)["data"]["name"]
     groups = [("data", data), ("task", task), *([("trainer", trainer)] if trainer else [])]
     check(config, groups, dims_of(data))
@@ -150,7 +152,7 @@ def test_unknown_words_of_pretraining(section):
 def test_unknown_words_of_finetuning(section):
     for task in TASKS:
         with pytest.raises(SslMedError, match=rf"^command line: key '{section}.nonsense' is unknown"):
-            compose_finetune([f"task={task}", f"{section}.nonsense=1"])
+            compose_finetune([f"task={task}", *ASKED.get(task, []), f"{section}.nonsense=1"])
 
 
 def test_words_that_belong_to_the_other_command_or_to_none():
@@ -184,7 +186,7 @@ def test_an_unknown_key_of_a_yaml_names_the_yaml(group, name, where, tmp_path, m
         place[key] = {**(place.get(key) or {}), **value} if isinstance(value, dict) else value
     path.write_text(yaml.safe_dump(tree))
     if group == "task":
-        words = [f"task={name}"]
+        words = [f"task={name}", *ASKED.get(name, [])]
     else:
         words = [f"method={name if group == 'method' else 'moco'}", f"data={data}"]
         words += [f"trainer={name}"] if group == "trainer" else []
