@@ -49,7 +49,6 @@ class Method(pl.LightningModule, ABC):
         self.config, self.spec, self.optim = config, spec, optim
         self.backbone_config, self.batch_size, self.seed = backbone, batch_size, seed
         self.batches_seen = 0  # seeds the views; saved, so that a resumed run draws what it would have drawn
-        self._steps_seen = 0
         self.log_every = 10  # steps between collapse monitors
         self.backbone = build_backbone(backbone, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
         self.decoder = None
@@ -128,17 +127,16 @@ class Method(pl.LightningModule, ABC):
     def on_train_epoch_start(self) -> None:
         self.before_epoch()
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.global_step > self._steps_seen:
-            self._steps_seen = self.global_step
-            self.after_step()
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Teachers move within the step: a checkpoint of a callback would otherwise hold the teacher of the step before."""
+        super().optimizer_step(*args, **kwargs)
+        self.after_step()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ssl_med"] = {"batches_seen": self.batches_seen, "steps_seen": self._steps_seen}
+        checkpoint["ssl_med"] = {"batches_seen": self.batches_seen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches_seen = checkpoint["ssl_med"]["batches_seen"]
-        self._steps_seen = checkpoint["ssl_med"]["steps_seen"]
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         return configure(self, self.optim, batch_size=self.batch_size)
