@@ -28,7 +28,7 @@ class TaskConfig:
     name: str = ""
     """file name in conf/task"""
     loss: Literal["dice", "dice_bce", "ce", "bce", "auto"] = "auto"
-    """auto: Dice for masks, cross-entropy for classes, binary cross-entropy per finding for multilabel"""
+    """auto: Dice and cross-entropy for masks, cross-entropy for classes, binary cross-entropy per finding for multilabel"""
     hidden: int = 0
     """width of a hidden layer in the classification head; 0: linear on pooled features"""
     dropout: float = 0.0
@@ -95,7 +95,8 @@ class Segmentation(Task):
         assert decoder is not None
         self.head = SegmentationHead(decoder.out_channels, len(spec.class_names), spec.spatial_dims)
         _check_loss(config, ("auto", "dice", "dice_bce"), "masks")
-        self._loss = dice_bce if config.loss == "dice_bce" else dice_loss
+        # Dice alone hardly sees false positives in crops without foreground: its gradient there falls with their square
+        self._loss = dice_loss if config.loss == "dice" else dice_bce
 
     def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
         assert decoder is not None
