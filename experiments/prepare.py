@@ -94,8 +94,10 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SslMedError(f"store={folder}: another `ssl-med prepare` is writing to it; wait for it") from None
-        yield
-        fcntl.flock(file, fcntl.LOCK_UN)  # workers that are about to end hold the file open too
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a worker that is just ending holds a copy of the file
 
 
 def _resume(folder: Path, data: MedicalData) -> Store:
