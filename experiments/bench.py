@@ -2,6 +2,7 @@
 
 Methods run with their default configs on random numbers, so no data is needed and no reading is measured. The optimiser's
 own update is left out. `make bench ARGS="batch=32 patch_3d=[64,64,32] channels=[32,64,128,256,512]"` is the papers' size.
+`make bench ARGS=data` measures reading instead, see `experiments.bench_data`.
 """
 
 from __future__ import annotations
@@ -110,6 +111,10 @@ def make_method(name: str, config: BenchConfig, *, spatial_dims: int) -> Method:
 
 def main(words: Sequence[str]) -> list[dict[str, Any]]:
     """Measures and prints a Markdown table; returns its rows."""
+    if words and words[0] == "data":
+        from experiments import bench_data
+
+        return bench_data.main(words[1:])
     config = build(BenchConfig, [parse_words(words)], prefix="")
     chosen = [name for name in config.methods.split(",") if name] or list_names(METHODS)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,30 @@ from datamodules.core.readers import Array
 
 Size = tuple[int, ...]
 _PROPOSALS, _ROUNDS = 4096, 8
+_TILE = 8  # starts along each side of a tile; its 512 bits are 64 bytes
+
+
+class Grid(Protocol):
+    """What crops are cut from: an array, or one that reads windows from a store when it is asked for them."""
+
+    @property
+    def shape(self) -> Size:
+        """(C, *S)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what a window holds."""
+
+    @property
+    def ndim(self) -> int:
+        """1 + the number of spatial axes."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+
+    def __getitem__(self, window: Any, /) -> Array:
+        """Slices of the axes, or `...`."""
 
 
 def tissue_weight(codes: Array, threshold: int) -> Array:
@@ -79,11 +104,12 @@ class Starts:
     def draw(self, rng: np.random.Generator) -> Array:
         """One start (D,), uniform over those that pass; `count` must not be 0."""
         proposals = rng.integers(0, self.grid, (256, len(self.grid)))
-        good = np.flatnonzero(self.passes(proposals))
         # rejection sampling is uniform over what passes; when passing windows are rare, pick from the list of them
-        picked = proposals[good[0]] if good.size else self._pick(rng)
-        start: Array = picked + self.offset
-        return start
+        for part in (proposals[:16], proposals[16:]):
+            good = np.flatnonzero(self.passes(part))
+            if good.size:
+                return np.array(part[good[0]] + self.offset)
+        return np.array(self._pick(rng) + self.offset)
 
     def draw_pair(self, min_iou: float, rng: np.random.Generator) -> tuple[Array, Array]:
         """Two starts (D,) whose windows overlap with IoU above `min_iou`, uniform over all such pairs that pass.
@@ -112,10 +138,122 @@ class Starts:
         return first[0] + self.offset, first[0] + self.offset
 
     def _pick(self, rng: np.random.Generator) -> Array:
-        if self.bits is None:
+        passing = self._all()
+        if passing is None:
             return rng.integers(0, self.grid)
-        flat = np.flatnonzero(np.unpackbits(self.bits, count=math.prod(self.grid)))
-        return np.array(np.unravel_index(rng.choice(flat), self.grid))
+        return np.array(np.unravel_index(rng.choice(np.flatnonzero(passing)), self.grid))
+
+    def _all(self) -> Array | None:
+        """Which starts pass, in C order; None = all."""
+        return None if self.bits is None else np.unpackbits(self.bits, count=math.prod(self.grid))
+
+
+@dataclass(frozen=True)
+class TiledStarts(Starts):
+    """`Starts` whose bits lie in a file, of which a draw touches a few pages; made by `tile_starts`.
+
+    * table: fetches the mapped file.
+    """
+
+    table: Callable[[], Array]
+
+    @classmethod
+    def of(cls, size: Size, shape: Size, margin: Size | None, table: Callable[[], Array]) -> TiledStarts:
+        """Of windows of `size` in a volume of `shape`."""
+        grid, offset = start_grid(shape, size, margin)
+        return cls(size, grid, offset, None, int(table()[:8].view(np.int64)[0]), table)
+
+    def _parts(self) -> tuple[Size, Array, Array]:
+        table, tiles = self.table(), tuple(-(-n // _TILE) for n in self.grid)
+        end = 8 + 4 * math.prod(tiles)
+        return tiles, table[8:end].view(np.uint32), table[end:].reshape(-1, _TILE**3 // 8)
+
+    def passes(self, starts: Array) -> Array:
+        """(N, 3) starts relative to `offset`, inside `grid` -> (N,) bool."""
+        tiles, index, bitmaps = self._parts()
+        number = index[np.ravel_multi_index(tuple((starts // _TILE).T), tiles)]
+        passed: Array = number == 1
+        rows = np.flatnonzero(number > 1)
+        place = np.ravel_multi_index(tuple((starts[rows] % _TILE).T), (_TILE,) * 3)
+        passed[rows] = (bitmaps[number[rows] - 2, place >> 3] >> (7 - (place & 7)).astype(np.uint8)) & 1 == 1
+        return passed
+
+    def _all(self) -> Array:
+        tiles, index, bitmaps = self._parts()
+        known = np.zeros((2, bitmaps.shape[1]), np.uint8)
+        known[1] = 255
+        cells = np.unpackbits(np.concatenate([known, bitmaps])[index], axis=1).reshape(*tiles, *(_TILE,) * 3)
+        whole = cells.transpose(0, 3, 1, 4, 2, 5).reshape([n * _TILE for n in tiles])
+        return whole[tuple(slice(n) for n in self.grid)].ravel()
+
+
+def tile_starts(
+    planes: Iterable[Array], shape: Size, size: Size, *, low: float, high: float, margin: Size | None
+) -> Array:
+    """The table behind `TiledStarts`, from a volume that comes plane by plane; equal to `find_starts` on the whole.
+
+    Args:
+        planes: `tissue_weight` of each x (y, z).
+        shape: the volume (x, y, z).
+        size: the window.
+        low: least mean of weight / 2 over the window.
+        high: largest mean.
+        margin: as in `find_starts`.
+
+    Returns:
+        uint8: int64 number of starts that pass; uint32 a tile, 0 none passes, 1 all pass, n + 2 the n-th bitmap; bitmaps.
+    """
+    grid, offset = start_grid(shape, size, margin)
+    rows, columns = (slice(o, o + g + s - 1) for o, g, s in zip(offset[1:], grid[1:], size[1:], strict=True))
+    full = 2 * math.prod(size)
+    ring = np.zeros((size[0], *grid[1:]), np.int32)  # sums of the last planes
+    inside = np.zeros(grid[1:], np.int32)  # and their sum
+    total = np.zeros([n + s for n, s in zip(grid[1:], size[1:], strict=True)], np.int32)
+    slab = np.zeros((_TILE, *grid[1:]), bool)
+    index, bitmaps, count, made = [], [], 0, 2
+    for x, plane in enumerate(planes):
+        step = x - offset[0]
+        if step < 0:
+            continue
+        np.cumsum(plane[rows, columns], axis=0, out=total[1:, 1:], dtype=np.int32)
+        np.cumsum(total[1:, 1:], axis=1, out=total[1:, 1:])
+        sums = ring[step % size[0]]
+        inside -= sums
+        sums[:] = window_sums(total, size[1:])
+        inside += sums
+        start = step - size[0] + 1
+        if start < 0:
+            continue
+        slab[start % _TILE] = (inside >= low * full) & (inside <= high * full)
+        count += int(np.count_nonzero(slab[start % _TILE]))
+        if start % _TILE == _TILE - 1 or start == grid[0] - 1:
+            slab[start % _TILE + 1 :] = slab[start % _TILE]  # beyond the grid: as its edge
+            numbers, found = _tiles(slab)
+            numbers[numbers == 2] = np.arange(made, made + len(found))
+            made += len(found)
+            index.append(numbers)
+            bitmaps.append(found)
+        if start == grid[0] - 1:
+            break
+    head = np.array([count], np.int64).view(np.uint8)
+    return np.concatenate([head, np.concatenate(index).view(np.uint8), np.concatenate(bitmaps).ravel()])
+
+
+def _tiles(slab: Array) -> tuple[Array, Array]:
+    """(8, y, z) bool -> one number a tile, 0, 1 or 2 for mixed, and the packed bits of the mixed ones."""
+    padded = np.pad(slab, [(0, -n % _TILE) for n in slab.shape], mode="edge")
+    y, z = (n // _TILE for n in padded.shape[1:])
+    cells = padded.reshape(_TILE, y, _TILE, z, _TILE).transpose(1, 3, 0, 2, 4).reshape(y * z, -1)
+    some, every = cells.any(1), cells.all(1)
+    numbers = np.where(every, 1, np.where(some, 2, 0)).astype(np.uint32)
+    return numbers, np.packbits(cells[numbers == 2], axis=1)
+
+
+def start_grid(shape: Size, size: Size, margin: Size | None) -> tuple[Size, Size]:
+    """How many starts each axis has, and the voxel of the first; see `find_starts`."""
+    free = [n - s for n, s in zip(shape, size, strict=True)]
+    edge = [min(m, f // 2) for m, f in zip(margin or (0,) * len(free), free, strict=True)]
+    return tuple(f + 1 - 2 * e for f, e in zip(free, edge, strict=True)), tuple(edge)
 
 
 def find_starts(
@@ -137,9 +275,7 @@ def find_starts(
         high: largest mean.
         margin: voxels that stay unused at each end; cut down where the volume is too small for it.
     """
-    free = [n - s for n, s in zip(shape, size, strict=True)]
-    edge = [min(m, f // 2) for m, f in zip(margin or (0,) * len(free), free, strict=True)]
-    grid, offset = tuple(f + 1 - 2 * e for f, e in zip(free, edge, strict=True)), tuple(edge)
+    grid, offset = start_grid(shape, size, margin)
     if total is None:
         return Starts(size, grid, offset, None, math.prod(grid))
     part = total[tuple(slice(o, o + g + s) for o, g, s in zip(offset, grid, size, strict=True))]
@@ -149,7 +285,7 @@ def find_starts(
     return Starts(size, grid, offset, np.packbits(passed), int(passed.sum()))
 
 
-def cut(array: Array, start: Array, size: Size, *, pad: int = 0) -> Array:
+def cut(array: Array | Grid, start: Array, size: Size, *, pad: int = 0) -> Array:
     """A copy of the window at `start` (which may lie outside) of the last axes of `array`; outside is `pad`."""
     lead = array.shape[: array.ndim - len(size)]
     space = array.shape[len(lead) :]
@@ -157,8 +293,8 @@ def cut(array: Array, start: Array, size: Size, *, pad: int = 0) -> Array:
     high = [min(n, int(s) + w) for n, s, w in zip(space, start, size, strict=True)]
     window: tuple[Any, ...] = (..., *(slice(a, b) for a, b in zip(low, high, strict=True)))
     if [b - a for a, b in zip(low, high, strict=True)] == list(size):
-        inside: Array = array[window].copy()
-        return inside
+        inside: Array = array[window]
+        return inside.copy() if inside.base is not None else inside
     out = np.full((*lead, *size), pad, array.dtype)
     if all(b > a for a, b in zip(low, high, strict=True)):
         place = (slice(a - int(s), b - int(s)) for a, b, s in zip(low, high, start, strict=True))
@@ -175,6 +311,12 @@ def pad_to(array: Array, size: Size, *, pad: int = 0) -> Array:
         return array
     start = np.array([-((t - n) // 2) for t, n in zip(target, space, strict=True)])
     return cut(array, start, target, pad=pad)
+
+
+def window_start(shape: Size, size: Size, rng: np.random.Generator | None) -> Array:
+    """Start (D,) of a window inside `shape`: random, or in the middle without `rng`."""
+    room = [n - s for n, s in zip(shape, size, strict=True)]
+    return np.array([int(rng.integers(r + 1)) if rng is not None else r // 2 for r in room])
 
 
 def resize(x: torch.Tensor, size: Size) -> torch.Tensor:

@@ -20,6 +20,16 @@ def axis_codes(to_world: Array) -> str:
     return "".join(nib.orientations.aff2axcodes(_LPS_TO_RAS @ to_world))
 
 
+def axes_matrix(codes: str, spacing: tuple[float, ...]) -> Array:
+    """The (4, 4) map to LPS of a volume whose axes increase towards `codes`, voxel 0 at the origin."""
+    ornt = nib.orientations.axcodes2ornt(tuple(codes), labels=(("R", "L"), ("A", "P"), ("I", "S")))
+    matrix = np.eye(4)
+    matrix[:3, :3] = 0
+    for axis, (world, sign) in enumerate(ornt):
+        matrix[int(world), axis] = sign * spacing[axis]
+    return matrix
+
+
 def check_orientation(codes: str) -> None:
     """Refuses anything that is not one letter of each of L/R, P/A and S/I."""
     if len(codes) != 3 or any(sum(code in pair for code in codes) != 1 for pair in ("LR", "PA", "SI")):
@@ -52,7 +62,8 @@ def resampled_shape(shape: tuple[int, ...], to_world: Array, spacing: tuple[floa
 def resample(volume: Volume, spacing: tuple[float, ...], *, nearest: bool = False) -> Volume:
     """A grid of exactly `spacing` millimetres that starts at the same outer corner.
 
-    Linear with a widened filter where the voxel grows (no aliasing), or nearest neighbour for label maps.
+    Linear with a widened filter where the voxel grows (no aliasing), or nearest neighbour for label maps. Whole numbers
+    are rounded to whole numbers again: half a unit is far below the noise of a scan, and a store keeps them in two bytes.
 
     Raises:
         SslMedError: the volume is thinner than one new voxel.
@@ -70,16 +81,42 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, nearest: bool = Fals
             picked = np.minimum(((np.arange(size) + 0.5) * step).astype(int), array.shape[axis] - 1)
             array = np.take(array, picked, axis=axis)
     else:
-        x = torch.from_numpy(volume.array.astype(np.float32))
-        # two planar passes: torch has the anti-aliased filter in 2D only; it takes the floor of the size times the scale
-        least = [math.nextafter(new / n, math.inf) for new, n in zip(shape, volume.array.shape, strict=True)]
-        scales = [max(a / b, c) for a, b, c in zip(old, spacing, least, strict=True)]
-        x = _planar(x.permute(2, 0, 1), scales[0], scales[1]).permute(1, 2, 0)
-        array = _planar(x, 1.0, scales[2]).numpy()
+        array = _resampled(volume.array, shape, ratio)
     to_world = volume.to_world.copy()
     to_world[:3, :3] *= ratio
     to_world[:3, 3] += volume.to_world[:3, :3] @ (0.5 * ratio - 0.5)
     return Volume(array, to_world)
+
+
+def _resampled(array: Array, shape: tuple[int, ...], ratio: Array) -> Array:
+    """Planes first, then between them; a few planes at a time, so that memory holds the source and the result only."""
+    # torch takes the floor of the size times the scale
+    least = [math.nextafter(new / n, math.inf) for new, n in zip(shape[:2], array.shape[:2], strict=True)]
+    rows, columns = (max(float(1 / r), c) for r, c in zip(ratio[:2], least, strict=True))
+    planes: dict[int, Array] = {}
+    # Fortran order: whole planes are written
+    out = np.empty(shape, array.dtype if array.dtype.kind in "iu" else np.float32, order="F")
+    for k in range(shape[2]):
+        low, weights = _triangle(k, float(ratio[2]), array.shape[2])
+        for j in [j for j in planes if j < low]:
+            del planes[j]
+        total = np.zeros(shape[:2], np.float32)
+        for j, weight in enumerate(weights, start=low):
+            if j not in planes:
+                x = torch.from_numpy(np.ascontiguousarray(array[:, :, j], np.float32))
+                planes[j] = _planar(x[None], rows, columns)[0].numpy()
+            total += weight * planes[j]
+        out[:, :, k] = np.rint(total) if out.dtype.kind in "iu" else total
+    return out
+
+
+def _triangle(k: int, ratio: float, count: int) -> tuple[int, Array]:
+    """First source sample and weights of sample `k` of a grid whose steps are `ratio` long: linear, no aliasing."""
+    centre, reach = (k + 0.5) * ratio, max(ratio, 1.0)
+    low, high = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), count)
+    weights = 1 - np.abs(np.arange(low, high) + 0.5 - centre) / reach
+    weights = np.clip(weights, 0, None)
+    return low, (weights / weights.sum()).astype(np.float32)
 
 
 def _planar(x: torch.Tensor, rows: float, columns: float) -> torch.Tensor:

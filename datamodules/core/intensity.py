@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 import torch
 
@@ -17,6 +22,50 @@ def code_of(value: float, intensity: Intensity) -> int:
     return round(min(max(unit, 0.0), 1.0) * TOP)
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Raw values -> uint16 codes: clipped to [low, high], scaled; with `keep_zero` zeros become 0 wherever the limits lie.
+
+    Each code depends on its own value only, so that a crop gets the codes that it has in the whole volume.
+    """
+
+    low: float
+    high: float
+    keep_zero: bool = False
+
+    def __call__(self, array: Array) -> Array:
+        """Any numeric array -> codes of the same shape."""
+        if is_small(array.dtype):
+            # a table of all possible values: no floating-point copy of the volume
+            return self.table(array.dtype)[bits(array)]
+        unit = (array.astype(np.float64) - self.low) / (self.high - self.low)
+        codes: Array = np.rint(np.clip(unit, 0.0, 1.0) * TOP).astype(np.uint16)
+        if self.keep_zero:
+            codes[array == 0] = 0  # background stays background when the units go below 0
+        return codes
+
+    def table(self, dtype: np.dtype[np.generic]) -> Array:
+        """Codes of all values of an integer type of one or two bytes, by their bits."""
+        return _table(self, np.dtype(dtype).str)
+
+
+@lru_cache(maxsize=256)
+def _table(scale: Scale, dtype: str) -> Array:
+    unsigned = np.dtype(f"u{np.dtype(dtype).itemsize}")
+    values = np.arange(np.iinfo(unsigned).max + 1, dtype=unsigned).view(dtype)
+    return scale(values.astype(np.float64))
+
+
+def is_small(dtype: np.dtype[np.generic]) -> bool:
+    """Whole numbers of one or two bytes."""
+    return dtype.kind in "iu" and dtype.itemsize <= 2
+
+
+def bits(array: Array) -> Array:
+    """The same bytes as unsigned numbers of the same width."""
+    return array.view(f"u{array.dtype.itemsize}")
+
+
 def encode(array: Array, intensity: Intensity, *, source: str) -> Array:
     """Clips and scales as `Intensity` says; any numeric array -> uint16 codes of the same shape.
 
@@ -24,27 +73,63 @@ def encode(array: Array, intensity: Intensity, *, source: str) -> Array:
         SslMedError: percentiles of a volume without a non-zero voxel; `source` names it.
     """
     if intensity.kind == "window":
-        return _scale(array, intensity.low, intensity.high)
+        return Scale(intensity.low, intensity.high)(array)
+    if is_small(array.dtype):
+        return scale_of_counts(*histogram(array), intensity, source=source)(array)
+    return scale_of_values(array, intensity, source=source)(array)
+
+
+def histogram(array: Array) -> tuple[Array, Array]:
+    """Distinct values, ascending, and how often each occurs; whole numbers of one or two bytes."""
+    counts = np.zeros(1 << 8 * array.dtype.itemsize, np.int64)
+    # slice by slice, because counting widens its input to eight bytes
+    for part in np.moveaxis(array, int(np.argmax(np.abs(array.strides))), 0):
+        counts += np.bincount(bits(part.ravel(order="K")), minlength=counts.size)
+    found = np.flatnonzero(counts)
+    values = found.astype(f"u{array.dtype.itemsize}").view(array.dtype)
+    order = np.argsort(values)
+    return values[order], counts[found[order]]
+
+
+def scale_of_counts(values: Array, counts: Array, intensity: Intensity, *, source: str) -> Scale:
+    """Limits of a percentile intensity from a histogram."""
+    values, counts = values[values != 0], counts[values != 0]
+    ends = np.cumsum(counts)
+    count = int(ends[-1]) if ends.size else 0
+    return _percentile_scale(intensity, count, lambda k: float(values[np.searchsorted(ends, k, "right")]), source)
+
+
+def scale_of_values(array: Array, intensity: Intensity, *, source: str) -> Scale:
+    """Limits of a percentile intensity from all values."""
     values = array[array != 0]
-    if values.size == 0:
+    places = {k for q in (intensity.low, intensity.high) for k in _neighbours(q, values.size)}
+    if places:
+        values = np.partition(values, sorted(places))
+    return _percentile_scale(intensity, values.size, lambda k: float(values[k]), source)
+
+
+def _percentile_scale(intensity: Intensity, count: int, rank: Callable[[int], float], source: str) -> Scale:
+    if count == 0:
         raise SslMedError(f"{source}: every voxel is 0; remove the case or repair the file")
-    low, high = np.percentile(values, [intensity.low, intensity.high])
-    codes = _scale(array, float(low), float(high) if high > low else float(low) + 1.0)
-    codes[array == 0] = 0  # background stays background when the units go below 0
-    return codes
+    low, high = (_percentile(q, count, rank) for q in (intensity.low, intensity.high))
+    return Scale(low, high if high > low else low + 1.0, keep_zero=True)
 
 
-def _scale(array: Array, low: float, high: float) -> Array:
-    if array.dtype.kind in "iu" and array.dtype.itemsize <= 2:
-        # a table of all possible values: no floating-point copy of the volume
-        info = np.iinfo(array.dtype)
-        table = _scale(np.arange(info.min, info.max + 1, dtype=np.float64), low, high)
-        return table[array.astype(np.int32) - info.min]
-    unit = (array.astype(np.float64) - low) / (high - low)
-    codes: Array = np.rint(np.clip(unit, 0.0, 1.0) * TOP).astype(np.uint16)
-    return codes
+def _neighbours(q: float, count: int) -> tuple[int, ...]:
+    place = math.floor((count - 1) * (q / 100))
+    return (place, min(place + 1, count - 1)) if count else ()
+
+
+def _percentile(q: float, count: int, rank: Callable[[int], float]) -> float:
+    """Linear between the two nearest of `count` ordered values, `rank(k)` the k-th; to the last bit as numpy does it."""
+    below, above = (rank(k) for k in _neighbours(q, count))
+    place = (count - 1) * (q / 100)
+    t = place - math.floor(place)
+    return below + (above - below) * t if t < 0.5 else above - (above - below) * (1 - t)
 
 
 def decode(codes: Array) -> torch.Tensor:
     """uint16 codes -> float32 tensor in [0, 1]."""
-    return torch.from_numpy(codes.astype(np.float32) * np.float32(1.0 / TOP))
+    unit = codes.astype(np.float32)
+    unit *= np.float32(1.0 / TOP)
+    return torch.from_numpy(unit)

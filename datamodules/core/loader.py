@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from datamodules.core.readers import Array
 from ssl_med.spec import SslMedError
 
 Key = tuple[int, int]  # epoch and index: all that a sample's randomness may depend on, besides the seed
 _FAR = 1 << 32  # an epoch that no training reaches
+_PREFETCH = 2  # batches that a worker makes ahead
+_LARGE = 1 << 20  # bytes of a tensor for which memory is worth reusing
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -86,14 +88,66 @@ class EpochBatches(Sampler[list[Key]]):
             yield [(self.epoch + far * (i // self.length), int(order[i % self.length])) for i in range(first, last)]
 
 
+class Ring:
+    """Collates large tensors of training batches into shared memory that a worker uses again and again.
+
+    New shared memory costs more than the crops that go into it: the kernel clears every page and faults on it, in the
+    worker and in the receiver. A worker has at most `_PREFETCH` batches that were not received and one whose copy is being
+    taken, so one turn more than these is never overwritten too early. The receiver keeps the memory mapped and takes copies.
+    """
+
+    def __init__(self) -> None:
+        self._turn = 0
+        self._shared: dict[tuple[int, str], torch.Tensor] = {}  # of a worker: by turn and key
+        self._mapped: dict[int, torch.Tensor] = {}  # of the receiver: by address
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        """Collates samples."""
+        if get_worker_info() is None or not isinstance(samples[0], dict):
+            return default_collate(list(samples))
+        self._turn = (self._turn + 1) % (_PREFETCH + 2)
+        return {key: self._collate(key, [sample[key] for sample in samples]) for key in samples[0]}
+
+    def _collate(self, key: str, values: list[Any]) -> Any:
+        first = values[0]
+        if not isinstance(first, torch.Tensor) or first.nbytes * len(values) < _LARGE:
+            return default_collate(values)
+        shape = (len(values), *first.shape)
+        place = self._shared.get((self._turn, key))
+        if place is None or place.shape != shape or place.dtype != first.dtype:
+            place = cast(Any, torch.empty(shape, dtype=first.dtype)).share_memory_()
+            self._shared[self._turn, key] = place
+        return torch.stack(values, out=place)
+
+    def receive(self, batch: Any) -> Any:
+        """A batch that is the caller's own."""
+        return {key: self._copy(value) for key, value in batch.items()} if isinstance(batch, dict) else batch
+
+    def _copy(self, value: Any) -> Any:
+        # what went through the pinning thread is a copy already
+        if not isinstance(value, torch.Tensor) or value.nbytes < _LARGE or not cast(Any, value).is_shared():
+            return value
+        self._mapped[value.data_ptr()] = value
+        return value.clone()
+
+
 class EvaluationLoader(DataLoader[Any]):
     """DataLoader over `EpochBatches`; what is wrong with a file is one line, also from a worker."""
 
-    def __init__(self, dataset: Dataset[Any], batches: EpochBatches, *, num_workers: int) -> None:
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batches: EpochBatches,
+        *,
+        num_workers: int,
+        collate: Callable[..., Any] | None = None,
+    ) -> None:
         super().__init__(
             dataset,
             batch_sampler=cast(Any, batches),
+            collate_fn=collate,
             num_workers=num_workers,
+            prefetch_factor=_PREFETCH if num_workers else None,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,  # they hold decoded scans
         )
@@ -115,9 +169,14 @@ class ResumableLoader(EvaluationLoader):
 
     epoch = position = 0
 
+    def __init__(self, dataset: Dataset[Any], batches: EpochBatches, *, num_workers: int) -> None:
+        self.ring = Ring()
+        super().__init__(dataset, batches, num_workers=num_workers, collate=self.ring)
+
     def __iter__(self) -> Any:
         self.batches.epoch, self.batches.start = self.epoch, self.position
-        for batch in super().__iter__():
+        for received in super().__iter__():
+            batch = self.ring.receive(received)
             self.position += 1
             if self.position == len(self):  # before handing it out: the consumer may not ask for a further one
                 self.epoch, self.position = self.epoch + 1, 0

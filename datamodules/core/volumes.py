@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.core.crops import Starts, cut, find_starts, integral, pad_to, resize, tissue_weight
+from datamodules.core.crops import Grid, Starts, cut, find_starts, integral, pad_to, resize, tissue_weight
 from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
 from datamodules.core.readers import Array
@@ -21,15 +21,34 @@ Size = tuple[int, ...]
 Sample = dict[str, Any]
 
 
+class Places(Protocol):
+    """Flat indices of voxels, in ascending order."""
+
+    @property
+    def size(self) -> int:
+        """How many."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held."""
+
+    def __getitem__(self, number: int, /) -> Any:
+        """One of them."""
+
+
 @dataclass
 class Loaded:
-    """A decoded scan: intensity codes (C, x, y, z) uint16, masks (K, x, y, z) uint8, and what was computed from them."""
+    """A scan: intensity codes (C, x, y, z) uint16, masks (K, x, y, z) uint8, and what was computed from them.
 
-    codes: Array
-    mask: Array | None = None
+    `filtered` finds the starts that pass a filter when they need not be computed from all codes.
+    """
+
+    codes: Array | Grid
+    mask: Array | Grid | None = None
     to_world: Array | None = None
     starts: dict[Size, Starts] = field(default_factory=dict)
-    foreground: list[Array] | None = None
+    foreground: Sequence[Places] | None = None
+    filtered: Callable[[Sequence[Size], Content, Size | None], dict[Size, Starts]] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -44,16 +63,23 @@ class Cache:
     def __init__(self, load: Callable[[Any], Loaded], *, gigabytes: float) -> None:
         self._load, self._limit = load, gigabytes * 2**30
         self._items: OrderedDict[str, Loaded] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._total = (
+            0  # kept up to date: adding up tens of thousands of films at each miss takes longer than reading one
+        )
 
     def __call__(self, case: Any) -> Loaded:
         """The decoded scan of a case."""
-        if case.name in self._items:
-            self._items.move_to_end(case.name)
-            return self._items[case.name]
-        item = self._load(case)
-        self._items[case.name] = item
-        while len(self._items) > 1 and sum(i.nbytes for i in self._items.values()) > self._limit:
-            self._items.popitem(last=False)
+        item = self._items.get(case.name)
+        if item is None:
+            item = self._items[case.name] = self._load(case)
+        self._items.move_to_end(case.name)
+        size = item.nbytes  # grows with what is computed from a scan
+        self._total += size - self._sizes.get(case.name, 0)
+        self._sizes[case.name] = size
+        while len(self._items) > 1 and self._total > self._limit:
+            oldest, _ = self._items.popitem(last=False)
+            self._total -= self._sizes.pop(oldest)
         return item
 
 
@@ -137,8 +163,10 @@ class Crops(Dataset[Sample]):
             fitting = [s for s in self.sizes if all(a <= b for a, b in zip(s, shape, strict=True))] or [self.patch]
             if self.content is None:
                 item.starts = {size: find_starts(shape, size, margin=self.margin) for size in fitting}
+            elif item.filtered is not None:
+                item.starts = item.filtered(fitting, self.content, self.margin)
             else:
-                total = integral(tissue_weight(item.codes[0], self.content.threshold))
+                total = integral(tissue_weight(item.codes[:1][0], self.content.threshold))
                 low, high = self.content.low, self.content.high
                 item.starts = {
                     size: find_starts(shape, size, total=total, low=low, high=high, margin=self.margin)
@@ -180,12 +208,12 @@ class LabelledCrops(Dataset[Sample]):
         shape = np.array(item.codes.shape[1:])
         patch = np.array(self.patch)
         if item.foreground is None:
-            voxels = [np.flatnonzero(region) for region in item.mask]
+            voxels = [np.flatnonzero(region) for region in item.mask[...]]
             item.foreground = [found for found in voxels if found.size]
         start = rng.integers(0, shape - patch + 1)
         if item.foreground and rng.random() < self.foreground_p:
-            region = item.foreground[rng.integers(len(item.foreground))]
-            voxel = np.unravel_index(region[rng.integers(region.size)], tuple(shape))
+            region = item.foreground[int(rng.integers(len(item.foreground)))]
+            voxel = np.unravel_index(region[int(rng.integers(region.size))], tuple(shape))
             start = np.clip(np.array(voxel) - rng.integers(0, patch), 0, shape - patch)
         return {
             "id": case.name,
@@ -215,15 +243,23 @@ class WholeVolumes(Dataset[Sample]):
         return {
             "id": self.cases[index].name,
             "index": index,
-            "image": decode(item.codes),
-            "mask": torch.from_numpy(item.mask.astype(np.float32)),
+            "image": decode(item.codes[...]),
+            "mask": torch.from_numpy(item.mask[...].astype(np.float32)),
         }
 
 
 def grow(item: Loaded, patch: Size) -> Loaded:
-    """Pads a scan that is smaller than a patch with background, the scan in the middle; positions are kept."""
-    to_world = None if item.to_world is None else item.to_world.copy()
-    if to_world is not None:
-        before = [max(0, p - n) // 2 for n, p in zip(item.codes.shape[1:], patch, strict=True)]
-        to_world[:3, 3] -= to_world[:3, :3] @ before
-    return Loaded(pad_to(item.codes, patch), None if item.mask is None else pad_to(item.mask, patch), to_world)
+    """Pads a decoded scan that is smaller than a patch with background, the scan in the middle; positions are kept."""
+    assert isinstance(item.codes, np.ndarray)
+    to_world = None if item.to_world is None else grown_world(item.codes.shape[1:], item.to_world, patch)
+    return Loaded(
+        pad_to(item.codes, patch), pad_to(item.mask, patch) if isinstance(item.mask, np.ndarray) else None, to_world
+    )
+
+
+def grown_world(shape: Size, to_world: Array, patch: Size) -> Array:
+    """`to_world` of a scan of `shape` after `grow`."""
+    before = [max(0, p - n) // 2 for n, p in zip(shape, patch, strict=True)]
+    moved = to_world.copy()
+    moved[:3, 3] -= moved[:3, :3] @ before
+    return moved

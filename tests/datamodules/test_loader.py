@@ -1,5 +1,6 @@
 """Loaders: the same samples whatever the number of workers, processes and interruptions."""
 
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -240,3 +241,45 @@ def test_scattered_scans_are_decoded_once_an_epoch():
         loads.clear()
         list(ResumableLoader(dataset, EpochBatches(45, batch_size=3, seed=0, shuffle=True), num_workers=0))
         assert sum(loads.values()) > 20
+
+
+# ------------------------------------------------------------------------------ memory that is used again
+
+
+class Large(Dataset):
+    """Samples of 8 KiB whose every number names the sample."""
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, key):
+        return {"image": torch.full((2, 1024), float(key[0] * 100 + key[1])), "id": str(key), "index": key[1]}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_stay_as_they_were_when_workers_use_their_memory_again(monkeypatch, workers):
+    monkeypatch.setattr("datamodules.core.loader._LARGE", 4096)
+    loader = ResumableLoader(Large(), EpochBatches(60, batch_size=2, seed=0, shuffle=True), num_workers=workers)
+    kept = []
+    for epoch in range(3):
+        for number, batch in enumerate(loader):
+            kept.append(batch)
+            if number % 7 == 0:
+                time.sleep(0.02)  # workers get as far ahead as they may
+            if epoch == 1 and number == 10:
+                break  # and what they made in vain is overwritten
+        if epoch == 1:
+            loader.load_state_dict({"epoch": 2, "position": 0})
+    assert len(kept) == 30 + 11 + 30
+    for batch in kept:
+        epoch = [int(name.strip("()").split(", ")[0]) for name in batch["id"]]
+        expected = torch.tensor([float(e * 100 + i) for e, i in zip(epoch, batch["index"].tolist(), strict=True)])
+        assert torch.equal(batch["image"], expected[:, None, None].expand(2, 2, 1024))
+    assert len({batch["image"].data_ptr() for batch in kept}) == len(kept), "every batch is the receiver's own"
+
+
+def test_workers_do_use_their_memory_again(monkeypatch):
+    monkeypatch.setattr("datamodules.core.loader._LARGE", 4096)
+    loader = ResumableLoader(Large(), EpochBatches(60, batch_size=2, seed=0, shuffle=True), num_workers=2)
+    assert len(list(loader)) == 30
+    assert len(loader.ring._mapped) <= 2 * 4, "four places a worker"
