@@ -41,6 +41,7 @@ class BratsData(ScanData):
 
     Config = BratsConfig
     layout = "<case>/<case>_{flair,t1,t1ce,t2,seg}.nii[.gz]"
+    public_names = r"(BraTS|Brats)(\d+|20\d\d)_\w+"
     known_labels = (0, 1, 2, 3, 4)
 
     @classmethod
@@ -77,13 +78,14 @@ class BratsData(ScanData):
             lacking = [name for name in self.config.modalities if files[name] is None]
             if self.labelled and files["seg"] is None:
                 lacking.append("seg")
-            if lacking and not self.config.skip_incomplete:
+            left_out = bool(lacking) and self.quarantined(folder)
+            if lacking and not left_out and not self.config.skip_incomplete:
                 raise SslMedError(
                     f"{folder}: lacks {', '.join(f'{folder.name}_{name}.nii[.gz]' for name in lacking)}; choose "
                     "data.modalities=[...] that all cases have, or data.skip_incomplete=true to leave such cases out"
                 )
-            if lacking:
-                skipped.append(folder.name)
+            if lacking and not left_out:
+                skipped.append(self.public_name(folder.name))
             images = () if lacking else tuple(str(files[name]) for name in self.config.modalities)
             voxels = max((self.voxels(path) for path in images), default=0)
             scans.append(Scan(folder.name, folder.name, images, str(files["seg"] or ""), voxels))

@@ -37,6 +37,7 @@ class LitsData(ScanData):
     Config = LitsConfig
     layout = "volume-N.nii[.gz] and segmentation-N.nii[.gz]"
     splits = ("mg",)
+    public_names = r"volume-\d+"
     known_labels = (0, 1, 2)
 
     @classmethod
@@ -62,13 +63,15 @@ class LitsData(ScanData):
             match = re.fullmatch(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", path.name)
             if match:
                 kind, number = match[1], int(match[2])
+                if number in found[kind] and self.quarantined(path):
+                    continue
                 if number in found[kind]:
                     raise SslMedError(f"{path}: there is a second {kind} {number}, {found[kind][number]}; keep one")
                 found[kind][number] = path
         scans = []
         for number, path in sorted(found["volume"].items()):
             mask = found["segmentation"].get(number)
-            if mask is None and self.labelled:
+            if mask is None and self.labelled and not self.quarantined(path):
                 raise SslMedError(f"{path}: has no segmentation-{number}.nii[.gz]; add it or remove the volume")
             scans.append(Scan(f"volume-{number}", str(number), (str(path),), str(mask or ""), self.voxels(str(path))))
         return scans

@@ -1,4 +1,7 @@
-"""The command `ssl-med`. Exit codes: 0 done; 2 the request is wrong, said in one line; 1 anything else."""
+"""The command `ssl-med`. Exit codes: 0 done; 2 the request is wrong, said in one line; 1 anything else.
+
+`check` ends with 1 when it found an error in the data.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ USAGE = """\
 usage: ssl-med COMMAND [key=value ...]
 
   list methods|data|tasks|phantoms [--json]      what there is
+  check    data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]
+                                                 read every file once; report what is wrong; exit code 1 if anything is
   pretrain method=NAME data=NAME data.root=DIR   pretrain a backbone
   finetune task=NAME init=RUN|FILE|scratch data.root=DIR
                                                  train on labels, test once
@@ -26,6 +31,12 @@ usage: ssl-med COMMAND [key=value ...]
 Any setting is a word: trainer.max_steps=500 trainer=cpu labels.fraction=0.1 seed=1 out=DIR; `pretrain method=pcrl
 data=luna --show` prints all settings of a run and stops.
 """
+
+
+def _check(words: Sequence[str]) -> int:
+    from experiments.check import check
+
+    return check(words)
 
 
 def _pretrain(words: Sequence[str]) -> None:
@@ -107,12 +118,14 @@ def _weights(words: Sequence[str]) -> None:
     if len(words) != 2 or words[0] != "inspect":
         raise SslMedError("weights: say `weights inspect FILE`")
     card = asdict(read_card(find_backbone(words[1])))
-    card["subjects"] = f"{len(card['subjects'])} hashed"
+    for key in ("subjects", "volumes", "validated"):
+        card[key] = f"{len(card[key])} hashed"
     print(to_yaml(json.loads(json.dumps(card))), end="")
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "list": _list,
+    "check": _check,
     "pretrain": _pretrain,
     "finetune": _finetune,
     "report": _report,
@@ -135,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise SslMedError(f"command '{command}' is unknown{nearest(command, list(COMMANDS))}")
-        COMMANDS[command](rest)
+        return COMMANDS[command](rest) or 0
     except SslMedError as error:
         print(f"ssl-med: {error}", file=sys.stderr)
         return 2
@@ -149,7 +162,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"ssl-med: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

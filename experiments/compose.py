@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from datamodules.core.base import MedicalData
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.config import Layer, build, config_hash, parse_words, read_yaml, to_plain
 from ssl_med.evaluation.tasks import TaskConfig
+from ssl_med.ledger import salted
 from ssl_med.methods._base import Method
 from ssl_med.networks.backbone import BackboneConfig, resolve
 from ssl_med.optim import OptimConfig
@@ -18,6 +20,7 @@ from ssl_med.spec import DataSpec, SslMedError
 
 CONF = Path(__file__).parent / "conf"
 SCRATCH = "scratch"
+PATHS = ("root", "store", "split_file", "quarantine")  # keys of data that hold paths
 
 
 @dataclass
@@ -166,6 +169,14 @@ class RunConfig:
             tree[section] = to_plain(getattr(self, section))
         return tree | {key: value for key, value in asdict(self.general).items() if key not in skipped}
 
+    def public_tree(self) -> dict[str, Any]:
+        """`tree()` for what is shared: paths of data, which may name patients, as salted hashes."""
+        tree = self.tree()
+        for key in PATHS:
+            if tree["data"].get(key):
+                tree["data"][key] = f"path-{salted(str(Path(tree['data'][key]).resolve()))[:12]}"
+        return tree
+
     def hash(self) -> str:
         """Names the run by all that can change its result; where it is written and how it is watched cannot."""
         tree = self.tree()
@@ -177,6 +188,8 @@ class RunConfig:
         # crops are the same from a store, but its scans are mixed more freely; where it lies does not matter
         tree["data"]["store"] = bool(tree["data"]["store"])
         tree["data"]["root"] = str(Path(tree["data"]["root"]).resolve())
+        if self.data.quarantine and Path(self.data.quarantine).is_file():
+            tree["data"]["quarantine"] = salted(Path(self.data.quarantine).read_bytes())
         if self.kind == "finetune" and self.general.init != SCRATCH:
             tree["init"] = str(Path(tree["init"]).resolve())
         return config_hash(tree)
@@ -251,6 +264,22 @@ class PrepareConfig:
             raise SslMedError(f"workers is {self.workers}; it must be 0 or more")
 
 
+@dataclass
+class CheckConfig:
+    """Keys of `ssl-med check` besides data."""
+
+    out: str = ""
+    """folder of the report; empty: runs/check/<data>-<hash of root>"""
+    workers: int = field(
+        default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    )
+    """processes that read"""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise SslMedError(f"workers is {self.workers}; it must be 0 or more")
+
+
 def compose_prepare(words: Sequence[str]) -> tuple[PrepareConfig, MedicalData]:
     """`data=luna data.root=RAW store=DIR [method=pcrl] ...`; a method says which crops it will ask for."""
     chosen, line = _choose(words, required=("data",), optional=("method",))
@@ -269,6 +298,31 @@ def compose_prepare(words: Sequence[str]) -> tuple[PrepareConfig, MedicalData]:
         need = method_class.need(method, data_class.make_spec(data, labelled=False))
     settings = build(PrepareConfig, [Layer(line.source, {k: v for k, v in line.tree.items() if k in own})], prefix="")
     return settings, data_class(data, need=need, labelled=False, batch_size=1)
+
+
+def compose_check(words: Sequence[str]) -> tuple[CheckConfig, type[MedicalData], Any]:
+    """`data=lits data.root=DIR out=DIR workers=4` -> settings, family, its config."""
+    chosen, line = _choose(words, required=("data",), optional=())
+    data_class, data, layers = _data_only(chosen["data"], line)
+    _known(layers, ("data", "out", "workers"))
+    general = [Layer(x.source, {k: v for k, v in x.tree.items() if k in ("out", "workers")}) for x in layers]
+    return build(CheckConfig, general, prefix=""), data_class, data
+
+
+def compose_source(name: str, root: str) -> tuple[type[MedicalData], Any]:
+    """A family with its default settings, at a root."""
+    data_class, data, _ = _data_only(name, Layer("command line", {"data": {"root": root}}))
+    return data_class, data
+
+
+def _data_only(name: str, line: Layer) -> tuple[type[MedicalData], Any, list[Layer]]:
+    data_class = get_class("datamodules", name, kind="data", base=MedicalData)
+    layers = _layers({"data": name}, line, ("data",), data_class, name)
+    return (
+        data_class,
+        build(data_class.Config, [Layer("", {"name": name}), *_sections(layers, "data")], prefix="data"),
+        layers,
+    )
 
 
 def _finish(
@@ -332,13 +386,13 @@ def _conf(group: str, name: str) -> Layer:
 def _layers(
     chosen: dict[str, str], line: Layer, order: tuple[str, ...], data_class: type[MedicalData], data_name: str
 ) -> list[Layer]:
-    dims = data_class.make_spec(data_class.Config(name=data_name), labelled=False).spatial_dims
+    found = [_conf(group, chosen[group]) for group in order if group in chosen]
+    sections = _sections([*found, line], "data")
+    dims = data_class.spatial_dims(build(data_class.Config, [Layer("", {"name": data_name}), *sections], prefix="data"))
     layers = []
-    for group in order:
-        if group in chosen:
-            layer = _conf(group, chosen[group])
-            layers.append(Layer(layer.source, {k: v for k, v in layer.tree.items() if k not in ("when_2d", "when_3d")}))
-            layers.append(layer.section(f"when_{dims}d"))
+    for layer in found:
+        layers.append(Layer(layer.source, {k: v for k, v in layer.tree.items() if k not in ("when_2d", "when_3d")}))
+        layers.append(layer.section(f"when_{dims}d"))
     return [*layers, line]
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import pytorch_lightning as pl
 
 from experiments.compose import SCRATCH, RunConfig, compose_finetune
-from experiments.session import Session, say
+from experiments.session import Session, ledger_of, say
 from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone
 from ssl_med.config import to_plain
 from ssl_med.evaluation.metrics import CONVENTIONS
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.evaluation.transfer import Transfer
+from ssl_med.ledger import Leakage, compare
 from ssl_med.networks.backbone import Backbone, Decoder, build_backbone, build_decoder, resolve
 from ssl_med.networks.init import init_weights
 from ssl_med.reports.pictures import save_overlay
@@ -73,16 +74,20 @@ def finetune(words: Sequence[str]) -> Path:
         label_fraction=config.labels.fraction,
     )
     data.setup("fit")
+    ledger = ledger_of(data, files_of=("val", "test"))
+    leakage = compare(card.ledger(), ledger, allow=config.data.allow_overlap) if card is not None else None
     session = Session.open(config)
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
-    session.record_subjects(data.subjects())
+    session.record_subjects(ledger)
     say(f"finetuning {config.name} from {config.general.init} -> {session.folder}")
     notes = list(data.describe().get("notes", []))
     if card is not None:
         say(f"init: {report}")
         notes += _differences(card, config)
+    if leakage is not None and leakage.status != "none":
+        notes.append(str(leakage))
     for note in notes:
         say(f"note: {note}")
     trainer = session.trainer(validate="val" in data.subjects())
@@ -93,7 +98,16 @@ def finetune(words: Sequence[str]) -> Path:
         trainer.test(module, datamodule=data, verbose=False)
     if trainer.is_global_zero:
         _finish(
-            session, module, data.describe(), card, report, steps=steps, weights=weights, notes=notes, done=complete
+            session,
+            module,
+            data.describe(),
+            card,
+            report,
+            leakage,
+            steps=steps,
+            weights=weights,
+            notes=notes,
+            done=complete,
         )
     return session.folder
 
@@ -116,6 +130,7 @@ def _finish(
     described: dict[str, Any],
     card: Card | None,
     report: LoadReport | None,
+    leakage: Leakage | None,
     *,
     steps: int,
     weights: str,
@@ -133,11 +148,12 @@ def _finish(
             "kind": kind,
             "path": config.general.init,
             "method": card.method if card is not None else None,
-            "card": asdict(card) if card is not None else None,
+            "card": card.summary() if card is not None else None,
             "report": str(report) if report is not None else None,
         },
         labels={"fraction": config.labels.fraction, **described["labels"]},
         subjects=described["subjects"],
+        leakage=asdict(leakage) if leakage is not None else None,
         backbone=backbone,
         steps=steps,
         seconds=session.seconds(),
@@ -145,7 +161,7 @@ def _finish(
         metric=module.task.metric,
         metrics=module.test_metrics,
         n_test=len(module.test_rows),
-        conventions={module.task.metric: CONVENTIONS[module.task.metric]},
+        conventions={name: text for name, text in CONVENTIONS.items() if f"test/{name}" in module.test_metrics},
         notes=notes,
     )
     if not done:

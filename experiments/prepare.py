@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from datamodules.core.base import MedicalData
-from datamodules.core.convert import convert, derive
+from datamodules.core.convert import convert, derive, items_of
 from datamodules.core.store import JOURNAL, LOCK, MANIFEST, Record, Store, digest
 from experiments.compose import compose_prepare
 from experiments.session import say
@@ -30,7 +30,8 @@ from ssl_med.config import to_plain
 from ssl_med.spec import SslMedError
 
 # settings of the data that change neither start tables nor resized films
-_ELSEWHERE = ("root", "store", "split", "split_file", "split_ratios", "split_seed", "test_is_val", "cache_gb")
+_ELSEWHERE = {"root", "store", "split", "split_file", "split_ratios", "split_seed", "test_is_val", "cache_gb"}
+_ELSEWHERE |= {"quarantine", "quarantine_budget", "allow_overlap"}
 
 
 @dataclass
@@ -49,7 +50,8 @@ def prepare(words: Sequence[str]) -> Path:
         SslMedError: a wrong request, or cases that could not be converted (all others are finished first).
     """
     settings, data = compose_prepare(words)
-    cases = data.cases()
+    cases = data.keep(data.cases())
+    data.items(cases[0], labels=True)  # a family without a store says so
     folder = Path(settings.store)
     _check_folder(folder, Path(data.config.root))
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ def _resume(folder: Path, data: MedicalData) -> Store:
 
 
 def _complete(store: Store, data: MedicalData, case: Any) -> bool:
-    return all(store.current(item) for item in data.items(case, labels=True))
+    return all(store.current(item) for item in items_of(data, case))
 
 
 def _run(
@@ -200,7 +202,7 @@ def _work(store: Store, data: MedicalData, case: Any, *, verify: bool) -> Outcom
     outcome = Outcome()
     try:
         if verify:
-            for item in data.items(case, labels=True):
+            for item in items_of(data, case):
                 store.drop_damaged(item)
         for key, record in convert(store, data, case):
             outcome.records[key] = record

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from experiments.compose import RunConfig, compose_pretrain
-from experiments.session import Session, git_revision, say, versions
+from experiments.session import Session, git_revision, ledger_of, say, versions
 from ssl_med.catalogue import get_class
-from ssl_med.checkpoint import Card, hash_subject, save_backbone
+from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.config import to_plain
+from ssl_med.ledger import Ledger
 from ssl_med.methods._base import Method
 
 
@@ -49,13 +50,16 @@ def pretrain(words: Sequence[str]) -> Path:
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
-    subjects = data.subjects()
-    session.record_subjects(subjects)
+    ledger = ledger_of(data)
+    session.record_subjects(ledger)
+    notes = list(data.describe().get("notes", []))
     say(f"pretraining {config.name} on {config.data.name} -> {session.folder}")
+    for note in notes:
+        say(f"note: {note}")
     trainer = session.trainer(validate="val" in data.subjects())
     complete = session.fit(trainer, method, data)
     if trainer.is_global_zero:
-        _finish(session, method, trainer, subjects, complete=complete, notes=list(data.describe().get("notes", [])))
+        _finish(session, method, trainer, ledger, complete=complete, notes=notes)
     return session.folder
 
 
@@ -63,7 +67,7 @@ def _finish(
     session: Session,
     method: Method,
     trainer: pl.Trainer,
-    subjects: dict[str, list[str]],
+    ledger: Ledger,
     *,
     complete: bool,
     notes: list[str],
@@ -86,7 +90,7 @@ def _finish(
         seed=config.general.seed,
         versions=versions(),
         git=git_revision(),
-        subjects=tuple(sorted(hash_subject(name) for members in subjects.values() for name in members)),
+        **ledger.card_fields(),
     )
     save_backbone(session.folder / "backbone.safetensors", backbone=method.backbone, decoder=method.decoder, card=card)
     session.summarize(status="done", metrics=metrics, weights=weights, **common)

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,16 +17,18 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
+from datamodules.core.base import MedicalData
+from datamodules.core.splits import PARTS
 from experiments.callbacks import BestCheckpoint, FiniteLoss, Preemption, Progress, RunError
 from experiments.compose import RunConfig
 from experiments.tracking import JsonLines, build_loggers
-from ssl_med.checkpoint import hash_subject
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
+from ssl_med.ledger import Ledger, Members
 from ssl_med.reports.records import read_metrics, write_json, write_summary
 from ssl_med.spec import SslMedError
 
-LAST, BEST, CONFIG, SUMMARY = "last.ckpt", "best.ckpt", "config.yaml", "summary.json"
+LAST, BEST, CONFIG, SUMMARY, SUBJECTS = "last.ckpt", "best.ckpt", "config.yaml", "summary.json", "subjects.json"
 
 
 @dataclass
@@ -154,10 +157,10 @@ class Session:
         assert isinstance(jsonl, JsonLines)
         return round(jsonl.seconds, 1)
 
-    def record_subjects(self, subjects: dict[str, list[str]]) -> None:
-        """Salted hashes of who took part, by split."""
-        hashed = {split: sorted(hash_subject(name) for name in members) for split, members in subjects.items()}
-        write_json(self.folder / "subjects.json", hashed)
+    def record_subjects(self, ledger: Ledger) -> None:
+        """Salted hashes of who took part, by part."""
+        if is_first_process():
+            write_json(self.folder / SUBJECTS, ledger.to_dict())
 
     def summarize(self, **values: Any) -> None:
         """summary.json: `values` with what every run states."""
@@ -172,13 +175,19 @@ class Session:
                 "seed": config.general.seed,
                 "data": config.data.name,
                 "backbone": config.tree()["backbone"],
-                "config": config.tree(),
+                "config": config.public_tree(),
                 "hardware": hardware(),
                 "versions": versions(),
                 "git": git_revision(),
                 **values,
             },
         )
+
+
+def ledger_of(data: MedicalData, *, files_of: Sequence[str] = PARTS) -> Ledger:
+    """Keys of the subjects of each part of a run, and of the files of those parts whose files will be compared."""
+    identities, files = data.identities(), data.image_files()
+    return Ledger({part: Members.of(identities[part], files[part] if part in files_of else ()) for part in identities})
 
 
 def is_first_process() -> bool:

@@ -49,6 +49,10 @@ def build_loggers(config: RunConfig, folder: Path, *, seconds_before: float) -> 
     """metrics.jsonl, and W&B unless it is off."""
     loggers: list[Logger] = [JsonLines(folder, seconds_before=seconds_before)]
     if config.tracking.wandb != "off":
+        import wandb
+
+        # W&B would record the command line, with its paths, and what the terminal shows
+        private = wandb.Settings(console="off", x_disable_meta=True, save_code=False)
         group = config.name if config.kind == "pretrain" else f"{config.name}-{config.labels.fraction:g}"
         loggers.append(
             WandbLogger(
@@ -61,8 +65,9 @@ def build_loggers(config: RunConfig, folder: Path, *, seconds_before: float) -> 
                 group=group,
                 job_type=config.kind,
                 tags=[config.kind, config.name, config.data.name, f"seed{config.general.seed}"],
-                config=config.tree(),
+                config=config.public_tree(),
                 resume="allow",
+                settings=private,
             )
         )
     return loggers

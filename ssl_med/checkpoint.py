@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import os
 from collections.abc import Iterable
@@ -15,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone, build_decoder
 from ssl_med.spec import DataSpec, SslMedError
 
@@ -29,7 +28,8 @@ class Card:
     * backbone, spec: enough to rebuild the network and to prepare data as it was pretrained (axis order, orientation,
       spacing in mm, intensity window).
     * skips: whether the decoder uses the encoder's skip connections; None when the file holds no decoder.
-    * subjects: salted hashes of the pretraining subjects, see `hash_subject`.
+    * subjects, volumes: keys of the subjects and files that took part, see `ssl_med.ledger`; validated: those of them that
+      were validated on and not trained on; salt: mark of the salt of these keys.
     """
 
     method: str
@@ -42,11 +42,27 @@ class Card:
     versions: dict[str, str]
     git: str
     subjects: tuple[str, ...]
+    volumes: tuple[str, ...] = ()
+    validated: tuple[str, ...] = ()
+    salt: str = ""
     format: int = FORMAT
 
     def data_spec(self) -> DataSpec:
         """The data the backbone was pretrained on."""
         return DataSpec.from_dict(self.spec)
+
+    def ledger(self) -> Ledger | None:
+        """Who took part in the pretraining; None when the card names nobody."""
+        if not self.subjects:
+            return None
+        held = frozenset(self.validated)
+        subjects, volumes = frozenset(self.subjects), frozenset(self.volumes)
+        parts = {"train": Members(subjects - held, volumes - held), "val": Members(subjects & held, volumes & held)}
+        return Ledger(parts, self.salt)
+
+    def summary(self) -> dict[str, Any]:
+        """The card as summary.json quotes it: files as numbers, of which there may be many."""
+        return {**asdict(self), "volumes": len(self.volumes), "validated": len(self.validated)}
 
     def backbone_config(self) -> BackboneConfig:
         """The architecture, resolved."""
@@ -77,16 +93,6 @@ class LoadReport:
             if keys:
                 parts.append(f"{name} {len(keys)}: {', '.join(keys[:4])}{', …' if len(keys) > 4 else ''}")
         return "; ".join([*parts, *self.notes])
-
-
-def hash_subject(subject: str, *, salt: str | None = None) -> str:
-    """16 hex digits that stand for a patient in cards and ledgers.
-
-    The salt comes from the environment variable SSL_MED_SALT, so that a hospital can keep its own; files made under
-    different salts cannot be compared.
-    """
-    key = salt if salt is not None else os.environ.get("SSL_MED_SALT", "ssl_med")
-    return hmac.new(key.encode(), subject.encode(), hashlib.sha256).hexdigest()[:16]
 
 
 def save_backbone(path: Path, *, backbone: nn.Module, decoder: nn.Module | None, card: Card) -> None:
@@ -120,7 +126,8 @@ def read_card(path: Path) -> Card:
         values = json.loads(metadata[_METADATA_KEY])
         if values.get("format") != FORMAT:
             raise SslMedError(f"{path}: card format {values.get('format')!r} is unknown to this version ({FORMAT})")
-        values["subjects"] = tuple(values["subjects"])
+        for key in ("subjects", "volumes", "validated"):
+            values[key] = tuple(values.get(key, ()))
         return Card(**values)
     except (TypeError, KeyError, json.JSONDecodeError) as error:
         raise SslMedError(f"{path}: its card is damaged ({error})") from None

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = ("ssl_med", "datamodules", "experiments")
 
 PARTS = {"ssl_med.spec", "ssl_med.rng", "ssl_med.distributed", "ssl_med.networks", "ssl_med.losses"}
-PARTS |= {"ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint"}
+PARTS |= {"ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint", "ssl_med.ledger"}
 # what each part of the project may import of the project besides itself; the longest matching name rules
 MAY_IMPORT = {
     "ssl_med": set(),
@@ -24,11 +24,18 @@ MAY_IMPORT = {
     "ssl_med.losses": {"ssl_med.spec"},
     "ssl_med.transforms": {"ssl_med.spec"},
     "ssl_med.optim": {"ssl_med.spec"},
-    "ssl_med.checkpoint": {"ssl_med.spec", "ssl_med.networks"},
+    "ssl_med.ledger": {"ssl_med.spec"},
+    "ssl_med.checkpoint": {"ssl_med.spec", "ssl_med.networks", "ssl_med.ledger"},
     "ssl_med.methods": PARTS,
     "ssl_med.evaluation": PARTS,
     "ssl_med.reports": {"ssl_med.spec"},  # for SslMedError
-    "datamodules": {"ssl_med.spec", "ssl_med.config", "ssl_med.catalogue", "ssl_med.transforms.samples"},
+    "datamodules": {
+        "ssl_med.spec",
+        "ssl_med.config",
+        "ssl_med.catalogue",
+        "ssl_med.ledger",
+        "ssl_med.transforms.samples",
+    },
     "experiments": {"ssl_med", "datamodules"},
 }
 # libraries that only some modules may name
@@ -37,10 +44,11 @@ ONLY_IN = {
     "wandb": {"experiments.tracking"},
     "nibabel": {"datamodules"},
     "PIL": {"datamodules"},
-    "matplotlib": {"ssl_med.reports"},
+    "pydicom": {"datamodules"},
+    "matplotlib": {"ssl_med.reports", "ssl_med.features"},
 }
 # slow to import: inside the function that needs them, except where every user of the module needs them
-LAZY = {"sklearn": set(), "matplotlib": {"ssl_med.reports"}, "scipy": {"datamodules.phantoms"}}
+LAZY = {"sklearn": set(), "pydicom": set(), "matplotlib": {"ssl_med.reports"}, "scipy": {"datamodules.phantoms"}}
 REPORTS_NEED = {"numpy", "matplotlib", "scipy"}
 
 

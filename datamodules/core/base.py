@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -12,12 +14,16 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader
-from datamodules.core.readers import Header, Volume
+from datamodules.core.quarantine import Quarantine
+from datamodules.core.readers import PLACEHOLDER, Header, Volume, assumed_headers, voxel_file
 from datamodules.core.splits import PARTS, Split, check_split, file_split, label_budget, random_split
 from datamodules.core.store import Item, Store
 from ssl_med.catalogue import nearest
 from ssl_med.config import to_plain
+from ssl_med.ledger import salted
 from ssl_med.spec import DataSpec, Need, SslMedError
+
+UID = r"[0-2](\.(0|[1-9]\d*)){5,}|2\.25\.\d{20,}"  # DICOM PS3.5, 9: one of a kind in the world
 
 
 @dataclass
@@ -48,6 +54,16 @@ class CommonConfig:
     """split=file without a test list: test on the val list, and validate on nobody"""
     cache_gb: float = 4.0
     """memory for decoded scans, per loader process"""
+    quarantine: str = ""
+    """file of `ssl-med check` that lists what to leave out; the split is made before, so it stays the same"""
+    quarantine_budget: float = 0.05
+    """largest share of the cases that the quarantine may leave out"""
+    allow_overlap: bool = False
+    """finetune: go on when the pretraining saw subjects or files of val and test; every report says so"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quarantine_budget <= 1:
+            raise SslMedError(f"data.quarantine_budget is {self.quarantine_budget:g}; it must lie in [0, 1]")
 
 
 @dataclass
@@ -87,6 +103,9 @@ class MedicalData(pl.LightningDataModule, ABC):
     Config: ClassVar[type]
     layout: ClassVar[str]  # what the root must hold, for messages
     splits: ClassVar[tuple[str, ...]] = ()  # further values of data.split
+    # case names that the data set itself published, as a regular expression on the whole name; others may name a patient
+    # and leave this module as hashes. The default is what a family makes that hashes names itself.
+    public_names: ClassVar[str] = r"(image|case)-[0-9a-f]{12,}"
 
     def __init__(
         self,
@@ -108,6 +127,9 @@ class MedicalData(pl.LightningDataModule, ABC):
         self.store: Store | None = None
         self.parts: dict[str, list[Any]] = {}
         self.labels_of = 0
+        self.quarantine = Quarantine()
+        self._skipped: set[str] = set()  # entries of the quarantine that `index` asked about
+        self._shared: frozenset[str] = frozenset()  # files that hold more than one subject
 
     # --- what a family defines -----------------------------------------------------------------------------------
 
@@ -161,7 +183,9 @@ class MedicalData(pl.LightningDataModule, ABC):
 
     def items(self, case: Any, *, labels: bool) -> list[Item]:
         """What a store keeps of a case; its label map only when asked for."""
-        raise SslMedError(f"data.store: {self.config.name} is read from data.root only; leave data.store out")
+        raise SslMedError(
+            f"data={self.config.name} has no store; leave data.store out, data.root is read fast as it is"
+        )
 
     def contents(self, case: Any, item: Item, grid: Header | None) -> Iterator[Volume]:
         """The arrays of an item as they lie on disk, one at a time; `grid` is that of the image below a label map."""
@@ -170,6 +194,11 @@ class MedicalData(pl.LightningDataModule, ABC):
     def place(self, volume: Volume, *, nearest: bool = False) -> Volume:
         """What is done to a volume before it is kept: orientation and resampling, of labels to the nearest."""
         return volume
+
+    @classmethod
+    def spatial_dims(cls, config: Any) -> int:
+        """2 or 3, before all settings are known."""
+        return cls.make_spec(cls.Config(name=config.name), labelled=False).spatial_dims
 
     # --- shared --------------------------------------------------------------------------------------------------
 
@@ -181,7 +210,7 @@ class MedicalData(pl.LightningDataModule, ABC):
         root = Path(self.config.root)
         if not root.is_dir():
             raise SslMedError(f"data.root={root}: no such folder; it should hold {self.layout}")
-        cases = self.index(root)
+        cases = self.find_cases(root)
         if not cases:
             raise SslMedError(f"data.root={root}: is this {name}? It should hold {self.layout}")
         return cases
@@ -200,14 +229,16 @@ class MedicalData(pl.LightningDataModule, ABC):
         if self.config.store:
             self.store = self.open_store(Path(self.config.store))
         cases = self.cases()
-        split = self._split(cases)
+        split = self.split(cases)
+        kept = self.keep(cases)
         if not self.labelled:
             split = {**split, "test": []}
         of_subject: dict[str, list[Any]] = {}
-        for case in cases:
-            of_subject.setdefault(case.subject, []).append(case)
+        for case in kept:
+            of_subject.setdefault(case.subject, []).append(self._published(case))
         self.parts = {
-            part: [case for name in split[part] for case in of_subject[name] if self.usable(case)] for part in PARTS
+            part: [case for name in split[part] for case in of_subject.get(name, ()) if self.usable(case)]
+            for part in PARTS
         }
         if not self.parts["train"]:
             raise SslMedError(f"data.split={self.config.split}: no training subject is left below {root}")
@@ -221,7 +252,66 @@ class MedicalData(pl.LightningDataModule, ABC):
             used = (case for part in self.parts.values() for case in part)
             self.store.require([item for case in used for item in self.items(case, labels=self.labelled)])
 
-    def _split(self, cases: Sequence[Any]) -> Split:
+    def find_cases(self, root: Path) -> Sequence[Any]:
+        """All cases below the root, those in quarantine too, whose headers are not read."""
+        self.quarantine = Quarantine.read(self.config.quarantine, root=root)
+        placeholders = {path: PLACEHOLDER for path in self.quarantine.reasons}
+        with assumed_headers(placeholders, root=root):
+            cases = self.index(root)
+        owners: dict[str, set[str]] = {}
+        for case in cases:
+            for path in case_files(case):
+                owners.setdefault(path, set()).add(case.subject)
+        self._shared = frozenset(path for path, subjects in owners.items() if len(subjects) > 1)
+        return cases
+
+    def quarantined(self, path: str | Path) -> bool:
+        """Whether the user leaves a file or folder out: `index` then skips its complaint about it."""
+        entry = self.quarantine.find(str(path))
+        if entry is not None:
+            self._skipped.add(entry)
+        return entry is not None
+
+    def keep(self, cases: Sequence[Any]) -> list[Any]:
+        """The cases without those that need a file in quarantine; adds a note.
+
+        Raises:
+            SslMedError: more than data.quarantine_budget of the cases would be left out.
+        """
+        if not self.quarantine.reasons:
+            return list(cases)
+        kept, found = [], []
+        for case in cases:
+            entries = [self.quarantine.find(path) for path in (case.name, *case_files(case, masks=self.labelled))]
+            entry = next((entry for entry in entries if entry is not None), None)
+            if entry is None:
+                kept.append(case)
+            else:
+                found.append(entry)
+        # what `index` itself had to skip is no case any more
+        found += sorted(self._skipped.difference(found))
+        total = len(kept) + len(found)
+        file, config = Path(self.config.quarantine).name, self.config
+        if len(found) > config.quarantine_budget * total:
+            raise SslMedError(
+                f"data.quarantine={config.quarantine}: would leave out {len(found)} of {total} cases, more than "
+                f"data.quarantine_budget={config.quarantine_budget:g}; repair the files or raise the budget"
+            )
+        self.notes.append(
+            f"quarantine: {len(found)} of {total} cases are left out ({file}: {self.quarantine.count(found) or 'none'})"
+        )
+        return kept
+
+    def public_name(self, name: str) -> str:
+        """The name of a case where the data set published it, else a salted hash of it."""
+        return name if re.fullmatch(self.public_names, name) else f"case-{salted(name)[:12]}"
+
+    def _published(self, case: Any) -> Any:
+        public = self.public_name(case.name)
+        return case if public == case.name else dataclasses.replace(case, name=public)
+
+    def split(self, cases: Sequence[Any]) -> Split:
+        """Subjects of each part, as data.split says."""
         config = self.config
         subjects = {case.subject for case in cases}
         if config.split == "random":
@@ -291,6 +381,42 @@ class MedicalData(pl.LightningDataModule, ABC):
         """Who takes part in which part."""
         return {part: sorted({case.subject for case in cases}) for part, cases in self.parts.items() if cases}
 
+    def identities(self) -> dict[str, list[str]]:
+        """Who takes part in which part, as `ssl_med.ledger` compares it between data sets.
+
+        A DICOM uid stands for itself; a case of another name that knows its series' uid has both keys. A published case
+        belongs to its data set, wherever that lies; a case of anybody's own to this folder.
+        """
+        here = Path(self.config.root).resolve()
+
+        def identity(case: Any) -> str:
+            if re.fullmatch(UID, case.subject):
+                return f"uid:{case.subject}"
+            if self.public_names != MedicalData.public_names and re.fullmatch(self.public_names, case.name):
+                return f"{self.config.name}:{case.subject}"
+            return f"{self.config.name}:{here}:{case.subject}"
+
+        return {
+            part: sorted({identity(case) for case in cases} | {f"uid:{case.uid}" for case in cases if _has_uid(case)})
+            for part, cases in self.parts.items()
+            if cases
+        }
+
+    def image_files(self) -> dict[str, list[str]]:
+        """The files that hold the images of each part; a file that holds several subjects tells them not apart."""
+        return {
+            part: sorted(
+                {
+                    str(voxel_file(path))
+                    for case in cases
+                    for path in case_files(case, masks=False)
+                    if path not in self._shared
+                }
+            )
+            for part, cases in self.parts.items()
+            if cases
+        }
+
     def describe(self) -> dict[str, Any]:
         """Counts of subjects, cases and positives by part, the label budget, and notes for the summary."""
         return {
@@ -302,7 +428,23 @@ class MedicalData(pl.LightningDataModule, ABC):
         }
 
 
-def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
+def _has_uid(case: Any) -> bool:
+    return bool(getattr(case, "uid", ""))
+
+
+def case_files(case: Any, *, masks: bool = True) -> list[str]:
+    """The files that a case names: its fields that are called path, image, mask or file, alone or in the plural."""
+    found: list[str] = []
+    for field in dataclasses.fields(case):
+        words = field.name.removesuffix("s").split("_")
+        if {"path", "image", "file", "mask"}.isdisjoint(words) or ("mask" in words and not masks):
+            continue
+        value = getattr(case, field.name)
+        found += [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, str) and item]
+    return found
+
+
+def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
     """Rows of a CSV file as dictionaries.
 
     Raises:

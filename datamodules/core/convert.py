@@ -24,6 +24,12 @@ from datamodules.core.store import (
 from ssl_med.spec import SslMedError
 
 
+def items_of(data: MedicalData, case: Any) -> list[Item]:
+    """What is to be kept of a case: a label map in quarantine is left out, its image is not."""
+    items = data.items(case, labels=True)
+    return [item for item in items if not any(data.quarantine.find(path) for path in item.files)]
+
+
 def convert(store: Store, data: MedicalData, case: Any) -> Iterator[tuple[str, Record]]:
     """Writes what the store lacks of a case; each new record with its key, also added to `store.records`.
 
@@ -33,7 +39,7 @@ def convert(store: Store, data: MedicalData, case: Any) -> Iterator[tuple[str, R
         SslMedError: a file of the case cannot be used; what came before it is kept.
     """
     grid: Header | None = None
-    for item in data.items(case, labels=True):
+    for item in items_of(data, case):
         key = item.key(store.root)
         if not store.current(item):
             store.records[key] = _convert(store, data, case, item, grid)

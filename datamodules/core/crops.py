@@ -313,6 +313,12 @@ def pad_to(array: Array, size: Size, *, pad: int = 0) -> Array:
     return cut(array, start, target, pad=pad)
 
 
+def window_start(shape: Size, size: Size, rng: np.random.Generator | None) -> Array:
+    """Start (D,) of a window inside `shape`: random, or in the middle without `rng`."""
+    room = [n - s for n, s in zip(shape, size, strict=True)]
+    return np.array([int(rng.integers(r + 1)) if rng is not None else r // 2 for r in room])
+
+
 def resize(x: torch.Tensor, size: Size) -> torch.Tensor:
     """(C, *S) -> (C, *size): trilinear in 3D, bilinear with anti-aliasing in 2D."""
     if tuple(x.shape[1:]) == tuple(size):

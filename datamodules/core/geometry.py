@@ -20,6 +20,16 @@ def axis_codes(to_world: Array) -> str:
     return "".join(nib.orientations.aff2axcodes(_LPS_TO_RAS @ to_world))
 
 
+def axes_matrix(codes: str, spacing: tuple[float, ...]) -> Array:
+    """The (4, 4) map to LPS of a volume whose axes increase towards `codes`, voxel 0 at the origin."""
+    ornt = nib.orientations.axcodes2ornt(tuple(codes), labels=(("R", "L"), ("A", "P"), ("I", "S")))
+    matrix = np.eye(4)
+    matrix[:3, :3] = 0
+    for axis, (world, sign) in enumerate(ornt):
+        matrix[int(world), axis] = sign * spacing[axis]
+    return matrix
+
+
 def check_orientation(codes: str) -> None:
     """Refuses anything that is not one letter of each of L/R, P/A and S/I."""
     if len(codes) != 3 or any(sum(code in pair for code in codes) != 1 for pair in ("LR", "PA", "SI")):

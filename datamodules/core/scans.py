@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -30,6 +30,22 @@ class SegmentationConfig(VolumeConfig):
     """share of labelled training crops that hold a chosen foreground voxel"""
 
 
+@dataclass
+class AnyIntensityConfig(VolumeConfig):
+    """Settings of families whose files may be CT or MR."""
+
+    intensity: Literal["auto", "window", "percentile"] = "auto"
+    """window: a range of stored units, HU for CT; percentile: of the non-zero voxels by scan and channel, for MR; auto: the
+    family's choice"""
+    # null is wider than the base's type: the default depends on `intensity`
+    intensity_low: float | None = None  # type: ignore[assignment]
+    """lower end; null: -1000 for a window, the 0.5th percentile"""
+    intensity_high: float | None = None  # type: ignore[assignment]
+    """upper end; null: 1000 for a window, the 99.5th percentile"""
+    content_min: float = 0.1
+    """unlabelled crops: least share of voxels above the lower end; 0: off"""
+
+
 @dataclass(frozen=True)
 class Scan:
     """A scan on disk: one file per channel, and its label map when there is one."""
@@ -44,8 +60,8 @@ class Scan:
 class ScanData(MedicalData):
     """A family whose cases are `Scan`s. A leaf gives `index`, `make_spec` and `regions`."""
 
-    known_labels: ClassVar[tuple[int, ...]] = ()  # values that a label map may hold
-    store_keys = ("orientation", "spacing_mm")
+    known_labels: tuple[int, ...] = ()  # values that a label map may hold
+    store_keys: ClassVar[tuple[str, ...]] = ("orientation", "spacing_mm")
 
     def regions(self, labels: Array, *, source: str) -> Array:
         """Label map (x, y, z) uint8 of the file `source` -> one mask per class name (K, x, y, z) uint8.
@@ -65,13 +81,18 @@ class ScanData(MedicalData):
 
     def voxels(self, path: str) -> int:
         """Size of a scan after resampling, from its header; refuses an unreadable header. Not needed with a store."""
-        if self.store is not None:
-            return 0
-        header = read_header(path)
+        return 0 if self.store is not None else self.voxels_of(self.grid_of(path))
+
+    def voxels_of(self, header: Header) -> int:
+        """Size of a grid after resampling."""
         if self.config.spacing_mm is None:
             return math.prod(header.shape)
         # axes of the file and of `orientation` differ in order; for a budget of memory that does not matter
         return math.prod(resampled_shape(header.shape, header.to_world, self.config.spacing_mm))
+
+    def grid_of(self, path: str) -> Header:
+        """Grid of a scan from its header."""
+        return read_header(path)
 
     def split_group(self, case: Any) -> str:
         """Scans with and without labels are split apart, so that both uses agree on who is tested."""
@@ -82,7 +103,7 @@ class ScanData(MedicalData):
         if self.store is not None:
             return 0
         masks = len(self.spec.class_names) if self.spec.target == "mask" else 0
-        return sum(case.voxels * (2 * len(case.images) + masks) for case in cases)
+        return sum(case.voxels * (2 * self.spec.in_channels + masks) for case in cases)
 
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
         """Crops for training, whole volumes for labelled evaluation."""
@@ -221,6 +242,24 @@ class ScanData(MedicalData):
         mask = LazyMask(labels, table, patch)
         rows = np.concatenate(list(opener(others[0], 1)().slabs()))
         return Loaded(codes, mask, to_world, foreground=mask.foreground(rows))
+
+
+def any_intensity(config: AnyIntensityConfig, *, auto: Literal["window", "percentile"]) -> Intensity:
+    """The intensity that a config of unknown modality asks for, with the defaults of its kind; `auto` is the family's."""
+    if not 0 <= config.content_min < 1:
+        raise SslMedError(f"data.content_min is {config.content_min:g}; it must lie in [0, 1)")
+    kind = auto if config.intensity == "auto" else config.intensity
+    low, high, unit = (-1000.0, 1000.0, "HU") if kind == "window" else (0.5, 99.5, "percentile of the non-zero voxels")
+    low = low if config.intensity_low is None else config.intensity_low
+    high = high if config.intensity_high is None else config.intensity_high
+    return Intensity(kind, low, high, unit)
+
+
+def any_content(config: AnyIntensityConfig) -> Content | None:
+    """Filter of unlabelled crops against empty ones."""
+    if config.content_min == 0:
+        return None
+    return Content(1, config.content_min, 1.0, "lower data.content_min (0 switches the filter off)")
 
 
 def volume_spec(

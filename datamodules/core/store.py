@@ -234,6 +234,12 @@ class Store:
         )
         return opened
 
+    def whole(self, item: Item) -> Array:
+        """The first array of an item, decompressed."""
+        stored = self.array(self.record(item).arrays[0], item.files[0])
+        numbers = np.concatenate(list(stored.slabs()))
+        return numbers if stored.palette is None else stored.palette[numbers]
+
     def drop_damaged(self, item: Item) -> None:
         """Decompresses all arrays of an item; forgets the item when one is damaged."""
         record = self.records.get(item.key(self.root))

@@ -63,16 +63,23 @@ class Cache:
     def __init__(self, load: Callable[[Any], Loaded], *, gigabytes: float) -> None:
         self._load, self._limit = load, gigabytes * 2**30
         self._items: OrderedDict[str, Loaded] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._total = (
+            0  # kept up to date: adding up tens of thousands of films at each miss takes longer than reading one
+        )
 
     def __call__(self, case: Any) -> Loaded:
         """The decoded scan of a case."""
-        if case.name in self._items:
-            self._items.move_to_end(case.name)
-            return self._items[case.name]
-        item = self._load(case)
-        self._items[case.name] = item
-        while len(self._items) > 1 and sum(i.nbytes for i in self._items.values()) > self._limit:
-            self._items.popitem(last=False)
+        item = self._items.get(case.name)
+        if item is None:
+            item = self._items[case.name] = self._load(case)
+        self._items.move_to_end(case.name)
+        size = item.nbytes  # grows with what is computed from a scan
+        self._total += size - self._sizes.get(case.name, 0)
+        self._sizes[case.name] = size
+        while len(self._items) > 1 and self._total > self._limit:
+            oldest, _ = self._items.popitem(last=False)
+            self._total -= self._sizes.pop(oldest)
         return item
 
 

@@ -129,6 +129,12 @@ def fill(image: Array, share: Array, value: Array | float) -> None:
     image += share * (value - image)
 
 
+def paint(image: Array, share: Array, color: Sequence[float]) -> None:
+    """`fill` for images whose last axis is the color."""
+    for channel, value in enumerate(color):
+        fill(image[..., channel], share, value)
+
+
 def blend(first: Array, second: Array, width: float) -> Array:
     """Union of two depths whose crease is rounded over `width` mm (polynomial smooth maximum)."""
     overlap = np.clip(0.5 + 0.5 * (first - second) / width, 0, 1)

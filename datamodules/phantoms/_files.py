@@ -10,6 +10,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from PIL import Image
 
 from ssl_med.spec import SslMedError
 
@@ -57,6 +58,12 @@ def open_folder(out: Path, kind: str, *, seed: int, subjects: int, owned: Sequen
         "Synthetic anatomy, made by a program. It shows no patient and is of no use for diagnosis.\n"
     )
     return out
+
+
+def write_image(path: Path, image: Array) -> None:
+    """Stores grey levels (columns, rows) or colours (columns, rows, 3), uint8, by suffix; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.ascontiguousarray(image.swapaxes(0, 1))).save(path)
 
 
 def write_gz(path: Path, content: bytes) -> None:
@@ -126,3 +133,24 @@ def write_metaimage(
         f"ElementDataFile = {data.name}",
     ]
     (folder / f"{name}.mhd").write_text("\n".join(lines) + "\n")
+
+
+def write_nrrd(path: Path, array: Array, *, spacing: Sequence[float], origin: Sequence[float] | Array) -> None:
+    """Stores int16 axes L, P, S as .nrrd with gzip encoding, in a world of RAS as 3D Slicer writes for some sources."""
+    directions = [(-spacing[0], 0, 0), (0, -spacing[1], 0), (0, 0, spacing[2])]
+    vectors = " ".join(f"({','.join(f'{v:.10g}' for v in row)})" for row in directions)
+    lines = [
+        "NRRD0004",
+        "# Complete NRRD file format specification at: http://teem.sourceforge.net/nrrd/format.html",
+        "type: short",
+        "dimension: 3",
+        "space: right-anterior-superior",
+        f"sizes: {' '.join(map(str, array.shape))}",
+        f"space directions: {vectors}",
+        "kinds: domain domain domain",
+        "endian: little",
+        "encoding: gzip",
+        f"space origin: ({-origin[0]:.10g},{-origin[1]:.10g},{origin[2]:.10g})",
+    ]
+    voxels = gzip.compress(array.astype("<i2").tobytes(order="F"), compresslevel=3, mtime=0)
+    path.write_bytes(("\n".join(lines) + "\n\n").encode() + voxels)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from datamodules.phantoms._anatomy import Array, Grid, blob, path
-from datamodules.phantoms._film import Build, Film
+from datamodules.phantoms._film import Build, Film, draw_build
 
 FINDINGS = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
@@ -21,6 +21,13 @@ FINDINGS = (
 
 def draw_film(grid: Grid, rng: np.random.Generator, build: Build, *, findings: list[str], portable: bool) -> Array:
     """Grey levels (columns, rows) 0..255, uint8; `portable` is the AP view, taken in bed."""
+    return draw_lungs(grid, rng, build, findings=findings, portable=portable)[0]
+
+
+def draw_lungs(
+    grid: Grid, rng: np.random.Generator, build: Build, *, findings: list[str], portable: bool
+) -> tuple[Array, Array]:
+    """A film as `draw_film` draws it, and where its aerated lungs lie (columns, rows) bool, both in one."""
     film = Film(grid, rng, build, findings, portable=portable)
     film.body()
     marks, seen = film.marks()
@@ -28,7 +35,7 @@ def draw_film(grid: Grid, rng: np.random.Generator, build: Build, *, findings: l
         seen = _DRAW[name](film, build.side[name], seen)
     film.density += marks * seen
     film.bones()
-    return film.expose(portable=portable)
+    return film.expose(portable=portable), film.lung > 0
 
 
 def _spot(
@@ -166,3 +173,15 @@ _DRAW: dict[str, Callable[[Film, int, Array], Array]] = {
     "Pneumonia": _pneumonia,
     "Pneumothorax": _pneumothorax,
 }
+
+
+def draw_tuberculosis(grid: Grid, rng: np.random.Generator, *, sick: bool) -> tuple[Array, Array]:
+    """A film with or without what tuberculosis leaves, one or two of infiltrate, consolidation, effusion and thick pleura.
+
+    Returns:
+        Film and lungs as of `draw_lungs`.
+    """
+    signs = ("Infiltration", "Consolidation", "Effusion", "Pleural_Thickening")
+    build = draw_build(rng, FINDINGS)
+    drawn = rng.choice(len(signs), size=int(rng.integers(1, 3)), replace=False)
+    return draw_lungs(grid, rng, build, findings=sorted(signs[k] for k in drawn) if sick else [], portable=False)

@@ -69,7 +69,7 @@ def generate(
     store = partial(write_nifti, spacing=spacing, origin=origin, codes="LPS")
     for i in range(subjects):
         rng = subject_rng("brats", seed, i)
-        images, labels = _head(grid, rng)
+        images, labels = draw_head(grid, rng)
         case = {
             "brats18": f"{'HGG' if (labels == 4).any() else 'LGG'}/Brats18_SIM{i + 1:03d}_1",
             "brats20": f"BraTS20_Training_{i + 1:03d}",
@@ -102,7 +102,7 @@ class _Tissue:
     brain: Array
 
 
-def _head(grid: Grid, rng: np.random.Generator) -> tuple[dict[str, Array], Array]:
+def draw_head(grid: Grid, rng: np.random.Generator) -> tuple[dict[str, Array], Array]:
     """Sequences (x, y, z) int16, zero outside the brain, and labels uint8."""
     body = rng.uniform(0.94, 1.04, 3)  # size of this head along x, y, z
     tumor = _draw_tumor(rng, body)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from datamodules.phantoms._anatomy import Grid
-from datamodules.phantoms._files import check_request, open_folder, subject_rng
+from datamodules.phantoms._files import check_request, open_folder, subject_rng, write_image
 from datamodules.phantoms._film import VIEW, draw_build
 from datamodules.phantoms._findings import FINDINGS, draw_film
 
@@ -62,7 +61,7 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
             portable = bool(rng.random() < 0.35)
             image = draw_film(grid, rng, build, findings=present, portable=portable)
             name = f"{i + 1:08d}_{follow_up:03d}.png"
-            Image.fromarray(np.ascontiguousarray(image.T)).save(out / "images" / name)
+            write_image(out / "images" / name, image)
             width, height, pixel = ((2500, 2048, 0.168), (2048, 2500, 0.171), (2992, 2991, 0.143))[rng.integers(3)]
             table.append(
                 f"{name},{'|'.join(present) or 'No Finding'},{follow_up},{i + 1},{age},{'F' if build.female else 'M'},"

@@ -46,7 +46,7 @@ def generate(out: Path, *, subjects: int = 12, seed: int = 0, size: tuple[int, .
         rng = subject_rng("lits", seed, i)
         scale = rng.uniform(0.94, 1.06)
         spacing = [round(view * scale / n, 4) for view, n in zip(VIEW, size or SIZE, strict=True)]
-        image, labels = _abdomen(Grid(size or SIZE, spacing), rng)
+        image, labels = draw_abdomen(Grid(size or SIZE, spacing), rng)
         origin = np.round(rng.uniform(-200, 100, 3), 3)
         store = partial(write_nifti, spacing=spacing, origin=origin, codes=_CODES[i % 3])
         store(out / f"volume-{i}.nii.gz", image)
@@ -68,7 +68,7 @@ class _Patient:
         return plain + agent * self.phase
 
 
-def _abdomen(grid: Grid, rng: np.random.Generator) -> tuple[Array, Array]:
+def draw_abdomen(grid: Grid, rng: np.random.Generator) -> tuple[Array, Array]:
     """Image (x, y, z) int16 HU and labels uint8."""
     patient = _Patient(rng.uniform(72, 80), rng.uniform(54, 61), rng.uniform(0, 1), rng.uniform(-6, 6))
     skin = wall(grid, patient.wide, patient.deep)

@@ -51,7 +51,7 @@ def generate(out: Path, *, subjects: int = 12, seed: int = 0, size: tuple[int, .
         scale = rng.uniform(0.96, 1.04)
         spacing = [round(view * scale / n, 4) for view, n in zip(VIEW, size or SIZE, strict=True)]
         grid = Grid(size or SIZE, spacing)
-        image, nodules, negatives = _chest(grid, rng, padded=i % 3 == 1)
+        image, nodules, negatives = draw_chest(grid, rng, padded=i % 3 == 1)
         origin = np.round(rng.uniform(-60, 60, 3) - grid.half - np.array([0, 0, 150]), 4)
         write_metaimage(
             out / f"subset{i % 10}", uid, image,
@@ -72,7 +72,7 @@ def _row(uid: str, place: Array, last: str) -> str:
     return ",".join([uid, *(f"{v:.6f}" for v in place), last])
 
 
-def _chest(grid: Grid, rng: np.random.Generator, *, padded: bool) -> tuple[Array, Array, Array]:
+def draw_chest(grid: Grid, rng: np.random.Generator, *, padded: bool) -> tuple[Array, Array, Array]:
     """Image (x, y, z) int16 HU, nodules (n, 4) as position and diameter, negatives (m, 3), in mm around the center."""
     x, y, _ = grid.axes
     wide, deep = rng.uniform(95, 104), rng.uniform(69, 76)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_med.evaluation.metrics import auroc, dice_per_region, multilabel_auroc
+from ssl_med.evaluation.metrics import auroc, balanced_accuracy, dice_per_region, multilabel_auroc, quadratic_kappa
 from ssl_med.losses.segmentation import dice_bce, dice_loss
 from ssl_med.networks.backbone import Backbone, Decoder
 from ssl_med.networks.heads import ClassificationHead, SegmentationHead
@@ -32,6 +33,8 @@ class TaskConfig:
     """width of a hidden layer in the classification head; 0: linear on pooled features"""
     dropout: float = 0.0
     """before the last linear layer of the classification head"""
+    ordered: bool = False
+    """classes are grades: kappa with quadratic weights is reported too"""
     overlap: float = 0.5
     """overlap of neighbouring windows in sliding-window prediction, as a share of the patch"""
     window_batch: int = 4
@@ -133,7 +136,7 @@ class Segmentation(Task):
 
 
 class Classification(Task):
-    """One class of K per sample; scored by AUC for two classes, else by the mean one-against-rest AUC and accuracy."""
+    """One class of K per sample; scored by AUC, its one-against-rest mean for more than two classes, and by accuracy."""
 
     metric = "auc"
     needs_decoder = False
@@ -166,7 +169,10 @@ class Classification(Task):
     def summarize(self, rows: list[Row]) -> dict[str, float]:  # noqa: D102
         truth = np.array([row["label"] for row in rows])
         score = np.array([[row[f"score/{name}"] for name in self.spec.class_names] for row in rows])
-        result = {"accuracy": float((score.argmax(1) == truth).mean())}
+        answer = score.argmax(1)
+        result = {"accuracy": float((answer == truth).mean()), "balanced_accuracy": balanced_accuracy(truth, answer)}
+        if self.config.ordered:
+            result["kappa"] = quadratic_kappa(truth, answer, score.shape[1])
         if score.shape[1] == 2:
             return {"auc": auroc(truth, score[:, 1]), "positives": float(truth.sum()), **result}
         mean, each = multilabel_auroc(np.eye(score.shape[1])[truth], score)
@@ -174,7 +180,10 @@ class Classification(Task):
 
 
 class Multilabel(Task):
-    """Any number of findings per sample; scored by the mean AUROC of the findings that have both labels."""
+    """Any number of findings per sample; scored by the mean AUROC of the findings that have both labels.
+
+    A label that is nan is not known: it is left out of the loss and of its finding's AUROC.
+    """
 
     metric = "auroc"
     needs_decoder = False
@@ -191,7 +200,9 @@ class Multilabel(Task):
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
-        return F.binary_cross_entropy_with_logits(logits.float(), batch["label"])
+        known = ~batch["label"].isnan()
+        each = F.binary_cross_entropy_with_logits(logits.float(), batch["label"].nan_to_num(), reduction="none")
+        return torch.where(known, each, 0).sum() / known.sum().clamp_min(1)
 
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
         rows = []
@@ -200,13 +211,13 @@ class Multilabel(Task):
         ):
             row: Row = {"case": case}
             for name, y, s in zip(self.spec.class_names, label, score, strict=True):
-                row |= {f"label/{name}": int(y), f"score/{name}": s}
+                row |= {f"label/{name}": None if math.isnan(y) else int(y), f"score/{name}": s}
             rows.append(row)
         return rows
 
     def summarize(self, rows: list[Row]) -> dict[str, float]:  # noqa: D102
         names = self.spec.class_names
-        truth = np.array([[row[f"label/{name}"] for name in names] for row in rows])
+        truth = np.array([[row[f"label/{name}"] for name in names] for row in rows], float)  # None becomes nan
         score = np.array([[row[f"score/{name}"] for name in names] for row in rows])
         mean, each = multilabel_auroc(truth, score)
         scored = {f"auroc/{name}": float(value) for name, value in zip(names, each, strict=True) if not np.isnan(value)}

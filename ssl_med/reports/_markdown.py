@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssl_med.reports._provenance import conventions, duration, noted
+from ssl_med.reports._provenance import conventions, duration, leak_status, noted
 from ssl_med.reports.curves import label_efficiency, loss_curves
 from ssl_med.reports.pictures import save
 from ssl_med.reports.records import Run, file_stem
@@ -35,7 +35,6 @@ def markdown_report(tables: Sequence[Table], pretrained: Sequence[Run], runs: Se
     broken = [f"- {run.folder}: {run.problem}" for run in runs if run.problem]
     if broken:
         lines += ["## These runs could not be used", "", *broken, ""]
-    further = [*noted(runs), *conventions(runs)]
-    if further:
-        lines += ["## Notes and conventions", "", *(f"- {line}" for line in further), ""]
+    further = [f"Leaks: {leak_status(runs)}", *noted(runs), *conventions(runs)]
+    lines += ["## Notes and conventions", "", *(f"- {line}" for line in further), ""]
     return "\n".join(lines)

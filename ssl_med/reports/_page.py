@@ -62,6 +62,8 @@ li { margin: 3px 0; }
 figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: 13.5px; margin-top: 5px; }
+.thumbs { display: flex; flex-wrap: wrap; gap: 14px; margin: 12px 0; }
+.thumbs figure { width: 128px; } .thumbs figcaption { overflow-wrap: anywhere; font-size: 12.5px; }
 .pictures figure { border: 1px solid var(--line); border-radius: 10px; padding: 10px 12px 9px; }
 .pictures figcaption b { color: var(--ink); }
 details { border: 1px solid var(--line); border-radius: 10px; margin: 14px 0; padding: 0 18px; }
@@ -78,7 +80,9 @@ footer { color: var(--faint); font-size: 13px; margin-top: 56px; padding-top: 14
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   table.headline { font-size: 15px; } .headline .sd { display: block; } th, td { padding-right: 13px; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 8px; }
-  .pictures figure { padding: 6px 6px 7px; }
+  .thumbs { display: flex; flex-wrap: wrap; gap: 14px; margin: 12px 0; }
+.thumbs figure { width: 128px; } .thumbs figcaption { overflow-wrap: anywhere; font-size: 12.5px; }
+.pictures figure { padding: 6px 6px 7px; }
 }
 @media print { nav { display: none; } main { max-width: none; } figure, table, .box { break-inside: avoid; } }
 """
@@ -119,9 +123,10 @@ def svg_figure(svg: str, *, alt: str, caption: str = "") -> str:
     return _figure(f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}", alt, caption)
 
 
-def png_figure(path: Path, *, alt: str, caption: str = "") -> str:
-    """A PNG file as image of the page. `caption` is HTML."""
-    return _figure(f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}", alt, caption)
+def png_figure(png: Path | bytes, *, alt: str, caption: str = "") -> str:
+    """A PNG, a file or its content, as image of the page. `caption` is HTML."""
+    content = png if isinstance(png, bytes) else png.read_bytes()
+    return _figure(f"data:image/png;base64,{base64.b64encode(content).decode()}", alt, caption)
 
 
 def _figure(source: str, alt: str, caption: str) -> str:

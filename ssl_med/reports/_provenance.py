@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
@@ -19,7 +20,8 @@ def provenance(runs: Sequence[Run]) -> str:
         told["hardware"].add(str(run.summary.get("hardware") or ""))
         told["software"].add(_versions(run))
         told["code"].add(str(run.summary.get("git") or ""))
-    text = p.facts((name, "; ".join(sorted(values - {""})) or "not recorded") for name, values in told.items())
+    facts = [(name, "; ".join(sorted(values - {""})) or "not recorded") for name, values in told.items()]
+    text = p.facts([*facts, ("leaks", leak_status(runs))])
     head = ["run", "status", "method", "data", "task", "labels", "seed", "steps", "time", "metric", "value", "weights"]
     text += p.fold(
         "All runs", f"{len(runs)} folders", p.table(head, map(_row, runs), css="oneline", text=(0, 1, 2, 3, 4, 9, 11))
@@ -35,6 +37,15 @@ def provenance(runs: Sequence[Run]) -> str:
             aside = f"{len(shared)} equal in all runs, {len(varying)} not"
             text += p.fold(title, aside, p.table(["setting", "value"], lines, text=(0, 1)))
     return text
+
+
+def leak_status(runs: Sequence[Run]) -> str:
+    """How many fine-tunings from pretrained weights were compared with the pretraining's subjects, and the outcome."""
+    found = Counter(str(run.leakage.get("status", "unknown")) for run in runs if run.kind == "finetune" and run.card)
+    if not found:
+        return "no fine-tuning from pretrained weights"
+    words = {"none": "without overlap", "allowed": "with overlap, as allowed", "unknown": "not checked"}
+    return "pretraining and test: " + ", ".join(f"{found[key]} {text}" for key, text in words.items() if found[key])
 
 
 def _row(run: Run) -> list[str]:

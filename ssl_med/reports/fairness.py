@@ -12,7 +12,7 @@ _FREE = (
     "seed", "out", "init", "resume", "hash", "kind", "name", "method", "labels", "tracking", "transfer",
     "backbone", "trainer.progress", "trainer.num_workers", "trainer.log_every",
     "trainer.checkpoint_every_steps", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
-    "trainer.strategy", "trainer.channels_last",
+    "trainer.strategy", "trainer.channels_last", "data.allow_overlap", "data.quarantine_budget",
 )  # fmt: skip
 # The optimiser belongs to a pretraining method as its loss does; the budget does not.
 _FREE_IN_PRETRAINING = ("optim",)
@@ -21,8 +21,31 @@ Label = Callable[[Run], str]
 Settings = dict[str, str]
 
 
+def leak_warnings(runs: Sequence[Run], label: Label) -> list[str]:
+    """One line for each row whose pretraining saw, or may have seen, what the row is tested on."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        if not run.card:
+            continue
+        status = run.leakage.get("status")
+        if status == "allowed":
+            parts = [
+                f"{run.leakage['subjects'][part]} subjects and {run.leakage['volumes'][part]} files of the {part} part"
+                for part in run.leakage["subjects"]
+                if run.leakage["subjects"][part] or run.leakage["volumes"][part]
+            ]
+            line = f"LEAK: pretraining saw {' and '.join(parts)} (data.allow_overlap=true)"
+        elif status == "none":
+            continue
+        else:
+            why = run.leakage.get("why") or "the run did not record it"
+            line = f"it is not known whether pretraining saw the test subjects: {why}"
+        found.setdefault(line, {})[label(run)] = None
+    return [f"{', '.join(rows)}: {line}" for line, rows in found.items()]
+
+
 def finetune_warnings(runs: Sequence[Run], label: Label) -> list[str]:
-    """One line for each setting that differs between rows at equal label fraction, and for test cases."""
+    """One line for each leak, for each setting that differs between rows at equal label fraction, and for test cases."""
     found: dict[str, list[float]] = {}
     for fraction in sorted({run.fraction for run in runs}):
         column = [run for run in runs if run.fraction == fraction]
@@ -34,7 +57,8 @@ def finetune_warnings(runs: Sequence[Run], label: Label) -> list[str]:
         line if len(at) == len(fractions) else f"{line} (at {', '.join(percent(x) for x in at)} labels)"
         for line, at in found.items()
     ]
-    return [*warnings, *_test_cases(runs, label), *_differences(runs, _card_settings, label), *_unknown(runs)]
+    further = [*_test_cases(runs, label), *_differences(runs, _card_settings, label), *_unknown(runs)]
+    return [*leak_warnings(runs, label), *warnings, *further]
 
 
 def pretrain_warnings(runs: Sequence[Run]) -> list[str]:

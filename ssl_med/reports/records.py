@@ -150,6 +150,11 @@ class Run:
         return self._part("init").get("card") or {}
 
     @property
+    def leakage(self) -> Mapping[str, Any]:
+        """What the pretraining saw of validation and test; empty when that was not recorded, and for scratch."""
+        return self._part("leakage")
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """The resolved config, when summary.json carries it."""
         return self._part("config")

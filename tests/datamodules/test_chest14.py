@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.chest14 import FINDINGS, Chest14Config, Chest14Data
+from datamodules.chest14 import FINDINGS, Chest14Data
+from datamodules.core.films import TableConfig
 from datamodules.phantoms import chest14
 from ssl_med.spec import Need, SslMedError
 
@@ -25,9 +26,7 @@ def copied(films, tmp_path):
 
 
 def module(root, *, labelled=True, fraction=1.0, seed=0, need=None, batch_size=4, **settings):
-    config = Chest14Config(
-        **{"name": "chest14", "root": str(root), "patch_size": (32, 32), "image_size": 36, **settings}
-    )
+    config = TableConfig(**{"name": "chest14", "root": str(root), "patch_size": (32, 32), "image_size": 36, **settings})
     data = Chest14Data(config, labelled=labelled, batch_size=batch_size, label_fraction=fraction, seed=seed, need=need)
     data.setup()
     return data

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules.core.candidates import CandidateCubes
 from datamodules.core.intensity import TOP
 from datamodules.core.readers import read_volume
-from datamodules.luna import CandidateCubes, LunaConfig, LunaData
+from datamodules.luna import LunaConfig, LunaData
 from datamodules.phantoms import luna
 from ssl_med.spec import Need, SslMedError
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from datamodules.brats import BratsConfig, BratsData
-from datamodules.chest14 import FINDINGS, Chest14Config, Chest14Data
+from datamodules.chest14 import FINDINGS, Chest14Data
+from datamodules.core.candidates import CandidateCubes
 from datamodules.core.geometry import axis_codes, spacing_of
 from datamodules.core.intensity import TOP
 from datamodules.core.readers import read_volume
 from datamodules.lits import LitsConfig, LitsData
-from datamodules.luna import CandidateCubes, LunaConfig, LunaData
+from datamodules.luna import LunaConfig, LunaData
 from ssl_med.spec import SslMedError
 
 pytestmark = pytest.mark.realdata
@@ -51,7 +52,7 @@ def brats(root, *, labelled=True, **settings):
 
 def chest14(root, *, labelled=True, **settings):
     settings = {"patch_size": (64, 64), "image_size": 64, **settings}
-    return module(Chest14Data, Chest14Config, root / "chest14", labelled=labelled, **settings)
+    return module(Chest14Data, root / "chest14", labelled=labelled, **settings)
 
 
 def every(data):

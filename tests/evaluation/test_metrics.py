@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_med.evaluation.metrics import auroc, dice_per_region, multilabel_auroc
+from ssl_med.evaluation.metrics import auroc, balanced_accuracy, dice_per_region, multilabel_auroc, quadratic_kappa
 
 
 def slow_dice(prediction, truth):
@@ -54,3 +54,44 @@ def test_multilabel_mean_leaves_out_undefined_classes():
     mean, each = multilabel_auroc(truth, score)
     assert np.isnan(each[1])
     assert mean == pytest.approx((slow_auc(truth[:, 0], score[:, 0]) + slow_auc(truth[:, 2], score[:, 2])) / 2)
+
+
+def test_multilabel_leaves_out_unknown_labels():
+    rng = np.random.default_rng(2)
+    truth, score = rng.integers(0, 2, (50, 2)).astype(float), rng.random((50, 2))
+    truth[rng.random((50, 2)) < 0.3] = np.nan
+    _, each = multilabel_auroc(truth, score)
+    for k in range(2):
+        pairs = [(int(t), s) for t, s in zip(truth[:, k], score[:, k], strict=True) if t == t]
+        assert each[k] == pytest.approx(slow_auc(*zip(*pairs, strict=True)), abs=1e-12)
+
+
+def slow_kappa(truth, answer, classes):
+    """Weighted kappa by counting all pairs of an observed truth and an observed answer."""
+    pairs = list(zip(truth, answer, strict=True))
+    observed = sum((t - a) ** 2 / (classes - 1) ** 2 for t, a in pairs) / len(pairs)
+    chance = sum((t - a) ** 2 / (classes - 1) ** 2 for t in truth for a in answer) / len(pairs) ** 2
+    return 1 - observed / chance
+
+
+def test_quadratic_kappa_equals_counting():
+    rng = np.random.default_rng(3)
+    for classes in (2, 3, 5):
+        truth = rng.integers(0, classes, 70)
+        answer = np.where(rng.random(70) < 0.5, truth, rng.integers(0, classes, 70))
+        got = quadratic_kappa(truth, answer, classes)
+        assert got == pytest.approx(slow_kappa(truth.tolist(), answer.tolist(), classes), abs=1e-12)
+        assert quadratic_kappa(truth, truth, classes) == 1
+    assert quadratic_kappa(np.array([0, 4]), np.array([4, 0]), 5) == -1
+    # a far mistake costs more than a near one
+    truth = np.array([0, 1, 2, 3, 4, 0])
+    near, far = truth.copy(), truth.copy()
+    near[0], far[0] = 1, 4
+    assert quadratic_kappa(truth, near, 5) > quadratic_kappa(truth, far, 5)
+    assert np.isnan(quadratic_kappa(np.zeros(4, int), np.zeros(4, int), 5))
+
+
+def test_balanced_accuracy_weighs_classes_alike():
+    truth, answer = np.array([0] * 9 + [2]), np.zeros(10, int)
+    assert balanced_accuracy(truth, answer) == 0.5  # class 1 is absent and not counted
+    assert balanced_accuracy(np.array([0, 1, 1, 1]), np.array([0, 1, 0, 0])) == pytest.approx((1 + 1 / 3) / 2)

@@ -86,3 +86,37 @@ def test_multilabel_loss_is_mean_binary_cross_entropy():
     )
     got = task.loss(torch.tensor(logits), {"label": torch.tensor(label, dtype=torch.float32)})
     assert float(got) == pytest.approx(expected, abs=1e-6)
+
+
+def test_unknown_labels_count_neither_in_the_loss_nor_in_the_score():
+    task, *_ = task_of(spec_of("multilabel", ("a", "b"), 2))
+    nan = float("nan")
+    logits = torch.tensor([[1.0, -2.0], [0.5, 3.0], [-1.0, 0.0]], requires_grad=True)
+    batch = {"label": torch.tensor([[1.0, nan], [0.0, 1.0], [nan, 0.0]]), "id": ["x", "y", "z"]}
+    loss = task.loss(logits, batch)
+    terms = [math.log1p(math.exp(-1.0)), math.log1p(math.exp(0.5)), math.log1p(math.exp(-3.0)), math.log(2)]
+    assert float(loss.detach()) == pytest.approx(sum(terms) / 4, abs=1e-6)
+    loss.backward()
+    assert (logits.grad == 0).tolist() == [[False, True], [False, False], [True, False]]
+    rows = task.rows(logits.detach(), batch)
+    assert rows[0]["label/b"] is None
+    assert task.summarize(rows)["auroc"] == 1.0
+    nothing = task.loss(logits, {"label": torch.full((3, 2), nan)})
+    assert float(nothing.detach()) == 0
+
+
+def test_grades_have_a_kappa_and_many_classes_a_mean_auc():
+    spec = spec_of("class", ("none", "mild", "severe"), 2)
+    task, *_ = task_of(spec, ordered=True)
+    logits = torch.tensor([[3.0, 0, 0], [0, 3.0, 0], [0, 2.0, 1.0], [0, 0, 3.0]])
+    batch = {"label": torch.tensor([0, 1, 2, 2]), "id": list("wxyz")}
+    summary = task.summarize(task.rows(logits, batch))
+    assert summary["accuracy"] == 0.75
+    assert summary["balanced_accuracy"] == pytest.approx((1 + 1 + 0.5) / 3)
+    # disagreement 1 of weight 1; by chance: counts (1, 1, 2) against (1, 2, 1)
+    chance = (1 * 2 * 1 + 1 * 1 * 4 + 1 * 1 * 1 + 1 * 1 * 1 + 2 * 1 * 4 + 2 * 2 * 1) / 4
+    assert summary["kappa"] == pytest.approx(1 - 1 / chance)
+    assert summary["classes_scored"] == 3
+    assert summary["auc"] == 1.0
+    plain, *_ = task_of(spec)
+    assert "kappa" not in plain.summarize(plain.rows(logits, batch))

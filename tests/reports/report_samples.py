@@ -66,6 +66,7 @@ def write_finetune(root, method, *, fraction, seed, values, config=None, card=No
         "task": "lits",
         "seed": seed,
         "init": {"kind": "run" if card else "scratch", "method": method if card else None, "card": card},
+        "leakage": {"status": "none"} if card else None,
         "labels": {"fraction": fraction, "subjects": math.ceil(10 * fraction), "of": 10},
         "steps": 60,
         "seconds": 20.0 + seed,

@@ -1,0 +1,46 @@
+"""BACH: 400 microscopy images of breast tissue, 100 of each of four classes (Aresta et al., Medical Image Analysis 56, 2019).
+
+Licence: see the distributor (ICIAR 2018 Grand Challenge).
+Expected below the root, in any folder (ICIAR2018_BACH_Challenge/Photos as distributed): Normal/, Benign/, InSitu/ and Invasive/
+with .tif images, 2048 x 1536 pixels, haematoxylin and eosin. The files name no patient, so an image counts as a subject: images
+of one patient may fall into two parts, and test results are flattered by as much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from datamodules.core.films import RGB, Film, FilmConfig, FilmData, match_files
+from ssl_med.spec import Target
+
+_FOLDERS = {"Normal": "normal", "Benign": "benign", "InSitu": "in situ carcinoma", "Invasive": "invasive carcinoma"}
+
+
+class BachData(FilmData):
+    """Four classes by folder."""
+
+    Config = FilmConfig
+    layout = "Normal/, Benign/, InSitu/ and Invasive/ with .tif images"
+    public_names = r"(n|b|is|iv)\d+"
+    group_key = "image"
+
+    @classmethod
+    def labels(cls, config: FilmConfig) -> tuple[Target, tuple[str, ...]]:
+        """Four classes."""
+        return "class", tuple(_FOLDERS.values())
+
+    @classmethod
+    def channels(cls, config: FilmConfig) -> tuple[str, ...]:
+        """Colour."""
+        return RGB
+
+    def index(self, root: Path) -> Sequence[Film]:
+        """Images in the four folders; the unlabelled test photos of the challenge lie elsewhere."""
+        numbers = {folder: number for number, folder in enumerate(_FOLDERS)}
+        films = []
+        for path, _ in match_files(root, r"(n|b|is|iv)\d+\.tiff?", quarantined=self.quarantined):
+            number = numbers.get(path.parent.name)
+            if number is not None:
+                films.append(Film(path.stem, path.stem, str(path), (number,)))
+        return films

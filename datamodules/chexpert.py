@@ -1,0 +1,115 @@
+"""CheXpert: 224,316 chest films of 65,240 patients with 14 observations (Irvin et al., AAAI 2019; Stanford Hospital).
+
+Licence: see the distributor (Stanford AIMI; registration needed).
+Expected below the root (CheXpert-v1.0 or CheXpert-v1.0-small): train.csv, valid.csv and the images that their column Path
+names, train/patientNNNNN/studyN/viewN_frontal.jpg. The observations were mined from reports: 1 present, 0 absent, -1 uncertain,
+blank not mentioned, which counts as absent.
+
+`uncertain` says what -1 is in training. In validation and test an uncertain observation is left out whatever the policy is, so
+that policies are compared on the same labels.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from datamodules.core.base import read_table
+from datamodules.core.films import Film, FilmData, TableConfig
+from datamodules.core.splits import Split
+from ssl_med.spec import SslMedError, Target
+
+OBSERVATIONS = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
+    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+_VALUES = {"": 0.0, "0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, "-1": float("nan"), "-1.0": float("nan")}
+# label smoothing of Pham et al. (Neurocomputing 437, 2021): bounds of the uniform value of an uncertain label
+_SMOOTHED = {"zeros": (0.0, 0.0), "ones": (1.0, 1.0), "zeros_smoothed": (0.0, 0.3), "ones_smoothed": (0.55, 0.85)}
+
+
+@dataclass
+class CheXpertConfig(TableConfig):
+    """Which films, which observations, and what an uncertain one means."""
+
+    views: Literal["frontal", "lateral", "both"] = "frontal"
+    """films that are used; the split does not depend on it"""
+    observations: Literal["competition", "all"] = "competition"
+    """the five of the competition, or all 14"""
+    uncertain: Literal["zeros", "ones", "ignore", "zeros_smoothed", "ones_smoothed"] = "ones"
+    """training value of an uncertain label: 0, 1, left out of the loss, or uniform in 0..0.3 or 0.55..0.85"""
+
+
+class CheXpertData(FilmData):
+    """Films, split by patient."""
+
+    Config = CheXpertConfig
+    layout = "train.csv, valid.csv and train/patientNNNNN/studyN/*.jpg"
+    splits = ("official",)
+    public_names = r"(train|valid)/patient\d+/.*"
+
+    @classmethod
+    def labels(cls, config: CheXpertConfig) -> tuple[Target, tuple[str, ...]]:
+        """Five or 14 observations."""
+        return "multilabel", COMPETITION if config.observations == "competition" else OBSERVATIONS
+
+    def index(self, root: Path) -> Sequence[Film]:
+        """Rows of both tables; the patient stands in the path."""
+        tables = [root / name for name in ("train.csv", "valid.csv") if (root / name).is_file()]
+        films, wanted = [], self.spec.class_names
+        for table in tables:
+            missing = []
+            for number, row in enumerate(read_table(table, ("Path", *wanted))):
+                # Path starts with the folder that the archive unpacks to
+                inner = row["Path"].partition("/")[2]
+                match = re.fullmatch(r"(?:train|valid)/(patient\d+)/study\d+/view\d+_(?:frontal|lateral)\.jpe?g", inner)
+                if match is None:
+                    raise SslMedError(f"{table}: line {number + 2} has the Path '{row['Path']}', which names no film")
+                if not os.path.isfile(path := root / inner):
+                    if not self.quarantined(path):
+                        missing.append(inner)
+                    continue
+                try:
+                    label = tuple(_VALUES[row[name].strip()] for name in wanted)
+                except KeyError as error:
+                    raise SslMedError(
+                        f"{table}: line {number + 2} holds {error}; observations are 1, 0, -1 or blank"
+                    ) from None
+                films.append(Film(os.path.splitext(inner)[0], match[1], str(path), label))
+            self.check_missing(missing, table=table)
+        return films
+
+    def usable(self, case: Any) -> bool:
+        """By view."""
+        return bool(self.config.views == "both" or Path(case.path).stem.endswith(self.config.views))
+
+    def named_split(self, name: str, cases: Sequence[Any]) -> Split:
+        """official: valid.csv, read by three radiologists, is the test part; validation is cut from train.csv's patients."""
+        parts: dict[str, set[str]] = {"train": set(), "valid": set()}
+        for film in cases:
+            parts[film.name.partition("/")[0]].add(film.subject)
+        return self.given_test(parts["train"], parts["valid"])
+
+    def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
+        """Training labels after the policy."""
+        if self.labelled and part == "train" and self.config.uncertain in _SMOOTHED:
+            cases = [self._settled(film, *_SMOOTHED[self.config.uncertain]) for film in cases]
+        return super().dataset(cases, part=part)
+
+    def _settled(self, film: Film, low: float, high: float) -> Film:
+        label = np.array(film.label)
+        unknown = np.isnan(label)
+        if not unknown.any():
+            return film
+        # drawn once a film, whatever the order and the number of films
+        draws = np.random.default_rng([self.seed, zlib.crc32(film.name.encode())]).uniform(low, high, len(label))
+        return replace(film, label=tuple(np.where(unknown, draws, label).tolist()))

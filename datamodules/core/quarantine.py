@@ -1,0 +1,85 @@
+"""Files that the user leaves out: written by `ssl-med check`, honoured through `data.quarantine=FILE`.
+
+One line a file: its path relative to the root, a tab, the reason. A folder stands for all files in it. Lines that begin with
+'#' count for nothing. A path with a tab, a line break or a leading '#' or '"' is written as a JSON string.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from ssl_med.spec import SslMedError
+
+
+class Entry(NamedTuple):
+    """A path relative to the root, '/' between folders, and why it is left out: "kind: what was seen"."""
+
+    path: str
+    reason: str
+
+
+class Quarantine:
+    """What to leave out below one root; empty without a file."""
+
+    def __init__(self, entries: Iterable[Entry] = (), *, root: Path = Path()) -> None:
+        self.root = root
+        self.reasons = {entry.path: entry.reason for entry in entries}
+
+    @classmethod
+    def read(cls, file: str, *, root: Path) -> Quarantine:
+        """`file` "" leaves nothing out.
+
+        Raises:
+            SslMedError: the file cannot be read, or a line names no path relative to the root.
+        """
+        if not file:
+            return cls(root=root)
+        try:
+            lines = Path(file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SslMedError(
+                f"data.quarantine={file}: cannot be read ({error}); make one with ssl-med check"
+            ) from None
+        entries = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            path, _, reason = line.partition("\t")
+            try:
+                path = str(json.loads(path)) if path.startswith('"') else path.strip()
+            except ValueError:
+                path = ""
+            if not path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                raise SslMedError(f"data.quarantine={file}: line {number} must name a path relative to data.root")
+            entries.append(Entry(PurePosixPath(path).as_posix(), reason.strip() or "listed"))
+        return cls(entries, root=root)
+
+    def find(self, path: str) -> str | None:
+        """The entry that leaves a path out (below the root, or relative to it), or None."""
+        if not self.reasons:
+            return None
+        text, top = path.replace(os.sep, "/"), f"{self.root.as_posix().rstrip('/')}/"
+        text = text.removeprefix(top).removeprefix("./")
+        while text:
+            if text in self.reasons:
+                return text
+            text = text.rpartition("/")[0]
+        return None
+
+    def count(self, entries: Iterable[str]) -> str:
+        """'3 truncated, 2 nan' for the given entries."""
+        kinds = Counter(self.reasons[entry].partition(":")[0].strip() for entry in entries)
+        return ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+
+
+def quarantine_line(entry: Entry) -> str:
+    """One line of the file."""
+    path = entry.path
+    if any(c in path for c in "\t\n\r") or path.startswith(("#", '"')) or path != path.strip():
+        path = json.dumps(path)
+    return f"{path}\t{' '.join(entry.reason.split())}"

@@ -1,0 +1,417 @@
+"""The whole examination of a data set: every file, how they belong together, copies, tables and splits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datamodules.core.base import MedicalData, case_files
+from datamodules.core.quarantine import Entry, Quarantine
+from datamodules.core.readers import PLACEHOLDER, Array, Header, assumed_headers
+from datamodules.doctor.files import Found, is_image, walk
+from datamodules.doctor.findings import KINDS, Finding
+from datamodules.doctor.fingerprint import ALIKE, candidate_pairs, exact_groups, same_above, similarity
+from datamodules.doctor.inspect import Inspection, compare_images, inspect
+from datamodules.doctor.pool import spread
+from datamodules.doctor.tables import check_tables, straddling
+from ssl_med.ledger import salted
+from ssl_med.spec import SslMedError
+
+Progress = Callable[[str, int, int], None]  # what is done, how many of how many
+_PAIRS = 64  # pairs of fingerprints that a task compares
+_USUAL = 60  # pairs taken at random that say how alike different images are
+_APART = 0.5  # voxels that corners of mask and image may lie apart
+
+
+@dataclass
+class Source:
+    """A data set as it is found: files, what they are, and whose."""
+
+    name: str
+    root: Path
+    data: MedicalData
+    files: list[Found]
+    tables: list[str]
+    inspections: dict[str, Inspection] = field(default_factory=dict)
+    cases: Sequence[Any] = ()
+    case_of: dict[str, Any] = field(default_factory=dict)  # file -> the first case that names it
+    named: dict[str, Any] = field(default_factory=dict)  # name -> case
+
+    def subject(self, path: str) -> str:
+        """Whose image a file is; a file without a case belongs to the case that its folder is named like, or to itself."""
+        case = self.case_of.get(path)
+        if case is None:
+            folders = Path(path).parts[:-1]
+            case = next((self.named[folder] for folder in folders if folder in self.named), None)
+        return case.subject if case is not None else path
+
+    def public_id(self, path: str) -> str:
+        """What a report may call a file: the case that the data set published, else a salted hash."""
+        case = self.case_of.get(path)
+        if case is None:
+            base = path.rpartition("/")[2]
+            for known in (base, base.partition(".")[0]):
+                if self.data.public_name(known) == known:
+                    return known
+            return "the folder" if path == "." else f"file-{salted(path)[:12]}"
+        name = self.data.public_name(case.name)
+        files = case_files(case)
+        if len(files) < 2:
+            return name
+        mask = self.inspections[path].mask if path in self.inspections else False
+        number = [self.relative(file) for file in files].index(path) + 1
+        return f"{name} ({'mask' if mask else f'image {number}'})"
+
+    def relative(self, file: str) -> str:
+        """A path as the cases name it -> relative to the root."""
+        path = Path(file)
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
+
+Place = tuple[Source, str]  # an image: its data set, and its path there
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """The outcome: findings of the data set, sorted by kind and path, and what was read."""
+
+    source: Source
+    others: tuple[Source, ...]
+    findings: tuple[Finding, ...]
+    seconds: float
+
+    def of_kind(self, kind: str) -> list[Finding]:
+        """Findings of one kind."""
+        return [finding for finding in self.findings if finding.kind == kind]
+
+    @property
+    def clean(self) -> bool:
+        """No finding of severity error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def quarantine(self) -> list[Entry]:
+        """Files with errors that leaving them out would cure, one entry each."""
+        entries: dict[str, str] = {}
+        for finding in self.findings:
+            if finding.severity == "error" and finding.kind not in ("straddling", "split", "table"):
+                reason = f"{finding.kind}: {finding.detail or KINDS[finding.kind].title}"
+                entries.setdefault(finding.path, reason)
+        return [Entry(path, reason) for path, reason in sorted(entries.items())]
+
+
+def examine(
+    data_class: type[MedicalData],
+    config: Any,
+    *,
+    others: Sequence[tuple[str, type[MedicalData], Any]] = (),
+    workers: int = 0,
+    progress: Progress = lambda what, done, total: None,
+) -> Checkup:
+    """Reads everything once and compares it.
+
+    Args:
+        data_class: the family.
+        config: its config with `root`.
+        others: name, family and config of data sets to look for copies in; their own faults are not reported.
+        workers: processes.
+        progress: is told of each file.
+
+    Raises:
+        SslMedError: a root is missing or holds no image.
+    """
+    start = time.monotonic()
+    source = _open(data_class, config, config.name)
+    further = [_open(family, settings, name) for name, family, settings in others]
+    for one in (source, *further):
+        _inspect(one, one.files, workers=workers, progress=progress)
+    named = [item.path for item in source.files if item.kind != "arrays"]
+    findings, lists = check_tables(source.root, source.tables, named)
+    findings += _find_cases(source, [finding.path for finding in findings if finding.kind == "absent"])
+    for one in further:
+        _find_cases(one, [])
+    for one in (source, *further):
+        _inspect(one, _missed(one), workers=workers, progress=progress)
+    findings += straddling(lists, {path: source.subject(path) for path in named})
+    findings += _check_cases(source)
+    findings += [finding for result in source.inspections.values() for finding in result.findings]
+    findings += _copies(source, further, _parts(source, findings), workers=workers, progress=progress)
+    order = list(KINDS)
+    findings.sort(key=lambda finding: (order.index(finding.kind), finding.path, finding.other))
+    return Checkup(source, tuple(further), tuple(findings), time.monotonic() - start)
+
+
+# ------------------------------------------------------------------------------------------- files and cases
+
+
+def _open(data_class: type[MedicalData], config: Any, name: str) -> Source:
+    root = Path(config.root)
+    if not config.root or not root.is_dir():
+        raise SslMedError(f"data.root={config.root}: no such folder; point it at the data set, data.root=DIR")
+    data = _module(data_class, config)
+    files, tables = walk(root, flat=data.spec.spatial_dims == 2)
+    if not files:
+        raise SslMedError(f"data.root={root}: holds no image; is this {name}? It should hold {data.layout}")
+    return Source(name, root, data, files, tables)
+
+
+def _module(data_class: type[MedicalData], config: Any, *, labelled: bool = True) -> MedicalData:
+    """With labels where the family has some: then it asks for all that a task needs."""
+    try:
+        return data_class(config, labelled=labelled, batch_size=1)
+    except SslMedError:
+        if not labelled:
+            raise
+        return _module(data_class, config, labelled=False)
+
+
+def _inspect(source: Source, items: Sequence[Found], *, workers: int, progress: Progress) -> None:
+    tasks = ((str(source.root), item) for item in items)
+    for done, ((_, item), results) in enumerate(spread(inspect, tasks, workers=workers), 1):
+        if results is None:
+            results = [Inspection(item.path, item.mask)]
+            results[0].add("unreadable", "reading it ended the process: out of memory?")
+        for result in results:
+            source.inspections[result.path] = result
+        progress(f"reading {source.name}", done, len(items))
+
+
+def _find_cases(source: Source, absent: Iterable[str]) -> list[Finding]:
+    """The family's own index, with the files that it refuses left out one by one; findings for what it refused."""
+    findings: list[Finding] = []
+    headers: dict[str, Header] = {path: result.header or PLACEHOLDER for path, result in source.inspections.items()}
+    faulty = [path for path, result in source.inspections.items() if not result.sound]
+    entries = [Entry(path, "absent") for path in absent] + [Entry(path, "faulty") for path in faulty]
+    while True:
+        source.data.quarantine = Quarantine(entries, root=source.root)
+        try:
+            with assumed_headers(headers, root=source.root):
+                source.cases = source.data.index(source.root)
+            break
+        except SslMedError as error:
+            path = _named_file(str(error), source)
+            if path in source.tables or path in ("", "."):
+                findings.append(Finding("table" if path in source.tables else "refused", path or ".", local=str(error)))
+            elif path not in {entry.path for entry in entries}:
+                findings.append(Finding("refused", path, local=str(error)))
+                entries.append(Entry(path, "refused"))
+                continue
+            if not source.data.labelled:
+                break
+            # without labels fewer files are asked for: cases are needed to know subjects and masks
+            source.data = _module(type(source.data), source.data.config, labelled=False)
+    source.named = {case.name: case for case in source.cases}
+    for case in source.cases:
+        for file in case_files(case):
+            source.case_of.setdefault(source.relative(file), case)
+    return findings
+
+
+def _named_file(text: str, source: Source) -> str:
+    """The file or folder that a message begins with, relative to the root; '' when it names none."""
+    place = Path(text.partition(": ")[0])
+    try:
+        return place.relative_to(source.root).as_posix() if place.exists() else ""
+    except ValueError:
+        return ""
+
+
+def _missed(source: Source) -> list[Found]:
+    """What the cases name that was not looked at, or not as what it is: only the family knows its masks for sure."""
+    missed = []
+    for case in source.cases:
+        images = set(case_files(case, masks=False))
+        for file in case_files(case):
+            path, mask = source.relative(file), file not in images
+            known = source.inspections.get(path)
+            if known is None and is_image(path, root=source.root):  # a table of outlines is the family's to read
+                missed.append(Found(path, "volume", mask))
+            elif known is not None and known.mask != mask:
+                kind = "volume" if source.data.spec.spatial_dims == 3 else "film"
+                missed.append(Found(path, kind, mask))
+    return missed
+
+
+# ---------------------------------------------------------------------------------------- how files fit together
+
+
+def _check_cases(source: Source) -> list[Finding]:
+    """Masks on their images, channels on each other, labels in the family's range; several channels in one file."""
+    findings = []
+    known = frozenset(getattr(source.data, "known_labels", ()))
+    for case in source.cases:
+        images = [source.relative(file) for file in case_files(case, masks=False)]
+        masks = [path for path in map(source.relative, case_files(case)) if path not in images]
+        seen = [source.inspections[path] for path in images if path in source.inspections]
+        stored = getattr(source.data, "stored_channels", source.data.spec.in_channels)
+        if len(images) == 1 and stored > 1:  # the family reads four dimensions as channels
+            for result in seen:
+                result.findings = [finding for finding in result.findings if finding.kind != "dimensions"]
+        first = next((result.header for result in seen if result.header is not None), None)
+        if first is None:
+            continue
+        for result in seen:
+            if result.header is not None and result.header.shape != first.shape:
+                findings.append(Finding("channels", result.path, _shapes(result.header, first)))
+        unplaced = any(finding.kind in ("orientation", "geometry") for result in seen for finding in result.findings)
+        for path in masks:
+            mask = source.inspections.get(path)
+            if mask is None or mask.header is None:
+                continue
+            if mask.header.shape != first.shape:
+                findings.append(Finding("mask_shape", path, _shapes(mask.header, first)))
+            elif not unplaced and not (apart := _apart(mask.header, first)) <= _APART:
+                findings.append(Finding("mask_geometry", path, f"up to {apart:.3g} voxels apart"))
+            strange = [label for label in mask.labels or () if known and label not in known]
+            if strange:
+                findings.append(Finding("labels", path, f"holds {', '.join(map(str, strange[:5]))}"))
+    return findings
+
+
+def _shapes(mine: Header, image: Header) -> str:
+    return " and ".join("x".join(map(str, header.shape)) for header in (mine, image))
+
+
+def _apart(mask: Header, image: Header) -> float:
+    """Largest distance of equal corners of a mask and its image, in the image's smallest voxel size; films: 0."""
+    if len(image.shape) != 3:
+        return 0.0
+    last = np.maximum(np.array(image.shape) - 1, 1)
+    corners = np.array([[*(corner * last), 1.0] for corner in np.ndindex(2, 2, 2)])
+    offsets = (corners @ (mask.to_world - image.to_world).T)[:, :3]
+    return float(np.abs(offsets).max()) / float(np.linalg.norm(image.to_world[:3, :3], axis=0).min())
+
+
+def _parts(source: Source, findings: list[Finding]) -> dict[str, str]:
+    """Subject -> part under data.split; a split that cannot be made becomes a finding."""
+    if not source.cases:
+        return {}
+    try:
+        split = source.data.split(source.cases)
+    except SslMedError as error:
+        if not any(finding.kind == "straddling" for finding in findings):
+            findings.append(Finding("split", ".", local=str(error)))
+        return {}
+    return {subject: part for part, members in split.items() for subject in members}
+
+
+# ------------------------------------------------------------------------------------------------------ copies
+
+
+def _copies(
+    source: Source, others: Sequence[Source], parts: dict[str, str], *, workers: int, progress: Progress
+) -> list[Finding]:
+    """Equal and nearly equal images under different ids, within the data set and between it and the others."""
+    places = [
+        (one, path) for one in (source, *others) for path in sorted(one.inspections) if not one.inspections[path].mask
+    ]
+    results = [one.inspections[path] for one, path in places]
+    findings, copies = [], set()
+    for group in exact_groups([result.digest for result in results]):
+        first = group[0]
+        if places[first][0] is not source:
+            continue  # copies among the others are not the question
+        for position in group[1:]:
+            copies.add(position)
+            finding = _same(places[first], places[position], parts, near=False)
+            if finding is not None:
+                findings.append(finding)
+    for dims in (2, 3):
+        shown = {k: r.grid for k, r in enumerate(results) if r.grid is not None and r.grid.ndim == dims}
+        chosen = [k for k in shown if k not in copies]
+        if len(chosen) < 2:
+            continue
+        grids = np.stack([shown[k] for k in chosen])
+        images = [places[k] for k in chosen]
+        alike = [
+            (i, j)
+            for (i, j), value in _second_look(_askable(grids, images, source, parts), grids, workers, progress)
+            if value > ALIKE
+        ]
+        if not alike:
+            continue
+        pairs = {(i, j) for i, j in _random_pairs(len(images)) if _apart_subjects(images[i], images[j])}
+        values = _third_look([*alike, *sorted(pairs)], images, workers, progress)
+        threshold = same_above([values[pair] for pair in sorted(pairs)], len(images) * (len(images) - 1) // 2)
+        reported: set[tuple[str, str]] = set()
+        for i, j in alike:
+            finding = _same(images[i], images[j], parts, near=True, value=values[i, j])
+            if values[i, j] > threshold and finding is not None and (finding.path, finding.also_in) not in reported:
+                reported.add((finding.path, finding.also_in))
+                findings.append(finding)
+    return findings
+
+
+def _apart_subjects(first: Place, second: Place) -> bool:
+    return first[0] is not second[0] or first[0].subject(first[1]) != second[0].subject(second[1])
+
+
+def _askable(grids: Array, images: Sequence[Place], source: Source, parts: dict[str, str]) -> list[tuple[int, int]]:
+    """Pairs that may be copies and would say something about the data set itself."""
+    return [
+        (i, j)
+        for i, j in candidate_pairs(grids)
+        if images[i][0] is source and _same(images[i], images[j], parts, near=True) is not None
+    ]
+
+
+def _random_pairs(count: int) -> set[tuple[int, int]]:
+    """Up to `_USUAL` pairs of `count` images, the same ones each time."""
+    drawn = np.random.default_rng(count).integers(0, max(count, 1), (4 * _USUAL, 2)).tolist()
+    return set(list(dict.fromkeys((min(a, b), max(a, b)) for a, b in drawn if a != b))[:_USUAL])
+
+
+def _second_look(
+    pairs: Sequence[tuple[int, int]], grids: Array, workers: int, progress: Progress
+) -> Iterator[tuple[tuple[int, int], float]]:
+    blocks = (pairs[k : k + _PAIRS] for k in range(0, len(pairs), _PAIRS))
+    tasks = ((tuple(block), [(grids[i], grids[j]) for i, j in block]) for block in blocks)
+    done = 0
+    for (block, _), values in spread(_similarities, tasks, workers=workers):
+        done += len(block)
+        progress("comparing images", done, len(pairs))
+        yield from zip(block, values or [-1.0] * len(block), strict=True)
+
+
+def _third_look(
+    pairs: Sequence[tuple[int, int]], images: Sequence[Place], workers: int, progress: Progress
+) -> dict[tuple[int, int], float]:
+    tasks = {}
+    for i, j in pairs:
+        first, second = ((str(images[k][0].root), images[k][1]) for k in (i, j))
+        tasks[first, second] = (i, j)
+    values = {}
+    for done, (task, value) in enumerate(spread(compare_images, tasks, workers=workers), 1):
+        values[tasks[task]] = -1.0 if value is None else value
+        progress("looking at copies", done, len(tasks))
+    return values
+
+
+def _similarities(pairs: tuple[tuple[int, int], ...], grids: list[tuple[Array, Array]]) -> list[float]:
+    return [similarity(first, second) for first, second in grids]
+
+
+def _same(first: Place, second: Place, parts: dict[str, str], *, near: bool, value: float = 1.0) -> Finding | None:
+    """What it means that two images are the same one; None when that says nothing about the data set itself."""
+    (one, path), (other, further) = first, second
+    detail = f"similarity {value:.3f}" if near else ""
+    if one is not other:
+        # places begin with the data set itself: two of the others are not its business
+        return Finding("near_across" if near else "duplicate_across", path, detail, "", further, other.name)
+    subjects = one.subject(path), one.subject(further)
+    if subjects[0] == subjects[1] and near:
+        return None  # views and follow-ups of one subject do look alike, and cannot leak
+    where = [parts.get(subject, "") for subject in subjects]
+    if all(where) and where[0] != where[1]:
+        detail = "; ".join(part for part in (detail, f"in {where[0]} and {where[1]}") if part)
+    kind = "near" if near else "duplicate"
+    if near and not one.cases and "#" not in path:
+        kind = "near_unsure"
+    same_case = one.case_of.get(path) is one.case_of.get(further) is not None
+    if not near and subjects[0] == subjects[1] and not same_case:
+        kind = "repeated"
+    return Finding(kind, further, detail, "", path)

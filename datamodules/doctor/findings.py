@@ -1,0 +1,73 @@
+"""What can be wrong, how bad it is, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Severity = Literal["error", "warning", "info"]
+
+
+class Kind(NamedTuple):
+    """A class of findings: its weight, what it is called, and the remedy."""
+
+    severity: Severity
+    title: str
+    remedy: str
+
+
+KINDS: dict[str, Kind] = {
+    "unreadable": Kind("error", "cannot be read", "copy or download the file again"),
+    "truncated": Kind("error", "truncated or damaged", "copy or download the file again"),
+    "dimensions": Kind("error", "not one 3D volume", "split the file into volumes"),
+    "nan": Kind("error", "NaN or infinite voxels", "repair the file or leave it out"),
+    "constant": Kind("error", "every voxel has one value", "export the image again or leave it out"),
+    "geometry": Kind("error", "wrong or missing voxel size", "repair the header's voxel size and affine"),
+    "labels": Kind("error", "label values out of range", "repair the mask or leave the case out"),
+    "mask_shape": Kind("error", "mask and image differ in shape", "export the mask on the grid of its image"),
+    "channels": Kind("error", "channels of a case differ in shape", "resample them to one grid"),
+    "refused": Kind("error", "does not fit the layout", "complete the case or leave it out"),
+    "duplicate": Kind("error", "the same voxels under another id", "keep one of the two"),
+    "near": Kind("error", "nearly the same image under another id", "look at both, keep one"),
+    "straddling": Kind("error", "a subject on both sides of a split", "repair the lists"),
+    "split": Kind("error", "data.split cannot be made", "repair the lists or choose another data.split"),
+    "absent": Kind("error", "named in a table, not on disk", "complete the download or leave it out"),
+    "table": Kind("error", "a table cannot be used", "repair the table"),
+    "orientation": Kind("warning", "the header gives no orientation", "set sform or qform with its code"),
+    "forms": Kind("warning", "sform and qform disagree", "find out which is right; the sform is used"),
+    "mask_geometry": Kind("warning", "mask and image differ in position", "check that they lie on each other"),
+    "repeated": Kind("warning", "the same voxels twice in one subject", "keep one of the two"),
+    "near_unsure": Kind("warning", "nearly the same image; subjects are not known", "look at both"),
+    "duplicate_across": Kind(
+        "warning", "the same voxels in another data set", "do not train on one and test on the other"
+    ),
+    "near_across": Kind("warning", "nearly the same image in another data set", "look at both"),
+    "unlisted": Kind("warning", "on disk, in no table", "is the table complete?"),
+    "unknown_id": Kind("warning", "id of a table without a file", "is the download complete?"),
+    "empty_mask": Kind("info", "mask without a label", "right when the case shows none"),
+    "oblique": Kind("info", "axes are turned against the patient's", "nothing: they are read as the nearest axes"),
+    "left_handed": Kind("info", "left-handed voxel axes", "nothing: axes are flipped when reading"),
+    "color": Kind("info", "colour image", "nothing: families of grey films read its luminance"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of one file.
+
+    * path: relative to the root, '/' between folders; never leaves this machine.
+    * detail: numbers, fit to be shared. * local: what was said about it, maybe with names of files.
+    * other: the second file of a pair, relative to the root of `also_in`, a data set's name ("" for the same one).
+    """
+
+    kind: str
+    path: str
+    detail: str = ""
+    local: str = ""
+    other: str = ""
+    also_in: str = ""
+
+    @property
+    def severity(self) -> Severity:
+        """How bad it is."""
+        return KINDS[self.kind].severity

@@ -1,0 +1,61 @@
+"""Work spread over processes: bounded, in order of completion, and going on when a process is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Any
+
+import torch
+
+
+def spread(
+    function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, workers: int
+) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """(arguments, result) of each call; the result is None when the call killed its process twice.
+
+    At most two tasks a worker wait, so that memory does not grow with their number.
+
+    Args:
+        function: of a module, so that a process can import it; raises nothing.
+        tasks: its arguments.
+        workers: processes; 0 works in this one.
+    """
+    if workers < 1:
+        for task in tasks:
+            yield task, function(*task)
+        return
+    suspects: list[tuple[Any, ...]] = []
+    iterator = iter(tasks)
+    while True:
+        with _pool(workers) as pool:
+            waiting: dict[Future[Any], tuple[Any, ...]] = {}
+            broken = False
+            while not broken:
+                for task in islice(iterator, 2 * workers - len(waiting)):
+                    waiting[pool.submit(function, *task)] = task
+                if not waiting:
+                    break
+                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                    task = waiting.pop(future)
+                    try:
+                        yield task, future.result()
+                    except BrokenProcessPool:
+                        suspects.append(task)
+                        broken = True
+            suspects += waiting.values()
+        if not broken:
+            break
+    for task in suspects:  # one at a time, so that only the guilty one is lost
+        with _pool(1) as pool:
+            try:
+                yield task, pool.submit(function, *task).result()
+            except BrokenProcessPool:
+                yield task, None
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # one thread each: the processes are the parallelism
+    return ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))

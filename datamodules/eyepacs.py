@@ -1,0 +1,80 @@
+"""EyePACS: 35,126 photographs of the fundus graded for diabetic retinopathy (Kaggle Diabetic Retinopathy Detection, 2015).
+
+Licence: see the distributor (Kaggle competition rules).
+Expected below the root: trainLabels.csv with image,level and train/<patient>_<left|right>.jpeg; for data.split=official also
+retinopathy_solution.csv and test/. Levels: 0 none, 1 mild, 2 moderate, 3 severe, 4 proliferative. The two eyes of a patient
+stay in one part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules.core.base import read_table
+from datamodules.core.films import RGB, Film, FilmData, TableConfig, image_files
+from datamodules.core.splits import Split
+from ssl_med.spec import SslMedError, Target
+
+_TABLES = {"train": "trainLabels.csv", "test": "retinopathy_solution.csv"}
+
+
+class EyePacsData(FilmData):
+    """Five grades, split by patient."""
+
+    Config = TableConfig
+    layout = "trainLabels.csv and train/<patient>_<left|right>.jpeg"
+    splits = ("official",)
+    public_names = r"(train|test)/\d+_(left|right)"
+
+    @classmethod
+    def labels(cls, config: TableConfig) -> tuple[Target, tuple[str, ...]]:
+        """Five ordered grades."""
+        return "class", ("none", "mild", "moderate", "severe", "proliferative")
+
+    @classmethod
+    def channels(cls, config: TableConfig) -> tuple[str, ...]:
+        """Colour."""
+        return RGB
+
+    def index(self, root: Path) -> Sequence[Film]:
+        """Rows of trainLabels.csv; the competition's test images only for its own split."""
+        if not (root / "train").is_dir() and not (root / _TABLES["train"]).is_file():
+            return []
+        films = self._part(root, "train")
+        if self.config.split == "official":
+            films += self._part(root, "test")
+        return films
+
+    def _part(self, root: Path, part: str) -> list[Film]:
+        files = {path.stem: path for path in image_files(root / part, (".jpeg", ".jpg", ".png"))}
+        table = root / _TABLES[part]
+        if not self.labelled and not table.is_file():
+            return [self._film(part, name, path, source=path) for name, path in sorted(files.items())]
+        films, missing = [], []
+        for number, row in enumerate(read_table(table, ("image", "level"))):
+            name, source = row["image"], f"{table}: line {number + 2}"
+            if name not in files:
+                if not self.quarantined(root / part / name):
+                    missing.append(name)
+                continue
+            if row["level"] not in ("0", "1", "2", "3", "4"):
+                raise SslMedError(f"{source} has the level '{row['level']}'; it must be 0 to 4")
+            films.append(self._film(part, name, files[name], int(row["level"]), source=source))
+        self.check_missing(missing, table=table)
+        return films
+
+    def _film(self, part: str, name: str, path: Path, *label: int, source: object) -> Film:
+        match = re.fullmatch(r"(\d+)_(left|right)", name)
+        if match is None:
+            raise SslMedError(f"{source}: image '{name}' is not of the form <patient>_left or <patient>_right")
+        return Film(f"{part}/{name}", match[1], str(path), label)
+
+    def named_split(self, name: str, cases: Sequence[Any]) -> Split:
+        """official: the competition's test images; validation is cut from the patients of train."""
+        parts: dict[str, set[str]] = {"train": set(), "test": set()}
+        for film in cases:
+            parts[film.name.partition("/")[0]].add(film.subject)
+        return self.given_test(parts["train"], parts["test"])

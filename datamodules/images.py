@@ -1,0 +1,210 @@
+"""Any folder tree of .png, .jpg, .tif, .bmp or .dcm images, with or without a table of labels.
+
+Expected below the root: images in any folders. What may not straddle a split, the subject, is by default the single image; with
+several images a person say how the person is found: data.subject_pattern, a regular expression on the path relative to the root
+(its first group is the subject), or data.subject_column of the table.
+
+Labels, for tasks: a CSV file (data.labels, relative to the root) with a column of paths and either one column of class names or
+numbers (data.label_columns=[x] data.class_names=[a,b]) or several columns of 0, 1 or blank for not known
+(data.label_columns=[x,y]); without a CSV the folder that is named like a class (data.class_names=[a,b]). Give the same settings
+when pretraining, so that both share one split. DICOM files need the extra `dicom`.
+
+Cases are named by a hash of their path, since paths often name patients; data.show_names=true shows the paths instead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from datamodules.core.base import read_table
+from datamodules.core.dicom import read_dicom_image
+from datamodules.core.films import GREY, RGB, Film, FilmData, TableConfig, image_files
+from datamodules.core.readers import Array
+from datamodules.core.splits import PARTS, Split
+from ssl_med.ledger import salted
+from ssl_med.spec import Intensity, SslMedError, Target
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
+_PARTS = {**{part: part for part in PARTS}, "valid": "val", "validation": "val"}
+
+
+@dataclass
+class ImagesConfig(TableConfig):
+    """What the images are, whose they are, and where their labels stand."""
+
+    color: bool = False
+    """three channels; otherwise colour is reduced to luminance"""
+    intensity: Literal["window", "percentile"] = "window"
+    """intensity_low and intensity_high are grey levels, or percentiles of each image and channel (for DICOM: 1 and 99)"""
+    subject_pattern: str = ""
+    """regular expression on the relative path whose first group names the subject; empty: each image is one"""
+    labels: str = ""
+    """CSV file of labels, relative to the root; empty: folders are named like classes"""
+    file_column: str = "file"
+    """its column of image paths, relative to the root"""
+    subject_column: str = ""
+    """its column of subjects, in place of subject_pattern"""
+    label_columns: tuple[str, ...] = ()
+    """one column of classes, or several of findings"""
+    class_names: tuple[str, ...] = ()
+    """the classes as the column spells them, in order; findings: names to show, the columns' by default"""
+    show_names: bool = False
+    """name cases by path in test_cases.csv and figures; only where paths tell nothing of a patient"""
+
+
+class ImagesData(FilmData):
+    """Images by path; labels by table or folder."""
+
+    Config = ImagesConfig
+    store_keys = ("color",)
+    layout = "images (.png, .jpg, .tif, .bmp, .dcm) in any folders"
+    splits = ("folders",)
+
+    @classmethod
+    def labels(cls, config: ImagesConfig) -> tuple[Target, tuple[str, ...]]:
+        """Classes for one column or folders, findings for several columns."""
+        columns, names = tuple(config.label_columns), tuple(config.class_names)
+        if len(columns) > 1:
+            if names and len(names) != len(columns):
+                raise SslMedError(f"data.class_names has {len(names)} names for {len(columns)} data.label_columns")
+            return "multilabel", names or columns
+        if config.labels and not columns:
+            raise SslMedError("data.label_columns is missing: name the column or columns of data.labels to learn")
+        if columns and not config.labels:
+            raise SslMedError("data.labels is missing: name the CSV file that has data.label_columns")
+        if len(set(names)) < 2:
+            raise SslMedError("data.class_names is missing: list the classes in order, for example [normal,sick]")
+        return "class", names
+
+    @classmethod
+    def channels(cls, config: ImagesConfig) -> tuple[str, ...]:
+        """As configured."""
+        return RGB if config.color else GREY
+
+    @classmethod
+    def intensity(cls, config: ImagesConfig) -> Intensity:
+        """Window or percentiles."""
+        unit = "grey level" if config.intensity == "window" else "percentile"
+        return Intensity(config.intensity, config.intensity_low, config.intensity_high, unit)
+
+    def index(self, root: Path) -> Sequence[Film]:
+        """All images below the root, with subject and label."""
+        files = {path.relative_to(root).as_posix(): path for path in image_files(root, _SUFFIXES)}
+        rows = self._rows(root, files) if files and self.config.labels else {}
+        films = []
+        for name, path in files.items():
+            label = self._label(name, rows) if self.labelled else ()
+            films.append(Film(name, self._subject(name, rows.get(name)), str(path), label))
+        self._labelled_subjects = {self._subject(name, row) for name, row in rows.items()}
+        if files and len({film.subject for film in films}) == len(films) and not self.config.show_names:
+            self.notes.append(
+                "each image counts as its own subject (data.subject_pattern or subject_column changes that)"
+            )
+        unlabelled = sum(not film.label for film in films)
+        if self.labelled and unlabelled:
+            self.notes.append(f"{unlabelled} of {len(films)} images have no label and are left out")
+        return films
+
+    def _rows(self, root: Path, files: dict[str, Path]) -> dict[str, dict[str, str]]:
+        """Rows of the table by image; those that are not there are reported."""
+        config = self.config
+        table = root / config.labels
+        extra = (config.subject_column,) if config.subject_column else ()
+        rows: dict[str, dict[str, str]] = {}
+        missing = []
+        for number, row in enumerate(read_table(table, (config.file_column, *config.label_columns, *extra))):
+            name = PurePosixPath(row[config.file_column].strip().replace("\\", "/")).as_posix()
+            if name in rows:
+                raise SslMedError(f"{table}: line {number + 2} names {name} a second time; keep one row an image")
+            if name in files:
+                rows[name] = row
+            elif not self.quarantined(root / name):
+                missing.append(name)
+        self.check_missing(missing, table=table)
+        return rows
+
+    def _label(self, name: str, rows: dict[str, dict[str, str]]) -> tuple[float, ...]:
+        config, names = self.config, self.spec.class_names
+        if not config.labels:
+            found = [folder for folder in PurePosixPath(name).parts[:-1] if folder in names]
+            if len(found) > 1:
+                raise SslMedError(
+                    f"{Path(config.root) / name}: lies below two class folders, {found[0]} and {found[1]}"
+                )
+            return (names.index(found[0]),) if found else ()
+        if name not in rows:
+            return ()
+        values = [rows[name][column].strip() for column in config.label_columns]
+        where = f"{Path(config.root) / config.labels}: the row of {name}"
+        if self.spec.target == "class":
+            if values[0] not in names:
+                raise SslMedError(
+                    f"{where} has the class '{values[0]}', which is not in data.class_names {list(names)}"
+                )
+            return (names.index(values[0]),)
+        try:
+            label = tuple({"": float("nan"), "0": 0.0, "1": 1.0}[value.removesuffix(".0")] for value in values)
+        except KeyError as error:
+            raise SslMedError(f"{where} holds {error}; findings are 0, 1 or blank for not known") from None
+        return label
+
+    def _subject(self, name: str, row: dict[str, str] | None) -> str:
+        config = self.config
+        if config.subject_column:
+            if row is None:
+                return f"no row: {name}"
+            if not row[config.subject_column].strip():
+                raise SslMedError(
+                    f"{Path(config.root) / config.labels}: the row of {name} names no {config.subject_column}"
+                )
+            return row[config.subject_column].strip()
+        if not config.subject_pattern:
+            return name
+        try:
+            match = re.search(config.subject_pattern, name)
+        except re.error as error:
+            raise SslMedError(
+                f"data.subject_pattern '{config.subject_pattern}' is no regular expression ({error})"
+            ) from None
+        found = (match[1] if match.re.groups else match[0]) if match else None
+        if not found:
+            raise SslMedError(
+                f"{Path(config.root) / name}: data.subject_pattern '{config.subject_pattern}' finds no subject"
+            )
+        return found
+
+    def public_name(self, name: str) -> str:
+        """The relative path where the user shows it, else a salted hash."""
+        return name if self.config.show_names else f"image-{salted(name)[:12]}"
+
+    def split_group(self, case: Any) -> str:
+        """Subjects with and without labels are split apart, so that both uses of a table agree on who is tested."""
+        return "labelled" if case.subject in self._labelled_subjects else ""
+
+    def usable(self, case: Any) -> bool:
+        """Labelled use takes the images with labels."""
+        return bool(case.label) or not self.labelled
+
+    def named_split(self, name: str, cases: Sequence[Any]) -> Split:
+        """folders: by the first folder below the root, train, val (valid, validation) or test."""
+        split: dict[str, set[str]] = {part: set() for part in PARTS}
+        for film in cases:
+            first = Path(film.path).relative_to(self.config.root).parts[0]
+            if first not in _PARTS:
+                raise SslMedError(
+                    f"{Path(self.config.root) / first}: data.split=folders needs all images below train, val or test"
+                )
+            split[_PARTS[first]].add(film.subject)
+        return {part: sorted(members) for part, members in split.items()}
+
+    def read(self, path: str) -> Array:
+        """DICOM through its own reader."""
+        if not path.lower().endswith(".dcm"):
+            return super().read(path)
+        if self.config.color:
+            raise SslMedError(f"{path}: DICOM images are read in grey; set data.color=false")
+        return read_dicom_image(path)[None]

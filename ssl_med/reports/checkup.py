@@ -1,0 +1,103 @@
+"""The data doctor's findings -> report.html (one file, no network, no script) and report.md; ids only, no path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ssl_med.reports import _page as p
+from ssl_med.reports._provenance import duration
+
+MOST_ROWS = 200  # of one class; report.json holds all
+Picture = tuple[str, bytes]  # caption and PNG
+
+
+def write_checkup(out: Path, report: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> Path:
+    """Writes both pages.
+
+    Args:
+        out: folder.
+        report: content of report.json: data, files, cases, subjects, seconds, with, kinds and findings.
+        pictures: thumbnails by kind of finding.
+
+    Returns:
+        Path of report.html.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.md").write_text(_markdown(report), encoding="utf-8")
+    page = out / "report.html"
+    page.write_text(p.page(f"ssl_med check: {report['data']}", _body(report, pictures)), encoding="utf-8")
+    return page
+
+
+def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    files = report["files"]
+    return [
+        ("data", str(report["data"])),
+        ("read", f"{files['images']} images, {files['masks']} masks, in {duration(report['seconds'])}"),
+        ("cases", f"{report['cases']} of {report['subjects']} subjects"),
+        ("compared with", ", ".join(report["with"]) or "no other data set"),
+    ]
+
+
+def _rows(report: Mapping[str, Any], kind: str) -> list[list[str]]:
+    rows = []
+    for finding in report["findings"]:
+        if finding["kind"] == kind:
+            other = f"{finding['other']} of {finding['also_in']}" if finding["also_in"] else finding["other"]
+            rows.append([finding["id"], finding["detail"], other])
+    return rows
+
+
+def _body(report: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) -> str:
+    kinds = report["kinds"]
+    head = ["finding", "weight", "files", "what to do"]
+    table = [
+        [
+            f'<a href="#{kind}">{escape(about["title"])}</a>',
+            about["severity"],
+            str(about["count"]),
+            escape(about["remedy"]),
+        ]
+        for kind, about in kinds.items()
+    ]
+    errors = sum(about["count"] for about in kinds.values() if about["severity"] == "error")
+    outcome = f"{errors} errors" if errors else "No error"
+    text = (
+        f"<header><h1>Data check: {escape(str(report['data']))}</h1>"
+        f'<p class="lead">{outcome}. Files are named as their data set published them, else by a salted hash; '
+        "quarantine.txt says which file that is.</p></header>"
+        f"{p.facts(_facts(report))}"
+    )
+    text += p.table(head, table, css="wide", text=(0, 1, 3)) if table else ""
+    for kind, about in kinds.items():
+        rows = _rows(report, kind)
+        text += f'<section><h2 id="{kind}">{escape(about["title"])}</h2><p class="note">{escape(about["remedy"])}</p>'
+        figures = [p.png_figure(png, alt=caption, caption=escape(caption)) for caption, png in pictures.get(kind, ())]
+        text += f'<div class="thumbs">{"".join(figures)}</div>' if figures else ""
+        lines = [[escape(cell) for cell in row] for row in rows[:MOST_ROWS]]
+        text += p.table(["file", "what was seen", "together with"], lines, text=(0, 1, 2))
+        if len(rows) > MOST_ROWS:
+            text += f'<p class="note">{len(rows) - MOST_ROWS} more are in report.json.</p>'
+        text += "</section>"
+    return text + "<footer>Made by ssl_med from local files; this page loads nothing and sends nothing.</footer>"
+
+
+def _markdown(report: Mapping[str, Any]) -> str:
+    lines = [f"# Data check: {report['data']}", "", *(f"- {name}: {value}" for name, value in _facts(report)), ""]
+    if report["kinds"]:
+        lines += ["| finding | weight | files | what to do |", "| --- | --- | ---: | --- |"]
+        for about in report["kinds"].values():
+            lines.append(f"| {about['title']} | {about['severity']} | {about['count']} | {about['remedy']} |")
+        lines.append("")
+    for kind, about in report["kinds"].items():
+        rows = _rows(report, kind)
+        lines += [f"## {about['title']}", ""]
+        for name, detail, other in rows[:MOST_ROWS]:
+            lines.append(f"- {name}" + (f": {detail}" if detail else "") + (f" (with {other})" if other else ""))
+        if len(rows) > MOST_ROWS:
+            lines.append(f"- {len(rows) - MOST_ROWS} more are in report.json")
+        lines.append("")
+    return "\n".join(lines)
