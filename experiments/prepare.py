@@ -168,6 +168,7 @@ def _outcomes(
         futures = {pool.submit(_work_on, number): number for number in range(len(todo))}
         for future in as_completed(futures):
             yield futures[future], future.result()
+        pool.shutdown()  # without waiting, the interpreter's exit may find the pool's pipe closed under it
     except BrokenProcessPool:
         raise SslMedError(
             "prepare: a worker process was killed, most likely for want of memory; what is finished is kept, "
