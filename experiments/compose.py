@@ -389,9 +389,11 @@ def _layers(
     found = [_conf(group, chosen[group]) for group in order if group in chosen]
     sections = _sections([*found, line], "data")
     dims = data_class.spatial_dims(build(data_class.Config, [Layer("", {"name": data_name}), *sections], prefix="data"))
+    if "trainer" in chosen:  # what a method or a task says of this trainer is more special than the trainer's own
+        found += [layer.section(f"when_{chosen['trainer']}") for layer in found]
     layers = []
     for layer in found:
-        layers.append(Layer(layer.source, {k: v for k, v in layer.tree.items() if k not in ("when_2d", "when_3d")}))
+        layers.append(Layer(layer.source, {k: v for k, v in layer.tree.items() if not k.startswith("when_")}))
         layers.append(layer.section(f"when_{dims}d"))
     return [*layers, line]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -15,10 +16,22 @@ from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_b
 from ssl_med.networks.init import init_weights
 from ssl_med.optim import OptimConfig, configure
 from ssl_med.rng import seeded_generator
-from ssl_med.spec import Batch, DataSpec, Need
+from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 
 Tensors = dict[str, Tensor]
 _PHASES = {"train": 0, "val": 1}
+_UNLOGGED = ("features", "pair", "metric", "trivial")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How well the pretext task is solved: a number that a reader can judge, beside that of a trivial solver."""
+
+    name: str
+    higher_is_better: bool
+
+
+RETRIEVAL = Metric("retrieval", higher_is_better=True)
 
 
 class Method(pl.LightningModule, ABC):
@@ -28,10 +41,15 @@ class Method(pl.LightningModule, ABC):
     `terms`, which is deterministic. So one step is `terms(views(batch, generator))`, and N processes that are given
     the parts of the same views must agree with one process.
 
-    A leaf defines `Config` and `build`, `views`, `terms`; it may define `need`, `before_epoch` and `after_step`.
+    A leaf defines `Config`, `metric`, `build`, `views` and `terms`; it may define `need`, `min_channels`, `after_init`,
+    `before_epoch` and `after_step`.
     """
 
     Config: ClassVar[type]
+    metric: ClassVar[Metric]
+    """what `terms` returns as "metric" and, of a solver that learned nothing, as "trivial" """
+    min_channels: ClassVar[int] = 1
+    """modalities an image must have"""
     backbone: Backbone
     decoder: Decoder | None
 
@@ -46,6 +64,11 @@ class Method(pl.LightningModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if spec.in_channels < self.min_channels:
+            raise SslMedError(
+                f"data '{spec.name}' has {spec.in_channels} modality; {type(self).__name__} needs at least "
+                f"{self.min_channels}: choose multi-modal data and name them in data.modalities"
+            )
         self.config, self.spec, self.optim = config, spec, optim
         self.backbone_config, self.batch_size, self.seed = backbone, batch_size, seed
         self.batches_seen = 0  # seeds the views; saved, so that a resumed run draws what it would have drawn
@@ -76,7 +99,12 @@ class Method(pl.LightningModule, ABC):
 
     @abstractmethod
     def terms(self, views: Tensors) -> Tensors:
-        """Loss terms by name; "loss" is what is minimised, "features" (B, d) feeds the collapse monitor."""
+        """Loss terms by name.
+
+        Reserved, all but "loss" without gradient: "loss", what is minimised; "features" (B, d), what the collapse
+        monitor looks at; "metric" and "trivial", scalars, see `metric`; "pair" (2, B, d), L2-normalised embeddings of the
+        two views where there are two, for alignment and uniformity. Everything else is logged under its name.
+        """
 
     def before_epoch(self) -> None:
         """Runs before each training epoch."""
@@ -108,21 +136,22 @@ class Method(pl.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self.losses(batch)
         self.batches_seen += 1
-        features = terms.pop("features", None)
         size = len(batch["image"])
-        self.log_dict({f"train/{key}": value.detach() for key, value in terms.items()}, batch_size=size)
-        if features is not None and self.global_step % self.log_every == 0:
-            self.log_dict(collapse(features), batch_size=size)
+        self.log_dict({f"train/{key}": value.detach() for key, value in self._logged(terms).items()}, batch_size=size)
+        if self.global_step % self.log_every == 0:
+            self.log_dict(collapse(terms["features"], terms.get("pair")), batch_size=size)
         return terms["loss"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         terms = self.losses(batch, self._generator("val", batch_idx, batch["image"].device))
-        terms.pop("features", None)
         if not self.comparable:
             return
-        self.log_dict(
-            {f"val/{key}": value for key, value in terms.items()}, batch_size=len(batch["image"]), sync_dist=True
-        )
+        logged = {f"val/{key}": value for key, value in self._logged(terms).items()}
+        self.log_dict(logged, batch_size=len(batch["image"]), sync_dist=True)
+
+    def _logged(self, terms: Tensors) -> Tensors:
+        named = {key: value for key, value in terms.items() if key not in _UNLOGGED}
+        return {**named, self.metric.name: terms["metric"], f"{self.metric.name}_trivial": terms["trivial"]}
 
     def on_train_epoch_start(self) -> None:
         self.before_epoch()
@@ -143,16 +172,20 @@ class Method(pl.LightningModule, ABC):
 
 
 @torch.no_grad()
-def collapse(features: Tensor) -> Tensors:
+def collapse(features: Tensor, pair: Tensor | None = None) -> Tensors:
     """Signs that all inputs are mapped to the same place or the same few directions.
 
     Args:
         features: (B, d).
+        pair: (2, B, d), L2-normalised embeddings of the two views of each image.
 
     Returns:
         "collapse/feature_std": mean over dimensions of the standard deviation of L2-normalised features, times
         sqrt(d): 0 when collapsed, about 1 when isotropic. "collapse/effective_rank": exponential of the entropy of the
-        centred features' normalised singular values (Roy and Vetterli 2007), at most min(B, d).
+        centred features' normalised singular values (Roy and Vetterli 2007), at most min(B, d). With a pair also
+        "collapse/alignment", mean squared distance of positives, and "collapse/uniformity", log of the mean of
+        exp(-2 d^2) over pairs of different images of the first view (Wang and Isola 2020, alpha = t = 2); lower is
+        better for both, and 0 is a collapsed uniformity.
     """
     features = full(gather(features.detach()))
     unit = F.normalize(features, dim=1)
@@ -160,7 +193,24 @@ def collapse(features: Tensor) -> Tensors:
     values = torch.linalg.svdvals(features - features.mean(0))
     share = values / values.sum().clamp_min(1e-12)
     entropy = -(share * share.clamp_min(1e-12).log()).sum()
-    return {"collapse/feature_std": std, "collapse/effective_rank": entropy.exp()}
+    signs = {"collapse/feature_std": std, "collapse/effective_rank": entropy.exp()}
+    if pair is not None:
+        first, second = (full(gather(x.detach())) for x in pair)
+        signs["collapse/alignment"] = (first - second).square().sum(1).mean()
+        if len(first) > 1:
+            signs["collapse/uniformity"] = torch.pdist(first).square().mul(-2).exp().mean().log()
+    return signs
+
+
+@torch.no_grad()
+def retrieval(first: Tensor, second: Tensor) -> Tensors:
+    """ "metric" and "trivial" of methods with two views: how often the nearest of a batch's second views is one's own.
+
+    Args:
+        first, second: (B, d), L2-normalised.
+    """
+    hits = (first @ second.T).argmax(1) == torch.arange(len(first), device=first.device)
+    return {"metric": hits.float().mean(), "trivial": first.new_tensor(1 / len(first))}
 
 
 def full(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssl_med.losses.restoration import mae, mse, ssim_loss
-from ssl_med.methods._base import Method, Tensors, full
+from ssl_med.methods._base import Method, Metric, Tensors, full
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.heads import RestorationHead
 from ssl_med.spec import Batch
@@ -31,6 +31,7 @@ class RestorationConfig:
 class Restoration(Method):
     """A leaf gives `corrupt(target, generator)`; the target is the image itself, intensities in [0, 1]."""
 
+    metric = Metric("mse", higher_is_better=False)
     config: RestorationConfig
 
     def build(self) -> None:
@@ -62,7 +63,16 @@ class Restoration(Method):
     def terms(self, views: Tensors) -> Tensors:
         """The restoration distance."""
         restored, pyramid = self.restore(views["input"])
+        restored, target = full(restored), views["target"]
         return {
-            "loss": _LOSSES[self.config.loss](full(restored), views["target"]),
+            "loss": _LOSSES[self.config.loss](restored, target),
             "features": self.backbone.pool(pyramid).detach(),
+            "metric": mse(restored.detach(), target),
+            "trivial": trivial_mse(views["input"], target),
         }
+
+
+def trivial_mse(image: Tensor, target: Tensor) -> Tensor:
+    """Squared error of the better of two solvers that learned nothing: return the input, or one grey value per image."""
+    flat = target.flatten(1)
+    return torch.minimum(mse(image, target), (flat - flat.mean(1, keepdim=True)).square().mean())

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
-from ssl_med.methods._base import Method, Tensors, full
+from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
 from ssl_med.methods._pair import Embedding, TwoViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
@@ -56,6 +56,7 @@ class MoCo(Method):
     """Query from the student, positive key from the teacher, negatives from the queue."""
 
     Config = MoCoConfig
+    metric = RETRIEVAL
     config: MoCoConfig
 
     def build(self) -> None:
@@ -82,7 +83,8 @@ class MoCo(Method):
         loss = info_nce(q, k, self.queue.keys, temperature=self.config.temperature)
         if self.training:
             self.queue.push(gather(k))
-        return {"loss": loss, "alignment": (q - k).square().sum(1).mean().detach(), "features": pooled.detach()}
+        pair = torch.stack([q, k]).detach()
+        return {"loss": loss, "features": pooled.detach(), "pair": pair, **retrieval(q, k)}
 
     @property
     def comparable(self) -> bool:

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
-from ssl_med.methods._base import Method, Tensors, full
+from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
 from ssl_med.methods._pair import Embedding
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.ema import EMA
@@ -119,6 +119,7 @@ class PCRL(Method):
     """Contrast with a queue, and restoration of transformed contexts by three branches."""
 
     Config = PCRLConfig
+    metric = RETRIEVAL
     config: PCRLConfig
 
     @classmethod
@@ -184,7 +185,8 @@ class PCRL(Method):
         contrast = info_nce(q, k, self.queue.keys, temperature=self.config.temperature)
         if self.training:
             self.queue.push(gather(k))
-        terms = {"contrast": contrast.detach(), "features": pooled.detach()}
+        terms = {"contrast": contrast.detach(), "features": pooled.detach(), "pair": torch.stack([q, k]).detach()}
+        terms |= retrieval(q, k)
         loss = self.config.contrast_weight * contrast
         if self.config.reconstruct:
             restored = self.restore(ordinary, momentum, views)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather_with_grad, rank
 from ssl_med.losses.contrastive import nt_xent
-from ssl_med.methods._base import Method, Tensors, full
+from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
 from ssl_med.methods._pair import TwoViewConfig, random_view
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch, SslMedError
@@ -45,6 +45,7 @@ class SimCLR(Method):
     """Two views, one encoder, NT-Xent over the global batch."""
 
     Config = SimCLRConfig
+    metric = RETRIEVAL
     config: SimCLRConfig
 
     def build(self) -> None:
@@ -70,6 +71,7 @@ class SimCLR(Method):
         )
         return {
             "loss": loss,
-            "alignment": (z1 - z2).square().sum(1).mean().detach(),
             "features": pooled[: len(z1)].detach(),
+            "pair": torch.stack([z1, z2]).detach(),
+            **retrieval(z1, z2),
         }
