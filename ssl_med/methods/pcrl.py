@@ -69,6 +69,10 @@ class PCRLConfig:
     """weight of the contrastive loss"""
     restore_weight: float = 0.5
     """weight of the sum of the branches' squared errors"""
+    shuffle: float = 0.5
+    """3D: probability of local pixel shuffling"""
+    paint: float = 0.9
+    """3D: probability of in- or out-painting; painted crops take thousands of steps to be told apart"""
     min_iou: float = 0.2
     """3D: least overlap of the two crops of a pair"""
     rotation_deg: float = 10.0
@@ -153,7 +157,9 @@ class PCRL(Method):
             x = gaussian_blur(x, generator, sigma=(0.1, 2.0), p=0.5)
             return cutout(x, generator, holes=3, fraction=32 / 224)
         x = gaussian_blur(crop, generator, sigma=(0.1, 2.0), p=0.5)
-        return paint(local_shuffle(x, generator, p=0.5), generator, p=0.9, inpaint_rate=0.2)
+        return paint(
+            local_shuffle(x, generator, p=self.config.shuffle), generator, p=self.config.paint, inpaint_rate=0.2
+        )
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """Inputs of both encoders, and per branch k the target T_k(X_k) with its indicator v_k."""

@@ -36,11 +36,13 @@ def leaves(tree, path=()):
 
 
 def expected(groups, dims):
-    """Settings that the yamls state: later groups win, and within a group the part for these dimensions."""
+    """Settings that the yamls state: later groups win, within a group the part for these dimensions, and what a group says
+    of the chosen trainer wins over the trainer."""
+    trees = [conf(group, name) for group, name in groups]
+    trainer = dict(groups).get("trainer")
     found = {}
-    for group, name in groups:
-        tree = conf(group, name)
-        found |= dict(leaves({k: v for k, v in tree.items() if k not in ("when_2d", "when_3d")}))
+    for tree in trees + [tree.get(f"when_{trainer}") or {} for tree in trees if trainer]:
+        found |= dict(leaves({k: v for k, v in tree.items() if not k.startswith("when_")}))
         found |= dict(leaves(tree.get(f"when_{dims}d") or {}))
     return found
 
