@@ -80,11 +80,18 @@ def test_every_yaml_has_its_module_and_every_module_its_yaml():
     assert "cpu" in TRAINERS
 
 
-@pytest.mark.parametrize("trainer", [None, *TRAINERS])
-@pytest.mark.parametrize("method", [*METHODS, *PRESETS])
-def test_every_method_composes_with_every_data_set(method, trainer):
+# every method with every data set; variants with one of films and one of volumes
+COMBINATIONS = [
+    *((method, None, DATA) for method in METHODS),
+    *((preset, None, ["chest14", "luna"]) for preset in PRESETS),
+    *((method, trainer, ["chest14", "luna"]) for method in (*METHODS, *PRESETS) for trainer in TRAINERS),
+]
+
+
+@pytest.mark.parametrize(("method", "trainer", "data_sets"), COMBINATIONS)
+def test_every_method_composes_with_every_data_set(method, trainer, data_sets):
     hashes = set()
-    for data in DATA:
+    for data in data_sets:
         dims = dims_of(data)
         words = [f"method={method}", f"data={data}", *([f"trainer={trainer}"] if trainer else [])]
         config = compose_pretrain(words)
@@ -95,7 +102,7 @@ def test_every_method_composes_with_every_data_set(method, trainer):
         assert issubclass(config.method_class, compose.Method)
         assert config.spec.target == "none"
         hashes.add(config.hash())
-    assert len(hashes) == len(DATA)
+    assert len(hashes) == len(data_sets)
 
 
 @pytest.mark.parametrize(("task", "trainer"), product(TASKS, [None, *TRAINERS]))
