@@ -14,8 +14,8 @@ WORLD, BATCH, STEPS = 2, 8, 2
 
 
 def views_of(method, dims, seed):
-    second = blobs(BATCH, dims, seed=seed + 50)
-    return method.views(batch_of(blobs(BATCH, dims, seed=seed), second), generator(seed))
+    first, second = (blobs(BATCH, dims, seed=s, channels=method.spec.in_channels) for s in (seed, seed + 50))
+    return method.views(batch_of(first, second), generator(seed))
 
 
 def part(views, rank):
