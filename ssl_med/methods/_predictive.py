@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ssl_med.methods._base import Method, Metric, Tensors, full
 from ssl_med.spec import SslMedError
-from ssl_med.transforms.patches import Grid, cut, make_grid, sample_corners, standardize
+from ssl_med.transforms.patches import Grid, cut, make_grid, permute, sample_corners, standardize
 
 ACCURACY = Metric("accuracy", higher_is_better=True)
 
@@ -66,14 +66,15 @@ class PatchMethod(Method):
                 f"{'x'.join(map(str, self.grid.patch))} leave one: take backbone.norm=group or a larger data.patch_size"
             )
 
-    def cut(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, C, *S) -> one patch per cell, (B, P, C, *patch), row-major."""
-        patches = cut(image, sample_corners(len(image), self.grid, generator), self.grid.patch)
+    def cut(self, image: Tensor, generator: torch.Generator, cells: Tensor | None = None) -> Tensor:
+        """(B, C, *S) -> a patch of each of the cells (B, P), by default of all, row-major: (B, P, C, *patch)."""
+        corners = sample_corners(len(image), self.grid, generator)
+        patches = cut(image, corners if cells is None else permute(corners, cells), self.grid.patch)
         return standardize(patches) if self.config.standardize else patches
 
     def encode(self, patches: Tensor) -> Tensor:
         """(B, P, C, *patch) -> pooled features of each patch, (B, P, d)."""
-        return self.backbone.pool(self.backbone(patches.flatten(0, 1))).unflatten(0, patches.shape[:2])
+        return self.backbone.pool(self.backbone(patches.flatten(0, 1))).view(*patches.shape[:2], -1)
 
 
 def cells_of(grid: int, dims: int) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +105,8 @@ def cut(x: Tensor, corners: Tensor, size: Sequence[int]) -> Tensor:
         windows = windows.unfold(axis, side, 1)  # a view
     sample = torch.arange(len(x), device=x.device)[:, None]
     # indexed dimensions that are apart move to the front: (B, P), then the channels, then the box
-    return windows[(sample, slice(None), *corners.unbind(-1))]
+    index: tuple[Any, ...] = (sample, slice(None), *corners.unbind(-1))
+    return windows[index]
 
 
 def fold(patches: Tensor, counts: Sequence[int]) -> Tensor:
