@@ -6,6 +6,7 @@ import test_methods
 import torch
 from test_methods import batch_of, blobs, generator, make
 
+from ssl_med.methods._rubik import turn_loss
 from ssl_med.spec import SslMedError
 
 
@@ -161,3 +162,98 @@ def test_patches_need_not_suit_a_decoder(monkeypatch):
     method = method_class(config.method, spec=config.spec, backbone=config.backbone, optim=config.optim, batch_size=4)
     assert method.grid.patch == (16, 16)
     assert torch.isfinite(method.losses(batch_of(torch.rand(2, 1, 64, 64)), generator(0))["loss"])
+
+
+# --- Rubik's cubes ---------------------------------------------------------------------------------------------------
+
+HALF = {2: [None, (0, 1)], 3: [None, (1, 2), (0, 1)]}
+
+
+@pytest.mark.parametrize("labels", ["slot", "original"])
+@pytest.mark.parametrize(("dims", "grid"), [(2, 3), (2, 2), (3, 2), (3, 3)])
+def test_rubik_cubes_are_permuted_and_turned_as_their_labels_say(dims, grid, labels):
+    words = ["method.jitter=0", f"method.grid={grid}", "method.permutations=10", f"method.labels={labels}"]
+    method = make("rubik_cube", dims, *words)
+    size = method.spec.patch_size
+    image = coordinates(dims, 12)
+    views = method.views(batch_of(image), generator(0))
+    cell_side = np.array(size) // grid
+    seen = set()
+    for patches, label, turned in zip(views["patches"], views["label"].tolist(), views["turned"].tolist(), strict=True):
+        for slot, patch in enumerate(patches):
+            origin = int(method.orders[label, slot])
+            kind = turned[slot if labels == "slot" else origin]
+            seen.add(kind)
+            corner = np.array(np.unravel_index(origin, (grid,) * dims)) * cell_side
+            corner = corner + (np.array(size) - grid * cell_side) // 2
+            box = tuple(slice(c, c + s) for c, s in zip(corner, cell_side, strict=True))
+            expected = image[(0, 0, *box)].numpy()
+            if HALF[dims][kind] is not None:
+                expected = np.rot90(expected, 2, HALF[dims][kind])
+            assert np.array_equal(patch[0].numpy(), expected)
+    assert seen == set(range(dims))
+
+
+@pytest.mark.parametrize(("size", "turns"), [((16, 16, 16), 10), ((16, 16, 8), 6), ((24, 16, 8), 4), ((16, 16), 4)])
+def test_legal_turns_are_those_of_the_sub_cube(sized, size, turns):
+    method = sized("rubik_cube", size, "method.turns=legal", "method.grid=2", "method.permutations=4")
+    assert len(method.rotations) == turns
+    views = method.views(batch_of(torch.rand(20, 1, *size)), generator(0))
+    assert set(views["turned"].flatten().tolist()) == set(range(turns))
+    assert views["patches"].shape[3:] == method.grid.patch
+    assert torch.isfinite(method.terms(views)["loss"])
+
+
+def log_sigmoid(x):
+    return -np.log1p(np.exp(-x))
+
+
+def test_turn_losses_equal_their_formulas():
+    logits = torch.randn(7, 2, generator=generator(0), dtype=torch.float64)
+    turned = torch.tensor([0, 1, 2, 2, 0, 1, 1])
+    binary = exclusive = 0.0
+    for row, kind in zip(logits.numpy(), turned.tolist(), strict=True):
+        for r in range(2):
+            binary -= log_sigmoid(row[r]) if kind == r + 1 else log_sigmoid(-row[r])
+        every = np.array([0.0, *row])
+        exclusive -= every[kind] - np.log(np.exp(every).sum())
+    assert float(turn_loss(logits, turned, exclusive=False)) == pytest.approx(binary / 14, abs=1e-12)
+    assert float(turn_loss(logits, turned, exclusive=True)) == pytest.approx(exclusive / 7, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["rubik_cube", "rubik_cube_plus"])
+def test_rubik_loss_is_the_weighted_sum_of_its_tasks(name):
+    method = make(name, 3, "method.order_weight=0.7", "method.rotation_weight=0.2")
+    terms = method.losses(batch_of(blobs(4, 3)), generator(0))
+    expected = 0.7 * terms["order"] + 0.2 * terms["rotation"]
+    if name == "rubik_cube_plus":
+        expected = expected + terms["mask"] / 3
+    assert torch.allclose(terms["loss"], expected)
+
+
+def test_a_slots_turn_and_mask_are_read_from_its_own_sub_cube():
+    method = make("rubik_cube_plus", 3).eval()
+    views = method.views(batch_of(blobs(2, 3)), generator(0))
+    with torch.no_grad():
+        _, features = method.solve(views)
+        changed = views["patches"].clone()
+        changed[:, 3] = 0
+        _, other = method.solve(views | {"patches": changed})
+    same = [torch.equal(features[:, i], other[:, i]) for i in range(8)]
+    assert same == [i != 3 for i in range(8)]
+    assert method.rotation_head(features).shape == (2, 8, 2)
+    assert method.mask_head(features).shape == (2, 8, 1)
+
+
+def test_masks_hit_half_of_the_voxels_of_half_of_the_sub_cubes():
+    images = torch.rand(40, 1, 16, 16, 16, generator=generator(0)) * 0.5 + 0.5
+    method = make("rubik_cube_plus", 3, "method.jitter=0")
+    views = method.views(batch_of(images), generator(1))
+    lost = (views["patches"] == 0).flatten(2).double().mean(2)
+    masked = views["masked"] == 1
+    assert float(masked.double().mean()) == pytest.approx(0.5, abs=0.1)
+    assert float(lost[~masked].max()) == 0
+    assert float(lost[masked].mean()) == pytest.approx(0.5, abs=0.01)
+    assert float(lost[masked].min()) > 0.4
+    kept = torch.where(views["patches"] == 0, 1.0, views["patches"])
+    assert float(kept.min()) >= 0.5, "what is not masked is unchanged"
