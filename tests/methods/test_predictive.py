@@ -257,3 +257,44 @@ def test_masks_hit_half_of_the_voxels_of_half_of_the_sub_cubes():
     assert float(lost[masked].min()) > 0.4
     kept = torch.where(views["patches"] == 0, 1.0, views["patches"])
     assert float(kept.min()) >= 0.5, "what is not masked is unchanged"
+
+
+# --- multi-modal puzzle ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_puzzle_patches_are_of_one_modality_each_and_shown_as_the_order_says(dims):
+    method = make("multimodal_puzzle", dims, "method.standardize=false", "method.jitter=0")
+    size, side = method.spec.patch_size, 3 if dims == 2 else 2
+    voxels = int(np.prod(size))
+    image = torch.cat([coordinates(dims, 30), coordinates(dims, 30) + voxels], 1)
+    views = method.views(batch_of(image), generator(0))
+    cell_side, modalities = np.array(size) // side, []
+    for b in range(30):
+        for j, patch in enumerate(views["ordered"][b]):
+            modality = int(patch.flatten()[0]) // voxels
+            modalities.append(modality)
+            corner = np.array(np.unravel_index(j, (side,) * dims)) * cell_side
+            corner = corner + (np.array(size) - side * cell_side) // 2
+            box = tuple(slice(c, c + s) for c, s in zip(corner, cell_side, strict=True))
+            assert torch.equal(patch[0], image[(b, modality, *box)])
+    assert 0.35 < np.mean(modalities) < 0.65
+    assert torch.equal(views["order"].sort(1).values[0], torch.arange(side**dims))
+    assert len({tuple(o) for o in views["order"].tolist()}) == 30
+
+
+def test_puzzle_is_solved_by_patches_not_by_slots():
+    """Another order of the same patches changes neither loss nor accuracy: the head knows nothing of slots."""
+    method = make("multimodal_puzzle", 2).eval()
+    views = method.views(batch_of(blobs(3, 2, channels=2)), generator(0))
+    moved = method.terms(views | {"order": torch.stack([torch.randperm(9, generator=generator(i)) for i in range(3)])})
+    terms = method.terms(views)
+    assert torch.allclose(moved["loss"], terms["loss"], atol=1e-6)
+    assert torch.equal(moved["metric"], terms["metric"])
+    assert float(terms["trivial"]) == pytest.approx(1 / 9)
+
+
+def test_puzzle_of_one_modality_is_refused(monkeypatch):
+    monkeypatch.setattr(test_methods, "channels_of", lambda name: 1)
+    with pytest.raises(SslMedError, match=r"has 1 modality; MultimodalPuzzle needs at least 2.*data.modalities"):
+        make("multimodal_puzzle", 3)
