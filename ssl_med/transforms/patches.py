@@ -71,16 +71,14 @@ def make_grid(
     Raises:
         SslMedError: cells smaller than `least`.
     """
-    cell = tuple(int(s / (1 + (n - 1) * (1 - overlap))) for s, n in zip(shape, counts, strict=True))
+    step = tuple(int(s / (n - 1 + 1 / (1 - overlap))) for s, n in zip(shape, counts, strict=True))
+    cell = tuple(round(t / (1 - overlap)) for t in step)
     if min(cell) < least:
         raise SslMedError(
             f"data.patch_size {list(shape)} in {'x'.join(map(str, counts))} cells leaves {'x'.join(map(str, cell))} voxels a "
             f"cell; the network needs {least} a side: take a larger data.patch_size, a smaller method.grid or fewer "
             "backbone.channels"
         )
-    step = tuple((s - c) // (n - 1) if n > 1 else 0 for s, c, n in zip(shape, cell, counts, strict=True))
-    if overlap == 0:
-        step = cell
     first = tuple((s - c - (n - 1) * t) // 2 for s, c, n, t in zip(shape, cell, counts, step, strict=True))
     gaps = tuple(min(round(gap * c), c - least) for c in cell)
     moves = tuple(min(round(jitter * c), c - g - least) for c, g in zip(cell, gaps, strict=True))

@@ -6,6 +6,7 @@ import test_methods
 import torch
 from test_methods import batch_of, blobs, generator, make
 
+from ssl_med.losses.triplet import triplet
 from ssl_med.methods._rubik import turn_loss
 from ssl_med.spec import SslMedError
 
@@ -298,3 +299,165 @@ def test_puzzle_of_one_modality_is_refused(monkeypatch):
     monkeypatch.setattr(test_methods, "channels_of", lambda name: 1)
     with pytest.raises(SslMedError, match=r"has 1 modality; MultimodalPuzzle needs at least 2.*data.modalities"):
         make("multimodal_puzzle", 3)
+
+
+# --- contrastive predictive coding -----------------------------------------------------------------------------------
+
+
+def cpc_parts(method, views):
+    """Codes (B, R, Q, d) patch by patch, and GRU states (B, R, Q, context) column by column."""
+    rows, cells = method.grid.counts[0], method.grid.cells
+    patches = views["patches"]
+    pooled = torch.stack([method.backbone.pool(method.backbone(patches[:, p])) for p in range(cells)], 1)
+    codes = method.code(pooled).view(len(patches), rows, cells // rows, -1)
+    states = torch.stack([method.context(codes[:, :, q])[0] for q in range(cells // rows)], 2)
+    return codes.numpy(), states.numpy()
+
+
+def predicted(method, states):
+    """Step -> prediction from each state, as numpy."""
+    return {
+        step: states @ p.weight.detach().numpy().T + p.bias.detach().numpy()
+        for step, p in zip(method.steps, method.predictors, strict=True)
+    }
+
+
+@pytest.mark.parametrize(("dims", "steps"), [(2, [2, 3, 4, 5, 6]), (3, [1, 2, 3])])
+def test_cpc_is_info_nce_over_all_patches_of_the_batch(dims, steps):
+    method = make("cpc", dims, "method.code_dim=6", "method.context_dim=5").double().eval()
+    assert list(method.steps) == steps
+    views = {k: v.double() for k, v in method.views(batch_of(blobs(2, dims)), generator(0)).items()}
+    with torch.no_grad():
+        codes, states = cpc_parts(method, views)
+        terms = method.terms(views)
+    candidates = codes.reshape(-1, 6)
+    batch, rows, columns = codes.shape[:3]
+    losses, hits = [], []
+    for step, guess in predicted(method, states).items():
+        for b, t, q in np.ndindex(batch, rows - step, columns):
+            scores = candidates @ guess[b, t, q] / np.sqrt(6)
+            true = (b * rows + t + step) * columns + q
+            losses.append(np.log(np.exp(scores).sum()) - scores[true])
+            hits.append(scores.argmax() == true)
+    assert float(terms["loss"]) == pytest.approx(np.mean(losses), abs=1e-10)
+    assert float(terms["metric"]) == pytest.approx(np.mean(hits))
+    assert float(terms["trivial"]) == pytest.approx(1 / len(candidates))
+
+
+@pytest.mark.parametrize(("dims", "below"), [(2, [4, 5, 6]), (3, [2, 3])])
+def test_cpc_bce_tells_true_columns_from_columns_of_the_next_image(dims, below):
+    method = make("cpc", dims, "method.code_dim=6", "method.context_dim=5", "method.loss=bce").double().eval()
+    assert [method.middle + step for step in method.steps] == below
+    views = method.views(batch_of(blobs(3, dims)), generator(0))
+    views["patches"] = views["patches"].double()
+    with torch.no_grad():
+        codes, states = cpc_parts(method, views)
+        terms = method.terms(views)
+    guesses = predicted(method, states)
+    losses, right = [], []
+    for b, q in np.ndindex(3, codes.shape[2]):
+        other = int(views["negative"][b, q])
+        scores = [
+            np.mean([guesses[step][b, method.middle, q] * z[method.middle + step] for step in method.steps])
+            for z in (codes[b, :, q], codes[(b + 1) % 3, :, other])
+        ]
+        losses += [-log_sigmoid(scores[0]), -log_sigmoid(-scores[1])]
+        right += [scores[0] > 0, scores[1] <= 0]
+    assert float(terms["loss"]) == pytest.approx(np.mean(losses), abs=1e-10)
+    assert float(terms["metric"]) == pytest.approx(np.mean(right))
+
+
+def test_cpc_context_sees_nothing_of_what_it_predicts():
+    """With a norm that does not span patches, the state at row t depends on rows up to t alone."""
+    method = make("cpc", 3, norm="group").eval()
+    views = method.views(batch_of(blobs(2, 3)), generator(0))
+
+    def states(patches):
+        codes = method.code(method.encode(patches)).view(2, 4, 16, -1).transpose(1, 2).flatten(0, 1)
+        return method.context(codes)[0]
+
+    changed = views["patches"].clone()
+    changed[:, 32:] = torch.rand_like(changed[:, 32:])  # rows 2 and 3
+    with torch.no_grad():
+        before, after = states(views["patches"]), states(changed)
+    assert torch.allclose(before[:, :2], after[:, :2], atol=1e-6)
+    assert not torch.allclose(before[:, 2:], after[:, 2:], atol=1e-3)
+
+
+def test_cpc_skips_what_overlaps_the_context_and_asks_for_group_norm():
+    method = make("cpc", 2)
+    cell = method.grid.patch[0] + method.grid.jitter[0]
+    assert method.grid.step[0] < cell, "neighbouring rows overlap"
+    assert method.steps.start * method.grid.step[0] >= cell, "predicted rows do not"
+    config = test_methods.compose_pretrain(["method=cpc", "data=chest14"])
+    assert config.backbone.norm == "group"
+    with pytest.raises(SslMedError, match=r"method\.grid is 2; prediction needs at least 3 rows"):
+        make("cpc", 2, "method.grid=2")
+    assert torch.isfinite(make("cpc", 3, "method.grid=2").losses(batch_of(blobs(2, 3)), generator(0))["loss"])
+
+
+def test_cpc_patches_are_flipped_one_by_one():
+    method = make("cpc", 3, "method.jitter=0")
+    views = method.views(batch_of(coordinates(3, 4)), generator(0))["patches"]
+    still = make("cpc", 3, "method.jitter=0", "method.flip=0").views(batch_of(coordinates(3, 4)), generator(0))[
+        "patches"
+    ]
+    kept = [torch.equal(a, b) for a, b in zip(views.flatten(0, 1), still.flatten(0, 1), strict=True)]
+    mirrored = [torch.equal(a.flip(1), b) for a, b in zip(views.flatten(0, 1), still.flatten(0, 1), strict=True)]
+    assert all(a != b for a, b in zip(kept, mirrored, strict=True))
+    assert 0.35 < np.mean(kept) < 0.65
+
+
+# --- exemplar --------------------------------------------------------------------------------------------------------
+
+
+def test_triplet_loss_equals_its_formula():
+    a, p, n = (torch.rand(6, 4, generator=generator(s), dtype=torch.float64) for s in range(3))
+    for margin in (0.05, 1.0):
+        expected = np.mean(
+            [
+                max(0.0, ((x - y) ** 2).mean() - ((x - z) ** 2).mean() + margin)
+                for x, y, z in zip(*(t.numpy() for t in (a, p, n)), strict=True)
+            ]
+        )
+        assert float(triplet(a, p, n, margin=margin)) == pytest.approx(expected, abs=1e-12)
+    assert float(triplet(a, a, 1 - a.round(), margin=0.01)) == 0
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_exemplar_negatives_are_other_images_and_positives_the_same(dims):
+    off = ["method.flip=0", "method.rot90=0", "method.jitter=0", "method.zoom_p=0"]
+    method = make("exemplar", dims, *off)
+    images = blobs(6, dims)
+    seen = set()
+    for seed in range(20):
+        views = method.views(batch_of(images), generator(seed))
+        assert torch.equal(views["anchor"], images)
+        assert torch.allclose(views["positive"], images, atol=1e-6)
+        for b in range(6):
+            match = [i for i in range(6) if torch.allclose(views["negative"][b], images[i], atol=1e-6)]
+            assert len(match) == 1
+            assert match[0] != b
+            seen.add((b, match[0]))
+    assert len(seen) == 30, "any other image may be the negative"
+    assert torch.isfinite(method.losses(batch_of(images[:1]), generator(0))["loss"]), "the last batch may be short"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_exemplar_distorts_as_often_as_asked_and_stays_in_range(dims):
+    images = blobs(200, dims)
+    off = {"flip": 0, "rot90": 0, "jitter": 0, "zoom_p": 0}
+    for key, share in (("zoom_p", 0.15), ("jitter", 0.5)):
+        words = [f"method.{k}={share if k == key else v}" for k, v in off.items()]
+        view = make("exemplar", dims, *words).distort(images, generator(0))
+        changed = ((view - images).abs() > 1e-4).flatten(1).any(1).float().mean()
+        assert float(changed) == pytest.approx(share, abs=0.1)
+        assert float(view.min()) >= 0
+        assert float(view.max()) <= 1
+
+
+def test_exemplar_needs_a_second_image():
+    config = test_methods.compose_pretrain(["method=exemplar", "data=chest14"])
+    method_class = test_methods.get_class("ssl_med.methods", "exemplar", kind="method", base=test_methods.Method)
+    with pytest.raises(SslMedError, match=r"trainer\.batch_size is 1"):
+        method_class(config.method, spec=config.spec, backbone=config.backbone, optim=config.optim, batch_size=1)
