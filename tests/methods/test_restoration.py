@@ -1,0 +1,205 @@
+"""Restoration methods: what is corrupted, what is compared, and with what."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from test_methods import batch_of, blobs, generator, make
+
+from ssl_med.losses.restoration import mae, mse, ssim_loss
+from ssl_med.methods._restoration import grey_error
+from ssl_med.spec import SslMedError
+from ssl_med.transforms import corruptions, intensity
+
+ALONE = {
+    "denoising": lambda x, g: intensity.gaussian_noise(x, g, sigma=(0.1, 0.1), p=1),
+    "inpainting": corruptions.inpaint,
+    "outpainting": corruptions.outpaint,
+    "local_shuffling": lambda x, g: corruptions.local_shuffle(x, g, p=1, windows=1000),
+    "nonlinear": lambda x, g: intensity.nonlinear(x, g, p=1),
+}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ALONE)
+def test_one_transform_alone_and_the_original_as_target(name, dims):
+    images = blobs(4, dims)
+    views = make(name, dims).views(batch_of(images), generator(3))
+    assert torch.equal(views["target"], images)
+    assert torch.equal(views["input"], ALONE[name](images, generator(3)))
+    assert bool((views["input"] != images).flatten(1).any(1)[:3].any())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_autoencoder_sees_the_original_through_a_bottleneck(dims):
+    method, images = make("autoencoder", dims), blobs(4, dims)
+    views = method.views(batch_of(images), generator(0))
+    assert torch.equal(views["input"], images)
+    method.eval()
+    pyramid = method.backbone(images)
+    shown = method.head(method.decoder(pyramid))
+    hidden = [torch.zeros_like(level) for level in pyramid[:-1]]
+    assert torch.equal(method.head(method.decoder([*hidden, pyramid[-1]])), shown), "finer levels must not matter"
+    terms = method.terms(views)
+    expected = torch.stack([((x - x.mean()) ** 2).mean() for x in images]).mean()
+    assert float(terms["trivial"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("skips", [True, False])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_context_restoration_has_both_decoders(dims, skips):
+    method = make("context_restoration", dims, f"method.skips={str(skips).lower()}").eval()
+    pyramid = method.backbone(blobs(2, dims))
+    hidden = [torch.zeros_like(level) for level in pyramid[:-1]]
+    same = torch.equal(method.decoder([*hidden, pyramid[-1]]), method.decoder(pyramid))
+    assert same is not skips
+    assert method.decoder(pyramid).shape[2:] == blobs(2, dims).shape[2:]
+
+
+@pytest.mark.parametrize(("loss", "function"), [("mse", mse), ("mae", mae), ("ssim", ssim_loss)])
+@pytest.mark.parametrize("name", ["models_genesis", "context_restoration", "denoising"])
+def test_losses_are_a_choice_and_the_metric_is_not(name, loss, function):
+    method = make(name, 2, f"method.loss={loss}").eval()
+    views = method.views(batch_of(blobs(3, 2)), generator(1))
+    terms = method.terms(views)
+    shown = method.restore(views["input"])[0]
+    assert torch.equal(terms["loss"], function(shown, views["target"]))
+    assert torch.equal(terms["metric"], mse(shown, views["target"]).detach())
+    both = mse(views["input"], views["target"]), grey_error(views["target"])
+    assert float(terms["trivial"]) == min(map(float, both))
+
+
+OFF = ["method.flip=0", "method.shuffle=0", "method.nonlinear=0", "method.paint=0"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kept", "permuted"),
+    [
+        ([], True, True),
+        (["method.paint=1", "method.inpaint_rate=1"], False, False),
+        (["method.paint=1", "method.inpaint_rate=0"], False, False),
+        (["method.nonlinear=1"], False, False),
+        (["method.shuffle=1"], False, False),
+        (["method.flip=1"], True, True),
+    ],
+)
+def test_models_genesis_combines_any_of_its_transforms(words, kept, permuted):
+    chosen = {word.partition("=")[0] for word in words}
+    method = make("models_genesis", 3, *[w for w in OFF if w.partition("=")[0] not in chosen], *words)
+    images = blobs(6, 3)
+    views = method.views(batch_of(images), generator(2))
+    assert torch.equal(views["input"], views["target"]) is kept
+    flipped = views["target"].flip([2, 3, 4])
+    assert torch.equal(flipped if "method.flip" in chosen else views["target"], images)
+    changed = (views["input"] != views["target"]).float().mean()
+    if "method.inpaint_rate=1" in words:
+        assert 0 < float(changed) < 0.2
+    if "method.inpaint_rate=0" in words:
+        assert float(changed) > 0.5
+
+
+@pytest.mark.parametrize("name", ["models_genesis", "local_shuffling"])
+def test_pool_is_drawn_again_from_the_seed(name):
+    first, again = (make(name, 2, "method.pooled=5") for _ in range(2))
+    assert first.maps.shape == (5, 32 * 32)
+    assert torch.equal(first.maps, again.maps)
+    assert "maps" not in first.state_dict()
+    assert len({tuple(row.tolist()) for row in first.maps}) == 5
+    one, two = (m.views(batch_of(blobs(4, 2)), generator(4))["input"] for m in (first, again))
+    assert torch.equal(one, two)
+    assert make(name, 2).maps is None
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_shuffled_patches_are_whole_cells_of_a_grid(dims):
+    method, size = make("patch_shuffling", dims), {2: 32, 3: 16}[dims]
+    images = torch.rand(6, 1, *[size] * dims, generator=generator(0))
+    shuffled = method.views(batch_of(images), generator(0))["input"]
+    assert method.patch == (4,) * dims
+
+    def cells(image):
+        starts = itertools.product(range(0, size, 4), repeat=dims)
+        return [tuple(image[0][tuple(slice(s, s + 4) for s in start)].flatten().tolist()) for start in starts]
+
+    for before, after in zip(images, shuffled, strict=True):
+        old, new = cells(before), cells(after)
+        assert sorted(old) == sorted(new)
+        moved = sum(a != b for a, b in zip(old, new, strict=True))
+        assert len(old) / 2 - 5 <= moved <= len(old) / 2  # a random permutation of half leaves about one in place
+
+
+def slow_masked(restored, target, mask, power):
+    total, count = 0.0, 0
+    for b in range(len(target)):
+        for c in range(target.shape[1]):
+            for r, t, m in zip(
+                *(v.flatten().tolist() for v in (restored[b, c], target[b, c], mask[b, 0])), strict=True
+            ):
+                if m:
+                    total, count = total + abs(r - t) ** power, count + 1
+    return total / count
+
+
+@pytest.mark.parametrize(("loss", "power"), [("mse", 2), ("mae", 1)])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_masked_loss_equals_loops_and_sees_masked_voxels_alone(dims, loss, power):
+    method = make("mae", dims, f"method.loss={loss}").double().eval()
+    torch.nn.init.constant_(method.token, 0.3)
+    images = blobs(3, dims).double()
+    views = method.views(batch_of(images), generator(1))
+    mask = views["mask"]
+    assert mask.flatten(1).mean(1).tolist() == [0.75] * 3
+    shown = method.restore(torch.where(mask.bool(), 0.3, images))[0]
+    terms = method.terms(views)
+    assert float(terms["loss"].detach()) == pytest.approx(slow_masked(shown, images, mask, power), rel=1e-9)
+    assert float(terms["metric"]) == pytest.approx(slow_masked(shown, images, mask, 2), rel=1e-9)
+    hidden = views | {"image": torch.where(mask.bool(), torch.rand_like(images), images)}
+    assert torch.equal(method.terms(hidden)["loss"], terms["loss"]), "what is masked must not be seen"
+    elsewhere = views | {"target": torch.where(mask.bool(), images, 7.0)}
+    assert torch.equal(method.terms(elsewhere)["loss"], terms["loss"]), "visible voxels must not count"
+    grey = [images[b][mask[b].bool()] for b in range(3)]
+    assert float(terms["trivial"]) == pytest.approx(
+        float(torch.stack([g.var(unbiased=False) for g in grey]).mean()), rel=1e-9
+    )
+
+
+def test_normalized_patches_have_mean_zero_and_variance_one():
+    method = make("mae", 2, "method.normalize=true", "method.patch=[8,4]")
+    image = torch.rand(2, 1, 32, 32, generator=generator(0))
+    y = method.views(batch_of(image), generator(1))["target"]
+    for row in range(0, 32, 8):
+        for column in range(0, 32, 4):
+            patch = image[:, :, row : row + 8, column : column + 4]
+            for b in range(2):
+                expected = (patch[b] - patch[b].mean()) / (patch[b].var() + 1e-6).sqrt()
+                assert torch.allclose(y[b, :, row : row + 8, column : column + 4], expected, atol=1e-5)
+    assert isinstance(method.head.activation, torch.nn.Identity)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
+def test_share_of_masked_patches_is_exact(ratio):
+    method = make("mae", 2, f"method.ratio={ratio}")
+    mask = method.views(batch_of(blobs(5, 2)), generator(0))["mask"]
+    cells = math.prod(s // p for s, p in zip((32, 32), method.patch, strict=True))
+    assert mask.flatten(1).sum(1).tolist() == [round(ratio * cells) * math.prod(method.patch)] * 5
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("denoising", ["method.sigma=0"], "method.sigma is 0"),
+        ("models_genesis", ["method.paint=1.5"], "method.paint is 1.5"),
+        ("local_shuffling", ["method.pooled=-1"], "must be 0 or more"),
+        ("mae", ["method.ratio=1"], "method.ratio is 1"),
+        ("mae", ["method.loss=ssim"], "masked patches take mse or mae"),
+        ("mae", ["method.patch=[5,4]"], r"method.patch \[5, 4\] does not fit data.patch_size \[32, 32\]"),
+        ("mae", ["method.patch=[32,32]"], "leaves fewer than 2"),
+        ("patch_shuffling", ["method.patch=[4]"], r"does not fit data.patch_size"),
+        ("patch_shuffling", ["method.share=0"], "method.share is 0"),
+    ],
+)
+def test_refusals_are_one_line_that_names_the_key(name, words, message):
+    with pytest.raises(SslMedError, match=message) as error:
+        make(name, 2, *words)
+    assert "\n" not in str(error.value)
