@@ -19,6 +19,7 @@ from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec, SslMedError
 from ssl_med.transforms.cells import largest_side
 from ssl_med.transforms.corruptions import shuffle_maps
+from ssl_med.transforms.spatial import flip
 
 _LOSSES = {"mse": mse, "mae": mae, "ssim": ssim_loss}
 _POOL = 0x900C  # word of the generator of the pool
@@ -32,10 +33,24 @@ class RestorationConfig:
     """distance between restored and original image"""
     skips: bool = True
     """whether the decoder sees the encoder's finer levels (U-Net) or only the last one"""
+    flip: float = 0.0
+    """probability per axis that an image is mirrored, input and target alike"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.flip <= 1:
+            raise SslMedError(f"method.flip is {self.flip:g}; it must lie in [0, 1]")
 
 
 @dataclass
-class ShuffleConfig(RestorationConfig):
+class GenesisConfig(RestorationConfig):
+    """Models Genesis, and its parts alone: images are mirrored."""
+
+    flip: float = 0.4
+    """probability per axis that an image is mirrored, input and target alike"""
+
+
+@dataclass
+class ShuffleConfig(GenesisConfig):
     """Local pixel shuffling."""
 
     windows: int = 1000
@@ -44,6 +59,7 @@ class ShuffleConfig(RestorationConfig):
     """shufflings drawn once and used again, each image taking a random one: faster; 0: every image draws its own windows"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.windows < 0 or self.pooled < 0:
             raise SslMedError("method.windows and method.pooled must be 0 or more")
 
@@ -66,6 +82,10 @@ class Restorer(Method):
             self.decoder.out_channels, self.spec.in_channels, self.spec.spatial_dims, activation=self.activation
         )
 
+    def target(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """What is to be restored: the image, mirrored at random where the config says so."""
+        return flip(image, generator, p=self.config.flip) if self.config.flip > 0 else image
+
     def restore(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, C, *S) -> restored image and the encoder's pyramid."""
         assert self.decoder is not None
@@ -83,10 +103,6 @@ class Restoration(Restorer):
     @abstractmethod
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """(B, C, *S) -> the corrupted input, a new tensor."""
-
-    def target(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """What is to be restored; the image as it is unless a leaf also augments it."""
-        return image
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """`target` and its corrupted `input`, both (B, C, *S)."""

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from ssl_med.methods._base import Tensors
-from ssl_med.methods._restoration import Restoration, RestorationConfig, grey_error
+from ssl_med.methods._restoration import GenesisConfig, Restoration, grey_error
 
 
 @dataclass
-class AutoencoderConfig(RestorationConfig):
+class AutoencoderConfig(GenesisConfig):
     """The code is the encoder's last level."""
 
     skips: bool = False

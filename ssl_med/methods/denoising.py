@@ -16,19 +16,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods._restoration import Restoration, RestorationConfig
+from ssl_med.methods._restoration import GenesisConfig, Restoration
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.intensity import gaussian_noise
 
 
 @dataclass
-class DenoisingConfig(RestorationConfig):
+class DenoisingConfig(GenesisConfig):
     """The same noise level for every image."""
 
     sigma: float = 0.1
     """standard deviation of the noise, as a share of the intensity window"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.sigma <= 0:
             raise SslMedError(f"method.sigma is {self.sigma:g}; it must be positive")
 

@@ -15,14 +15,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssl_med.methods._restoration import Restoration, RestorationConfig
+from ssl_med.methods._restoration import GenesisConfig, Restoration
 from ssl_med.transforms.corruptions import inpaint
 
 
 class Inpainting(Restoration):
     """Restores the original from `transforms.corruptions.inpaint`."""
 
-    Config = RestorationConfig
+    Config = GenesisConfig
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """Up to five boxes of noise."""

@@ -42,6 +42,7 @@ class MAEConfig(RestorationConfig):
     """targets normalised within each patch, and a linear output"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.ratio < 1:
             raise SslMedError(f"method.ratio is {self.ratio:g}; it must lie in (0, 1)")
         if self.loss == "ssim":
@@ -69,7 +70,7 @@ class MAE(Restorer):
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """`image` (B, C, *S), `mask` (B, 1, *S), 1 where a patch is masked, and `target` like the image."""
-        image = batch["image"]
+        image = self.target(batch["image"], generator)
         size = image.shape[2:]
         count = math.prod(grid_of(size, self.patch))
         chosen = sample_cells(len(image), count, generator, share=self.config.ratio)

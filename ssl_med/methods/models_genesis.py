@@ -21,15 +21,12 @@ from torch import Tensor
 from ssl_med.methods._restoration import ShuffleConfig, Shuffling
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.corruptions import models_genesis
-from ssl_med.transforms.spatial import flip
 
 
 @dataclass
 class ModelsGenesisConfig(ShuffleConfig):
     """Probabilities of the official `generate_pair`; 0 switches a transform off, so any combination is a config."""
 
-    flip: float = 0.4
-    """per axis, applied to input and target alike"""
     shuffle: float = 0.5
     """local pixel shuffling"""
     nonlinear: float = 0.9
@@ -41,7 +38,7 @@ class ModelsGenesisConfig(ShuffleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("flip", "shuffle", "nonlinear", "paint", "inpaint_rate"):
+        for key in ("shuffle", "nonlinear", "paint", "inpaint_rate"):
             if not 0 <= getattr(self, key) <= 1:
                 raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must lie in [0, 1]")
 
@@ -51,10 +48,6 @@ class ModelsGenesis(Shuffling):
 
     Config = ModelsGenesisConfig
     config: ModelsGenesisConfig
-
-    def target(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """The flipped original."""
-        return flip(image, generator, p=self.config.flip)
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """Shuffle, map, paint, in the official order."""

@@ -13,14 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssl_med.methods._restoration import Restoration, RestorationConfig
+from ssl_med.methods._restoration import GenesisConfig, Restoration
 from ssl_med.transforms.intensity import nonlinear
 
 
 class Nonlinear(Restoration):
     """Restores the original from `transforms.intensity.nonlinear`."""
 
-    Config = RestorationConfig
+    Config = GenesisConfig
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """A Bezier curve per image; half of them fall, which inverts the contrast."""

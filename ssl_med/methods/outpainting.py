@@ -13,14 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssl_med.methods._restoration import Restoration, RestorationConfig
+from ssl_med.methods._restoration import GenesisConfig, Restoration
 from ssl_med.transforms.corruptions import outpaint
 
 
 class Outpainting(Restoration):
     """Restores the original from `transforms.corruptions.outpaint`."""
 
-    Config = RestorationConfig
+    Config = GenesisConfig
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """Noise everywhere but in one to five boxes."""

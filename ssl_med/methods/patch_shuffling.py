@@ -33,6 +33,7 @@ class PatchShufflingConfig(RestorationConfig):
     """part of the patches that change places"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.share <= 1:
             raise SslMedError(f"method.share is {self.share:g}; it must lie in (0, 1]")
 

@@ -10,7 +10,7 @@ from test_methods import batch_of, blobs, generator, make
 from ssl_med.losses.restoration import mae, mse, ssim_loss
 from ssl_med.methods._restoration import grey_error
 from ssl_med.spec import SslMedError
-from ssl_med.transforms import corruptions, intensity
+from ssl_med.transforms import corruptions, intensity, spatial
 
 ALONE = {
     "denoising": lambda x, g: intensity.gaussian_noise(x, g, sigma=(0.1, 0.1), p=1),
@@ -26,14 +26,18 @@ ALONE = {
 def test_one_transform_alone_and_the_original_as_target(name, dims):
     images = blobs(4, dims)
     views = make(name, dims).views(batch_of(images), generator(3))
+    g = generator(3)
+    mirrored = spatial.flip(images, g, p=0.4)
+    assert torch.equal(views["target"], mirrored)
+    assert torch.equal(views["input"], ALONE[name](mirrored, g))
+    views = make(name, dims, "method.flip=0").views(batch_of(images), generator(3))
     assert torch.equal(views["target"], images)
-    assert torch.equal(views["input"], ALONE[name](images, generator(3)))
     assert bool((views["input"] != images).flatten(1).any(1)[:3].any())
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_autoencoder_sees_the_original_through_a_bottleneck(dims):
-    method, images = make("autoencoder", dims), blobs(4, dims)
+    method, images = make("autoencoder", dims, "method.flip=0"), blobs(4, dims)
     views = method.views(batch_of(images), generator(0))
     assert torch.equal(views["input"], images)
     method.eval()
@@ -188,6 +192,7 @@ def test_share_of_masked_patches_is_exact(ratio):
 @pytest.mark.parametrize(
     ("name", "words", "message"),
     [
+        ("autoencoder", ["method.flip=2"], "method.flip is 2"),
         ("denoising", ["method.sigma=0"], "method.sigma is 0"),
         ("models_genesis", ["method.paint=1.5"], "method.paint is 1.5"),
         ("local_shuffling", ["method.pooled=-1"], "must be 0 or more"),
