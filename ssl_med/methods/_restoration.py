@@ -112,7 +112,11 @@ class Restoration(Restorer):
     def terms(self, views: Tensors) -> Tensors:
         """The restoration distance."""
         restored, pyramid = self.restore(views["input"])
-        restored, target = full(restored), views["target"]
+        return self.compared(full(restored), pyramid, views)
+
+    def compared(self, restored: Tensor, pyramid: list[Tensor], views: Tensors) -> Tensors:
+        """All terms of what the network restored."""
+        target = views["target"]
         return {
             "loss": self.distance(restored, target),
             "features": self.backbone.pool(pyramid).detach(),

@@ -80,13 +80,20 @@ class Arrangement(NamedTuple):
 
 
 def sample_arrangement(
-    batch: int, shape: Sequence[int], generator: torch.Generator, *, side: Sequence[int], share: float, rotate: bool
+    batch: int,
+    shape: Sequence[int],
+    generator: torch.Generator,
+    *,
+    side: Sequence[int],
+    share: float,
+    permute: bool,
+    rotate: bool,
 ) -> Arrangement:
-    """A random `share` of the cells (at least two) changes places among itself and, with `rotate`, turns at random."""
+    """A random `share` of the cells (at least two) changes places among itself and turns, as the switches say."""
     device, count = generator.device, math.prod(grid_of(shape, side))
     moved = min(count, max(2, round(share * count))) if share > 0 else 0
     chosen = uniform(generator, batch, count).argsort(1)[:, :moved]
-    mixed = chosen.gather(1, uniform(generator, batch, moved).argsort(1))
+    mixed = chosen.gather(1, uniform(generator, batch, moved).argsort(1)) if permute else chosen
     order = torch.arange(count, device=device).repeat(batch, 1).scatter(1, chosen, mixed)
     turn = torch.zeros_like(order)
     if rotate:
@@ -106,13 +113,19 @@ def apply_arrangement(x: Tensor, params: Arrangement, side: Sequence[int]) -> Te
 
 
 def rearrange(
-    x: Tensor, generator: torch.Generator, *, side: Sequence[int], share: float = 1.0, rotate: bool = False
+    x: Tensor,
+    generator: torch.Generator,
+    *,
+    side: Sequence[int],
+    share: float = 1.0,
+    permute: bool = True,
+    rotate: bool = False,
 ) -> Tensor:
-    """Shuffles a random `share` of the cells of `side` voxels, and turns them when `rotate`.
+    """Shuffles a random `share` of the cells of `side` voxels when `permute`, and turns them when `rotate`.
 
     The result is a permutation of the image's values. Cells that are no cubes turn only as their shape allows.
     """
-    params = sample_arrangement(len(x), x.shape[2:], generator, side=side, share=share, rotate=rotate)
+    params = sample_arrangement(len(x), x.shape[2:], generator, side=side, share=share, permute=permute, rotate=rotate)
     return apply_arrangement(x, params, side)
 
 

@@ -1,14 +1,23 @@
 """Restoration methods: what is corrupted, what is compared, and with what."""
 
+import copy
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from test_methods import batch_of, blobs, generator, make
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from test_methods import batch_of, blobs, generator, make, step
+from test_two_processes import part, run_steps, views_of
 
+from experiments.compose import compose_pretrain
+from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.losses.restoration import mae, mse, ssim_loss
+from ssl_med.methods._critic import Critic
 from ssl_med.methods._restoration import grey_error
+from ssl_med.methods.cube_pp import CubePP
 from ssl_med.spec import SslMedError
 from ssl_med.transforms import corruptions, intensity, spatial
 
@@ -190,6 +199,153 @@ def test_share_of_masked_patches_is_exact(ratio):
 
 
 @pytest.mark.parametrize(
+    ("size", "cube"), [("[64,64,32]", (16, 16, 16)), ("[16,16,16]", (8, 8, 8)), ("[224,224]", (56, 56))]
+)
+def test_cubes_are_those_of_the_comparison(size, cube):
+    dims = len(cube)
+    config = compose_pretrain(
+        [
+            "method=cube_pp",
+            f"data={'chest14' if dims == 2 else 'lits'}",
+            f"data.patch_size={size}",
+            "backbone.name=unet",
+        ]
+    )
+    small = replace(config.backbone, channels=(8, 16, 32))
+    method = CubePP(config.method, spec=config.spec, backbone=small, optim=config.optim, batch_size=2)
+    assert method.cube == cube
+
+
+@pytest.mark.parametrize(
+    ("words", "still", "turned"), [(["method.rotate=false"], 0, False), (["method.permute=false"], 1, True)]
+)
+def test_cubes_change_places_or_turn_or_both(words, still, turned):
+    method = make("cube_pp", 3, "method.share=1", *words)
+    cells = torch.arange(8.0).view(2, 2, 2)  # every cube of its own value: turning one changes nothing
+    marked = (
+        cells.repeat_interleave(8, 0).repeat_interleave(8, 1).repeat_interleave(8, 2)[None, None].repeat(20, 1, 1, 1, 1)
+    )
+    out = method.corrupt(marked, generator(0))
+    assert bool((out == marked).all()) is bool(still)
+    assert bool((out[:, 0, ::8, ::8, ::8].flatten(1).sort(1).values == torch.arange(8.0)).all())
+    noise = torch.rand(20, 1, 16, 16, 16, generator=generator(1))
+    out = method.corrupt(noise, generator(0))
+    inside = [c.flatten().tolist() for c in out[0, 0].unfold(0, 8, 8).unfold(1, 8, 8).unfold(2, 8, 8).reshape(8, -1)]
+    whole = [c.flatten().tolist() for c in noise[0, 0].unfold(0, 8, 8).unfold(1, 8, 8).unfold(2, 8, 8).reshape(8, -1)]
+    assert (sorted(inside) == sorted(whole)) is not turned
+    assert sorted(map(sorted, inside)) == sorted(map(sorted, whole))
+
+
+ADVERSARIAL = ["method.adversarial=0.01", "method.critic_channels=[4,6]", "method.critic_lr=0.01"]
+
+
+def slow_critic(weights, image):
+    """Strided convolutions written out as sums over the kernel, in 2D."""
+    x = image
+    for level in (0, 2, 4):
+        weight, bias = weights[f"{level}.weight"], weights[f"{level}.bias"]
+        size, step = weight.shape[2], 2 if weight.shape[2] == 3 else 1
+        padded = torch.nn.functional.pad(x, [size // 2] * 4)
+        rows, columns = (-(-s // step) for s in x.shape[2:])
+        y = bias.view(1, -1, 1, 1).expand(len(x), -1, rows, columns)
+        for i in range(size):
+            for j in range(size):
+                part = padded[:, :, i : i + step * rows : step, j : j + step * columns : step]
+                y = y + torch.einsum("oc,bchw->bohw", weight[:, :, i, j], part)
+        x = torch.where(y > 0, y, 0.2 * y) if level < 4 else y
+    return torch.stack([sample.mean() for sample in x])
+
+
+def test_critic_loss_equals_its_formula_sample_by_sample():
+    torch.manual_seed(0)
+    critic = Critic(2, (4, 6), spatial_dims=2).double()
+    real, made, beside = torch.rand(3, 3, 1, 8, 12, generator=generator(0), dtype=torch.float64)
+    mix = torch.tensor([0.2, 0.9, 0.5], dtype=torch.float64)
+    weights = dict(critic.net.named_parameters())
+
+    def score(image, b):
+        return slow_critic(weights, torch.cat([image[None], beside[b : b + 1]], 1))[0]
+
+    total = 0.0
+    for b in range(3):
+        line = (mix[b] * real[b] + (1 - mix[b]) * made[b]).requires_grad_()
+        slope = torch.autograd.grad(score(line, b), line)[0]
+        total += score(made[b], b) - score(real[b], b) + 10 * (slope.square().sum().sqrt() - 1) ** 2
+    got = critic.loss({}, real, made, beside, mix)
+    assert float(got.detach()) == pytest.approx(float(total.detach()) / 3, rel=1e-9)
+    assert torch.allclose(critic(real, beside), torch.stack([score(real[b], b) for b in range(3)]))
+
+
+def test_critic_takes_the_steps_of_adam_and_learns_to_tell():
+    torch.manual_seed(0)
+    critic = Critic(2, (4, 6), spatial_dims=2, lr=1e-2).double()
+    copy_of = {name: w.clone().requires_grad_() for name, w in critic.net.named_parameters()}
+    adam = torch.optim.Adam(copy_of.values(), lr=1e-2, betas=(0.5, 0.999))
+    g = generator(0)
+    for _ in range(30):
+        real, beside = torch.rand(2, 6, 1, 8, 8, generator=g, dtype=torch.float64)
+        made, mix = real.flip(2) * 0.5, torch.rand(6, generator=g, dtype=torch.float64)
+        adam.zero_grad()
+        critic.loss(copy_of, real, made, beside, mix).backward()
+        adam.step()
+        critic.learn(real, made, beside, mix)
+    for name, weight in critic.net.named_parameters():
+        assert torch.allclose(weight, copy_of[name], atol=1e-9), name
+    assert float(critic(real, beside).mean()) > float(critic(made, beside).mean()) + 0.1
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_adversarial_part_is_weighted_saved_and_left_out_of_validation(dims):
+    images = batch_of(blobs(4, dims))
+    method = make("cube_pp", dims, *ADVERSARIAL)
+    terms = method.losses(images, generator(0))
+    assert torch.allclose(terms["loss"], terms["restore"] - 0.01 * terms["score"])
+    assert int(method.critic.steps) == 1
+    terms["loss"].backward()
+    assert all(p.grad is None for p in method.critic.parameters())
+    assert all(p.grad is not None for p in method.parameters() if p.requires_grad)
+    method.eval()
+    checked = method.losses(images, generator(0))
+    assert "score" not in checked
+    assert int(method.critic.steps) == 1
+
+    def run(method, seeds):
+        optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
+        return [step(method, optimizer, images, s) for s in seeds]
+
+    whole = run(make("cube_pp", dims, *ADVERSARIAL), range(4))
+    first, second = (make("cube_pp", dims, *ADVERSARIAL) for _ in range(2))
+    assert run(first, range(2)) == whole[:2]
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert run(second, range(2, 4)) == whole[2:]
+
+
+def adversarial_worker(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    method = make("cube_pp", 2, *ADVERSARIAL).double()
+    convert_sync_batchnorm(method, device_type="cpu")
+    result = run_steps(method, [part(v, rank) for v in torch.load(f"{folder}/views.pt")], rank)
+    if rank == 0:
+        torch.save(result, f"{folder}/result.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_adversarial_part_agrees_between_one_process_and_two(tmp_path):
+    method = make("cube_pp", 2, *ADVERSARIAL).double()
+    with torch.no_grad():
+        views = [{k: v.double() for k, v in views_of(method, 2, seed).items()} for seed in range(3)]
+    torch.save(views, tmp_path / "views.pt")
+    losses, _, state = copy.deepcopy(run_steps(method, views))
+    mp.spawn(adversarial_worker, (str(tmp_path),), nprocs=2)
+    both, _, shared = torch.load(tmp_path / "result.pt")
+    assert both == pytest.approx(losses, rel=1e-9)
+    for key, value in state.items():  # the critic and its moments too
+        assert torch.allclose(shared[key].double(), value.double(), atol=1e-9, rtol=1e-6), key
+
+
+@pytest.mark.parametrize(
     ("name", "words", "message"),
     [
         ("autoencoder", ["method.flip=2"], "method.flip is 2"),
@@ -201,6 +357,11 @@ def test_share_of_masked_patches_is_exact(ratio):
         ("mae", ["method.patch=[5,4]"], r"method.patch \[5, 4\] does not fit data.patch_size \[32, 32\]"),
         ("mae", ["method.patch=[32,32]"], "leaves fewer than 2"),
         ("patch_shuffling", ["method.patch=[4]"], r"does not fit data.patch_size"),
+        ("cube_pp", ["method.permute=false", "method.rotate=false"], "nothing is left to restore"),
+        ("cube_pp", ["method.share=2"], "method.share is 2"),
+        ("cube_pp", ["method.adversarial=-1"], "method.adversarial must be 0 or more"),
+        ("cube_pp", ["method.adversarial=1", "method.critic_channels=[]"], "at least one positive width"),
+        ("cube_pp", ["method.cube=[7,7]"], r"method.cube \[7, 7\] does not fit"),
         ("patch_shuffling", ["method.share=0"], "method.share is 0"),
     ],
 )

@@ -155,7 +155,7 @@ def test_a_batch_equals_its_samples_one_by_one(dims):
     single = one_by_one(lambda x, s: corruptions.apply_swaps(x, s, patch(dims)), x, starts)
     assert torch.equal(single, corruptions.apply_swaps(x, starts, patch(dims)))
     side = (2, 2, 2)[:dims]
-    arrangement = cells.sample_arrangement(5, shape, g, side=side, share=0.7, rotate=True)
+    arrangement = cells.sample_arrangement(5, shape, g, side=side, share=0.7, permute=True, rotate=True)
     single = one_by_one(lambda x, *p: cells.apply_arrangement(x, cells.Arrangement(*p), side), x, *arrangement)
     assert torch.equal(single, cells.apply_arrangement(x, arrangement, side))
     shuffle = corruptions.sample_shuffle(5, shape, g, p=0.8, windows=50)

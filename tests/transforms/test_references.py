@@ -371,7 +371,7 @@ def test_turns_of_a_cell_are_all_rotations_that_keep_its_shape(side, count):
 )
 def test_rearranged_cells_stand_and_turn_as_drawn(shape, side):
     x = image(len(shape), batch=8, shape=shape)
-    params = cells.sample_arrangement(8, shape, gen(0), side=side, share=0.6, rotate=True)
+    params = cells.sample_arrangement(8, shape, gen(0), side=side, share=0.6, permute=True, rotate=True)
     y = cells.apply_arrangement(x, params, side)
     corners = list(np.ndindex(*[s // a for s, a in zip(shape, side, strict=True)]))
     turned = cells.turns(side)
