@@ -90,7 +90,7 @@ class BYOL(Method):
         return cosine_to(self.config.momentum, 1.0, self.schedule.share(self))
 
     def after_step(self) -> None:
-        """xi <- tau xi + (1 - tau) theta."""
+        """Moves the teacher: xi <- tau xi + (1 - tau) theta."""
         self.teacher.update(Embedding(self.backbone, self.projector), self.tau)
         self.schedule.advance()
 
