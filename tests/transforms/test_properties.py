@@ -40,6 +40,7 @@ TRANSFORMS = {
         lambda x, g: intensity.brightness_contrast(x, g, brightness=0, contrast=0),
     ),
     "gamma": (lambda x, g: intensity.gamma(x, g, p=1), lambda x, g: intensity.gamma(x, g, p=0)),
+    "solarize": (lambda x, g: intensity.solarize(x, g, p=0.6), lambda x, g: intensity.solarize(x, g, p=0)),
     "gaussian_noise": (
         lambda x, g: intensity.gaussian_noise(x, g, p=1),
         lambda x, g: intensity.gaussian_noise(x, g, sigma=(0, 0), p=1),

@@ -205,6 +205,16 @@ def test_gamma_and_noise_equal_their_formulas():
     assert float((noisy - 0.5).std()) == pytest.approx(0.1, abs=0.002)
 
 
+def test_solarize_inverts_from_the_threshold_upwards():
+    x = torch.tensor([0.0, 0.49, 0.5, 0.8, 1.0]).repeat(3, 1).view(3, 1, 1, 5)
+    y = intensity.apply_solarize(x, torch.tensor([0.5, 0.9, 2.0]))
+    assert torch.allclose(y[0, 0, 0], torch.tensor([0.0, 0.49, 0.5, 0.2, 0.0]))
+    assert torch.allclose(y[1, 0, 0], torch.tensor([0.0, 0.49, 0.5, 0.8, 0.0]))
+    assert torch.equal(y[2], x[2])
+    drawn = intensity.solarize(torch.ones(4000, 1, 1, 1), gen(0), p=0.2)
+    assert float(1 - drawn.mean()) == pytest.approx(0.2, abs=0.02)
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_local_shuffle_is_bit_identical_to_the_sequential_definition(dims):
     x = image(dims, shape=(30, 20, 20)[:dims])
