@@ -75,14 +75,14 @@ class PCRLConfig:
     """weight of the contrastive loss"""
     restore_weight: float = 0.5
     """weight of the sum of the branches' squared errors, or of RotNet's cross-entropy"""
+    shuffle: float = 0.5
+    """3D: probability of local pixel shuffling"""
+    paint: float = 0.9
+    """3D: probability of in- or out-painting; painted crops take thousands of steps to be told apart"""
     min_iou: float = 0.2
     """3D: least overlap of the two crops of a pair"""
     rotation_deg: float = 10.0
     """3D: largest in-plane rotation of a crop"""
-    shuffle: float = 0.5
-    """3D: probability of local pixel shuffling of an input"""
-    paint: float = 0.9
-    """3D: probability of in- or out-painting of an input; views that are mostly noise are contrasted only after long"""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0 or self.alpha <= 0:

@@ -39,19 +39,13 @@ def leaves(tree, path=()):
 
 
 def expected(groups, dims):
-    """Settings that the yamls state.
-
-    Later groups win, and within a group the part for these dimensions; what a method or a task says of the trainer in use
-    comes last.
-    """
-    trees = []
-    for group, name in groups:
-        if "/" in name:
-            trees.append(conf(group, name.split("/")[0]))
-        trees.append(conf(group, name))
-    trees += [tree[f"when_{name}"] for tree in trees for group, name in groups[2:] if f"when_{name}" in tree]
+    """Settings that the yamls state: later groups win, a preset over its method, within a group the part for these
+    dimensions, and what a group says of the chosen trainer wins over the trainer."""
+    layers = [(group, part) for group, name in groups for part in dict.fromkeys((name.split("/")[0], name))]
+    trees = [conf(group, name) for group, name in layers]
+    trainer = dict(groups).get("trainer")
     found = {}
-    for tree in trees:
+    for tree in trees + [tree.get(f"when_{trainer}") or {} for tree in trees if trainer]:
         found |= dict(leaves({k: v for k, v in tree.items() if not k.startswith("when_")}))
         found |= dict(leaves(tree.get(f"when_{dims}d") or {}))
     return found
