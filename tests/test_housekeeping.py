@@ -32,6 +32,7 @@ def test_make_lists_its_targets():
         "demo",
         "test",
         "check",
+        "docs",
         "pretrain",
         "finetune",
         "report",
