@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
@@ -44,5 +43,7 @@ def assign(scores: Tensor) -> Tensor:
 
     It runs on the CPU and waits for the device.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     places = [linear_sum_assignment(s, maximize=True)[1] for s in scores.double().cpu().numpy()]
     return torch.stack([torch.from_numpy(p) for p in places]).to(scores.device)

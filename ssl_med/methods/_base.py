@@ -42,7 +42,7 @@ class Method(pl.LightningModule, ABC):
     the parts of the same views must agree with one process.
 
     A leaf defines `Config`, `metric`, `build`, `views` and `terms`; it may define `need`, `min_channels`, `after_init`,
-    `before_epoch` and `after_step`.
+    `before_training`, `before_epoch` and `after_step`.
     """
 
     Config: ClassVar[type]
@@ -104,6 +104,16 @@ class Method(pl.LightningModule, ABC):
         Reserved, all but "loss" without gradient: "loss", what is minimised; "features" (B, d), what the collapse
         monitor looks at; "metric" and "trivial", scalars, see `metric`; "pair" (2, B, d), L2-normalised embeddings of the
         two views where there are two, for alignment and uniformity. Everything else is logged under its name.
+        """
+
+    def before_training(self, samples: int) -> None:
+        """Runs once before training, and before a checkpoint is loaded: a memory gets its size here.
+
+        Args:
+            samples: number of training samples; `batch["index"]` counts them.
+
+        Raises:
+            SslMedError: too few samples for the method's settings.
         """
 
     def before_epoch(self) -> None:
@@ -204,10 +214,11 @@ def collapse(features: Tensor, pair: Tensor | None = None) -> Tensors:
 
 @torch.no_grad()
 def retrieval(first: Tensor, second: Tensor) -> Tensors:
-    """ "metric" and "trivial" of methods with two views: how often the nearest of a batch's second views is one's own.
+    """How often the nearest of a batch's second views is one's own: what two-view methods return as their metric.
 
     Args:
-        first, second: (B, d), L2-normalised.
+        first: (B, d), L2-normalised.
+        second: (B, d), L2-normalised.
     """
     hits = (first @ second.T).argmax(1) == torch.arange(len(first), device=first.device)
     return {"metric": hits.float().mean(), "trivial": first.new_tensor(1 / len(first))}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from ssl_med.networks.backbone import Backbone
-from ssl_med.transforms.intensity import brightness_contrast, gaussian_blur
+from ssl_med.transforms.intensity import brightness_contrast, gaussian_blur, solarize
 from ssl_med.transforms.spatial import flip, random_resized_crop
 
 
@@ -30,6 +31,8 @@ class ViewConfig:
     """probability of a Gaussian blur"""
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     """standard deviation of the blur in voxels"""
+    solarize: float = 0.0
+    """probability that all values from 0.5 upwards are inverted"""
 
 
 @dataclass
@@ -39,12 +42,15 @@ class TwoViewConfig:
     view: ViewConfig = field(default_factory=ViewConfig)
 
 
-def random_view(image: Tensor, generator: torch.Generator, config: ViewConfig) -> Tensor:
-    """(B, C, *S) in [0, 1] -> an independent view per sample, same shape and range."""
-    view = random_resized_crop(image, generator, scale=config.crop_scale)
+def random_view(
+    image: Tensor, generator: torch.Generator, config: ViewConfig, *, size: Sequence[int] | None = None
+) -> Tensor:
+    """(B, C, *S) in [0, 1] -> an independent view per sample, same range, of `size` (default: the image's own)."""
+    view = random_resized_crop(image, generator, scale=config.crop_scale, size=size)
     view = flip(view, generator, p=config.flip, axes=(1,) if image.ndim == 4 else None)
     view = brightness_contrast(view, generator, brightness=config.brightness, contrast=config.contrast, p=config.jitter)
-    return gaussian_blur(view, generator, sigma=config.blur_sigma, p=config.blur).clamp(0, 1)
+    view = gaussian_blur(view, generator, sigma=config.blur_sigma, p=config.blur).clamp(0, 1)
+    return solarize(view, generator, p=config.solarize) if config.solarize else view
 
 
 class Embedding(nn.Module):

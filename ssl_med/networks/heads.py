@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Projector(nn.Module):
@@ -28,6 +29,25 @@ class Projector(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         y: Tensor = self.layers(x)
         return y
+
+
+class Prototypes(nn.Module):
+    """Cosine similarity to learned directions: a linear layer without bias on normalised inputs, with normalised rows."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.rows = nn.Linear(dim, count, bias=False)
+
+    def forward(self, x: Tensor, *, frozen: bool = False) -> Tensor:
+        """(B, dim) -> (B, count) in [-1, 1].
+
+        frozen: the rows get a gradient of zero, not none, for which DDP would wait; weight decay then changes their
+        lengths only, which do not matter.
+        """
+        rows = F.normalize(self.rows.weight, dim=1)
+        if frozen:
+            rows = rows.detach() + 0 * rows
+        return F.linear(F.normalize(x, dim=1), rows)
 
 
 def pointwise(in_channels: int, out_channels: int, spatial_dims: int) -> nn.Module:

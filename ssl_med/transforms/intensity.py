@@ -57,6 +57,17 @@ def gamma(
     return apply_gamma(x, torch.where(chosen, drawn, torch.ones_like(drawn)))
 
 
+def apply_solarize(x: Tensor, threshold: Tensor) -> Tensor:
+    """Inverts what is bright: x >= threshold becomes 1 - x; threshold (B,), above 1 changes nothing."""
+    return torch.where(x >= per_sample(threshold, x), 1 - x, x)
+
+
+def solarize(x: Tensor, generator: torch.Generator, *, threshold: float = 0.5, p: float = 0.2) -> Tensor:
+    """Inverts values from `threshold` upwards, with BYOL's default threshold and probability (Grill et al. 2020)."""
+    chosen = uniform(generator, len(x)) < p
+    return apply_solarize(x, torch.where(chosen, threshold, 2.0))
+
+
 def apply_noise(x: Tensor, sigma: Tensor, normal: Tensor) -> Tensor:
     """Adds sigma * normal, then clamps to [0, 1]; sigma (B,), normal like x; sigma 0 changes nothing."""
     return torch.where(per_sample(sigma > 0, x), (x + per_sample(sigma, x).to(x.dtype) * normal).clamp(0, 1), x)

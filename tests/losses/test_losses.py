@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ssl_med.losses.contrastive import info_nce, nt_xent
+from ssl_med.losses.distillation import cosine_distance, sinkhorn, soft_cross_entropy
 from ssl_med.losses.restoration import mae, mse, ssim_loss
 from ssl_med.losses.segmentation import dice_bce, dice_loss
 
@@ -159,3 +160,63 @@ def test_dice_conventions():
     assert float(dice_loss(torch.full((1, 1, 4, 4), -40.0), empty)) == pytest.approx(0, abs=1e-6)
     assert float(dice_loss(torch.full((1, 1, 4, 4), 40.0), empty)) == pytest.approx(1 - 1 / 17, abs=1e-6)
     assert float(dice_loss(torch.full((1, 1, 4, 4), 40.0), empty + 1)) == pytest.approx(0, abs=1e-6)
+
+
+def test_cosine_distance_equals_loops_and_is_the_distance_of_unit_vectors():
+    p, z = draw(5, 7).requires_grad_(), draw(5, 7, seed=1).requires_grad_()
+    pairs = [(unit(a), unit(b)) for a, b in zip(p.tolist(), z.tolist(), strict=True)]
+    expected = sum(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) for a, b in pairs) / 5
+    loss = cosine_distance(p, z)
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-12)
+    assert torch.allclose(cosine_distance(3 * p, 0.1 * z), loss)
+    loss.backward()
+    assert z.grad is None, "the target gets no gradient"
+
+
+def test_soft_cross_entropy_equals_loops():
+    target, logits = F.softmax(draw(4, 6), dim=1), draw(4, 6, seed=1)
+    total = 0.0
+    for t, row in zip(target.tolist(), logits.tolist(), strict=True):
+        norm = math.log(sum(math.exp(v) for v in row))
+        total -= sum(a * (v - norm) for a, v in zip(t, row, strict=True)) / 4
+    assert float(soft_cross_entropy(target, logits)) == pytest.approx(total, abs=1e-12)
+    hard = F.one_hot(torch.tensor([0, 3, 5, 1]), 6).double()
+    assert torch.allclose(soft_cross_entropy(hard, logits), F.cross_entropy(logits, torch.tensor([0, 3, 5, 1])))
+
+
+def slow_sinkhorn(scores, epsilon, iterations):
+    q = [[math.exp(s / epsilon) for s in column] for column in scores.T.tolist()]  # K x B
+    total = sum(map(sum, q))
+    k, b = len(q), len(q[0])
+    q = [[v / total for v in row] for row in q]
+    for _ in range(iterations):
+        for row in q:
+            share = sum(row)
+            row[:] = [v / share / k for v in row]
+        for j in range(b):
+            share = sum(row[j] for row in q)
+            for row in q:
+                row[j] = row[j] / share / b
+    return torch.tensor([[q[i][j] * b for i in range(k)] for j in range(b)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.5])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_sinkhorn_equals_its_definition(epsilon, iterations):
+    scores = draw(9, 4).tanh()
+    got = sinkhorn(scores, epsilon=epsilon, iterations=iterations)
+    assert torch.allclose(got, slow_sinkhorn(scores, epsilon, iterations), atol=1e-12)
+    assert torch.allclose(got.sum(1), torch.ones(9, dtype=torch.float64))
+
+
+def test_sinkhorn_uses_clusters_equally_and_follows_the_samples():
+    scores = draw(24, 6).tanh()
+    q = sinkhorn(scores, epsilon=0.05, iterations=200)
+    assert torch.allclose(q.sum(0), torch.full((6,), 4.0, dtype=torch.float64), atol=1e-6)
+    order = torch.randperm(24)
+    few = sinkhorn(scores, epsilon=0.05)
+    assert torch.allclose(sinkhorn(scores[order], epsilon=0.05), few[order])
+    assert torch.allclose(sinkhorn(scores + 7, epsilon=0.05), few)
+    single = sinkhorn(scores.float(), epsilon=0.05)
+    assert torch.isfinite(sinkhorn(scores.float() * 1000, epsilon=0.05)).all()
+    assert torch.allclose(single, few.float(), atol=1e-5)

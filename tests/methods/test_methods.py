@@ -15,15 +15,25 @@ from ssl_med.methods._base import Method, collapse
 SIZE = {2: (32, 32), 3: (16, 16, 16)}
 DATA = {2: "chest14", 3: "lits"}
 SMALL = {
+    "byol": ["method.hidden_dim=64", "method.out_dim=32"],
     "moco": ["method.queue=64", "method.momentum=0.9"],
     "pcrl": ["method.queue=64", "method.momentum=0.9", "method.out_dim=32"],
     "simclr": ["method.hidden_dim=64"],
+    "swav": [
+        "method.hidden_dim=64",
+        "method.prototypes=16",
+        "method.freeze_steps=1",
+        "method.queue=8",
+        "method.queue_from=0",
+        "method.small_crops=2",
+    ],
 }
 SWEEP = [pytest.param(name, dims, id=f"{name}-{dims}d") for name in names("method") for dims in (2, 3)]
 
 
 def make(name, dims, *words, norm="batch"):
     size = str(list(SIZE[dims])).replace(" ", "")
+    given = {word.partition("=")[0] for word in words}
     config = compose_pretrain(
         [
             f"method={name}",
@@ -32,7 +42,7 @@ def make(name, dims, *words, norm="batch"):
             "backbone.name=unet",
             "backbone.channels=[8,16,32]",
             f"backbone.norm={norm}",
-            *SMALL.get(name, []),
+            *(word for word in SMALL.get(name, []) if word.partition("=")[0] not in given),
             *words,
         ]
     )

@@ -1,0 +1,159 @@
+"""SwAV: predict the cluster of one view from another, with clusters that a batch uses equally.
+
+Paper: Caron et al., "Unsupervised learning of visual features by contrasting cluster assignments", NeurIPS 2020.
+Official code: github.com/facebookresearch/swav (CC BY-NC 4.0; nothing of it is used here).
+
+Embeddings are compared with prototypes; Sinkhorn's algorithm makes soft assignments q of the two large crops, and all other
+crops must predict them (eq. 2). Assignments are made over the batch of all devices, and over a queue of recent embeddings
+once `queue_from` of the training is done, because a batch is smaller than the number of prototypes.
+
+Where we differ, and why:
+- prototypes are normalised when they are used, the official code normalises them in place before each step: their gradient
+  then lies in the sphere's tangent, and weight decay cannot move them.
+- the queue sets in after a share of the training (15 of 400 epochs), and prototypes are frozen for a number of steps (one
+  epoch of ImageNet): epochs of medical data sets are of any length.
+- 300 prototypes instead of 3,000, ten times fewer, as the data sets here are ten times smaller and more.
+- small crops have the sides nearest to 96 / 224 of a crop's that the network can halve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ssl_med.distributed import gather, rank
+from ssl_med.losses.distillation import sinkhorn, soft_cross_entropy
+from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods._multicrop import multi_crop, pool_crops, small_size
+from ssl_med.methods._pair import ViewConfig
+from ssl_med.methods._schedule import Schedule, ScheduleConfig
+from ssl_med.networks.heads import Projector, Prototypes
+from ssl_med.networks.queue import Queue
+from ssl_med.spec import Batch, SslMedError
+
+
+@dataclass
+class SwAVConfig(ScheduleConfig):
+    """Defaults of the official run with batches of 256."""
+
+    view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.14, 1.0)))
+    """the two large crops"""
+    small_view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)))
+    """small crops"""
+    small_crops: int = 6
+    """number of small crops"""
+    small_share: float = 96 / 224
+    """side of a small crop as a share of a large one's"""
+    prototypes: int = 300
+    """number of clusters K"""
+    freeze_steps: int = 313
+    """optimiser steps before prototypes learn"""
+    temperature: float = 0.1
+    """tau of the predictions"""
+    epsilon: float = 0.05
+    """entropy of Sinkhorn's assignments"""
+    iterations: int = 3
+    """of Sinkhorn's algorithm"""
+    queue: int = 3840
+    """embeddings of former batches that take part in the assignment, per large crop; 0: none"""
+    queue_from: float = 15 / 400
+    """share of the training after which they do"""
+    hidden_dim: int = 2048
+    """width of the projection head"""
+    out_dim: int = 128
+    """dimension of the embedding"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("temperature", "epsilon"):
+            if getattr(self, key) <= 0:
+                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must be positive")
+        if self.iterations < 1 or self.prototypes < 2:
+            raise SslMedError("method.iterations must be at least 1 and method.prototypes at least 2")
+        if self.small_crops < 0 or not 0 < self.small_share <= 1:
+            raise SslMedError("method.small_crops must be 0 or more, and method.small_share must lie in (0, 1]")
+        if self.queue < 0 or self.freeze_steps < 0:
+            raise SslMedError("method.queue and method.freeze_steps must be 0 or more")
+
+
+class SwAV(Method):
+    """Swapped prediction of Sinkhorn's assignments."""
+
+    Config = SwAVConfig
+    metric = RETRIEVAL
+    config: SwAVConfig
+
+    def build(self) -> None:
+        """Projector, prototypes, and a queue for each large crop."""
+        c = self.config
+        self.small = small_size(self.spec.patch_size, self.backbone, share=c.small_share)
+        self.projector = Projector(self.backbone.out_channels, c.hidden_dim, c.out_dim)
+        self.prototypes = Prototypes(c.out_dim, c.prototypes)
+        self.queues = nn.ModuleList(Queue(c.out_dim, c.queue) for _ in range(2 if c.queue else 0))
+        self.schedule = Schedule(c)
+
+    def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
+        """Two large and several small crops."""
+        c = self.config
+        return multi_crop(
+            batch["image"],
+            generator,
+            large=(c.view, c.view),
+            small=c.small_view,
+            count=c.small_crops,
+            size=self.small,
+        )
+
+    def terms(self, views: Tensors) -> Tensors:
+        """Cross-entropy between the assignment of each large crop and the predictions from all other crops."""
+        count = len(views["large0"])
+        pooled = pool_crops(self.backbone, views)
+        z = full(self.projector(pooled))
+        frozen = self.schedule.done < self.config.freeze_steps
+        scores = torch.split(full(self.prototypes(z, frozen=frozen)), count)
+        first, second = (F.normalize(x, dim=1) for x in torch.split(z.detach(), count)[:2])
+        targets = [self.assign(scores[i].detach(), i) for i in range(2)]
+        if self.training:
+            for queue, keys in zip(self.queues, (first, second), strict=False):
+                assert isinstance(queue, Queue)
+                queue.push(gather(keys))
+        losses = [
+            soft_cross_entropy(targets[i], scores[j] / self.config.temperature)
+            for i in range(2)
+            for j in range(len(scores))
+            if j != i
+        ]
+        return {
+            "loss": torch.stack(losses).mean(),
+            "features": pooled[:count].detach(),
+            "pair": torch.stack([first, second]),
+            **retrieval(first, second),
+        }
+
+    @torch.no_grad()
+    def assign(self, scores: Tensor, crop: int) -> Tensor:
+        """(B, K) similarities of a large crop -> their assignments, made over all processes and the queue."""
+        everyone = gather(scores)
+        if self.uses_queue:
+            queue = self.queues[crop]
+            assert isinstance(queue, Queue)
+            everyone = torch.cat([everyone, full(self.prototypes(queue.keys.T))])
+        start = rank() * len(scores)
+        shares = sinkhorn(everyone, epsilon=self.config.epsilon, iterations=self.config.iterations)
+        return shares[start : start + len(scores)]
+
+    @property
+    def uses_queue(self) -> bool:
+        """Once `queue_from` of the training is done and the queue holds real embeddings alone."""
+        if not self.config.queue or self.schedule.share(self) < self.config.queue_from:
+            return False
+        queue = self.queues[0]
+        assert isinstance(queue, Queue)
+        return queue.full
+
+    def after_step(self) -> None:
+        """Counts, for freezing and queue."""
+        self.schedule.advance()

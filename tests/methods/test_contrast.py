@@ -1,0 +1,194 @@
+"""The contrastive and distillation methods against their equations."""
+
+import math
+
+import pytest
+import torch
+from test_methods import batch_of, blobs, generator, make, step
+
+from ssl_med.methods._multicrop import crops, small_size
+from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
+from ssl_med.networks.backbone import BackboneConfig, build_backbone
+from ssl_med.spec import SslMedError
+
+
+def train(method, images, steps, lr=1e-2):
+    optimizer = torch.optim.SGD(method.parameters(), lr=lr)
+    return [step(method, optimizer, batch_of(images), s) for s in range(steps)]
+
+
+# --- schedules -------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """What a schedule asks of a trainer."""
+
+    def __init__(self, steps):
+        self.estimated_stepping_batches = steps
+
+
+class Module:
+    """What a schedule asks of a method."""
+
+    def __init__(self, steps=None):
+        self._trainer = None if steps is None else Run(steps)
+
+
+def test_schedule_follows_trainer_config_or_nothing_and_resumes():
+    own, trainers = Schedule(ScheduleConfig(schedule_steps=10)), Schedule(ScheduleConfig())
+    for _ in range(4):
+        own.advance(), trainers.advance()
+    assert own.share(Module()) == own.share(Module(1000)) == 0.4
+    assert trainers.share(Module(16)) == 0.25
+    assert trainers.share(Module(2)) == 1.0
+    assert trainers.share(Module()) == 0.0  # nobody says where it ends
+    assert trainers.share(Module(float("inf"))) == 0.0
+    resumed = Schedule(ScheduleConfig(schedule_steps=10))
+    resumed.load_state_dict(own.state_dict())
+    assert resumed.done == 4
+    with pytest.raises(SslMedError, match="schedule_steps"):
+        ScheduleConfig(schedule_steps=-1)
+
+
+# --- BYOL ------------------------------------------------------------------------------------------------------------
+
+
+def test_byol_coefficient_rises_as_in_the_paper():
+    method = make("byol", 2, "method.momentum=0.996", "method.schedule_steps=8")
+    for k in range(9):
+        assert method.tau == pytest.approx(1 - (1 - 0.996) * (math.cos(math.pi * k / 8) + 1) / 2, abs=1e-12)
+        method.schedule.advance()
+    assert method.tau == 1.0
+    assert cosine_to(2.0, 4.0, 0.5) == pytest.approx(3.0)
+
+
+def test_byol_loss_takes_both_directions_and_only_the_student_learns():
+    method = make("byol", 2)
+    views = method.views(batch_of(blobs(4, 2)), generator(0))
+    method.eval()  # one batch of two views then equals two batches
+    loss = method.terms(views)["loss"]
+    expected = 0.0
+    for mine, other in (("view1", "view2"), ("view2", "view1")):
+        p = method.predictor(method.projector(method.backbone.pool(method.backbone(views[mine]))))
+        z = method.teacher(views[other])[1]
+        for a, b in zip(p.double().tolist(), z.double().tolist(), strict=True):
+            cosine = sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+            expected += (2 - 2 * cosine) / 4
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
+    loss.backward()
+    assert all(p.grad is None for p in method.teacher.parameters())
+    assert all(float(p.grad.abs().sum()) > 0 for p in method.predictor.parameters() if p.ndim > 1)
+
+
+def test_byol_views_differ_in_law():
+    """View 1 is always blurred, view 2 rarely; view 2 is solarised now and then."""
+    method = make("byol", 2, "method.view.jitter=0", "method.view2.jitter=0", "method.view2.blur=0")
+    white = torch.ones(400, 1, 32, 32)
+    views = method.views(batch_of(white), generator(0))
+    assert float(views["view1"].min()) > 0.99
+    assert float((views["view2"].flatten(1).mean(1) < 0.01).float().mean()) == pytest.approx(0.2, abs=0.06)
+    noise = torch.rand(64, 1, 32, 32, generator=generator(1))
+    rough = [v.flatten(1).std(1).mean() for v in method.views(batch_of(noise), generator(0)).values()]
+    assert rough[0] < 0.7 * rough[1]
+
+
+# --- multi-crop and SwAV ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "share", "expected"),
+    [
+        ("resnet18", (224, 224), 96 / 224, (96, 96)),
+        ("resnet18", (64, 64), 96 / 224, (64, 32)),  # one voxel would be left at 32x32
+        ("resnet18", (32, 32), 96 / 224, (32, 32)),
+        ("unet", (64, 64, 32), 96 / 224, (24, 24, 16)),
+        ("unet", (32, 32, 16), 96 / 224, (16, 16, 8)),
+        ("unet", (16, 16, 16), 96 / 224, (16, 8, 8)),
+        ("unet", (64, 64, 32), 1.0, (64, 64, 32)),
+    ],
+)
+def test_small_crops_fit_the_network(name, patch, share, expected):
+    backbone = build_backbone(BackboneConfig(name=name), spatial_dims=len(patch), in_channels=1)
+    assert small_size(patch, backbone, share=share) == expected
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_multi_crop_gives_large_crops_of_much_and_small_crops_of_little(dims):
+    method = make("swav", dims, "method.view.jitter=0", "method.small_view.jitter=0")
+    size = method.spec.patch_size
+    ramp = torch.linspace(0, 1, size[0]).view(1, 1, -1, *[1] * (dims - 1)).expand(16, 1, *size).clone()
+    views = method.views(batch_of(ramp), generator(0))
+    large, small = crops(views, "large"), crops(views, "small")
+    assert [x.shape for x in large] == [(16, 1, *size)] * 2
+    assert [x.shape for x in small] == [(16, 1, *method.small)] * 2
+    seen = [float((x.flatten(1).amax(1) - x.flatten(1).amin(1)).mean()) for x in (*large, *small)]
+    assert min(seen[:2]) > 1.4 * max(seen[2:])
+
+
+def slow_swav(scores, targets, tau):
+    """Mean over the two assigned crops and all other crops of -q log p, sample by sample."""
+    total, count = 0.0, 0
+    for i, target in enumerate(targets):
+        for j, rows in enumerate(scores):
+            if i == j:
+                continue
+            for q, row in zip(target.tolist(), rows.tolist(), strict=True):
+                norm = math.log(sum(math.exp(v / tau) for v in row))
+                total -= sum(a * (v / tau - norm) for a, v in zip(q, row, strict=True))
+                count += 1
+    return total / count
+
+
+@pytest.mark.parametrize("queue", [0, 8])
+def test_swav_swaps_assignments_between_all_crops(queue):
+    from test_losses import slow_sinkhorn
+
+    method = make("swav", 2, f"method.queue={queue}").double()
+    images = blobs(8, 2)
+    train(method, images.double(), 1)  # fills a queue of eight
+    method.eval()
+    with torch.no_grad():
+        views = method.views(batch_of(images.double()), generator(7))
+        scores = []
+        for x in (*crops(views, "large"), *crops(views, "small")):
+            z = method.projector(method.backbone.pool(method.backbone(x)))
+            rows = method.prototypes.rows.weight
+            scores.append((z / z.norm(dim=1, keepdim=True)) @ (rows / rows.norm(dim=1, keepdim=True)).T)
+        targets = []
+        for i in range(2):
+            together = scores[i]
+            if queue:
+                rows = method.prototypes.rows.weight
+                old = method.queues[i].keys.T @ (rows / rows.norm(dim=1, keepdim=True)).T
+                together = torch.cat([together, old])
+            targets.append(slow_sinkhorn(together, 0.05, 3)[:8])
+        assert float(method.terms(views)["loss"]) == pytest.approx(slow_swav(scores, targets, 0.1), abs=1e-9)
+
+
+def directions(method):
+    return torch.nn.functional.normalize(method.prototypes.rows.weight.detach(), dim=1).clone()
+
+
+def test_swav_prototypes_stand_still_first_even_under_weight_decay():
+    method = make("swav", 2, "method.freeze_steps=2")
+    before = directions(method)
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    for s in range(2):
+        step(method, optimizer, batch_of(blobs(8, 2)), s)
+    assert torch.allclose(directions(method), before, atol=1e-6)
+    step(method, optimizer, batch_of(blobs(8, 2)), 2)
+    assert not torch.allclose(directions(method), before, atol=1e-4)
+
+
+def test_swav_queue_sets_in_when_it_is_time_and_full():
+    method = make("swav", 2, "method.schedule_steps=10", "method.queue_from=0.2")
+    images = blobs(4, 2)
+    used = []
+    for _ in range(4):
+        used.append(method.uses_queue)
+        train(method, images, 1)
+    assert used == [False, False, True, True]
+    late = make("swav", 2)  # half a batch: the queue of eight is full after two steps
+    assert not late.uses_queue
+    train(late, images, 2)
+    assert late.uses_queue
