@@ -139,7 +139,10 @@ def test_presets_are_listed_with_what_they_are(capsys):
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("pcrl/contralos", "method 'pcrl/contralos' is unknown: pcrl has no preset 'contralos'; did you mean 'contraloss'?"),
+        (
+            "pcrl/contralos",
+            "method 'pcrl/contralos' is unknown: pcrl has no preset 'contralos'; did you mean 'contraloss'?",
+        ),
         ("pcrl/", "method 'pcrl/' is unknown: pcrl has no preset ''; there are: code, contraloss"),
         ("pcrl/../moco", "method 'pcrl/../moco' is unknown: pcrl has no preset '../moco'; there are: code"),
         ("simclr/v2", "method 'simclr/v2' is unknown: simclr has no preset 'v2'; it has none"),
