@@ -504,7 +504,7 @@ LEARNS = {
     "rubik_cube": (bodies, 50, 16, 3e-3, ["method.permutations=10", "method.hidden_dim=128"], 5),
     "rubik_cube_plus": (bodies, 60, 16, 3e-3, ["method.permutations=10", "method.hidden_dim=128"], 4),
     "multimodal_puzzle": (bodies, 50, 16, 3e-3, ["method.hidden_dim=128"], 4),
-    "cpc": (bodies, 50, 8, 3e-3, ["method.code_dim=64", "method.context_dim=64"], 3),
+    "cpc": (bodies, 100, 8, 3e-3, ["method.code_dim=64", "method.context_dim=64"], 3),
     "exemplar": (blobs, 100, 16, 1e-3, ["method.code_dim=128", "method.zoom_p=0"], 6),
 }
 
@@ -517,7 +517,7 @@ def test_the_pretext_task_is_learned_on_unseen_images(name, dims):
     channels = test_methods.channels_of(name)
     train, test = (images(n, dims, seed=seed, channels=channels) for n, seed in ((256, 1), (64, 2)))
     optimizer = torch.optim.Adam(method.parameters(), lr=lr)
-    for s in range(steps * (2 if dims == 3 else 1)):
+    for s in range(steps):
         pick = torch.randint(len(train), (size,), generator=generator(s))
         test_methods.step(method, optimizer, batch_of(train[pick]), s)
     method.eval()
