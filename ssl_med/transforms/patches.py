@@ -74,16 +74,21 @@ def make_grid(
     step = tuple(int(s / (n - 1 + 1 / (1 - overlap))) for s, n in zip(shape, counts, strict=True))
     cell = tuple(round(t / (1 - overlap)) for t in step)
     if min(cell) < least:
+        needed = [math.ceil(least * ((n - 1) * (1 - overlap) + 1)) for n in counts]
         raise SslMedError(
-            f"data.patch_size {list(shape)} in {'x'.join(map(str, counts))} cells leaves {'x'.join(map(str, cell))} voxels a "
-            f"cell; the network needs {least} a side: take a larger data.patch_size, a smaller method.grid or fewer "
-            "backbone.channels"
+            f"data.patch_size {list(shape)} in {_times(counts)} cells leaves {_times(cell)} voxels a cell, and the network "
+            f"needs {least} a side: take data.patch_size of {_times(needed)} or more, fewer backbone.channels or, where the "
+            "method has it, a smaller method.grid"
         )
     first = tuple((s - c - (n - 1) * t) // 2 for s, c, n, t in zip(shape, cell, counts, step, strict=True))
     gaps = tuple(min(round(gap * c), c - least) for c in cell)
     moves = tuple(min(round(jitter * c), c - g - least) for c, g in zip(cell, gaps, strict=True))
     patch = tuple(c - g - m for c, g, m in zip(cell, gaps, moves, strict=True))
     return Grid(tuple(counts), first, step, patch, tuple(g // 2 for g in gaps), moves)
+
+
+def _times(sides: Sequence[int]) -> str:
+    return "x".join(map(str, sides))
 
 
 def sample_corners(batch: int, grid: Grid, generator: torch.Generator) -> Tensor:

@@ -461,3 +461,66 @@ def test_exemplar_needs_a_second_image():
     method_class = test_methods.get_class("ssl_med.methods", "exemplar", kind="method", base=test_methods.Method)
     with pytest.raises(SslMedError, match=r"trainer\.batch_size is 1"):
         method_class(config.method, spec=config.spec, backbone=config.backbone, optim=config.optim, batch_size=1)
+
+
+# --- learning --------------------------------------------------------------------------------------------------------
+
+
+def bodies(n, dims, seed=0, channels=1):
+    """Trunks with two lungs, a heart, a spine and a liver, each moved and scaled a little: a place and a direction matter.
+
+    Blobs, which lie anywhere, say nothing of either.
+    """
+    g = torch.Generator().manual_seed(seed)
+    size = test_methods.SIZE[dims]
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, s) for s in size], indexing="ij")
+    x, y, z = axes if dims == 3 else (axes[1], torch.zeros(size), -axes[0])
+
+    def draw(low, high):
+        return (torch.rand(n, generator=g) * (high - low) + low).view(-1, *[1] * dims)
+
+    zoom, shift = draw(0.85, 1.1), [draw(-0.15, 0.15) for _ in range(3)]
+    x, y, z = ((axis - moved) * zoom for axis, moved in zip((x, y, z), shift, strict=True))
+
+    def organ(centre, radii):
+        distance = sum(((a - c) / r) ** 2 for a, c, r in zip((x, y, z), centre, radii, strict=True))
+        return torch.sigmoid((1 - distance) * 4)
+
+    image = 0.5 * organ((0, 0, 0), (0.95, 0.75, 1.6))
+    for lung in (((-0.42, -0.05, 0.25), (0.3, 0.45, 0.6)), ((0.45, -0.05, 0.25), (0.26, 0.45, 0.55))):
+        image = image * (1 - 0.8 * organ(*lung))
+    image = image + draw(0.1, 0.25) * organ((0.15, -0.15, 0), (0.25, 0.3, 0.3))
+    image = image + draw(0.1, 0.25) * organ((-0.35, -0.1, -0.6), (0.5, 0.4, 0.3))
+    image = (image + 0.4 * organ((0, 0.55, 0), (0.12, 0.14, 2)))[:, None]
+    image = (image + 0.02 * torch.randn(image.shape, generator=g)).clamp(0, 1)
+    return torch.cat([1 - image if c % 2 else image for c in range(channels)], 1)
+
+
+# name -> images, steps, batch, learning rate, words, and how many times better than the trivial solver at least
+LEARNS = {
+    "rotation": (bodies, 100, 16, 3e-3, ["method.every=false"], 2),
+    "relative_position": (bodies, 100, 16, 3e-3, ["method.hidden_dim=256"], 4),
+    "jigsaw": (bodies, 40, 16, 3e-3, ["method.permutations=10", "method.hidden_dim=128"], 5),
+    "rubik_cube": (bodies, 50, 16, 3e-3, ["method.permutations=10", "method.hidden_dim=128"], 5),
+    "rubik_cube_plus": (bodies, 60, 16, 3e-3, ["method.permutations=10", "method.hidden_dim=128"], 4),
+    "multimodal_puzzle": (bodies, 50, 16, 3e-3, ["method.hidden_dim=128"], 4),
+    "cpc": (bodies, 100, 8, 3e-3, ["method.code_dim=64", "method.context_dim=64"], 3),
+    "exemplar": (blobs, 100, 16, 1e-3, ["method.code_dim=128", "method.zoom_p=0"], 6),
+}
+
+
+@pytest.mark.parametrize("name", LEARNS)
+@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_the_pretext_task_is_learned_on_unseen_images(name, dims):
+    images, steps, size, lr, words, times = LEARNS[name]
+    method = make(name, dims, *words)
+    channels = test_methods.channels_of(name)
+    train, test = (images(n, dims, seed=seed, channels=channels) for n, seed in ((256, 1), (64, 2)))
+    optimizer = torch.optim.Adam(method.parameters(), lr=lr)
+    for s in range(steps):
+        pick = torch.randint(len(train), (size,), generator=generator(s))
+        test_methods.step(method, optimizer, batch_of(train[pick]), s)
+    method.eval()
+    with torch.no_grad():
+        terms = method.terms(method.views(batch_of(test), generator(99)))
+    assert float(terms["metric"]) > times * float(terms["trivial"])
