@@ -75,8 +75,13 @@ def measure(method: Method, config: BenchConfig) -> Times:
     shape = (config.batch, spec.in_channels, *spec.patch_size)
     batch: Batch = {"image": torch.rand(shape, device=device), "index": torch.arange(config.batch, device=device)}
     batch["id"] = [str(k) for k in range(config.batch)]
-    if method.need(method.config, spec).pair:
+    need = method.need(method.config, spec)
+    if need.pair:
         batch["image2"] = torch.rand(shape, device=device)
+    if need.positions is not None:
+        batch["instance"] = batch["index"] % need.positions.count
+        batch["scan"] = torch.rand((*shape[:2], *need.positions.thumbnail), device=device)
+        batch["case"] = batch["index"]
     found: list[tuple[float, float, float]] = []
     method.train()
     for _ in range(config.warmup + config.steps):

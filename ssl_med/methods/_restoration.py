@@ -18,7 +18,7 @@ from ssl_med.networks.heads import RestorationHead
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec, SslMedError
 from ssl_med.transforms.cells import largest_side
-from ssl_med.transforms.corruptions import shuffle_maps
+from ssl_med.transforms.corruptions import local_shuffle, pooled_shuffle, shuffle_maps
 from ssl_med.transforms.spatial import flip
 
 _LOSSES = {"mse": mse, "mae": mae, "ssim": ssim_loss}
@@ -143,6 +143,12 @@ class Shuffling(Restoration):
             generator = seeded_generator(self.seed, _POOL, device=torch.device("cpu"))
             pool = shuffle_maps(self.config.pooled, self.spec.patch_size, generator, windows=self.config.windows)
         self.register_buffer("maps", pool, persistent=False)
+
+    def shuffled(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Every sample shuffled, with windows of its own or by a map of the pool."""
+        if self.maps is not None:
+            return pooled_shuffle(x, generator, maps=self.maps, p=1.0)
+        return local_shuffle(x, generator, p=1.0, windows=self.config.windows)
 
 
 def grey_error(target: Tensor) -> Tensor:

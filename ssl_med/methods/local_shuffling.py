@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ssl_med.methods._restoration import ShuffleConfig, Shuffling
-from ssl_med.transforms.corruptions import local_shuffle, pooled_shuffle
 
 
 class LocalShuffling(Shuffling):
@@ -26,6 +25,4 @@ class LocalShuffling(Shuffling):
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """Each window's voxels in random order."""
-        if self.maps is not None:
-            return pooled_shuffle(target, generator, maps=self.maps, p=1.0)
-        return local_shuffle(target, generator, p=1.0, windows=self.config.windows)
+        return self.shuffled(target, generator)

@@ -8,7 +8,7 @@ out in 2D. Nothing loops over windows: shuffling finds the last writer of each v
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from ssl_med.transforms import _batched, _cpu
 from ssl_med.transforms import intensity as _intensity
 from ssl_med.transforms._sampling import Noise, integers, noise_source, on_cpu, per_sample, rearranged, uniform
 
+Transform = Callable[[Tensor, torch.Generator], Tensor]
 _BOXES = 5
 _CHAIN = 0.95  # probability of one more painted box
 
@@ -170,6 +171,17 @@ def models_genesis(
     x = _intensity.nonlinear(x, generator, p=nonlinear)
     params = sample_paint(len(x), x.shape[2:], generator, p=paint, inpaint_rate=inpaint_rate)
     return apply_paint(x, params, noise_source(generator, x))
+
+
+def one_of(x: Tensor, generator: torch.Generator, *, transforms: Sequence[Transform]) -> Tensor:
+    """Each sample passes one of `transforms`, functions of (x, generator), all equally likely."""
+    y = x.clone()
+    which = integers(generator, (len(x),), torch.tensor(len(transforms), device=x.device)).tolist()
+    for number, transform in enumerate(transforms):
+        rows = [row for row, chosen in enumerate(which) if chosen == number]
+        if rows:
+            y[rows] = transform(x[rows], generator)
+    return y
 
 
 # --- patch swapping --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_med.transforms import _batched, _cpu
-from ssl_med.transforms._axes import along_axes, resize_matrix
+from ssl_med.transforms._axes import along_axes, blur_matrix, resize_matrix
 from ssl_med.transforms._sampling import on_cpu, per_sample, uniform
 
 # --- flips and quarter turns -----------------------------------------------------------------------------------------
@@ -165,3 +165,40 @@ def small_rotation(x: Tensor, generator: torch.Generator, *, degrees: float = 10
     """Rotates by U(-degrees, degrees) in the plane of the first two axes (row and column; x and y) with probability p."""
     angle = uniform(generator, len(x), low=-math.radians(degrees), high=math.radians(degrees))
     return apply_rotation(x, angle * (uniform(generator, len(x)) < p))
+
+
+# --- elastic deformation ---------------------------------------------------------------------------------------------
+
+
+def apply_displacement(x: Tensor, shift: Tensor) -> Tensor:
+    """Voxel p of the result shows x at p + shift(p); shift (B, 2, *S) voxels along the first two axes.
+
+    Linear interpolation; outside, the border is repeated.
+    """
+    shape = x.shape[2:]
+    axes = [torch.arange(n, device=x.device, dtype=shift.dtype) for n in shape]
+    position = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), -1, *[-1] * len(shape)).clone()
+    position[:, :2] += shift
+    size = torch.tensor(tuple(shape), device=x.device, dtype=shift.dtype).view(1, -1, *[1] * len(shape))
+    grid = ((2 * position + 1) / size - 1).flip(1).movedim(1, -1)  # grid_sample names the last axis first
+    return F.grid_sample(x, grid.to(x.dtype), padding_mode="border", align_corners=False)
+
+
+def elastic(x: Tensor, generator: torch.Generator, *, magnitude: float, sigma: float = 8.0) -> Tensor:
+    """Random smooth deformation along the first two axes (Simard et al. 2003).
+
+    Args:
+        x: (B, C, *S).
+        generator: on the device of `x`.
+        magnitude: standard deviation of the displacement in voxels, away from the border.
+        sigma: standard deviation of the Gaussian that smooths white noise into the displacement, in voxels.
+    """
+    if magnitude == 0:
+        return x.clone()
+    noise = uniform(generator, len(x), 2, *x.shape[2:], low=-1.0, high=1.0)
+    radius = math.ceil(3 * sigma)
+    width = torch.full((len(x),), sigma, device=x.device)
+    smooth = along_axes(noise, [blur_matrix(width, radius, n) for n in x.shape[2:]])
+    weight = torch.softmax(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2, 0)
+    spread = float(weight.square().sum()) ** (len(x.shape[2:]) / 2) / math.sqrt(3)
+    return apply_displacement(x, smooth * (magnitude / spread))

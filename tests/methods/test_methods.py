@@ -18,6 +18,7 @@ SMALL = {
     "byol": ["method.hidden_dim=64", "method.out_dim=32"],
     "moco": ["method.queue=64", "method.momentum=0.9"],
     "pcrl": ["method.queue=64", "method.momentum=0.9", "method.out_dim=32"],
+    "semantic_genesis": ["method.classes=8", "method.memory=16", "method.thumbnail=16"],
     "simclr": ["method.hidden_dim=64"],
     "swav": [
         "method.hidden_dim=64",
@@ -78,7 +79,18 @@ def blobs(n, dims, seed=0, channels=1):
 def batch_of(images, second=None):
     n = len(images)
     batch = {"image": images, "id": [f"s{i}" for i in range(n)], "index": torch.arange(n)}
-    return batch | {"image2": images.clone() if second is None else second}
+    positions = {"instance": brightest_corner(images), "scan": shrunk(images), "case": torch.arange(n)}
+    return batch | positions | {"image2": images.clone() if second is None else second}
+
+
+def brightest_corner(images):
+    """(n,): which of the 2^D corners of an image is the brightest; a position that a network can learn to name."""
+    halves = torch.nn.functional.interpolate(images.mean(1, keepdim=True), size=[2] * (images.ndim - 2), mode="area")
+    return halves.flatten(1).argmax(1)
+
+
+def shrunk(images):
+    return torch.nn.functional.interpolate(images, size=[16] * (images.ndim - 2), mode="area")
 
 
 def generator(seed=0):

@@ -67,6 +67,11 @@ TRANSFORMS = {
         lambda x, g: cells.rearrange(x, g, side=(2, 2, 2)[: x.ndim - 2], rotate=True),
         lambda x, g: cells.rearrange(x, g, side=(2, 2, 2)[: x.ndim - 2], share=0, rotate=True),
     ),
+    "one_of": (
+        lambda x, g: corruptions.one_of(x, g, transforms=[corruptions.outpaint, intensity.gaussian_noise]),
+        lambda x, g: corruptions.one_of(x, g, transforms=[lambda x, g: x]),
+    ),
+    "elastic": (lambda x, g: spatial.elastic(x, g, magnitude=2), lambda x, g: spatial.elastic(x, g, magnitude=0)),
     "swap_patches": (
         lambda x, g: corruptions.swap_patches(x, g, patch=patch(x.ndim - 2)),
         lambda x, g: corruptions.swap_patches(x, g, swaps=0, patch=patch(x.ndim - 2)),
@@ -146,6 +151,9 @@ def test_a_batch_equals_its_samples_one_by_one(dims):
     angle = torch.tensor([0.1, -0.2, 0.0, 0.05, 0.15])
     single = one_by_one(spatial.apply_rotation, x, angle)
     assert torch.allclose(single, spatial.apply_rotation(x, angle), atol=1e-6)
+    shift = torch.randn(5, 2, *shape, generator=g)
+    single = one_by_one(spatial.apply_displacement, x, shift)
+    assert torch.allclose(single, spatial.apply_displacement(x, shift), atol=1e-6)
     sigma = torch.tensor([0.0, 0.3, 1.0, 2.0, 0.7])
     single = one_by_one(lambda x, s: intensity.apply_blur(x, s, 6), x, sigma)
     assert torch.allclose(single, intensity.apply_blur(x, sigma, 6), atol=1e-6)

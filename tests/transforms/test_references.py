@@ -125,6 +125,39 @@ def test_rotation_equals_interpolation_point_by_point(dims):
         assert float(y[(b, c, *point)]) == pytest.approx(linear(x[b, c].numpy(), position), abs=1e-10)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_displacement_equals_interpolation_point_by_point(dims):
+    x, shape = image(dims, batch=2), SHAPES[dims]
+    shift = torch.randn(2, 2, *shape, generator=gen(2), dtype=torch.float64) * 3
+    y = spatial.apply_displacement(x, shift)
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        b, c, point = rng.integers(2), rng.integers(2), tuple(int(rng.integers(s)) for s in shape)
+        position = [p + (float(shift[(b, a, *point)]) if a < 2 else 0.0) for a, p in enumerate(point)]
+        assert float(y[(b, c, *point)]) == pytest.approx(linear(x[b, c].numpy(), position), abs=1e-10)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_elastic_deformation_has_the_stated_magnitude_and_smoothness(dims, monkeypatch):
+    seen = []
+    monkeypatch.setattr(spatial, "apply_displacement", lambda x, shift: seen.append(shift) or x)
+    shape, sigma = ((200, 200), 4.0) if dims == 2 else ((48, 48, 48), 2.0)
+    spatial.elastic(torch.zeros(4, 1, *shape), gen(0), magnitude=3.0, sigma=sigma)
+    inner = seen[0][(..., *[slice(12, -12)] * dims)]
+    assert float(inner.std()) == pytest.approx(3.0, rel=0.1)
+    lag = round(2 * sigma)  # noise smoothed by a Gaussian is correlated by exp(-(d / 2 sigma)^2) at distance d
+    a, b = inner[..., lag:].flatten(), inner[..., :-lag].flatten()
+    assert float(torch.corrcoef(torch.stack([a, b]))[0, 1]) == pytest.approx(math.exp(-1), abs=0.1)
+
+
+def test_one_of_gives_each_sample_to_one_transform():
+    x = torch.rand(300, 1, 6, 6, generator=gen(0))
+    y = corruptions.one_of(x, gen(1), transforms=[lambda x, g: x + 2, lambda x, g: -x, lambda x, g: x * 0 + 9])
+    hits = [(y == z).flatten(1).all(1) for z in (x + 2, -x, torch.full_like(x, 9))]
+    assert bool((torch.stack(hits).sum(0) == 1).all())
+    assert all(70 < int(h.sum()) < 130 for h in hits)
+
+
 def test_small_rotation_turns_in_voxel_geometry():
     """A point that lies 6 voxels from the centre stays 6 voxels from it, whatever the sides of the image."""
     x = torch.zeros(1, 1, 41, 31)
