@@ -11,18 +11,20 @@ from torch.nn import functional as F
 class Projector(nn.Module):
     """(B, in_dim) -> (B, out_dim), not normalised.
 
-    layers=1 is linear; more have hidden_dim and ReLU in between, with batch normalisation after each hidden linear
-    layer when `norm` (SimCLR) and without it when not (MoCo v2).
+    layers=1 is linear; more have hidden_dim and ReLU (or GELU: DINO) in between, with batch normalisation after each
+    hidden linear layer when `norm` (SimCLR) and without it when not (MoCo v2).
     """
 
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, layers: int = 2, norm: bool = True) -> None:
+    def __init__(
+        self, in_dim: int, hidden_dim: int, out_dim: int, *, layers: int = 2, norm: bool = True, gelu: bool = False
+    ) -> None:
         super().__init__()
         parts: list[nn.Module] = []
         for _ in range(layers - 1):
             parts.append(nn.Linear(in_dim, hidden_dim, bias=not norm))
             if norm:
                 parts.append(nn.BatchNorm1d(hidden_dim))
-            parts.append(nn.ReLU(inplace=True))
+            parts.append(nn.GELU() if gelu else nn.ReLU(inplace=True))
             in_dim = hidden_dim
         self.layers = nn.Sequential(*parts, nn.Linear(in_dim, out_dim))
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_methods import batch_of, blobs, generator, make, step
 
+from ssl_med.losses.distillation import sinkhorn
 from ssl_med.methods._multicrop import crops, small_size
 from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.backbone import BackboneConfig, build_backbone
@@ -141,8 +142,6 @@ def slow_swav(scores, targets, tau):
 
 @pytest.mark.parametrize("queue", [0, 8])
 def test_swav_swaps_assignments_between_all_crops(queue):
-    from test_losses import slow_sinkhorn
-
     method = make("swav", 2, f"method.queue={queue}").double()
     images = blobs(8, 2)
     train(method, images.double(), 1)  # fills a queue of eight
@@ -161,7 +160,7 @@ def test_swav_swaps_assignments_between_all_crops(queue):
                 rows = method.prototypes.rows.weight
                 old = method.queues[i].keys.T @ (rows / rows.norm(dim=1, keepdim=True)).T
                 together = torch.cat([together, old])
-            targets.append(slow_sinkhorn(together, 0.05, 3)[:8])
+            targets.append(sinkhorn(together, epsilon=0.05)[:8])
         assert float(method.terms(views)["loss"]) == pytest.approx(slow_swav(scores, targets, 0.1), abs=1e-9)
 
 
@@ -192,3 +191,85 @@ def test_swav_queue_sets_in_when_it_is_time_and_full():
     assert not late.uses_queue
     train(late, images, 2)
     assert late.uses_queue
+
+
+# --- DINO ------------------------------------------------------------------------------------------------------------
+
+
+def slow_softmax(row, tau, center=None):
+    shifted = [(v - (center[k] if center else 0.0)) / tau for k, v in enumerate(row)]
+    highest = max(shifted)
+    powers = [math.exp(v - highest) for v in shifted]
+    return [p / sum(powers) for p in powers]
+
+
+def test_dino_matches_the_centred_sharpened_teacher():
+    method = make("dino", 2, "method.schedule_steps=1000").double()
+    images = blobs(6, 2).double()
+    train(method, images, 3)  # a centre that is not zero, a teacher that is not the student
+    method.eval()
+    tau_t = 0.04 + 3 / 1000 / (50 / 800) * 0.03
+    assert method.teacher_temperature == pytest.approx(tau_t, abs=1e-12)
+    assert float(method.center.abs().sum()) > 0
+
+    def outputs(embedding, prototypes, x):
+        z = embedding(x)[1]
+        rows = prototypes.rows.weight
+        return ((z / z.norm(dim=1, keepdim=True)) @ (rows / rows.norm(dim=1, keepdim=True)).T).tolist()
+
+    with torch.no_grad():
+        views = method.views(batch_of(images), generator(3))
+        large, every = crops(views, "large"), [*crops(views, "large"), *crops(views, "small")]
+        embedding = lambda x: (None, method.projector(method.backbone.pool(method.backbone(x))))  # noqa: E731
+        taught = [outputs(method.teacher.module, method.teacher_prototypes.module, x) for x in large]
+        said = [outputs(embedding, method.prototypes, x) for x in every]
+        total, pairs, center = 0.0, 0, method.center.tolist()
+        for i in range(2):
+            for j in range(len(every)):
+                if i == j:
+                    continue
+                for b in range(6):
+                    q = slow_softmax(taught[i][b], tau_t, center)
+                    p = slow_softmax(said[j][b], 0.1)
+                    total -= sum(x * math.log(y) for x, y in zip(q, p, strict=True))
+                    pairs += 1
+        assert float(method.terms(views)["loss"]) == pytest.approx(total / pairs, abs=1e-9)
+
+
+def test_dino_center_is_a_running_mean_that_counts_the_batch_at_hand():
+    method = make("dino", 2)
+    means = []
+    for k in range(3):
+        views = method.views(batch_of(blobs(4, 2, seed=k)), generator(k))
+        with torch.no_grad():
+            taught = method.teacher(torch.cat(crops(views, "large")))[1]
+            means.append(method.teacher_prototypes(taught).mean(0))
+        method.train()
+        assert torch.isfinite(method.terms(views)["loss"])
+        assert torch.allclose(method.center, torch.stack(means).mean(0), atol=1e-6), "plain mean over the first steps"
+        method.schedule.advance()
+    for _ in range(100):
+        method.schedule.advance()
+    before = method.center.clone()
+    method.terms(views)
+    assert torch.allclose(method.center, 0.9 * before + 0.1 * means[-1], atol=1e-6)
+    before = method.center.clone()
+    method.eval()
+    method.terms(views)
+    assert torch.equal(method.center, before), "evaluation moves nothing"
+
+
+def test_dino_output_layer_stands_still_first_and_the_teacher_learns_only_by_averaging():
+    method = make("dino", 2, "method.freeze_steps=1")
+    before = directions(method)
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    step(method, optimizer, batch_of(blobs(4, 2)), 0)
+    assert torch.allclose(directions(method), before, atol=1e-6)
+    kept = [p.clone() for p in method.teacher_prototypes.parameters()]
+    step(method, optimizer, batch_of(blobs(4, 2)), 1)
+    assert not torch.allclose(directions(method), before, atol=1e-5)
+    for mine, was, online in zip(
+        method.teacher_prototypes.parameters(), kept, method.prototypes.parameters(), strict=True
+    ):
+        assert torch.allclose(mine, 0.996 * was + 0.004 * online, atol=1e-6)
+    assert all(p.grad is None for p in method.teacher.parameters())

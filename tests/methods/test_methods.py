@@ -16,6 +16,13 @@ SIZE = {2: (32, 32), 3: (16, 16, 16)}
 DATA = {2: "chest14", 3: "lits"}
 SMALL = {
     "byol": ["method.hidden_dim=64", "method.out_dim=32"],
+    "dino": [
+        "method.hidden_dim=64",
+        "method.bottleneck=32",
+        "method.out_dim=64",
+        "method.freeze_steps=1",
+        "method.small_crops=2",
+    ],
     "moco": ["method.queue=64", "method.momentum=0.9"],
     "pcrl": ["method.queue=64", "method.momentum=0.9", "method.out_dim=32"],
     "semantic_genesis": ["method.classes=8", "method.memory=16", "method.thumbnail=16"],
