@@ -222,7 +222,7 @@ class SemanticGenesis(Shuffling):
         return views | {"instance": batch["instance"], "scan": batch["scan"], "case": batch["case"]}
 
     def terms(self, views: Tensors) -> Tensors:
-        """Restoration, the autoencoder's error, and cross-entropy over the crops of near scans, whose accuracy is the metric."""
+        """Restoration, the autoencoder's error, and cross-entropy over crops of near scans; accuracy is the metric."""
         restored, pyramid = self.restore(views["input"])
         terms = self.compared(full(restored), pyramid, views)
         instance, case = views["instance"].long(), views["case"].long()
