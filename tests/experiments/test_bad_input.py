@@ -158,7 +158,7 @@ def test_init_that_does_not_fit(capsys, phantoms, tmp_path):
     assert "junk.safetensors" in refused(capsys, *words, f"init={junk}")
     assert main(
         ["pretrain", "method=simclr", "data=chest14", f"data.root={phantoms / 'chest14'}", *FAST, "backbone.name=unet",
-         "backbone.channels=[4,8,16]", "trainer.batch_size=4", f"out={tmp_path / 'films'}"]
+         "backbone.channels=[8,16,32]", "trainer.batch_size=4", f"out={tmp_path / 'films'}"]
     ) == 0  # fmt: skip
     capsys.readouterr()
     line = refused(capsys, *words, f"init={tmp_path / 'films'}")
