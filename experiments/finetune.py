@@ -80,35 +80,36 @@ def finetune(words: Sequence[str]) -> Path:
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
-    session.record_subjects(ledger)
-    say(f"finetuning {config.name} from {config.general.init} -> {session.folder}")
-    notes = list(data.describe().get("notes", []))
-    if card is not None:
-        say(f"init: {report}")
-        notes += _differences(card, config)
-    if leakage is not None and leakage.status != "none":
-        notes.append(str(leakage))
-    for note in notes:
-        say(f"note: {note}")
-    trainer = session.trainer(validate="val" in data.subjects())
-    complete = session.fit(trainer, module, data)
-    steps = trainer.global_step
-    weights = session.best_weights(module) if complete else "last"
-    if complete:
-        trainer.test(module, datamodule=data, verbose=False)
-    if trainer.is_global_zero:
-        _finish(
-            session,
-            module,
-            data.describe(),
-            card,
-            report,
-            leakage,
-            steps=steps,
-            weights=weights,
-            notes=notes,
-            done=complete,
-        )
+    with session:
+        session.record_subjects(ledger)
+        say(f"finetuning {config.name} from {config.general.init} -> {session.folder}")
+        notes = list(data.describe().get("notes", []))
+        if card is not None:
+            say(f"init: {report}")
+            notes += _differences(card, config)
+        if leakage is not None and leakage.status != "none":
+            notes.append(str(leakage))
+        for note in notes:
+            say(f"note: {note}")
+        trainer = session.trainer(validate="val" in data.subjects())
+        complete = session.fit(trainer, module, data)
+        steps = trainer.global_step
+        weights = session.best_weights(module) if complete else "last"
+        if complete:
+            trainer.test(module, datamodule=data, verbose=False)
+        if trainer.is_global_zero:
+            _finish(
+                session,
+                module,
+                data.describe(),
+                card,
+                report,
+                leakage,
+                steps=steps,
+                weights=weights,
+                notes=notes,
+                done=complete,
+            )
     return session.folder
 
 

@@ -48,16 +48,17 @@ def pretrain(words: Sequence[str]) -> Path:
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
-    ledger = ledger_of(data)
-    session.record_subjects(ledger)
-    notes = list(data.describe().get("notes", []))
-    say(f"pretraining {config.name} on {config.data.name} -> {session.folder}")
-    for note in notes:
-        say(f"note: {note}")
-    trainer = session.trainer(validate="val" in data.subjects())
-    complete = session.fit(trainer, method, data)
-    if trainer.is_global_zero:
-        _finish(session, method, trainer, ledger, complete=complete, notes=notes)
+    with session:
+        ledger = ledger_of(data)
+        session.record_subjects(ledger)
+        notes = list(data.describe().get("notes", []))
+        say(f"pretraining {config.name} on {config.data.name} -> {session.folder}")
+        for note in notes:
+            say(f"note: {note}")
+        trainer = session.trainer(validate="val" in data.subjects())
+        complete = session.fit(trainer, method, data)
+        if trainer.is_global_zero:
+            _finish(session, method, trainer, ledger, complete=complete, notes=notes)
     return session.folder
 
 

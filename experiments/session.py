@@ -7,7 +7,7 @@ import platform
 import subprocess
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
 from experiments.callbacks import BestCheckpoint, FiniteLoss, Preemption, Progress, RunError
 from experiments.compose import RunConfig
-from experiments.tracking import JsonLines, build_loggers
+from experiments.tracking import JsonLines, build_loggers, close_loggers
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.ledger import Ledger, Members
@@ -39,6 +40,13 @@ class Session:
     folder: Path
     resume_from: Path | None
     seconds_before: float
+    loggers: list[Logger] = field(default_factory=list)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        close_loggers(self.loggers, failed=error is not None)
 
     @classmethod
     def open(cls, config: RunConfig) -> Session | None:

@@ -71,3 +71,12 @@ def build_loggers(config: RunConfig, folder: Path, *, seconds_before: float) -> 
             )
         )
     return loggers
+
+
+def close_loggers(loggers: list[Logger], *, failed: bool) -> None:
+    """Ends the W&B run, so that the next run of this process gets one of its own."""
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        import wandb
+
+        if wandb.run is not None:  # only the first process has one
+            wandb.run.finish(exit_code=int(failed))

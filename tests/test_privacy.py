@@ -5,7 +5,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import wandb
 
 from datamodules.lits import LitsConfig, LitsData
 from datamodules.phantoms import brats, lits
@@ -58,10 +57,8 @@ def everything(root, task, out):
     """Pretraining, fine-tuning, report and check of one folder."""
     assert main(["pretrain", "method=models_genesis", f"data={task}", *VOLUME, *TINY, *WIDTHS, f"data.root={root}",
                  f"out={out / 'pre'}"]) == 0  # fmt: skip
-    wandb.finish()  # a process of its own would end here
     assert main(["finetune", f"task={task}", *VOLUME, *TINY, f"data.root={root}", f"init={out / 'pre'}",
                  f"out={out / 'fine'}"]) == 0  # fmt: skip
-    wandb.finish()
     assert main(["report", str(out), f"out={out / 'report'}"]) == 0
     return main(["check", f"data={task}", f"data.root={root}", f"out={out / 'check'}", "workers=0"])
 
@@ -93,10 +90,8 @@ def test_names_in_the_root_stay_in_config_yaml(tmp_path):
     words = [f"data.quarantine={quarantine}", "data.quarantine_budget=0.5"]
     assert main(["pretrain", "method=models_genesis", "data=lits", *VOLUME, *TINY, *WIDTHS, f"data.root={root}",
                  f"out={out / 'pre'}", *words]) == 0  # fmt: skip
-    wandb.finish()
     assert main(["finetune", "task=lits", *VOLUME, *TINY, f"data.root={root}", f"init={out / 'pre'}",
                  f"out={out / 'fine'}", *words]) == 0  # fmt: skip
-    wandb.finish()
     assert main(["report", str(out), f"out={out / 'report'}"]) == 0
     assert main(["check", "data=lits", f"data.root={root}", f"out={out / 'check'}", "workers=0"]) == 1
     own = {"config.yaml"}  # of the run; W&B's copy lies below wandb and must be clean
