@@ -273,3 +273,73 @@ def test_dino_output_layer_stands_still_first_and_the_teacher_learns_only_by_ave
     ):
         assert torch.allclose(mine, 0.996 * was + 0.004 * online, atol=1e-6)
     assert all(p.grad is None for p in method.teacher.parameters())
+
+
+# --- C2L -------------------------------------------------------------------------------------------------------------
+
+
+def unit_rows(x):
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def slow_contrast(q, k, queue, tau):
+    """InfoNCE, row by row."""
+    total = 0.0
+    for a, b in zip(unit_rows(q).tolist(), unit_rows(k).tolist(), strict=True):
+        positive = math.exp(sum(x * y for x, y in zip(a, b, strict=True)) / tau)
+        rest = sum(math.exp(sum(x * y for x, y in zip(a, c, strict=True)) / tau) for c in queue.T.tolist())
+        total -= math.log(positive / (positive + rest))
+    return total / len(q)
+
+
+def test_c2l_compares_plain_mixed_and_feature_mixed():
+    method = make("c2l", 2).double()
+    images = blobs(6, 2).double()
+    train(method, images, 2)
+    method.eval()
+    views = method.views(batch_of(images), generator(4))
+    share, partner = float(views["share"]), views["partner"].tolist()
+    assert 0.5 <= share <= 1
+    assert sorted(partner) == list(range(6))
+    for key in ("query", "key"):
+        for b in range(6):
+            expected = share * views[key][b] + (1 - share) * views[key][partner[b]]
+            assert torch.allclose(views[f"{key}_mix"][b], expected, atol=1e-12)
+    with torch.no_grad():
+        q, q_mix = (
+            method.projector(method.backbone.pool(method.backbone(views[key]))) for key in ("query", "query_mix")
+        )
+        k, k_mix = (unit_rows(method.teacher(views[key])[1]) for key in ("key", "key_mix"))
+        mixed = torch.stack([share * k[b] + (1 - share) * k[partner[b]] for b in range(6)])
+        queue = method.queue.keys
+        expected = [slow_contrast(a, b, queue, 0.07) for a, b in ((q, k), (q_mix, k_mix), (q_mix, mixed))]
+        terms = method.terms(views)
+    assert [float(terms[key]) for key in ("contrast", "contrast_mix", "contrast_features")] == pytest.approx(expected)
+    assert float(terms["loss"]) == pytest.approx(sum(expected) / 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "present"),
+    [
+        ([], {"contrast", "contrast_mix", "contrast_features"}),
+        (["method.mix_features=false"], {"contrast", "contrast_mix"}),
+        (["method.mix_inputs=false"], {"contrast", "contrast_features"}),
+        (["method.mix_inputs=false", "method.mix_features=false"], {"contrast"}),
+    ],
+)
+def test_c2l_parts_are_configs(words, present):
+    terms = make("c2l", 2, *words).losses(batch_of(blobs(4, 2)), generator(0))
+    assert {key for key in terms if key.startswith("contrast")} == present
+
+
+def test_c2l_takes_the_constant_of_nce_from_the_first_batch():
+    method = make("c2l", 2, "method.loss=nce")
+    images = blobs(6, 2)
+    assert float(method.mean) == 0
+    train(method, images, 1)
+    first = float(method.mean)
+    assert first > 0
+    train(method, images, 2)
+    assert float(method.mean) == first
+    assert "mean" in method.state_dict()
+    assert method.queue.filled == 18, "plain keys alone enter the queue"
