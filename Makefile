@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check pretrain finetune report phantom bench clean
+.PHONY: help setup demo test check docs pretrain finetune report phantom bench clean
 
 # A missing word ends before anything is installed, in one line, with exit code 2.
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(1): $(2) is missing; for example: $(3))))
@@ -45,6 +45,9 @@ check: $(READY)  ## what CI runs: lint, format, types, all tests that need no GP
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu" -n 2
+
+docs: $(READY)  ## write docs/methods.md from the methods' files
+	@$(BIN)/python -m experiments.methods_page
 
 pretrain: $(READY)  ## METHOD=pcrl DATA=luna ARGS="data.root=DIR trainer.max_steps=N ..."
 	@$(BIN)/ssl-med pretrain method=$(METHOD) data=$(DATA) $(ARGS)

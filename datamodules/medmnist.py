@@ -27,6 +27,7 @@ from datamodules.core.crops import cut, pad_to, window_start
 from datamodules.core.films import GREY, RGB, FilmConfig, check_classes, film_pair, label_of, resized
 from datamodules.core.intensity import decode, encode
 from datamodules.core.loader import Key
+from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.readers import Array
 from datamodules.core.splits import PARTS, Split
 from datamodules.core.volumes import Crops, Loaded, Sample
@@ -191,7 +192,7 @@ class Rows(Dataset[Sample]):
         spec: crop size, intensity and target.
         size: shorter side after resizing; 0: none.
         seed: of the crops.
-        need: pairs of boxes, or one crop.
+        need: pairs of boxes, crops at positions, or one crop.
         train: random crops; otherwise centre crops.
     """
 
@@ -219,6 +220,9 @@ class Rows(Dataset[Sample]):
         codes, patch = self.codes(case), self.spec.patch_size
         if self.need.pair:
             return sample | film_pair(codes, rng, patch=patch, min_iou=self.need.min_iou)
+        if self.need.positions is not None:
+            sample |= {"case": index, "scan": thumbnail(codes, self.need.positions.thumbnail)}
+            return sample | position_crop(codes, rng, positions=self.need.positions, patch=patch)
         codes = pad_to(codes, patch)
         start = window_start(codes.shape[1:], patch, rng if self.train else None)
         return sample | {"image": decode(cut(codes, start, patch))} | label_of(case.label, self.spec.target)

@@ -17,7 +17,8 @@ from ssl_med.spec import SslMedError
 USAGE = """\
 usage: ssl-med COMMAND [key=value ...]
 
-  list methods|data|tasks|phantoms [--json]      what there is
+  list methods|presets|data|tasks|phantoms [--json]
+                                                 what there is; a preset is a named variant: method=pcrl/contraloss
   check    data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]
                                                  read every file once; report what is wrong; exit code 1 if anything is
   pretrain method=NAME data=NAME data.root=DIR   pretrain a backbone
@@ -74,17 +75,26 @@ def _prepare(words: Sequence[str]) -> None:
 
 
 def _list(words: Sequence[str]) -> None:
-    kinds = {"methods": "method", "data": "data", "tasks": "task", "phantoms": "phantoms"}
+    from experiments.compose import names, presets
+
+    kinds: dict[str, Callable[[], list[str] | dict[str, str]]] = {
+        "methods": lambda: names("method"),
+        "presets": presets,
+        "data": lambda: names("data"),
+        "tasks": lambda: names("task"),
+        "phantoms": lambda: list_names("datamodules.phantoms"),
+    }
     what = [word for word in words if word != "--json"]
     if len(what) != 1 or what[0] not in kinds:
         raise SslMedError(f"list: say what: {' | '.join(kinds)}")
-    if what[0] == "phantoms":
-        found = list_names("datamodules.phantoms")
+    found = kinds[what[0]]()
+    if "--json" in words:
+        print(json.dumps(found))
+    elif isinstance(found, dict):
+        width = max(map(len, found), default=0)
+        print("\n".join(f"{name:{width}}  {text}".rstrip() for name, text in found.items()))
     else:
-        from experiments.compose import names
-
-        found = names(kinds[what[0]])
-    print(json.dumps(found) if "--json" in words else "\n".join(found))
+        print("\n".join(found))
 
 
 def _phantom(words: Sequence[str]) -> None:

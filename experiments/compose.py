@@ -134,6 +134,7 @@ class RunConfig:
 
     kind: Literal["pretrain", "finetune"]
     name: str
+    method_class: type[Method] | None
     method: Any
     data_class: type[MedicalData]
     data: Any
@@ -198,7 +199,8 @@ class RunConfig:
         """Where the run lives."""
         if self.general.out:
             return Path(self.general.out)
-        middle = f"{self.name}-{self.data.name}" if self.kind == "pretrain" else f"{self.name}-{self.init_name()}"
+        name = self.name.replace("/", "-")
+        middle = f"{name}-{self.data.name}" if self.kind == "pretrain" else f"{name}-{self.init_name()}"
         return Path("runs") / self.kind / f"{middle}-{self.hash()}"
 
     def init_name(self) -> str:
@@ -216,15 +218,32 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def presets() -> dict[str, str]:
+    """`method/preset` of every named variant, conf/method/METHOD/PRESET.yaml, and its first comment line: what it is."""
+    found = {}
+    for path in sorted((CONF / "method").glob("*/*.yaml")):
+        first = path.read_text().partition("\n")[0]
+        found[f"{path.parent.name}/{path.stem}"] = first.removeprefix("#").strip() if first.startswith("#") else ""
+    return found
+
+
 def compose_pretrain(words: Sequence[str]) -> RunConfig:
     """`method=pcrl data=luna data.root=DIR ...` -> RunConfig."""
     chosen, line = _choose(words, required=("method", "data"), optional=("trainer",))
-    method_class = get_class("ssl_med.methods", chosen["method"], kind="method", base=Method)
+    method_class = _method_class(chosen["method"])
     data_class = get_class("datamodules", chosen["data"], kind="data", base=MedicalData)
     layers = _layers(chosen, line, ("data", "method", "trainer"), data_class, chosen["data"])
     _known(layers, ("method", "data", "backbone", "optim", "trainer", "tracking", "seed", "out", "resume"))
     method = _section(method_class.Config, layers, "method")
-    return _finish("pretrain", chosen["method"], layers, data_class=data_class, data_name=chosen["data"], method=method)
+    return _finish(
+        "pretrain",
+        chosen["method"],
+        layers,
+        data_class=data_class,
+        data_name=chosen["data"],
+        method_class=method_class,
+        method=method,
+    )
 
 
 def compose_finetune(words: Sequence[str]) -> RunConfig:
@@ -241,7 +260,7 @@ def compose_finetune(words: Sequence[str]) -> RunConfig:
     layers = _layers(chosen, line, ("data", "task", "trainer"), data_class, data_name)
     sections = ("task", "data", "backbone", "optim", "trainer", "tracking", "labels", "transfer")
     _known(layers, (*sections, "seed", "out", "resume", "init"))
-    return _finish("finetune", chosen["task"], layers, data_class=data_class, data_name=data_name, method=None)
+    return _finish("finetune", chosen["task"], layers, data_class=data_class, data_name=data_name)
 
 
 @dataclass
@@ -293,7 +312,7 @@ def compose_prepare(words: Sequence[str]) -> tuple[PrepareConfig, MedicalData]:
         raise SslMedError(f"command line: prepare writes to store=DIR, not data.store; say store={data.store}")
     need = None
     if "method" in chosen:
-        method_class = get_class("ssl_med.methods", chosen["method"], kind="method", base=Method)
+        method_class = _method_class(chosen["method"])
         method: Any = _section(method_class.Config, layers, "method")
         need = method_class.need(method, data_class.make_spec(data, labelled=False))
     settings = build(PrepareConfig, [Layer(line.source, {k: v for k, v in line.tree.items() if k in own})], prefix="")
@@ -332,7 +351,8 @@ def _finish(
     *,
     data_class: type[MedicalData],
     data_name: str,
-    method: Any,
+    method_class: type[Method] | None = None,
+    method: Any = None,
 ) -> RunConfig:
     general_keys = ("seed", "out", "init", "resume")
     general_layers = [Layer(x.source, {k: v for k, v in x.tree.items() if k in general_keys}) for x in layers]
@@ -341,6 +361,7 @@ def _finish(
     return RunConfig(
         kind=kind,
         name=name,
+        method_class=method_class,
         method=method,
         data_class=data_class,
         data=data,
@@ -383,10 +404,27 @@ def _conf(group: str, name: str) -> Layer:
     return read_yaml(path, source)
 
 
+def _method_class(name: str) -> type[Method]:
+    """The class of `method` or `method/preset`; refuses a preset that no yaml describes."""
+    method, slash, preset = name.partition("/")
+    found: type[Method] = get_class("ssl_med.methods", method, kind="method", base=Method)
+    own = [known.partition("/")[2] for known in presets() if known.startswith(f"{method}/")]
+    if slash and preset not in own:
+        hint = nearest(preset, own) if own else "; it has none"
+        raise SslMedError(f"method '{name}' is unknown: {method} has no preset '{preset}'{hint}")
+    return found
+
+
 def _layers(
     chosen: dict[str, str], line: Layer, order: tuple[str, ...], data_class: type[MedicalData], data_name: str
 ) -> list[Layer]:
-    found = [_conf(group, chosen[group]) for group in order if group in chosen]
+    found = []
+    for group in order:
+        if group in chosen:
+            name, slash, _ = chosen[group].partition("/")
+            found.append(_conf(group, name))
+            if slash:  # a preset is laid over its method
+                found.append(_conf(group, chosen[group]))
     sections = _sections([*found, line], "data")
     dims = data_class.spatial_dims(build(data_class.Config, [Layer("", {"name": data_name}), *sections], prefix="data"))
     if "trainer" in chosen:  # what a method or a task says of this trainer is more special than the trainer's own

@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 
 from experiments.compose import RunConfig, compose_pretrain
 from experiments.session import Session, git_revision, ledger_of, say, versions
-from ssl_med.catalogue import get_class
 from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.config import to_plain
 from ssl_med.ledger import Ledger
@@ -19,8 +18,8 @@ from ssl_med.methods._base import Method
 def build_method(config: RunConfig) -> Method:
     """The method of a pretraining config, at its initial weights."""
     pl.seed_everything(config.general.seed, verbose=False)
-    method_class = get_class("ssl_med.methods", config.name, kind="method", base=Method)
-    method = method_class(
+    assert config.method_class is not None
+    method = config.method_class(
         config.method,
         spec=config.spec,
         backbone=config.backbone,
@@ -28,7 +27,6 @@ def build_method(config: RunConfig) -> Method:
         batch_size=config.trainer.batch_size * config.trainer.accumulate,
         seed=config.general.seed,
     )
-    assert isinstance(method, Method)
     method.log_every = config.trainer.log_every
     return method
 

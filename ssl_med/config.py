@@ -96,7 +96,7 @@ def build(schema: type[T], layers: Iterable[Layer], *, prefix: str) -> T:
         for key, value in layer.tree.items():
             spelled = f"{prefix}.{key}" if prefix else key
             try:
-                config = OmegaConf.merge(config, {key: value})
+                config = OmegaConf.unsafe_merge(config, {key: value})  # nothing else holds it, so it need not be copied
             except (OmegaConfBaseException, ValueError) as error:
                 raise SslMedError(_explain(layer.source, spelled, value, schema, key, error)) from None
     try:

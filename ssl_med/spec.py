@@ -22,6 +22,8 @@ class Batch(TypedDict, total=False):
     * image: (B, C, *S) float32, intensities scaled as `Intensity` says.
     * image2: (B, C, *S) float32, a second crop that overlaps `image`; only for a method that needs crop pairs.
     * id: B names of the samples, never a patient's name. * index: (B,) int64, position in the split.
+    * instance: (B,) int64, which of the positions of `Need.positions` the crop shows; scan: (B, C, *thumbnail) float32, the
+      whole scan that it is cut from, shrunk; case: (B,) int64, number of that scan in the split.
     * label: (B,) int64 for target "class", (B, K) float32 for "multilabel".
     * mask: (B, K, *S) float32 in {0, 1}, one channel per entry of `class_names` (regions may overlap).
     """
@@ -30,6 +32,9 @@ class Batch(TypedDict, total=False):
     image2: Tensor
     id: list[str]
     index: Tensor
+    instance: Tensor
+    scan: Tensor
+    case: Tensor
     label: Tensor
     mask: Tensor
 
@@ -118,13 +123,36 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """Anatomical positions that crops are taken at: the same shares of the way through every scan.
+
+    Crops at positions pass no content filter.
+
+    * count: number of positions, spread evenly.
+    * thumbnail: size *T to which the whole scan is shrunk.
+    * border: share of the way at each end of an axis that has no position.
+    * share: side of a crop as a share of the scan's; 0: patch_size in voxels, at most half of the scan.
+    * scale: range of a random factor on a crop's first two sides. * jitter: largest random shift, as a share of its sides.
+    """
+
+    count: int
+    thumbnail: tuple[int, ...]
+    border: float = 0.0
+    share: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    jitter: float = 0.0
+
+
+@dataclass(frozen=True)
 class Need:
     """What a method asks of the crop loader beyond one crop per sample.
 
     * pair: yield `image` and `image2`, two crops of one volume with equal size in voxels and overlap above `min_iou`.
     * pair_scales: sizes a pair may have before it is resampled to patch_size, as multiples of patch_size per axis.
+    * positions: yield `image` at one of them, with `instance`, `scan` and `case`; not together with pairs.
     """
 
     pair: bool = False
     min_iou: float = 0.2
     pair_scales: tuple[tuple[float, ...], ...] = ()
+    positions: Positions | None = None

@@ -32,6 +32,7 @@ def test_make_lists_its_targets():
         "demo",
         "test",
         "check",
+        "docs",
         "pretrain",
         "finetune",
         "report",
@@ -61,6 +62,8 @@ def test_a_missing_word_is_one_line_and_exit_code_2(words, missing):
 def test_words_reach_the_command():
     done = make("-n", "-o", ".venv/.ready", "pretrain", "METHOD=moco", "DATA=luna", "ARGS=data.root=x seed=1")
     assert done.stdout.strip().endswith("ssl-med pretrain method=moco data=luna data.root=x seed=1")
+    done = make("-n", "-o", ".venv/.ready", "pretrain", "METHOD=pcrl/contraloss", "DATA=luna")
+    assert done.stdout.strip().endswith("ssl-med pretrain method=pcrl/contraloss data=luna")
     done = make("-n", "-o", ".venv/.ready", "finetune", "TASK=lits")
     assert done.stdout.strip().endswith("ssl-med finetune task=lits init=scratch")
 

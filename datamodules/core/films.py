@@ -19,6 +19,7 @@ from datamodules.core.crops import Grid, cut, film_boxes, pad_to, resize, window
 from datamodules.core.intensity import decode, encode
 from datamodules.core.lazy import film_codes
 from datamodules.core.loader import Key
+from datamodules.core.positions import position_crop
 from datamodules.core.readers import Array, Header, Volume, read_color, read_film
 from datamodules.core.splits import Split, random_split
 from datamodules.core.store import Item, Store
@@ -187,7 +188,7 @@ class FilmData(MedicalData):
 
 
 class Films(Dataset[Sample]):
-    """Images resized by their shorter side; crop pairs are cut at the file's resolution.
+    """Images resized by their shorter side; crop pairs and crops at positions are cut at the file's resolution.
 
     Args:
         cases: the images.
@@ -195,7 +196,7 @@ class Films(Dataset[Sample]):
         spec: crop size, intensity and target.
         size: shorter side after resizing.
         seed: of the crops.
-        need: crop pairs or single crops.
+        need: crop pairs, crops at positions, or single crops.
         train: random crops; otherwise centre crops, and whole images where there are masks.
         cache_gb: memory for decoded images.
         store: where images and masks are read from, in place of their files.
@@ -226,7 +227,7 @@ class Films(Dataset[Sample]):
         if self.spec.target == "mask":
             mask = resized(self._masks(film, codes.shape[1:]) * np.uint16(65535), self.size) >= 32768
             return Loaded(pad_to(small(), self.spec.patch_size), self._padded(mask))
-        return Loaded(codes if self.need.pair else small())
+        return Loaded(codes if self.need.pair or self.need.positions else small())
 
     def _read(self, film: Film) -> tuple[Array, Callable[[], Array]]:
         raw = self.raw(film.path)
@@ -267,6 +268,9 @@ class Films(Dataset[Sample]):
         sample: Sample = {"id": film.name, "index": index}
         if self.need.pair:
             return sample | film_pair(item.codes, rng, patch=self.spec.patch_size, min_iou=self.need.min_iou)
+        if self.need.positions is not None:
+            sample |= {"case": index, "scan": item.thumbnail(self.need.positions.thumbnail)}
+            return sample | position_crop(item.codes, rng, positions=self.need.positions, patch=self.spec.patch_size)
         if item.mask is not None and not self.train:
             mask = torch.from_numpy(item.mask[...].astype(np.float32))
             return sample | {"image": decode(item.codes[...]), "mask": mask}

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from datamodules.core.crops import Grid, Starts, cut, find_starts, integral, pad_to, resize, tissue_weight
 from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
+from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.readers import Array
 from ssl_med.spec import Need, SslMedError
 
@@ -40,7 +41,8 @@ class Places(Protocol):
 class Loaded:
     """A scan: intensity codes (C, x, y, z) uint16, masks (K, x, y, z) uint8, and what was computed from them.
 
-    `filtered` finds the starts that pass a filter when they need not be computed from all codes.
+    `filtered` finds the starts that pass a filter when they need not be computed from all codes. `small` is the thumbnail of
+    the whole scan, once it was asked for.
     """
 
     codes: Array | Grid
@@ -49,12 +51,20 @@ class Loaded:
     starts: dict[Size, Starts] = field(default_factory=dict)
     foreground: Sequence[Places] | None = None
     filtered: Callable[[Sequence[Size], Content, Size | None], dict[Size, Starts]] | None = None
+    small: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory held."""
         arrays = [a for a in (self.codes, self.mask, *(self.foreground or ())) if a is not None]
-        return sum(int(a.nbytes) for a in arrays) + sum(s.nbytes for s in self.starts.values())
+        small = 0 if self.small is None else int(self.small.nbytes)
+        return sum(int(a.nbytes) for a in arrays) + sum(s.nbytes for s in self.starts.values()) + small
+
+    def thumbnail(self, size: Size) -> torch.Tensor:
+        """The scan shrunk to (C, *size), kept."""
+        if self.small is None:
+            self.small = thumbnail(self.codes, size)
+        return self.small
 
 
 class Cache:
@@ -105,7 +115,7 @@ class Crops(Dataset[Sample]):
         patch: crop size in voxels.
         per_case: crops of a scan in an epoch.
         seed: of the crops.
-        need: crop pairs and their sizes.
+        need: crop pairs and their sizes, or positions.
         content: filter of Models Genesis, or None.
         fixed: the same crops in every epoch and for every seed (validation).
         margin: voxels at each end of an axis that no crop touches, where the scan is large enough.
@@ -138,9 +148,13 @@ class Crops(Dataset[Sample]):
         rng = np.random.default_rng([0, 0, index] if self.fixed else [self.seed, epoch + 1, index])
         case = self.cases[index // self.per_case]
         item = self.read(case)
+        sample: Sample = {"id": case.name, "index": index}
+        if self.need.positions is not None:
+            wanted = self.need.positions
+            sample |= {"case": index // self.per_case, "scan": item.thumbnail(wanted.thumbnail)}
+            return sample | position_crop(item.codes, rng, positions=wanted, patch=self.patch, margin=self.margin)
         starts = self._starts(case, item, rng)
         size = starts.size
-        sample: Sample = {"id": case.name, "index": index}
         if self.need.pair:
             first, second = starts.draw_pair(self.need.min_iou, rng)
             for name, start in (("image", first), ("image2", second)):

@@ -214,10 +214,11 @@ def collapse(features: Tensor, pair: Tensor | None = None) -> Tensors:
 
 @torch.no_grad()
 def retrieval(first: Tensor, second: Tensor) -> Tensors:
-    """ "metric" and "trivial" of methods with two views: how often the nearest of a batch's second views is one's own.
+    """How often the nearest of a batch's second views is one's own: what two-view methods return as their metric.
 
     Args:
-        first, second: (B, d), L2-normalised.
+        first: (B, d), L2-normalised.
+        second: (B, d), L2-normalised.
     """
     hits = (first @ second.T).argmax(1) == torch.arange(len(first), device=first.device)
     return {"metric": hits.float().mean(), "trivial": first.new_tensor(1 / len(first))}

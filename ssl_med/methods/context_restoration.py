@@ -34,6 +34,7 @@ class ContextRestorationConfig(RestorationConfig):
     """isolated patches: no patch takes part in two swaps"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.swaps < 0:
             raise SslMedError(f"method.swaps is {self.swaps}; it must not be negative")
 

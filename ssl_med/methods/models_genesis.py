@@ -18,21 +18,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods._restoration import Restoration, RestorationConfig
+from ssl_med.methods._restoration import ShuffleConfig, Shuffling
+from ssl_med.spec import SslMedError
 from ssl_med.transforms.corruptions import models_genesis
-from ssl_med.transforms.spatial import flip
 
 
 @dataclass
-class ModelsGenesisConfig(RestorationConfig):
+class ModelsGenesisConfig(ShuffleConfig):
     """Probabilities of the official `generate_pair`; 0 switches a transform off, so any combination is a config."""
 
-    flip: float = 0.4
-    """per axis, applied to input and target alike"""
     shuffle: float = 0.5
     """local pixel shuffling"""
-    windows: int = 1000
-    """windows shuffled per image, each 1 to S//10 voxels wide"""
     nonlinear: float = 0.9
     """Bezier intensity mapping, half of the draws decreasing"""
     paint: float = 0.9
@@ -40,16 +36,18 @@ class ModelsGenesisConfig(RestorationConfig):
     inpaint_rate: float = 0.2
     """share of painting that is in-painting"""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("shuffle", "nonlinear", "paint", "inpaint_rate"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must lie in [0, 1]")
 
-class ModelsGenesis(Restoration):
+
+class ModelsGenesis(Shuffling):
     """Restores the original from `transforms.corruptions.models_genesis`."""
 
     Config = ModelsGenesisConfig
     config: ModelsGenesisConfig
-
-    def target(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """The flipped original."""
-        return flip(image, generator, p=self.config.flip)
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """Shuffle, map, paint, in the official order."""
@@ -62,4 +60,5 @@ class ModelsGenesis(Restoration):
             nonlinear=c.nonlinear,
             paint=c.paint,
             inpaint_rate=c.inpaint_rate,
+            maps=self.maps,
         )

@@ -12,7 +12,9 @@ Where we differ, and why:
   ResNet-18). `attention: paper` is the paper's.
 - targets are transforms of the clean crop, as in the paper; the official code transforms the corrupted one.
 - the teacher normalises with averaged running statistics (EMAN, Cai et al., CVPR 2021) instead of ShuffleBN.
-- lambda is Beta(1, 1) as in the paper; the official code folds it to max(lambda, 1 - lambda).
+- lambda is Beta(1, 1) as in the paper; the official code folds it to max(lambda, 1 - lambda): `lambda_fold`.
+- the ablation with RotNet (Table 2) is not described further: the clean ordinary crop, turned by a random quarter, passes
+  the encoder once more, so that the contrasted views stay those of the contrastive loss alone.
 - in 2D the official code corrupts by jitter, blur and cutout and in 3D by shuffling and painting; we do the same, with
   the paper's <= 10 degree rotation applied to the clean crop, so that input and target share one frame.
 """
@@ -32,7 +34,7 @@ from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
 from ssl_med.methods._pair import Embedding
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.ema import EMA
-from ssl_med.networks.heads import Projector, RestorationHead
+from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
 from ssl_med.networks.queue import Queue
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 from ssl_med.transforms.corruptions import local_shuffle, paint
@@ -45,10 +47,12 @@ PAIR_SCALES_3D = ((1.0, 1.0, 1.0), (1.5, 1.5, 1.5), (1.5, 1.5, 3.0), (0.5, 0.5, 
 
 @dataclass
 class PCRLConfig:
-    """Defaults of the paper; its ablations (Tables 1 and 2) are combinations of the first four fields."""
+    """Defaults of the paper; its ablations (Tables 1 and 2) are the presets in conf/method/pcrl."""
 
     reconstruct: bool = True
     """false: contrastive loss only, no decoder"""
+    rotnet: bool = False
+    """instead of a decoder: tell by which quarter turn a crop was rotated (Gidaris et al. 2018)"""
     transform: Literal["none", "flip", "flip_rot"] = "flip_rot"
     """transforms T_k of the targets; none: plain self-reconstruction without attention"""
     crossmix: bool = True
@@ -57,6 +61,8 @@ class PCRLConfig:
     """form of TransAtt: channel gate from the indicator alone, or outer product of indicator and features"""
     alpha: float = 1.0
     """CrossMix: lambda ~ Beta(alpha, alpha)"""
+    lambda_fold: bool = False
+    """max(lambda, 1 - lambda): the ordinary branch always weighs more, as in the official code"""
     temperature: float = 0.2
     """tau of InfoNCE"""
     queue: int = 16384
@@ -68,7 +74,11 @@ class PCRLConfig:
     contrast_weight: float = 0.5
     """weight of the contrastive loss"""
     restore_weight: float = 0.5
-    """weight of the sum of the branches' squared errors"""
+    """weight of the sum of the branches' squared errors, or of RotNet's cross-entropy"""
+    shuffle: float = 0.5
+    """3D: probability of local pixel shuffling"""
+    paint: float = 0.9
+    """3D: probability of in- or out-painting; painted crops take thousands of steps to be told apart"""
     min_iou: float = 0.2
     """3D: least overlap of the two crops of a pair"""
     rotation_deg: float = 10.0
@@ -81,6 +91,11 @@ class PCRLConfig:
             raise SslMedError(f"method.min_iou is {self.min_iou:g}; it must lie in [0, 1)")
         if self.crossmix and not self.reconstruct:
             raise SslMedError("method.crossmix needs a decoder: set method.crossmix=false or method.reconstruct=true")
+        if self.rotnet and self.reconstruct:
+            raise SslMedError("method.rotnet stands in for the decoder: set method.reconstruct=false")
+        for key in ("shuffle", "paint"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it is a probability")
 
 
 class TransAtt(nn.Module):
@@ -130,7 +145,7 @@ class PCRL(Method):
         return Need(pair=True, min_iou=config.min_iou, pair_scales=PAIR_SCALES_3D)
 
     def build(self) -> None:
-        """Projector, queue and, with reconstruction, decoder, attention and output head."""
+        """Projector, queue and, with reconstruction, decoder, attention and output head, or RotNet's head."""
         c, width, dims = self.config, self.backbone.out_channels, self.spec.spatial_dims
         self.projector = Projector(width, c.out_dim, c.out_dim, layers=2, norm=False)
         self.queue = Queue(c.out_dim, c.queue)
@@ -141,6 +156,14 @@ class PCRL(Method):
             )
             if c.transform != "none":
                 self.attention = TransAtt(width, dims + 4, spatial_dims=dims, form=c.attention)
+        if c.rotnet:
+            size = self.spec.patch_size
+            if size[0] != size[1]:
+                raise SslMedError(
+                    f"data.patch_size {list(size)}: method.rotnet turns crops by quarters in the plane of the first two "
+                    "axes, which must be a square"
+                )
+            self.rotation_head = ClassificationHead(width, 4)
 
     def after_init(self) -> None:
         """The momentum encoder starts as a copy."""
@@ -153,7 +176,8 @@ class PCRL(Method):
             x = gaussian_blur(x, generator, sigma=(0.1, 2.0), p=0.5)
             return cutout(x, generator, holes=3, fraction=32 / 224)
         x = gaussian_blur(crop, generator, sigma=(0.1, 2.0), p=0.5)
-        return paint(local_shuffle(x, generator, p=0.5), generator, p=0.9, inpaint_rate=0.2)
+        c = self.config
+        return paint(local_shuffle(x, generator, p=c.shuffle), generator, p=c.paint, inpaint_rate=0.2)
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """Inputs of both encoders, and per branch k the target T_k(X_k) with its indicator v_k."""
@@ -161,10 +185,14 @@ class PCRL(Method):
         if self.spec.spatial_dims == 3 and self.config.rotation_deg > 0:
             crops = {k: small_rotation(x, generator, degrees=self.config.rotation_deg) for k, x in crops.items()}
         views = {f"input_{k}": self.corrupt(x, generator) for k, x in crops.items()}
+        if self.config.rotnet:
+            views["turned"], params = flip_rot(crops["o"], generator, flips=False)
+            views["turns"] = params.turns
         if not self.config.reconstruct:
             return views
         if self.config.crossmix:
-            views["mix"] = _beta(self.config.alpha, generator, crops["o"])
+            mix = _beta(self.config.alpha, generator, crops["o"])
+            views["mix"] = torch.maximum(mix, 1 - mix) if self.config.lambda_fold else mix
             crops["h"] = torch.lerp(crops["m"], crops["o"], views["mix"])
         for k, crop in crops.items():
             if self.config.transform == "none":
@@ -193,6 +221,12 @@ class PCRL(Method):
             errors = {f"restore_{k}": F.mse_loss(full(x), views[f"target_{k}"]) for k, x in restored.items()}
             loss = loss + self.config.restore_weight * torch.stack(list(errors.values())).sum()
             terms |= {key: value.detach() for key, value in errors.items()}
+        if self.config.rotnet:
+            told = full(self.rotation_head(self.backbone.pool(self.backbone(views["turned"]))))
+            rotation = F.cross_entropy(told, views["turns"])
+            loss = loss + self.config.restore_weight * rotation
+            right = (told.argmax(1) == views["turns"]).float().mean()
+            terms |= {"rotation": rotation.detach(), "rotation_accuracy": right}
         return {"loss": loss, **terms}
 
     def restore(self, ordinary: list[Tensor], momentum: list[Tensor], views: Tensors) -> Tensors:

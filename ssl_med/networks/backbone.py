@@ -53,6 +53,11 @@ class Backbone(nn.Module, ABC):
         """Every side of the input must be divisible by it."""
         return self.strides[-1]
 
+    @property
+    def least(self) -> int:
+        """Smallest side of an input that reaches the last level; without a decoder it need not divide evenly."""
+        return self.divisor
+
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, *S) -> pyramid of (B, channels[i], *S / strides[i])."""

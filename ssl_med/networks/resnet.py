@@ -41,6 +41,11 @@ class ResNetEncoder(Backbone):
         self.channels = (64, *(width * expansion for width in (64, 128, 256, 512)))
         self.strides = (2, 4, 8, 16, 32)
 
+    @property
+    def least(self) -> int:
+        """Padded strided convolutions leave one voxel of any image."""
+        return 1
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, *S) -> stem and four stages, finest first."""
         pyramid = [self.act(self.bn1(self.conv1(x)))]

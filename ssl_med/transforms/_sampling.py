@@ -45,6 +45,15 @@ def in_pieces(function: Callable[..., Tensor], x: Tensor, *params: Tensor) -> Te
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
+def rearranged(x: Tensor, index: Tensor) -> Tensor:
+    """Voxel j of sample b shows voxel index[b, j] of the same sample; (B, C, *S), (B, S) int -> like x."""
+    flat = x.flatten(2)
+    if on_cpu(x):
+        parts = [sample.index_select(1, row) for sample, row in zip(flat, index, strict=True)]
+        return torch.stack(parts).view_as(x)
+    return flat.gather(2, index.long()[:, None].expand(-1, x.shape[1], -1)).view_as(x)
+
+
 def noise_source(generator: torch.Generator, like: Tensor) -> Noise:
     """U(0, 1) numbers of the type of `like`, on a grid of 2^-24.
 

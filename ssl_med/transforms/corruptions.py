@@ -17,7 +17,7 @@ from torch import Tensor
 from ssl_med.spec import SslMedError
 from ssl_med.transforms import _batched, _cpu
 from ssl_med.transforms import intensity as _intensity
-from ssl_med.transforms._sampling import Noise, integers, noise_source, on_cpu, uniform
+from ssl_med.transforms._sampling import Noise, integers, noise_source, on_cpu, per_sample, rearranged, uniform
 
 _BOXES = 5
 _CHAIN = 0.95  # probability of one more painted box
@@ -38,9 +38,12 @@ class Shuffle(NamedTuple):
 
 
 def sample_shuffle(batch: int, shape: Sequence[int], generator: torch.Generator, *, p: float, windows: int) -> Shuffle:
-    """Sizes U{1..S//10} per axis, starts U{0..S - size}."""
+    """Sizes U{1..S//10} per axis, starts U{0..S - size}.
+
+    Below 20 voxels a side goes up to 2: windows of one voxel would shuffle nothing.
+    """
     device = generator.device
-    limit = torch.tensor([max(1, s // 10) for s in shape], device=device)
+    limit = torch.tensor([max(min(2, s), s // 10) for s in shape], device=device)
     size = 1 + integers(generator, (batch, windows, len(shape)), limit)
     room = torch.tensor(tuple(shape), device=device) - size + 1
     start = integers(generator, (batch, windows, len(shape)), room)
@@ -63,6 +66,28 @@ def local_shuffle(x: Tensor, generator: torch.Generator, *, p: float = 0.5, wind
     if windows == 0 or p == 0:
         return x.clone()
     return apply_shuffle(x, sample_shuffle(len(x), x.shape[2:], generator, p=p, windows=windows))
+
+
+def shuffle_maps(count: int, shape: Sequence[int], generator: torch.Generator, *, windows: int) -> Tensor:
+    """(M, V) int32: `count` local shufflings of images of `shape`; entry j is the voxel that voxel j shows."""
+    voxels = torch.arange(math.prod(shape), device=generator.device, dtype=torch.float64)  # exact up to 2^53
+    each = [local_shuffle(voxels.view(1, 1, *shape), generator, p=1.0, windows=windows) for _ in range(count)]
+    return torch.cat(each).flatten(1).int()
+
+
+def apply_maps(x: Tensor, maps: Tensor, chosen: Tensor) -> Tensor:
+    """Rearranges each sample by row chosen[b] of `maps` (M, V); a negative number leaves it as it is."""
+    moved = rearranged(x, maps.index_select(0, chosen.clamp_min(0)))
+    return torch.where(per_sample(chosen >= 0, x), moved, x)
+
+
+def pooled_shuffle(x: Tensor, generator: torch.Generator, *, maps: Tensor, p: float = 0.5) -> Tensor:
+    """Local pixel shuffling by a random one of `shuffle_maps`: several times as fast as drawing windows.
+
+    Each result follows the law of `local_shuffle`, but images that meet the same map are shuffled alike.
+    """
+    chosen = integers(generator, (len(x),), torch.tensor(len(maps), device=x.device))
+    return apply_maps(x, maps, torch.where(uniform(generator, len(x)) < p, chosen, -1))
 
 
 # --- in- and out-painting --------------------------------------------------------------------------------------------
@@ -131,12 +156,17 @@ def models_genesis(
     nonlinear: float = 0.9,
     paint: float = 0.9,
     inpaint_rate: float = 0.2,
+    maps: Tensor | None = None,
 ) -> Tensor:
     """Local shuffling, intensity map, painting, in the order and with the probabilities of the official code.
 
-    The flip that precedes them there acts on the target too: flip first, then corrupt the flipped image.
+    The flip that precedes them there acts on the target too: flip first, then corrupt the flipped image. With `maps` the
+    shuffling is `pooled_shuffle`, and `windows` has no effect.
     """
-    x = local_shuffle(x, generator, p=shuffle, windows=windows)
+    if maps is None:
+        x = local_shuffle(x, generator, p=shuffle, windows=windows)
+    else:
+        x = pooled_shuffle(x, generator, maps=maps, p=shuffle)
     x = _intensity.nonlinear(x, generator, p=nonlinear)
     params = sample_paint(len(x), x.shape[2:], generator, p=paint, inpaint_rate=inpaint_rate)
     return apply_paint(x, params, noise_source(generator, x))

@@ -1,5 +1,6 @@
 """Every yaml composes with every other; what a yaml says arrives in the run, and an unknown key names its source."""
 
+import json
 import shutil
 from itertools import cycle, product
 
@@ -7,12 +8,14 @@ import pytest
 import yaml
 
 from experiments import compose
-from experiments.compose import compose_finetune, compose_pretrain, names
+from experiments.cli import main
+from experiments.compose import compose_finetune, compose_prepare, compose_pretrain, names, presets
 from ssl_med.catalogue import get_class
 from ssl_med.config import config_hash, to_yaml
 from ssl_med.spec import SslMedError
 
 METHODS, DATA, TASKS, TRAINERS = (names(group) for group in ("method", "data", "task", "trainer"))
+PRESETS = list(presets())
 # what only the user can say: which classes the own images have
 ASKED = {"images": ["data.class_names=[normal,sick]"]}
 
@@ -36,11 +39,14 @@ def leaves(tree, path=()):
 
 
 def expected(groups, dims):
-    """Settings that the yamls state: later groups win, and within a group the part for these dimensions."""
+    """Settings that the yamls state: later groups win, a preset over its method, within a group the part for these
+    dimensions, and what a group says of the chosen trainer wins over the trainer."""
+    layers = [(group, part) for group, name in groups for part in dict.fromkeys((name.split("/")[0], name))]
+    trees = [conf(group, name) for group, name in layers]
+    trainer = dict(groups).get("trainer")
     found = {}
-    for group, name in groups:
-        tree = conf(group, name)
-        found |= dict(leaves({k: v for k, v in tree.items() if k not in ("when_2d", "when_3d")}))
+    for tree in trees + [tree.get(f"when_{trainer}") or {} for tree in trees if trainer]:
+        found |= dict(leaves({k: v for k, v in tree.items() if not k.startswith("when_")}))
         found |= dict(leaves(tree.get(f"when_{dims}d") or {}))
     return found
 
@@ -61,27 +67,36 @@ def check(config, groups, dims):
 def test_every_yaml_has_its_module_and_every_module_its_yaml():
     for group, modules in (("method", METHODS), ("data", DATA)):
         assert sorted(path.stem for path in (compose.CONF / group).glob("*.yaml")) == modules
+    assert {preset.split("/")[0] for preset in PRESETS} <= set(METHODS)
     assert len(METHODS) >= 5
     assert len(DATA) >= 4
     assert {conf("task", task)["data"]["name"] for task in TASKS} <= set(DATA)
     assert "cpu" in TRAINERS
 
 
-@pytest.mark.parametrize("trainer", [None, *TRAINERS])
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_composes_with_every_data_set(method, trainer):
+# every method with every data set; variants with one of films and one of volumes
+COMBINATIONS = [
+    *((method, None, DATA) for method in METHODS),
+    *((preset, None, ["chest14", "luna"]) for preset in PRESETS),
+    *((method, trainer, ["chest14", "luna"]) for method in (*METHODS, *PRESETS) for trainer in TRAINERS),
+]
+
+
+@pytest.mark.parametrize(("method", "trainer", "data_sets"), COMBINATIONS)
+def test_every_method_composes_with_every_data_set(method, trainer, data_sets):
     hashes = set()
-    for data in DATA:
+    for data in data_sets:
         dims = dims_of(data)
         words = [f"method={method}", f"data={data}", *([f"trainer={trainer}"] if trainer else [])]
         config = compose_pretrain(words)
         groups = [("data", data), ("method", method), *([("trainer", trainer)] if trainer else [])]
         check(config, groups, dims)
         assert (config.kind, config.name, config.data.name, config.labelled) == ("pretrain", method, data, False)
-        assert config.folder().name == f"{method}-{data}-{config.hash()}"
+        assert config.folder().name == f"{method.replace('/', '-')}-{data}-{config.hash()}"
+        assert issubclass(config.method_class, compose.Method)
         assert config.spec.target == "none"
         hashes.add(config.hash())
-    assert len(hashes) == len(DATA)
+    assert len(hashes) == len(data_sets)
 
 
 @pytest.mark.parametrize(("task", "trainer"), product(TASKS, [None, *TRAINERS]))
@@ -93,6 +108,52 @@ def test_every_task_composes(task, trainer):
     assert config.labelled
     assert config.spec.target != "none"
     assert config.spec.class_names
+
+
+def test_a_preset_lies_over_its_method_and_under_the_words(capsys):
+    plain, preset = (compose_pretrain([f"method={m}", "data=luna"]) for m in ("pcrl", "pcrl/contraloss"))
+    assert preset.method_class is plain.method_class
+    assert plain.method.reconstruct
+    assert not preset.method.reconstruct
+    assert preset.tree()["method"]["name"] == "pcrl/contraloss"
+    assert preset.hash() != plain.hash()
+    assert compose_pretrain(["method=pcrl/crossmix_05", "data=luna", "method.alpha=2"]).method.alpha == 2
+    # 3D pairs, which a preset of PCRL needs as PCRL does, reach the store
+    assert compose_prepare(["method=pcrl/transatt", "data=luna", "data.root=x", "store=y"])[1].need.pair
+    assert main(["pretrain", "method=pcrl/code", "data=chest14", "trainer=cpu", "--show"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["name"], shown["method"]["lambda_fold"], shown["trainer"]["batch_size"]) == ("pcrl/code", True, 32)
+
+
+def test_presets_are_listed_with_what_they_are(capsys):
+    assert main(["list", "presets"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == PRESETS
+    assert all(len(line.split()) > 2 for line in lines), "a preset's yaml opens with a comment that says what it is"
+    assert main(["list", "presets", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == PRESETS
+    assert main(["list", "methods", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == METHODS
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        (
+            "pcrl/contralos",
+            "method 'pcrl/contralos' is unknown: pcrl has no preset 'contralos'; did you mean 'contraloss'?",
+        ),
+        ("pcrl/", "method 'pcrl/' is unknown: pcrl has no preset ''; there are: code, contraloss"),
+        ("pcrl/../moco", "method 'pcrl/../moco' is unknown: pcrl has no preset '../moco'; there are: code"),
+        ("simclr/v2", "method 'simclr/v2' is unknown: simclr has no preset 'v2'; it has none"),
+        ("pcr/full", "method 'pcr' is unknown; did you mean 'pcrl'?"),
+    ],
+)
+def test_an_unknown_preset_is_one_line_with_the_nearest_name(name, line):
+    with pytest.raises(SslMedError) as error:
+        compose_pretrain([f"method={name}", "data=luna"])
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)
 
 
 def test_words_win_over_every_yaml():
@@ -167,7 +228,7 @@ def test_words_that_belong_to_the_other_command_or_to_none():
         compose_pretrain(["method=moco", "data=luna", "trainer=gpu"])
 
 
-GROUPS = {"method": METHODS, "data": DATA, "task": TASKS, "trainer": TRAINERS}
+GROUPS = {"method": [*METHODS, *PRESETS], "data": DATA, "task": TASKS, "trainer": TRAINERS}
 
 
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, found in GROUPS.items() for name in found])

@@ -1,6 +1,7 @@
 """One sweep over every method in 2D and 3D: builds from its yaml, trains, learns, replays, resumes, travels."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,11 +56,20 @@ def make(name, dims, *words, norm="batch"):
     )
     torch.manual_seed(0)
     method_class = get_class("ssl_med.methods", name, kind="method", base=Method)
-    return method_class(config.method, spec=config.spec, backbone=config.backbone, optim=config.optim, batch_size=8)
+    spec = replace(config.spec, in_channels=channels_of(name))
+    return method_class(config.method, spec=spec, backbone=config.backbone, optim=config.optim, batch_size=8)
 
 
-def blobs(n, dims, seed=0):
-    """Smooth images in [0, 1], each with its own few bright and dark blobs: structure that a pretext task can learn."""
+def channels_of(name):
+    """Modalities that the method needs at least."""
+    return get_class("ssl_med.methods", name, kind="method", base=Method).min_channels
+
+
+def blobs(n, dims, seed=0, channels=1):
+    """Smooth images in [0, 1], each with its own few bright and dark blobs: structure that a pretext task can learn.
+
+    Every second channel shows the same blobs with inverted contrast, as another modality would.
+    """
     generator = torch.Generator().manual_seed(seed)
     axes = torch.meshgrid(*[torch.linspace(-1, 1, s) for s in SIZE[dims]], indexing="ij")
     image = torch.zeros(n, 1, *SIZE[dims])
@@ -69,7 +79,8 @@ def blobs(n, dims, seed=0):
         height = torch.rand(n, generator=generator) * 2 - 0.8
         distance = sum((a[None] - centre[:, i].view(-1, *[1] * dims)) ** 2 for i, a in enumerate(axes))
         image[:, 0] += height.view(-1, *[1] * dims) * torch.exp(-distance / width.view(-1, *[1] * dims) ** 2)
-    return (0.3 + 0.3 * image).clamp(0, 1)  # one background level: an intensity map cannot be undone without it
+    image = (0.3 + 0.3 * image).clamp(0, 1)  # one background level: an intensity map cannot be undone without it
+    return torch.cat([1 - image if c % 2 else image for c in range(channels)], 1)
 
 
 def batch_of(images, second=None):
@@ -95,7 +106,7 @@ def step(method, optimizer, batch, seed):
 @pytest.mark.parametrize(("name", "dims"), SWEEP)
 def test_a_step_is_finite_replayable_and_reaches_every_weight(name, dims):
     method = make(name, dims)
-    batch = batch_of(blobs(4, dims))
+    batch = batch_of(blobs(4, dims, channels=channels_of(name)))
     before = copy.deepcopy(batch)
     state = copy.deepcopy(method.state_dict())
     terms = method.losses(batch, generator(1))
@@ -119,7 +130,7 @@ def test_views_do_not_depend_on_the_rest_of_the_step(name, dims):
     """`terms` is deterministic: the same views twice give the same loss."""
     method = make(name, dims)
     with torch.no_grad():
-        views = method.views(batch_of(blobs(4, dims)), generator(3))
+        views = method.views(batch_of(blobs(4, dims, channels=channels_of(name))), generator(3))
     assert not any(v.requires_grad for v in views.values())
     method.eval()  # no queue or statistics update in between
     assert torch.equal(method.terms(views)["loss"], method.terms(views)["loss"])
@@ -142,11 +153,13 @@ def test_backbone_travels(name, dims, tmp_path):
     )
     path = tmp_path / "backbone.safetensors"
     save_backbone(path, backbone=method.backbone, decoder=method.decoder, card=card)
-    backbone, decoder, loaded, report = load_backbone(path, in_channels=1, with_decoder=method.decoder is not None)
+    backbone, decoder, loaded, report = load_backbone(
+        path, in_channels=channels_of(name), with_decoder=method.decoder is not None
+    )
     assert loaded == card
     assert report.complete
     method.eval(), backbone.eval()
-    x = blobs(2, dims)
+    x = blobs(2, dims, channels=channels_of(name))
     for mine, theirs in zip(method.backbone(x), backbone(x), strict=True):
         assert torch.equal(mine, theirs)
     if method.decoder is not None:
@@ -157,7 +170,7 @@ def test_backbone_travels(name, dims, tmp_path):
 @pytest.mark.parametrize(("name", "dims"), SWEEP)
 def test_state_resumes_exactly(name, dims):
     """Weights, teacher and queue: five steps in one go equal two and three with a save and a load in between."""
-    images = blobs(8, dims)
+    images = blobs(8, dims, channels=channels_of(name))
 
     def run(method, optimizer, steps):
         return [step(method, optimizer, batch_of(images), s) for s in steps]

@@ -14,8 +14,12 @@ WORLD, BATCH, STEPS = 2, 8, 2
 
 
 def views_of(method, dims, seed):
-    second = blobs(BATCH, dims, seed=seed + 50)
-    return method.views(batch_of(blobs(BATCH, dims, seed=seed), second), generator(seed))
+    first, second = (blobs(BATCH, dims, seed=s, channels=method.spec.in_channels) for s in (seed, seed + 50))
+    return method.views(batch_of(first, second), generator(seed))
+
+
+def doubled(views):
+    return {k: v.double() if v.is_floating_point() else v for k, v in views.items()}
 
 
 def part(views, rank):
@@ -70,7 +74,7 @@ def two_process_results(tmp_path_factory):
     for index, (name, dims) in enumerate(jobs):
         method = make(name, dims).double()
         with torch.no_grad():
-            views_list = [{k: v.double() for k, v in views_of(method, dims, seed).items()} for seed in range(STEPS)]
+            views_list = [doubled(views_of(method, dims, seed)) for seed in range(STEPS)]
         torch.save(views_list, f"{folder}/views{index}.pt")
         expected[name, dims] = copy.deepcopy(run_steps(method, views_list))
     mp.spawn(worker, (str(folder), jobs), nprocs=WORLD)

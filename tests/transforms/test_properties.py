@@ -6,13 +6,17 @@ import pytest
 import torch
 
 from ssl_med.spec import SslMedError
-from ssl_med.transforms import _batched, _cpu, _sampling, corruptions, intensity, spatial
+from ssl_med.transforms import _batched, _cpu, _sampling, cells, corruptions, intensity, spatial
 
 SHAPES = {2: (24, 18), 3: (22, 20, 20)}
 
 
 def patch(dims):
     return (5, 4, 3)[:dims]
+
+
+def maps(x, windows):
+    return corruptions.shuffle_maps(3, x.shape[2:], gen(0), windows=windows)
 
 
 # name -> (full strength, no strength); both (x, generator) -> Tensor
@@ -55,6 +59,14 @@ TRANSFORMS = {
         lambda x, g: corruptions.models_genesis(x, g),
         lambda x, g: corruptions.models_genesis(x, g, shuffle=0, nonlinear=0, paint=0),
     ),
+    "pooled_shuffle": (
+        lambda x, g: corruptions.pooled_shuffle(x, g, maps=maps(x, 200), p=1),
+        lambda x, g: corruptions.pooled_shuffle(x, g, maps=maps(x, 200), p=0),
+    ),
+    "rearrange": (
+        lambda x, g: cells.rearrange(x, g, side=(2, 2, 2)[: x.ndim - 2], rotate=True),
+        lambda x, g: cells.rearrange(x, g, side=(2, 2, 2)[: x.ndim - 2], share=0, rotate=True),
+    ),
     "swap_patches": (
         lambda x, g: corruptions.swap_patches(x, g, patch=patch(x.ndim - 2)),
         lambda x, g: corruptions.swap_patches(x, g, swaps=0, patch=patch(x.ndim - 2)),
@@ -76,7 +88,7 @@ def gen(seed=0):
 def test_every_public_transform_is_swept():
     public = {
         name
-        for module in (spatial, intensity, corruptions)
+        for module in (spatial, intensity, corruptions, cells)
         for name, f in inspect.getmembers(module, inspect.isfunction)
         if f.__module__ == module.__name__ and list(inspect.signature(f).parameters)[:2] == ["x", "generator"]
     }
@@ -143,6 +155,10 @@ def test_a_batch_equals_its_samples_one_by_one(dims):
     starts = corruptions.sample_swaps(5, shape, g, swaps=6, patch=patch(dims), disjoint=False)
     single = one_by_one(lambda x, s: corruptions.apply_swaps(x, s, patch(dims)), x, starts)
     assert torch.equal(single, corruptions.apply_swaps(x, starts, patch(dims)))
+    side = (2, 2, 2)[:dims]
+    arrangement = cells.sample_arrangement(5, shape, g, side=side, share=0.7, permute=True, rotate=True)
+    single = one_by_one(lambda x, *p: cells.apply_arrangement(x, cells.Arrangement(*p), side), x, *arrangement)
+    assert torch.equal(single, cells.apply_arrangement(x, arrangement, side))
     shuffle = corruptions.sample_shuffle(5, shape, g, p=0.8, windows=50)
     keys = torch.split(shuffle.keys, shuffle.size.prod(-1).sum(1).tolist())
     single = [
@@ -166,6 +182,11 @@ def test_accelerator_and_cpu_forms_are_bit_identical(dims, monkeypatch):
     assert torch.equal(_batched.fill_boxes(x, *boxes, 0.5), _cpu.fill_boxes(x, *boxes, 0.5))
     starts = corruptions.sample_swaps(7, shape, g, swaps=6, patch=patch(dims), disjoint=False)
     assert torch.equal(_batched.swap(x, starts, patch(dims)), _cpu.swap(x, starts, patch(dims)))
+    index = torch.randint(0, x[0, 0].numel(), (7, x[0, 0].numel()), generator=g)
+    taken = _sampling.rearranged(x, index)
+    monkeypatch.setattr(_sampling, "on_cpu", lambda x: False)
+    assert torch.equal(taken, _sampling.rearranged(x, index))
+    monkeypatch.undo()
     for p, windows in ((0.6, 700), (0.0, 5), (1.0, 1)):
         shuffle = corruptions.sample_shuffle(7, shape, g, p=p, windows=windows)
         expected = _batched.shuffle(x, *shuffle)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_med.transforms import corruptions, intensity, spatial
+from ssl_med.spec import SslMedError
+from ssl_med.transforms import cells, corruptions, intensity, spatial
 
 SHAPES = {2: (24, 18), 3: (18, 18, 12)}
 
@@ -346,3 +347,115 @@ def test_disjoint_swaps_use_each_cell_once():
 def test_cutout_zeroes_boxes_of_the_stated_side():
     y = intensity.cutout(torch.ones(64, 1, 224, 224), gen(0), holes=1)
     assert ((y == 0).flatten(1).sum(1) == 32 * 32).all()
+
+
+def rotations(side):
+    """All that quarter turns of single planes reach from the identity, among those that keep the shape."""
+    found, open_ends = {}, [np.arange(math.prod(side)).reshape(side)]
+    planes = [(a, b) for a in range(len(side)) for b in range(a + 1, len(side))]
+    seen = {}
+    while open_ends:
+        cell = open_ends.pop()
+        key = (cell.shape, cell.tobytes())
+        if key in seen:
+            continue
+        seen[key] = True
+        if cell.shape == tuple(side):
+            found[tuple(cell.ravel().tolist())] = True
+        open_ends += [np.rot90(cell, 1, plane).copy() for plane in planes]
+    return set(found)
+
+
+@pytest.mark.parametrize(
+    ("side", "count"), [((3, 3), 4), ((2, 3), 2), ((3, 3, 3), 24), ((3, 3, 2), 8), ((2, 3, 2), 8), ((2, 3, 4), 4)]
+)
+def test_turns_of_a_cell_are_all_rotations_that_keep_its_shape(side, count):
+    rows = cells.turns(side)
+    assert rows[0].tolist() == list(range(math.prod(side)))
+    assert len(rows) == count
+    assert {tuple(row.tolist()) for row in rows} == rotations(side)
+
+
+@pytest.mark.parametrize(
+    ("shape", "side"), [((12, 9), (3, 3)), ((8, 6), (2, 3)), ((8, 4, 4), (2, 2, 2)), ((6, 4, 4), (3, 2, 4))]
+)
+def test_rearranged_cells_stand_and_turn_as_drawn(shape, side):
+    x = image(len(shape), batch=8, shape=shape)
+    params = cells.sample_arrangement(8, shape, gen(0), side=side, share=0.6, permute=True, rotate=True)
+    y = cells.apply_arrangement(x, params, side)
+    corners = list(np.ndindex(*[s // a for s, a in zip(shape, side, strict=True)]))
+    turned = cells.turns(side)
+    for b in range(8):
+        assert sorted(params.order[b].tolist()) == list(range(len(corners)))
+        for place, corner in enumerate(corners):
+            source = corners[int(params.order[b, place])]
+            box, origin = (
+                (slice(None), *(slice(k * a, k * a + a) for k, a in zip(at, side, strict=True)))
+                for at in (corner, source)
+            )
+            expected = x[b][origin].flatten(1)[:, turned[params.turn[b, place]]].view(x.shape[1], *side)
+            assert torch.equal(y[b][box], expected)
+    still = params.order == torch.arange(len(corners))
+    moved = round(0.6 * len(corners))
+    assert int((~still).sum(1).max()) <= moved
+    assert int(((params.turn > 0).sum(1)).max()) <= moved
+    assert torch.equal(x.flatten(2).sort(2).values, y.flatten(2).sort(2).values)
+
+
+def test_cells_are_split_and_joined_row_by_row():
+    x = torch.arange(2 * 6 * 4).view(2, 1, 6, 4)
+    parts = cells.split_cells(x, (3, 2))
+    assert torch.equal(parts[1, 0, 1], x[1, 0, 0:3, 2:4].flatten())
+    assert torch.equal(parts[0, 0, 2], x[0, 0, 3:6, 0:2].flatten())
+    y = image(3, shape=(6, 4, 8))
+    assert torch.equal(cells.join_cells(cells.split_cells(y, (3, 2, 4)), (6, 4, 8), (3, 2, 4)), y)
+    chosen = torch.zeros(1, 4, dtype=torch.bool)
+    chosen[0, 2] = True
+    assert torch.equal(cells.cells_mask(chosen, (6, 4), (3, 2))[0, 0].nonzero().amin(0), torch.tensor([3, 0]))
+
+
+@pytest.mark.parametrize(("side", "words"), [((5, 2), "do not fill"), ((3,), "do not fill"), ((0, 2), "do not fill")])
+def test_cells_that_do_not_fill_the_image_are_refused(side, words):
+    with pytest.raises(SslMedError, match=words):
+        cells.rearrange(torch.rand(1, 1, 12, 8), gen(0), side=side)
+
+
+def test_chosen_cells_are_uniform_and_equally_many():
+    chosen = cells.sample_cells(4000, 16, gen(1), share=0.75)
+    assert chosen.sum(1).tolist() == [12] * 4000
+    assert float((chosen.float().mean(0) - 0.75).abs().max()) < 0.03
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_map_of_the_pool_shuffles_as_its_windows_would(dims):
+    shape = (30, 20, 20)[:dims]
+    x = image(dims, batch=6, shape=shape)
+    maps = corruptions.shuffle_maps(3, shape, gen(2), windows=300)
+    assert maps.dtype == torch.int32
+    assert torch.equal(maps, corruptions.shuffle_maps(3, shape, gen(2), windows=300))
+    g = gen(2)
+    for row in maps:  # the same windows, drawn for one image after the other
+        params = corruptions.sample_shuffle(1, shape, g, p=1.0, windows=300)
+        assert torch.equal(x[:1].flatten(2)[:, :, row.long()].view_as(x[:1]), corruptions.apply_shuffle(x[:1], params))
+    y = corruptions.apply_maps(x, maps, torch.tensor([2, -1, 0, 1, -1, 0]))
+    for b, row in enumerate((2, -1, 0, 1, -1, 0)):
+        expected = x[b].flatten(1)[:, maps[row].long()].view_as(x[b]) if row >= 0 else x[b]
+        assert torch.equal(y[b], expected)
+
+
+def test_pooled_shuffling_uses_all_maps_and_half_of_the_images():
+    x = torch.rand(400, 1, 40, 40, generator=gen(0))
+    maps = corruptions.shuffle_maps(4, (40, 40), gen(1), windows=200)
+    y = corruptions.pooled_shuffle(x, gen(2), maps=maps, p=0.5)
+    same = torch.stack(
+        [(corruptions.apply_maps(x, maps, torch.full((400,), k)) == y).flatten(1).all(1) for k in range(4)]
+    )
+    counts = same.sum(1)
+    assert int(counts.sum()) == 400 - int((x == y).flatten(1).all(1).sum())
+    assert int(counts.min()) > 20
+    assert int(counts.max()) < 80
+
+
+def test_windows_of_small_crops_are_two_voxels_wide():
+    params = corruptions.sample_shuffle(2, (16, 19, 20), gen(0), p=1, windows=400)
+    assert params.size.flatten(0, 1).amax(0).tolist() == [2, 2, 2]

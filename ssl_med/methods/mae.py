@@ -1,0 +1,103 @@
+"""MAE: restore masked patches from the visible ones.
+
+Paper: He et al., "Masked autoencoders are scalable vision learners", CVPR 2022. Official code:
+github.com/facebookresearch/mae (CC BY-NC; nothing of it is used here).
+
+Where we differ, and why:
+- the network is the suite's U-Net or ResNet, so that the comparison is of methods and not of networks. A convolution
+  cannot leave masked patches out as a vision transformer does: they hold one learned value per modality (as in SimMIM, Xie et
+  al., CVPR 2022), the whole crop is computed, and three quarters of the work are not saved.
+- at transfer no patch is masked: the encoder then sees other statistics than in pretraining. Sparse convolutions (SparK,
+  Tian et al., ICLR 2023) would mend that, at the price of another encoder.
+- the decoder is the backbone's, with skips, in place of a small transformer.
+- targets are intensities in [0, 1]; the authors' better variant, patches normalised by their own mean and standard
+  deviation, is `normalize: true`. In the air of a CT that is normalised noise.
+- patches are 1/8 of the crop's sides, from 4 up to the paper's 16 pixels: a 64x64x32 crop has 8x8x8 of 8x8x4.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_med.methods._base import Tensors, full
+from ssl_med.methods._restoration import RestorationConfig, Restorer, cell_side
+from ssl_med.spec import Batch, SslMedError
+from ssl_med.transforms.cells import cells_mask, grid_of, join_cells, sample_cells, split_cells
+
+
+@dataclass
+class MAEConfig(RestorationConfig):
+    """Defaults of the paper."""
+
+    ratio: float = 0.75
+    """share of the patches that are masked"""
+    patch: tuple[int, ...] = ()
+    """side of a patch in voxels, a divisor of the crop's; empty: about S/8, from 4 to 16"""
+    normalize: bool = False
+    """targets normalised within each patch, and a linear output"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.ratio < 1:
+            raise SslMedError(f"method.ratio is {self.ratio:g}; it must lie in (0, 1)")
+        if self.loss == "ssim":
+            raise SslMedError("method.loss=ssim needs whole images; masked patches take mse or mae")
+
+
+class MAE(Restorer):
+    """The loss is the mean over masked voxels; every image has equally many."""
+
+    Config = MAEConfig
+    config: MAEConfig
+
+    @property
+    def activation(self) -> Literal["sigmoid", "linear"]:
+        """Normalised targets have no bounds."""
+        return "linear" if self.config.normalize else "sigmoid"
+
+    def build(self) -> None:
+        """Also the value that masked voxels show, one per modality."""
+        size = self.spec.patch_size
+        limit = [min(16, max(4, s // 8)) for s in size]
+        self.patch = cell_side("method.patch", self.config.patch, self.spec, limit=limit, cells=2)
+        super().build()
+        self.token = nn.Parameter(torch.zeros(1, self.spec.in_channels, *[1] * self.spec.spatial_dims))
+
+    def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
+        """`image` (B, C, *S), `mask` (B, 1, *S), 1 where a patch is masked, and `target` like the image."""
+        image = self.target(batch["image"], generator)
+        size = image.shape[2:]
+        count = math.prod(grid_of(size, self.patch))
+        chosen = sample_cells(len(image), count, generator, share=self.config.ratio)
+        mask = cells_mask(chosen, size, self.patch).to(image.dtype)
+        return {"image": image, "mask": mask, "target": self.normalized(image) if self.config.normalize else image}
+
+    def normalized(self, image: Tensor) -> Tensor:
+        """Each patch and modality with mean 0 and variance 1."""
+        parts = split_cells(image, self.patch)
+        variance, mean = torch.var_mean(parts, dim=-1, keepdim=True)
+        return join_cells((parts - mean) / (variance + 1e-6).sqrt(), image.shape[2:], self.patch)
+
+    def terms(self, views: Tensors) -> Tensors:
+        """Distance on what was masked."""
+        mask, target = views["mask"], views["target"]
+        restored, pyramid = self.restore(torch.lerp(views["image"], self.token.to(mask.dtype), mask))
+        error = full(restored) - target
+        distance = error.abs() if self.config.loss == "mae" else error.square()
+        grey = masked_mean(target, mask).view(-1, *[1] * (target.ndim - 1))  # the best single value, per image
+        return {
+            "loss": masked_mean(distance, mask).mean(),
+            "features": self.backbone.pool(pyramid).detach(),
+            "metric": masked_mean(error.detach().square(), mask).mean(),
+            "trivial": masked_mean((target - grey).square(), mask).mean(),
+        }
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the masked voxels of all channels: (B, C, *S), (B, 1, *S) -> (B,)."""
+    return (x * mask).flatten(1).sum(1) / (mask.flatten(1).sum(1) * x.shape[1])
