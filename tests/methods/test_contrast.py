@@ -343,3 +343,79 @@ def test_c2l_takes_the_constant_of_nce_from_the_first_batch():
     assert float(method.mean) == first
     assert "mean" in method.state_dict()
     assert method.queue.filled == 18, "plain keys alone enter the queue"
+
+
+# --- PIRL ------------------------------------------------------------------------------------------------------------
+
+
+def numbered(images, index):
+    return batch_of(images) | {"index": torch.tensor(index)}
+
+
+def test_pirl_contrasts_image_and_patches_with_the_memory_of_the_image():
+    method = make("pirl", 2, "method.negatives=7")
+    method.before_training(10)
+    method.double()
+    images = blobs(4, 2).double()
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.01)
+    for s, index in enumerate(([0, 1, 2, 3], [4, 5, 6, 7])):
+        step(method, optimizer, numbered(images, index), s)
+    index = [8, 0, 5, 2]  # the first is new to the memory
+    views = method.views(numbered(images, index), generator(9))
+    memory = method.memory.entries.clone()
+    method.train()
+    for module in method.modules():  # the statistics of the batch are not the subject
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    with torch.no_grad():
+        f = unit_rows(method.image_head(method.backbone.pool(method.backbone(views["view"]))))
+        parts = [method.patch_head(method.backbone.pool(method.backbone(views["patches"][:, p]))) for p in range(9)]
+        g = unit_rows(method.joint_head(torch.cat(parts, 1)))
+        first = int(views["first"])
+        shown = [(first + n) % 10 for n in range(7)]
+        total = 0.0
+        for b, i in enumerate(index):
+            anchor = f[b] if b == 0 else memory[i]
+            others = memory[[n for n in shown if n != i]].T
+            total += slow_contrast(g[b][None], anchor[None], others, 0.07) / 8
+            total += slow_contrast(f[b][None], anchor[None], others, 0.07) / 8
+        assert float(method.terms(views)["loss"]) == pytest.approx(total, abs=1e-9)
+    expected = unit_rows(0.5 * memory[[0, 5, 2]] + 0.5 * f[1:])
+    assert torch.allclose(method.memory.entries[[0, 5, 2]], expected, atol=1e-12)
+    assert torch.allclose(method.memory.entries[8], f[0], atol=1e-12)
+    assert torch.equal(method.memory.entries[[1, 3, 4, 6, 7, 9]], memory[[1, 3, 4, 6, 7, 9]])
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "nce"])
+def test_pirl_validation_neither_uses_nor_changes_what_is_known_of_training_samples(loss):
+    method = make("pirl", 2, f"method.loss={loss}")
+    method.before_training(4)
+    images = blobs(4, 2)
+    train(method, images, 1)
+    method.eval()
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    views = method.views(batch_of(images), generator(1))
+    loss = method.terms(views)["loss"]
+    assert torch.equal(method.terms(views | {"index": views["index"].flip(0)})["loss"], loss)
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+    assert method.need(method.config, method.spec).fixed
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_pirl_patches_come_in_random_order(dims):
+    """Every patch of an image whose cells have their own grey level; each order about equally often."""
+    words = ["crop_scale=[1.0,1.0]", "flip=0", "jitter=0", "blur=0"]
+    method = make("pirl", dims, "method.jitter=0", *(f"method.patch_view.{word}" for word in words))
+    counts, size = method.grid.counts, method.spec.patch_size
+    cells = torch.arange(method.grid.cells).view(1, 1, *counts).float()
+    image = torch.nn.functional.interpolate(cells, size=size, mode="nearest").expand(200, *[-1] * (dims + 1)) / 10
+    patches = method.views(batch_of(image), generator(2))["patches"]
+    grey = (patches.flatten(2).median(2).values * 10).round().long()
+    assert torch.equal(grey.sort(1).values, torch.arange(method.grid.cells).expand(200, -1))
+    first = grey[:, 0].bincount(minlength=method.grid.cells) / 200
+    assert float((first - 1 / method.grid.cells).abs().max()) < 0.1
+
+
+def test_pirl_needs_more_than_one_sample():
+    with pytest.raises(SslMedError, match="crops_per_volume"):
+        make("pirl", 2).before_training(1)
