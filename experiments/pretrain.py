@@ -44,6 +44,7 @@ def pretrain(words: Sequence[str]) -> Path:
         seed=config.general.seed,
     )
     data.setup("fit")
+    method.before_training(data.count("train"))
     session = Session.open(config)
     if session is None:
         say(f"finished already: {config.folder()}")

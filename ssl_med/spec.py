@@ -150,9 +150,11 @@ class Need:
     * pair: yield `image` and `image2`, two crops of one volume with equal size in voxels and overlap above `min_iou`.
     * pair_scales: sizes a pair may have before it is resampled to patch_size, as multiples of patch_size per axis.
     * positions: yield `image` at one of them, with `instance`, `scan` and `case`; not together with pairs.
+    * fixed: every training epoch yields the same crops, so that what is remembered by `batch["index"]` stays true.
     """
 
     pair: bool = False
     min_iou: float = 0.2
     pair_scales: tuple[tuple[float, ...], ...] = ()
     positions: Positions | None = None
+    fixed: bool = False

@@ -362,12 +362,20 @@ class MedicalData(pl.LightningDataModule, ABC):
             world=self.world,
             owners=dataset.owners if scattered else None,
             mixed=self.config.mixed_volumes if scattered else 1,
+            fixed=self.need.fixed,
         )
         return (ResumableLoader if train else EvaluationLoader)(dataset, batches, num_workers=self.num_workers)
 
     def train_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Shuffled training samples."""
         return self._loader("train")
+
+    def count(self, part: str) -> int:
+        """Samples of an epoch of a part."""
+        self.setup()
+        cases: Any = self.parts[part]
+        dataset: Any = self.dataset(cases, part=part) if cases else ()
+        return len(dataset)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Validation samples in order, the same crops each time; empty without a validation part."""

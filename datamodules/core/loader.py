@@ -33,6 +33,7 @@ class EpochBatches(Sampler[list[Key]]):
         owners: epoch -> (length,) number of the scan that each sample comes from; then only samples of `mixed` scans at
             a time are shuffled together, so that a scan is decoded once an epoch. None: all together.
         mixed: see `owners`.
+        fixed: samples are those of epoch 0 in every epoch; only their order changes.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class EpochBatches(Sampler[list[Key]]):
         world: int = 1,
         owners: Callable[[int], Array] | None = None,
         mixed: int = 1,
+        fixed: bool = False,
     ) -> None:
         if batch_size < 1 or batch_size % world:
             raise SslMedError(
                 f"trainer.batch_size={batch_size} must be positive and divisible by the number of devices, {world}"
             )
         self.length, self.batch_size, self.seed, self.shuffle = length, batch_size, seed, shuffle
-        self.rank, self.world, self.owners, self.mixed = rank, world, owners, mixed
+        self.rank, self.world, self.owners, self.mixed, self.fixed = rank, world, owners, mixed, fixed
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -84,8 +86,8 @@ class EpochBatches(Sampler[list[Key]]):
             if not self.shuffle and self.world == 1:
                 last = min(last, self.length)
             # a repetition within a training epoch is the sample of a far epoch: the same case, another crop
-            far = _FAR if self.shuffle else 0
-            yield [(self.epoch + far * (i // self.length), int(order[i % self.length])) for i in range(first, last)]
+            epoch, far = (0, 0) if self.fixed else (self.epoch, _FAR if self.shuffle else 0)
+            yield [(epoch + far * (i // self.length), int(order[i % self.length])) for i in range(first, last)]
 
 
 class Ring:

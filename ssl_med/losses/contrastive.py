@@ -17,9 +17,10 @@ class _InfoNCE(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
-        positive = (q * k).sum(1, keepdim=True)
-        logits = torch.cat([positive, (q @ queue).to(q.dtype)], 1).div_(temperature)
+    def forward(ctx: Any, q: Tensor, k: Tensor, queue: Tensor, temperature: float, left_out: Tensor | None) -> Tensor:
+        logits = _logits(q, k, queue, temperature)
+        if left_out is not None:
+            logits[:, 1:].masked_fill_(left_out, -torch.inf)
         log_total = logits.logsumexp(1, keepdim=True)
         loss = (log_total - logits[:, :1]).mean()
         weights = logits.sub_(log_total).exp_()
@@ -28,12 +29,40 @@ class _InfoNCE(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (grad_q,) = ctx.saved_tensors
-        return grad * grad_q, None, None, None
+        return grad * grad_q, None, None, None, None
 
 
-def info_nce(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
+class _NCE(torch.autograd.Function):
+    """Closed-form gradient, as in `_InfoNCE`: a logit's derivative is its sigmoid of the odds, less 1 for the positive."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, queue: Tensor, temperature: float, mean: Tensor, left_out: Tensor | None
+    ) -> Tensor:
+        # log of P / (K P_n) = e^logit / (K mean)
+        odds = _logits(q, k, queue, temperature).sub_(torch.log(queue.shape[1] * mean))
+        if left_out is not None:
+            odds[:, 1:].masked_fill_(left_out, -torch.inf)
+        loss = (F.softplus(-odds[:, 0]) + F.softplus(odds[:, 1:]).sum(1)).mean()
+        weights = odds.sigmoid_()
+        grad = (weights[:, 1:] @ queue.T).to(q.dtype) + (weights[:, :1] - 1) * k
+        ctx.save_for_backward(grad / (temperature * len(q)))
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        (grad_q,) = ctx.saved_tensors
+        return grad * grad_q, None, None, None, None, None
+
+
+def _logits(q: Tensor, k: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """(B, 1 + K) similarities / τ of unit vectors, the positive first."""
+    return torch.cat([(q * k).sum(1, keepdim=True), (q @ queue).to(q.dtype)], 1).div_(temperature)
+
+
+def info_nce(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float, left_out: Tensor | None = None) -> Tensor:
     """Mean over i of -log( e^(q_i·k_i/τ) / (e^(q_i·k_i/τ) + Σ_n e^(q_i·queue_n/τ)) ) (He et al. 2020, eq. 1).
 
     Args:
@@ -41,10 +70,47 @@ def info_nce(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float) -> Tens
         k: (B, d) positive keys; normalised here, they get no gradient.
         queue: (d, K) negatives with unit columns; they get no gradient.
         temperature: τ.
+        left_out: (B, K) bool, what is no negative of a query; None: all are.
     """
     q, k = F.normalize(q, dim=1), F.normalize(k.detach(), dim=1)
-    loss: Tensor = _InfoNCE.apply(q, k, queue.to(q.dtype), temperature)  # type: ignore[no-untyped-call]
+    loss: Tensor = _InfoNCE.apply(q, k, queue.to(q.dtype), temperature, left_out)  # type: ignore[no-untyped-call]
     return loss
+
+
+def nce(
+    q: Tensor,
+    k: Tensor,
+    queue: Tensor,
+    *,
+    temperature: float,
+    mean: Tensor | None = None,
+    left_out: Tensor | None = None,
+) -> Tensor:
+    """Noise-contrastive estimation against K uniform negatives (Gutmann and Hyvärinen 2010; Wu et al. 2018, eq. 7-8).
+
+    P(x) = e^(q·x/τ) / Z with Z = n mean and noise P_n = 1 / n over n training samples; mean over i of
+    -log( P(k_i) / (P(k_i) + K P_n) ) - Σ_n log( K P_n / (P(queue_n) + K P_n) ). The number n cancels; in codes that add
+    1e-5 to the denominators it matters, because P_n is as small.
+
+    Args:
+        q: (B, d) queries; normalised here.
+        k: (B, d) positive keys; normalised here, they get no gradient.
+        queue: (d, K) negatives with unit columns; they get no gradient.
+        temperature: τ.
+        mean: estimate of the mean of e^(q·x/τ), () as from `nce_mean`; default: that of this batch.
+        left_out: (B, K) bool, what is no negative of a query.
+    """
+    mean = nce_mean(q, k, queue, temperature=temperature) if mean is None else mean
+    q, k = F.normalize(q, dim=1), F.normalize(k.detach(), dim=1)
+    loss: Tensor = _NCE.apply(q, k, queue.to(q.dtype), temperature, mean.to(q.dtype), left_out)  # type: ignore[no-untyped-call]
+    return loss
+
+
+@torch.no_grad()
+def nce_mean(q: Tensor, k: Tensor, queue: Tensor, *, temperature: float) -> Tensor:
+    """Mean of e^(q·x/τ) over positives and negatives of a batch, (): what `nce` divides by."""
+    q, k = F.normalize(q, dim=1), F.normalize(k, dim=1)
+    return _logits(q, k, queue.to(q.dtype), temperature).exp().mean()
 
 
 def nt_xent(

@@ -52,6 +52,15 @@ def test_what_is_left_out_of_an_epoch_changes():
     assert set(left) == set(range(7))
 
 
+def test_fixed_samples_are_the_same_in_every_epoch_in_a_new_order():
+    found = epochs(3, length=12, batch_size=4, fixed=True)
+    orders = [[key for batch in batches for key in batch] for batches in found]
+    assert all(sorted(order) == [(0, index) for index in range(12)] for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    ((batch,),) = epochs(1, length=3, batch_size=8, fixed=True)
+    assert set(batch) == {(0, 0), (0, 1), (0, 2)}, "a repeated sample is the same crop"
+
+
 def test_an_epoch_shorter_than_a_batch_repeats_samples_with_other_keys():
     ((batch,),) = epochs(1, length=3, batch_size=8)
     assert Counter(index for _, index in batch).keys() == {0, 1, 2}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ssl_med.losses.contrastive import info_nce, nt_xent
+from ssl_med.losses.contrastive import info_nce, nce, nce_mean, nt_xent
 from ssl_med.losses.distillation import cosine_distance, sinkhorn, soft_cross_entropy
 from ssl_med.losses.restoration import mae, mse, ssim_loss
 from ssl_med.losses.segmentation import dice_bce, dice_loss
@@ -73,6 +73,55 @@ def test_info_nce_invariances():
         "positive in the denominator"
     )
     assert float(info_nce(q, k, queue, temperature=1e6)) == pytest.approx(math.log(21), abs=1e-5)
+
+
+def test_info_nce_leaves_out_what_is_no_negative():
+    q, k, queue = draw(3, 6), draw(3, 6, seed=1), F.normalize(draw(6, 5, seed=2), dim=0)
+    left_out = torch.tensor([[1, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]]).bool()
+    rows = [slow_info_nce(q[i : i + 1], k[i : i + 1], queue[:, ~left_out[i]], 0.2) for i in range(3)]
+    loss = info_nce(q, k, queue, temperature=0.2, left_out=left_out)
+    assert float(loss) == pytest.approx(sum(rows) / 3, abs=1e-12)
+    assert torch.autograd.gradcheck(
+        lambda x: info_nce(x, k, queue, temperature=0.2, left_out=left_out), (q.requires_grad_(),)
+    )
+
+
+def slow_nce(q, k, queue, tau, samples, mean, left_out=None):
+    """The definition, with normaliser Z = samples * mean and noise 1 / samples."""
+    total, count = 0.0, queue.shape[1]
+    noise = count / samples
+    for i in range(len(q)):
+        qi = unit(q[i].tolist())
+        p = math.exp(dot(qi, unit(k[i].tolist())) / tau) / (samples * mean)
+        total -= math.log(p / (p + noise))
+        for n, column in enumerate(queue.T.tolist()):
+            if left_out is None or not left_out[i, n]:
+                p = math.exp(dot(qi, column) / tau) / (samples * mean)
+                total -= math.log(noise / (p + noise))
+    return total / len(q)
+
+
+@pytest.mark.parametrize("samples", [10, 5000])
+def test_nce_equals_its_formula_for_any_number_of_samples(samples):
+    q, k, queue = draw(4, 6), draw(4, 6, seed=1), F.normalize(draw(6, 9, seed=2), dim=0)
+    left_out = draw(4, 9, seed=3) > 1
+    mean = torch.tensor(2.5, dtype=torch.float64)
+    loss = nce(q, k, queue, temperature=0.3, mean=mean, left_out=left_out)
+    assert float(loss) == pytest.approx(slow_nce(q, k, queue, 0.3, samples, 2.5, left_out), abs=1e-10)
+    weights = [math.exp(dot(unit(a), unit(b)) / 0.3) for a, b in zip(q.tolist(), k.tolist(), strict=True)]
+    weights += [math.exp(dot(unit(a), c) / 0.3) for a in q.tolist() for c in queue.T.tolist()]
+    assert float(nce_mean(q, k, queue, temperature=0.3)) == pytest.approx(sum(weights) / len(weights), abs=1e-10)
+    expected = slow_nce(q, k, queue, 0.3, samples, sum(weights) / len(weights))
+    assert float(nce(q, k, queue, temperature=0.3)) == pytest.approx(expected, abs=1e-10)
+    assert torch.autograd.gradcheck(
+        lambda x: nce(x, k, queue, temperature=0.3, mean=mean, left_out=left_out), (q.requires_grad_(),)
+    )
+
+
+def test_nce_of_a_network_that_knows_nothing_is_the_measured_value():
+    """10.70 for 16,384 negatives: log(K + 1) + 1."""
+    q, queue = torch.zeros(2, 4, dtype=torch.float64), torch.zeros(4, 16384, dtype=torch.float64)
+    assert float(nce(q, q, queue, temperature=0.07)) == pytest.approx(10.70, abs=0.01)
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.5])

@@ -273,3 +273,149 @@ def test_dino_output_layer_stands_still_first_and_the_teacher_learns_only_by_ave
     ):
         assert torch.allclose(mine, 0.996 * was + 0.004 * online, atol=1e-6)
     assert all(p.grad is None for p in method.teacher.parameters())
+
+
+# --- C2L -------------------------------------------------------------------------------------------------------------
+
+
+def unit_rows(x):
+    return x / x.norm(dim=1, keepdim=True)
+
+
+def slow_contrast(q, k, queue, tau):
+    """InfoNCE, row by row."""
+    total = 0.0
+    for a, b in zip(unit_rows(q).tolist(), unit_rows(k).tolist(), strict=True):
+        positive = math.exp(sum(x * y for x, y in zip(a, b, strict=True)) / tau)
+        rest = sum(math.exp(sum(x * y for x, y in zip(a, c, strict=True)) / tau) for c in queue.T.tolist())
+        total -= math.log(positive / (positive + rest))
+    return total / len(q)
+
+
+def test_c2l_compares_plain_mixed_and_feature_mixed():
+    method = make("c2l", 2).double()
+    images = blobs(6, 2).double()
+    train(method, images, 2)
+    method.eval()
+    views = method.views(batch_of(images), generator(4))
+    share, partner = float(views["share"]), views["partner"].tolist()
+    assert 0.5 <= share <= 1
+    assert sorted(partner) == list(range(6))
+    for key in ("query", "key"):
+        for b in range(6):
+            expected = share * views[key][b] + (1 - share) * views[key][partner[b]]
+            assert torch.allclose(views[f"{key}_mix"][b], expected, atol=1e-12)
+    with torch.no_grad():
+        q, q_mix = (
+            method.projector(method.backbone.pool(method.backbone(views[key]))) for key in ("query", "query_mix")
+        )
+        k, k_mix = (unit_rows(method.teacher(views[key])[1]) for key in ("key", "key_mix"))
+        mixed = torch.stack([share * k[b] + (1 - share) * k[partner[b]] for b in range(6)])
+        queue = method.queue.keys
+        expected = [slow_contrast(a, b, queue, 0.07) for a, b in ((q, k), (q_mix, k_mix), (q_mix, mixed))]
+        terms = method.terms(views)
+    assert [float(terms[key]) for key in ("contrast", "contrast_mix", "contrast_features")] == pytest.approx(expected)
+    assert float(terms["loss"]) == pytest.approx(sum(expected) / 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "present"),
+    [
+        ([], {"contrast", "contrast_mix", "contrast_features"}),
+        (["method.mix_features=false"], {"contrast", "contrast_mix"}),
+        (["method.mix_inputs=false"], {"contrast", "contrast_features"}),
+        (["method.mix_inputs=false", "method.mix_features=false"], {"contrast"}),
+    ],
+)
+def test_c2l_parts_are_configs(words, present):
+    terms = make("c2l", 2, *words).losses(batch_of(blobs(4, 2)), generator(0))
+    assert {key for key in terms if key.startswith("contrast")} == present
+
+
+def test_c2l_takes_the_constant_of_nce_from_the_first_batch():
+    method = make("c2l", 2, "method.loss=nce")
+    images = blobs(6, 2)
+    assert float(method.mean) == 0
+    train(method, images, 1)
+    first = float(method.mean)
+    assert first > 0
+    train(method, images, 2)
+    assert float(method.mean) == first
+    assert "mean" in method.state_dict()
+    assert method.queue.filled == 18, "plain keys alone enter the queue"
+
+
+# --- PIRL ------------------------------------------------------------------------------------------------------------
+
+
+def numbered(images, index):
+    return batch_of(images) | {"index": torch.tensor(index)}
+
+
+def test_pirl_contrasts_image_and_patches_with_the_memory_of_the_image():
+    method = make("pirl", 2, "method.negatives=7")
+    method.before_training(10)
+    method.double()
+    images = blobs(4, 2).double()
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.01)
+    for s, index in enumerate(([0, 1, 2, 3], [4, 5, 6, 7])):
+        step(method, optimizer, numbered(images, index), s)
+    index = [8, 0, 5, 2]  # the first is new to the memory
+    views = method.views(numbered(images, index), generator(9))
+    memory = method.memory.entries.clone()
+    method.train()
+    for module in method.modules():  # the statistics of the batch are not the subject
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    with torch.no_grad():
+        f = unit_rows(method.image_head(method.backbone.pool(method.backbone(views["view"]))))
+        parts = [method.patch_head(method.backbone.pool(method.backbone(views["patches"][:, p]))) for p in range(9)]
+        g = unit_rows(method.joint_head(torch.cat(parts, 1)))
+        first = int(views["first"])
+        shown = [(first + n) % 10 for n in range(7)]
+        total = 0.0
+        for b, i in enumerate(index):
+            anchor = f[b] if b == 0 else memory[i]
+            others = memory[[n for n in shown if n != i]].T
+            total += slow_contrast(g[b][None], anchor[None], others, 0.07) / 8
+            total += slow_contrast(f[b][None], anchor[None], others, 0.07) / 8
+        assert float(method.terms(views)["loss"]) == pytest.approx(total, abs=1e-9)
+    expected = unit_rows(0.5 * memory[[0, 5, 2]] + 0.5 * f[1:])
+    assert torch.allclose(method.memory.entries[[0, 5, 2]], expected, atol=1e-12)
+    assert torch.allclose(method.memory.entries[8], f[0], atol=1e-12)
+    assert torch.equal(method.memory.entries[[1, 3, 4, 6, 7, 9]], memory[[1, 3, 4, 6, 7, 9]])
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "nce"])
+def test_pirl_validation_neither_uses_nor_changes_what_is_known_of_training_samples(loss):
+    method = make("pirl", 2, f"method.loss={loss}")
+    method.before_training(4)
+    images = blobs(4, 2)
+    train(method, images, 1)
+    method.eval()
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    views = method.views(batch_of(images), generator(1))
+    loss = method.terms(views)["loss"]
+    assert torch.equal(method.terms(views | {"index": views["index"].flip(0)})["loss"], loss)
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+    assert method.need(method.config, method.spec).fixed
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_pirl_patches_come_in_random_order(dims):
+    """Every patch of an image whose cells have their own grey level; each order about equally often."""
+    words = ["crop_scale=[1.0,1.0]", "flip=0", "jitter=0", "blur=0"]
+    method = make("pirl", dims, "method.jitter=0", *(f"method.patch_view.{word}" for word in words))
+    counts, size = method.grid.counts, method.spec.patch_size
+    cells = torch.arange(method.grid.cells).view(1, 1, *counts).float()
+    image = torch.nn.functional.interpolate(cells, size=size, mode="nearest").expand(200, *[-1] * (dims + 1)) / 10
+    patches = method.views(batch_of(image), generator(2))["patches"]
+    grey = (patches.flatten(2).median(2).values * 10).round().long()
+    assert torch.equal(grey.sort(1).values, torch.arange(method.grid.cells).expand(200, -1))
+    first = grey[:, 0].bincount(minlength=method.grid.cells) / 200
+    assert float((first - 1 / method.grid.cells).abs().max()) < 0.1
+
+
+def test_pirl_needs_more_than_one_sample():
+    with pytest.raises(SslMedError, match="crops_per_volume"):
+        make("pirl", 2).before_training(1)

@@ -16,6 +16,7 @@ SIZE = {2: (32, 32), 3: (16, 16, 16)}
 DATA = {2: "chest14", 3: "lits"}
 SMALL = {
     "byol": ["method.hidden_dim=64", "method.out_dim=32"],
+    "c2l": ["method.queue=64", "method.momentum=0.9"],
     "dino": [
         "method.hidden_dim=64",
         "method.bottleneck=32",

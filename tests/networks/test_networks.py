@@ -9,6 +9,7 @@ from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_deco
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
 from ssl_med.networks.init import init_weights
+from ssl_med.networks.memory import Memory
 from ssl_med.networks.queue import Queue
 from ssl_med.networks.unet import joined_up, joining_pays
 from ssl_med.spec import DataSpec, SslMedError
@@ -284,3 +285,29 @@ def test_instance_norm_accepts_two_voxels_and_group_norm_one():
     assert resolve(BackboneConfig(norm="group"), spec(3, 8)).name == "unet"
     two = DataSpec(name="x", spatial_dims=3, in_channels=1, patch_size=(16, 8, 8))
     assert resolve(BackboneConfig(norm="instance"), two).norm == "instance"
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_memory_averages_what_it_has_seen_and_the_last_value_of_a_repeated_sample_counts(normalize):
+    def unit(x):
+        return x / x.norm(dim=-1, keepdim=True) if normalize else x
+
+    memory = Memory(3, normalize=normalize)
+    memory.resize(6)
+    untouched = memory.entries.clone()
+    values = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    memory.write(torch.tensor([4, 1, 4, 0]), values, momentum=0.5)
+    assert memory.seen.tolist() == [True, True, False, False, True, False]
+    for entry, value in ((4, 2), (1, 1), (0, 3)):
+        assert torch.allclose(memory.entries[entry], unit(values[value]), atol=1e-6)
+    before = memory.entries.clone()
+    memory.write(torch.tensor([1, 2]), values[:2], momentum=0.75)
+    assert torch.allclose(memory.entries[1], unit(0.75 * before[1] + 0.25 * unit(values[0])), atol=1e-6)
+    assert torch.allclose(memory.entries[2], unit(values[1]), atol=1e-6), "an unseen entry takes the value itself"
+    assert torch.equal(memory.entries[[3, 5]], untouched[[3, 5]])
+    resumed = Memory(3, normalize=normalize)
+    resumed.resize(6)
+    assert torch.equal(resumed.entries, untouched), "the same start in all processes"
+    resumed.load_state_dict(memory.state_dict())
+    assert torch.equal(resumed.entries, memory.entries)
+    assert resumed.written == 6
