@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_methods import SWEEP, batch_of, blobs, generator, make
+from test_methods import SWEEP, batch_of, blobs, generator, make, refusal
 
 from ssl_med.distributed import convert_sync_batchnorm
 
@@ -14,8 +14,12 @@ WORLD, BATCH, STEPS = 2, 8, 2
 
 
 def views_of(method, dims, seed):
-    second = blobs(BATCH, dims, seed=seed + 50)
-    return method.views(batch_of(blobs(BATCH, dims, seed=seed), second), generator(seed))
+    first, second = (blobs(BATCH, dims, seed=s, channels=method.spec.in_channels) for s in (seed, seed + 50))
+    return method.views(batch_of(first, second), generator(seed))
+
+
+def doubled(views):
+    return {k: v.double() if v.is_floating_point() else v for k, v in views.items()}
 
 
 def part(views, rank):
@@ -28,6 +32,7 @@ def run_steps(method, views_list, rank=None):
     method.train()
     losses, gradients = [], {}
     for views in views_list:
+        method.before_epoch()
         method.zero_grad()
         loss = method.terms(views)["loss"]
         loss.backward()
@@ -65,12 +70,12 @@ def worker(rank, folder, jobs):
 @pytest.fixture(scope="module")
 def two_process_results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    jobs = [p.values for p in SWEEP]
+    jobs = [p.values for p in SWEEP if not refusal(*p.values)]
     expected = {}
     for index, (name, dims) in enumerate(jobs):
         method = make(name, dims).double()
         with torch.no_grad():
-            views_list = [{k: v.double() for k, v in views_of(method, dims, seed).items()} for seed in range(STEPS)]
+            views_list = [doubled(views_of(method, dims, seed)) for seed in range(STEPS)]
         torch.save(views_list, f"{folder}/views{index}.pt")
         expected[name, dims] = copy.deepcopy(run_steps(method, views_list))
     mp.spawn(worker, (str(folder), jobs), nprocs=WORLD)
@@ -79,6 +84,8 @@ def two_process_results(tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "dims"), SWEEP)
 def test_loss_gradient_and_whole_state_agree(two_process_results, name, dims):
+    if refusal(name, dims):
+        pytest.skip(refusal(name, dims))
     (losses, gradients, state), (losses1, gradients1, state1) = two_process_results[name, dims]
     assert losses == pytest.approx(losses1, rel=1e-9)
     for key, gradient in gradients1.items():
