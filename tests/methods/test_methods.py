@@ -110,7 +110,7 @@ def step(method, optimizer, batch, seed):
     terms["loss"].backward()
     optimizer.step()
     method.after_step()
-    return float(terms["loss"])
+    return float(terms["loss"].detach())
 
 
 @pytest.mark.parametrize(("name", "dims"), SWEEP)
@@ -221,31 +221,31 @@ def test_backbone_travels(name, dims, build, tmp_path):
 
 @pytest.mark.parametrize(("name", "dims"), SWEEP)
 def test_state_resumes_exactly(name, dims, build):
-    """Weights, teacher, queue, bank, prototypes, counters: six steps in one go equal two and four with a save and a load in
-    between, an epoch's end included."""
-    images = blobs(8, dims, channels=channels_of(name))
+    """Weights, teacher, queue, bank, prototypes, counters: four steps in one go equal one and three with a save and a load
+    in between, an epoch's end included."""
+    images = blobs(4, dims, channels=channels_of(name))
 
     def run(method, optimizer, steps):
         losses = []
         for s in steps:
-            if s % 3 == 0:
+            if s % 2 == 0:
                 method.before_epoch()
             losses.append(step(method, optimizer, batch_of(images), s))
         return losses
 
     whole = build()
     optimizer = torch.optim.SGD(whole.parameters(), lr=0.05, momentum=0.9)
-    expected = run(whole, optimizer, range(6))
+    expected = run(whole, optimizer, range(4))
     first = build()
     optimizer = torch.optim.SGD(first.parameters(), lr=0.05, momentum=0.9)
-    run(first, optimizer, range(2))
+    run(first, optimizer, range(1))
     saved = copy.deepcopy((first.state_dict(), optimizer.state_dict()))
     second = build()
     torch.nn.init.zeros_(next(iter(second.backbone.parameters())))
     second.load_state_dict(saved[0])
     optimizer = torch.optim.SGD(second.parameters(), lr=0.05, momentum=0.9)
     optimizer.load_state_dict(saved[1])
-    assert run(second, optimizer, range(2, 6)) == expected[2:]
+    assert run(second, optimizer, range(1, 4)) == expected[1:]
     state = whole.state_dict()
     assert state.keys() == second.state_dict().keys()
     for key, value in second.state_dict().items():

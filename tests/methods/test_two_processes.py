@@ -10,7 +10,7 @@ from test_methods import SWEEP, batch_of, blobs, generator, make, refusal
 
 from ssl_med.distributed import convert_sync_batchnorm
 
-WORLD, BATCH, STEPS = 2, 8, 2
+WORLD, BATCH, STEPS = 2, 4, 2
 
 
 def views_of(method, dims, seed):
