@@ -1,4 +1,4 @@
-"""What watches a run: finite losses, preemption, progress."""
+"""What watches a run: finite losses, collapse, preemption, progress."""
 
 from __future__ import annotations
 
@@ -56,6 +56,52 @@ class FiniteLoss(pl.Callback):
             raise RunError(
                 f"the loss is not finite at {where}; the last good checkpoint is kept. "
                 "Lower optim.lr, set trainer.clip=1, or use trainer.precision=32"
+            )
+
+
+class Collapse(pl.Callback):
+    """Stops a pretraining whose features have been the same for all images, or all on one line, for many monitors in a row.
+
+    Bounds lie far below what training shows: crops that look alike give healthy runs a feature_std of 0.002 and more and an
+    effective rank of 1.2 and more, features that differ by rounding alone have a feature_std of about 1e-7. The rank is not
+    looked at when a batch is so small that it says nothing. All processes see the monitor of the global batch.
+
+    Args:
+        every: steps between monitors.
+        patience: monitors in a row that must be below a bound.
+        batch_size: samples of a monitor.
+    """
+
+    LOWEST_STD = 1e-4
+    LOWEST_RANK = 1.02
+    SMALLEST_BATCH = 8  # for the rank
+    GRACE = 10  # first monitors that do not count: statistics and queues still settle
+
+    def __init__(self, every: int, *, patience: int, batch_size: int) -> None:
+        self.every, self.patience = every, patience
+        self.bounds = {"collapse/feature_std": self.LOWEST_STD}
+        if batch_size >= self.SMALLEST_BATCH:
+            self.bounds["collapse/effective_rank"] = self.LOWEST_RANK
+        self._steps, self._monitors, self._low = -1, 0, 0
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        fresh = trainer.global_step != self._steps and (trainer.global_step - 1) % self.every == 0
+        if fresh and all(key in trainer.callback_metrics for key in self.bounds):
+            self._steps = trainer.global_step
+            self.look({key: float(trainer.callback_metrics[key]) for key in self.bounds})
+
+    def look(self, signs: dict[str, float]) -> None:
+        """Counts one monitor."""
+        self._monitors += 1
+        low = [key for key, bound in self.bounds.items() if signs[key] < bound]
+        self._low = self._low + 1 if low and self._monitors > self.GRACE else 0
+        if self._low >= self.patience:
+            shown = ", ".join(f"{key} {signs[key]:.2g} (bound {self.bounds[key]:g})" for key in low)
+            raise RunError(
+                f"the features have collapsed: {shown} at step {self._steps} and in {self.patience} monitors in a row; "
+                "the last checkpoint is kept. Lower optim.lr, or let it go on with trainer.collapse_patience=0"
             )
 
 

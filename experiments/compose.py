@@ -61,6 +61,8 @@ class TrainerConfig:
     """weights that leave the run: best validation, or the last"""
     checkpoint_every_steps: int = 500
     """write last.ckpt every so many steps, besides each validation and the end"""
+    collapse_patience: int = 20
+    """pretraining: stop when the features have been collapsed in so many monitors (one each log_every steps); 0: never"""
     log_every: int = 10
     """steps between lines of metrics.jsonl"""
     progress: bool = True
@@ -74,6 +76,8 @@ class TrainerConfig:
         for key in ("batch_size", "accumulate", "num_nodes", "log_every", "checkpoint_every_steps"):
             if getattr(self, key) < 1:
                 raise SslMedError(f"trainer.{key} is {getattr(self, key)}; it must be at least 1")
+        if self.collapse_patience < 0:
+            raise SslMedError(f"trainer.collapse_patience is {self.collapse_patience}; it must be 0 or more")
         if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
             raise SslMedError(f"trainer.devices is '{self.devices}'; give a number of devices or auto")
 
@@ -183,7 +187,7 @@ class RunConfig:
         tree = self.tree()
         for key in ("out", "resume", "tracking"):
             tree.pop(key)
-        for key in ("num_workers", "progress", "log_every", "checkpoint_every_steps"):
+        for key in ("num_workers", "progress", "log_every", "checkpoint_every_steps", "collapse_patience"):
             tree["trainer"].pop(key)
         tree["data"].pop("cache_gb", None)
         # crops are the same from a store, but its scans are mixed more freely; where it lies does not matter

@@ -20,7 +20,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
-from experiments.callbacks import BestCheckpoint, FiniteLoss, Preemption, Progress, RunError
+from experiments.callbacks import BestCheckpoint, Collapse, FiniteLoss, Preemption, Progress, RunError
 from experiments.compose import RunConfig
 from experiments.tracking import JsonLines, build_loggers, close_loggers
 from ssl_med.config import config_hash, read_yaml, to_yaml
@@ -100,6 +100,8 @@ class Session:
             self.preemption,
             last,
         ]
+        if self.config.kind == "pretrain" and c.collapse_patience:
+            callbacks.append(Collapse(c.log_every, patience=c.collapse_patience, batch_size=c.batch_size))
         if validate:
             callbacks.append(best)
         if c.patience:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules.phantoms import chest14, lits
+from experiments.callbacks import Collapse, RunError
 from experiments.cli import main
+from experiments.compose import compose_pretrain
 from ssl_med.reports.records import read_metrics
 
 TINY = ["trainer=cpu", "trainer.progress=false", "trainer.log_every=1", "trainer.batch_size=2", "backbone.name=unet"]
@@ -127,6 +130,56 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert state["global_step"] == 4
     assert all(torch.isfinite(v).all() for v in state["state_dict"].values() if v.is_floating_point())
     assert json.loads((tmp_path / "nan" / "summary.json").read_text())["status"] == "failed"
+
+
+def test_a_run_whose_features_collapse_ends_with_one_line(scans, tmp_path, monkeypatch, capsys):
+    """A loss that rewards small features kills every ReLU before the pooling: all images get the same features, 0."""
+    from ssl_med.methods.simclr import SimCLR
+
+    def collapsing(self, views):
+        pooled = self.backbone.pool(self.backbone(views["view1"]))
+        loss = pooled.mean() + 0 * self.projector(pooled).sum()
+        zero = loss.detach() * 0
+        return {"loss": loss, "features": pooled.detach(), "metric": zero, "trivial": zero}
+
+    words = ["pretrain", "method=simclr", *VOLUME, *TINY, f"data.root={scans}", "trainer.max_steps=80", "optim.lr=0.1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(SimCLR, "terms", collapsing)
+        run(*words, "trainer.collapse_patience=5", f"out={tmp_path / 'dead'}", code=1)
+        line = capsys.readouterr().err.strip()
+        assert "\n" not in line
+        assert re.match(
+            r"ssl-med: the features have collapsed: collapse/feature_std 0 \(bound 0.0001\) at step \d+", line
+        )
+        assert "trainer.collapse_patience=0" in line
+        summary = json.loads((tmp_path / "dead" / "summary.json").read_text())
+        assert (summary["status"], summary["method"]) == ("failed", "simclr")
+        assert 10 < summary["steps"] < 80
+        run(*words, "trainer.collapse_patience=0", f"out={tmp_path / 'off'}")
+    assert compose_pretrain([*words[1:], "trainer.collapse_patience=3"]).hash() == compose_pretrain(words[1:]).hash()
+
+
+def test_the_collapse_rule_waits_and_spares_what_is_small_but_alive():
+    def count(watch, signs):
+        for monitors in range(1, 200):
+            try:
+                watch.look(signs)
+            except RunError:
+                return monitors
+        return 0
+
+    def signs(std, rank):
+        return {"collapse/feature_std": std, "collapse/effective_rank": rank}
+
+    assert count(Collapse(10, patience=20, batch_size=32), signs(1e-7, 20.0)) == Collapse.GRACE + 20
+    assert count(Collapse(10, patience=3, batch_size=32), signs(0.1, 1.001)) == Collapse.GRACE + 3
+    # crops of one organ in early training; two samples, whose centred features always lie on one line
+    assert count(Collapse(10, patience=1, batch_size=8), signs(0.002, 1.2)) == 0
+    assert count(Collapse(10, patience=1, batch_size=2), signs(0.002, 1.0)) == 0
+    watch = Collapse(10, patience=2, batch_size=8)
+    for _ in range(50):  # one monitor that is alive begins the count anew
+        watch.look(signs(0.0, 1.0))
+        watch.look(signs(0.1, 5.0))
 
 
 @pytest.mark.slow

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from test_methods import SWEEP, batch_of, blobs, generator, make
+from test_methods import SWEEP, batch_of, blobs, generator, make, refusal
 
 from ssl_med.distributed import convert_sync_batchnorm
 
-WORLD, BATCH, STEPS = 2, 8, 2
+WORLD, BATCH, STEPS = 2, 4, 2
 
 
 def views_of(method, dims, seed):
@@ -32,6 +32,7 @@ def run_steps(method, views_list, rank=None):
     method.train()
     losses, gradients = [], {}
     for views in views_list:
+        method.before_epoch()
         method.zero_grad()
         loss = method.terms(views)["loss"]
         loss.backward()
@@ -69,7 +70,7 @@ def worker(rank, folder, jobs):
 @pytest.fixture(scope="module")
 def two_process_results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    jobs = [p.values for p in SWEEP]
+    jobs = [p.values for p in SWEEP if not refusal(*p.values)]
     expected = {}
     for index, (name, dims) in enumerate(jobs):
         method = make(name, dims).double()
@@ -83,6 +84,8 @@ def two_process_results(tmp_path_factory):
 
 @pytest.mark.parametrize(("name", "dims"), SWEEP)
 def test_loss_gradient_and_whole_state_agree(two_process_results, name, dims):
+    if refusal(name, dims):
+        pytest.skip(refusal(name, dims))
     (losses, gradients, state), (losses1, gradients1, state1) = two_process_results[name, dims]
     assert losses == pytest.approx(losses1, rel=1e-9)
     for key, gradient in gradients1.items():
