@@ -271,7 +271,8 @@ def _bca(ends: Array, estimate: float, drawn: Array, statistic: Statistic, subje
 
 def _ratio(above: Array, below: Array) -> Array:
     above, below = np.asarray(above, float), np.asarray(below, float)
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    ratio: Array = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+    return ratio
 
 
 # --- tests -----------------------------------------------------------------------------------------------------
