@@ -23,8 +23,8 @@ CONVENTIONS = {
     "auroc": "mean over the classes that have both labels in the test part; their number is stated as classes_scored",
     "balanced_accuracy": "mean share of right answers over the classes that the test part has",
     "cpm": "mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan (LUNA16), linear between the "
-    "points of the FROC curve; a lesion is found with the highest of its candidates' scores, one without a candidate is missed; "
-    "undefined without a lesion",
+    "points of the FROC curve; a lesion is found with the highest of its candidates' scores, one without a candidate is "
+    "missed; undefined without a lesion",
     "kappa": "Cohen's kappa with quadratic weights; undefined when truth and answers are all of one class",
 }
 IOU_THRESHOLDS = tuple(k / 100 for k in range(50, 100, 5))
