@@ -14,8 +14,9 @@ from torch.utils.data import default_collate
 
 from datamodules.core.base import MedicalData
 from ssl_med.evaluation.analysis import BINS, Curve, analyse, choose_cases, headline
+from ssl_med.evaluation.metrics import FROC_RATES, froc_curve
 from ssl_med.evaluation.statistics import bootstrap
-from ssl_med.evaluation.tasks import Row, TaskConfig
+from ssl_med.evaluation.tasks import Row, TaskConfig, marks
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.reports import errors as figures
 from ssl_med.reports.pictures import save, save_overlay, verdict
@@ -30,7 +31,10 @@ def interval_of(module: Transfer) -> dict[str, Any]:
     """Bootstrap interval of the headline test metric over subjects, for summary.json."""
     rows = module.test_rows
     subjects = [row["subject"] for row in rows]
-    return asdict(bootstrap(headline(module.spec, rows), subjects, resamples=RESAMPLES))
+    return {
+        **asdict(bootstrap(headline(module.spec, rows), subjects, resamples=RESAMPLES)),
+        "unit": module.spec.group_key,
+    }
 
 
 def error_analysis(folder: Path, module: Transfer) -> dict[str, Any]:
@@ -48,6 +52,12 @@ def error_analysis(folder: Path, module: Transfer) -> dict[str, Any]:
     if found.curves:
         put("roc", figures.curves([_roc(curve) for curve in found.curves], kind="roc"))
         put("precision-recall", figures.curves([_pr(curve) for curve in found.curves], kind="precision_recall"))
+    if "lesion" in rows[0]:
+        lesion, lesions, scans = marks(rows)
+        if lesions:
+            score = np.array([row[f"score/{spec.class_names[1]}"] for row in rows])
+            rate, sensitivity = froc_curve(score, lesion, lesions=lesions, scans=scans)
+            put("froc", figures.froc(rate, sensitivity, at=FROC_RATES, lesions=lesions, scans=scans))
     draw = figures.finding_tables if spec.target == "multilabel" else figures.confusion
     put("confusion", draw(found.confusion, spec.class_names))
     overall = found.calibrations[0]

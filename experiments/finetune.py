@@ -181,9 +181,8 @@ def _finish(
         say(f"interrupted at step {steps}; the same command goes on from there")
         return
     headline = module.test_metrics[f"test/{module.task.metric}"]
-    subjects = len({row["subject"] for row in module.test_rows})
-    low, high = errors["interval"]["low"], errors["interval"]["high"]
-    between = f" (95 % interval {low:.4f} to {high:.4f})" if not errors["interval"]["reason"] else ""
+    interval = errors["interval"]
+    between = "" if interval["reason"] else f" [{interval['low']:.4f}, {interval['high']:.4f}]"
+    who = f"{len(module.test_rows)} cases ({interval['subjects']} {interval['unit']}s)"
     say(f"done: {steps} steps, {session.seconds():.0f} s, tested weights: {weights}")
-    say(f"test {module.task.metric} {headline:.4f}{between} on {len(module.test_rows)} cases of {subjects} subjects")
-    say(f"-> {session.folder}")
+    say(f"test {module.task.metric} {headline:.4f}{between} on {who} -> {session.folder}")

@@ -107,28 +107,36 @@ def surface_per_region(
     return torch.tensor(distance, dtype=torch.float64), torch.tensor(share, dtype=torch.float64)
 
 
-def froc(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> np.ndarray:
-    """Sensitivity at `FROC_RATES` false positives per scan (Setio et al., Medical Image Analysis 42, 2017).
+def froc_curve(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> tuple[np.ndarray, np.ndarray]:
+    """Free-response ROC curve (Setio et al., Medical Image Analysis 42, 2017).
 
     Args:
         score: (N,) of all candidates; larger means lesion.
         lesion: (N,) number of the lesion that a candidate marks, -1 for none.
-        lesions: all lesions of the scans, those without a candidate too.
+        lesions: all lesions of the scans, those without a candidate too; at least 1.
         scans: number of scans.
 
     Returns:
-        (7,), nan without a lesion; their mean is the CPM.
+        False positives per scan, ascending from 0, and the highest sensitivity at each.
     """
-    if not lesions:
-        return np.full(len(FROC_RATES), np.nan)
     best = [score[lesion == number].max() for number in np.unique(lesion[lesion >= 0])]
     false = score[lesion < 0]
     thresholds = np.unique(np.concatenate([best, false]))[::-1]
     # how many of each are at or above a threshold; nothing is found above the first
     found = np.concatenate([[0], len(best) - np.searchsorted(np.sort(best), thresholds)]) / lesions
     rate = np.concatenate([[0], len(false) - np.searchsorted(np.sort(false), thresholds)]) / scans
-    last = np.append(np.diff(rate) > 0, True)  # the highest sensitivity at each rate
-    sensitivity: np.ndarray = np.interp(FROC_RATES, rate[last], found[last])
+    last = np.append(np.diff(rate) > 0, True)
+    return rate[last], found[last]
+
+
+def froc(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> np.ndarray:
+    """(7,) sensitivity at `FROC_RATES` false positives per scan, nan without a lesion; their mean is the CPM.
+
+    The arguments are those of `froc_curve`.
+    """
+    if not lesions:
+        return np.full(len(FROC_RATES), np.nan)
+    sensitivity: np.ndarray = np.interp(FROC_RATES, *froc_curve(score, lesion, lesions=lesions, scans=scans))
     return sensitivity
 
 

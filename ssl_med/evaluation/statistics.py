@@ -4,8 +4,8 @@ Two sources of chance are kept apart. Seeds: `summarize`, `paired_t`, `welch_t`,
 per run. Patients: `bootstrap` and `paired_bootstrap` draw the test subjects again, all cases of a subject together, and for
 all methods the same ones.
 
-Sources: percentile and BCa intervals, Efron, JASA 82, 1987; sign flips, Fisher 1935 and Phipson and Smyth, SAGMB 9, 2010 (the
-one added in Monte Carlo); Holm, Scand. J. Stat. 6, 1979.
+Sources: percentile and BCa intervals, Efron, JASA 82, 1987; expanded ones, Hesterberg, Am. Stat. 69, 2015; sign flips, Fisher
+1935, and Phipson and Smyth, SAGMB 9, 2010 (the one added in Monte Carlo); Holm, Scand. J. Stat. 6, 1979.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ Array = NDArray[Any]
 Statistic = Callable[[Array], Array]
 """(R, N) how often each of N cases counts in each of R resamples -> (R,) values of a metric; nan where it is not defined."""
 
+Kind = Literal["expanded", "percentile", "bca"]
 ALPHA = 0.05
 ENUMERATED = 20  # pairs up to which all sign flips are tried: 2**19 sums take milliseconds
 _CHUNK = 1 << 22  # numbers of a block of weights, 32 MiB
@@ -66,7 +67,7 @@ class Interval:
     low: float
     high: float
     level: float
-    kind: Literal["percentile", "bca"]
+    kind: Kind
     resamples: int
     subjects: int
     undefined: int = 0
@@ -141,7 +142,7 @@ def bootstrap(
     statistic: Statistic,
     subjects: Sequence[Any] | Array,
     *,
-    kind: Literal["percentile", "bca"] = "percentile",
+    kind: Kind = "expanded",
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -151,14 +152,16 @@ def bootstrap(
     Args:
         statistic: see `mean_of`, `auc_of` and `resampled`.
         subjects: (N,) the subject of each case.
-        kind: percentile, or BCa, which corrects for bias and skew by a jackknife over subjects.
+        kind: percentile; expanded: percentiles further out, which makes up for what few subjects lack (of 1,500 studies with
+            12 normal values, percentile and BCa hold the truth in 91 and 90 %); bca: bias and skew corrected by a jackknife.
         level: share of studies whose interval shall hold the truth.
         resamples: R.
         seed: of the draws; equal seeds and subjects draw equally.
 
     Returns:
-        The interval; without one, and with the reason, below two subjects, where the metric is not defined, and where more
-        than 5 % of the resamples leave it undefined.
+        The interval; without one, and with the reason, where the metric is not defined, where more than 5 % of the resamples
+        leave it undefined, and with so few subjects that even the range of their values would hold the middle of all subjects
+        with a chance below `level` (1 - 2^(1 - n): six subjects for 95 %).
     """
     return _intervals({"": statistic}, subjects, kind=kind, level=level, resamples=resamples, seed=seed)[""]
 
@@ -168,7 +171,7 @@ def paired_bootstrap(
     baseline: str,
     subjects: Sequence[Any] | Array,
     *,
-    kind: Literal["percentile", "bca"] = "percentile",
+    kind: Kind = "expanded",
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -199,7 +202,7 @@ def _intervals(
     statistics: Mapping[str, Statistic],
     subjects: Sequence[Any] | Array,
     *,
-    kind: Literal["percentile", "bca"],
+    kind: Kind,
     level: float,
     resamples: int,
     seed: int,
@@ -207,11 +210,11 @@ def _intervals(
     if not 0 < level < 1:
         raise SslMedError(f"the level of an interval is {level:g}; it must lie in (0, 1)")
     names, subject = np.unique(np.asarray(subjects), return_inverse=True)
-    count = len(names)
+    count, fewest = len(names), math.ceil(1 - math.log2(1 - level) - 1e-9)
     rng = np.random.default_rng(seed)
     values: dict[str, list[Array]] = {name: [] for name in statistics}
     block = max(1, _CHUNK // max(1, len(subject)))
-    for first in range(0, resamples if count > 1 else 0, block):
+    for first in range(0, resamples if count >= fewest else 0, block):
         weights = _draw(rng, min(block, resamples - first), count)[:, subject]
         for name, statistic in statistics.items():
             values[name].append(statistic(weights))
@@ -222,15 +225,17 @@ def _intervals(
         defined = np.sort(drawn[~np.isnan(drawn)])
         undefined = len(drawn) - len(defined)
         result = Interval(estimate, math.nan, math.nan, level, kind, resamples, count, undefined)
-        if count < 2:
-            result = replace(result, reason=f"{count} subject{'' if count == 1 else 's'}")
+        if count < fewest:
+            result = replace(result, reason=f"{count} subject{'' if count == 1 else 's'}, {fewest} are needed")
         elif math.isnan(estimate):
             result = replace(result, reason="the metric is not defined")
         elif undefined > 0.05 * resamples:
             result = replace(result, reason=f"the metric is not defined in {undefined} of {resamples} resamples")
         else:
             ends = np.array([(1 - level) / 2, (1 + level) / 2])
-            if kind == "bca":
+            if kind == "expanded":
+                ends = _expanded(ends, count)
+            elif kind == "bca":
                 ends = _bca(ends, estimate, defined, statistic, subject, count)
             low, high = np.quantile(defined, ends)
             result = replace(result, low=float(low), high=float(high))
@@ -243,6 +248,14 @@ def _draw(rng: np.random.Generator, rows: int, count: int) -> Array:
     drawn = rng.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
     weights: Array = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
     return weights
+
+
+def _expanded(ends: Array, count: int) -> Array:
+    """Quantiles of a normal distribution at the ends of Student's interval with n - 1 degrees of freedom."""
+    from scipy.stats import norm, t
+
+    quantiles: Array = norm.cdf(math.sqrt(count / (count - 1)) * t.ppf(ends, count - 1))
+    return quantiles
 
 
 def _bca(ends: Array, estimate: float, drawn: Array, statistic: Statistic, subject: Array, count: int) -> Array:

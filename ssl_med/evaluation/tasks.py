@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -244,7 +245,10 @@ class Classification(Task):
             result["kappa"] = quadratic_kappa(truth, answer, score.shape[1])
         if score.shape[1] == 2:
             if "lesion" in rows[0]:
-                result |= _froc_of(rows, score[:, 1])
+                lesion, lesions, scans = marks(rows)
+                found = froc(score[:, 1], lesion, lesions=lesions, scans=scans)
+                at = {f"sensitivity/{rate:g}": float(x) for rate, x in zip(FROC_RATES, found, strict=True)}
+                result |= {"cpm": float(found.mean()), **at}
             return {"auc": auroc(truth, score[:, 1]), "positives": float(truth.sum()), **result}
         mean, each = multilabel_auroc(np.eye(score.shape[1])[truth], score)
         return {"auc": mean, "classes_scored": float((~np.isnan(each)).sum()), **result}
@@ -315,14 +319,12 @@ def task_class(spec: DataSpec) -> type[Segmentation] | type[Classification] | ty
     return _TASKS[spec.target]
 
 
-def _froc_of(rows: list[Row], score: np.ndarray) -> dict[str, float]:
-    """CPM and the sensitivities behind it; lesions have numbers within their scan."""
-    lesions = {row["scan"]: row["lesions"] for row in rows}
-    first = dict(zip(lesions, np.cumsum([0, *lesions.values()]).tolist(), strict=False))
-    lesion = np.array([first[row["scan"]] + row["lesion"] if row["lesion"] >= 0 else -1 for row in rows])
-    found = froc(score, lesion, lesions=sum(lesions.values()), scans=len(lesions))
-    at = {f"sensitivity/{rate:g}": float(x) for rate, x in zip(FROC_RATES, found, strict=True)}
-    return {"cpm": float(found.mean()), **at}
+def marks(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, int, int]:
+    """Of rows of candidates: (N,) number of the lesion of each, -1 for none; the number of lesions, and of scans."""
+    lesions = {row["scan"]: int(row["lesions"]) for row in rows}
+    first = dict(zip(lesions, np.cumsum([0, *lesions.values()]).tolist(), strict=False))  # rows count within a scan
+    lesion = [first[row["scan"]] + int(row["lesion"]) if row["lesion"] >= 0 else -1 for row in rows]
+    return np.array(lesion), sum(lesions.values()), len(lesions)
 
 
 def _check_loss(config: TaskConfig, allowed: tuple[str, ...], kind: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssl_med.reports._examined import markdown_errors
 from ssl_med.reports._provenance import conventions, duration, leak_status, noted
 from ssl_med.reports.curves import label_efficiency, loss_curves
 from ssl_med.reports.pictures import save
@@ -23,6 +24,8 @@ def markdown_report(tables: Sequence[Table], pretrained: Sequence[Run], runs: Se
         lines += [f"![Test {table.metric} against label fraction]({picture.relative_to(out).as_posix()})", ""]
         if table.warnings:
             lines += ["**The rows are not equal in everything:**", "", *(f"- {w}" for w in table.warnings), ""]
+    for table in tables:
+        lines += markdown_errors(table, out)
     if pretrained:
         lines += ["## Pretraining", "", "| run | data | steps | time |", "| --- | --- | ---: | ---: |"]
         for run in pretrained:

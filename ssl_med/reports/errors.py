@@ -10,7 +10,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator
+from matplotlib.ticker import FixedLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
 from ssl_med.reports.curves import COLORS, LINES, RC
@@ -88,6 +88,38 @@ def _curve(axes: Any, line: Line, *, kind: str, color: str, style: Any, label: s
         axis.set_major_locator(MultipleLocator(0.5 if label == line.name else 0.2))
 
 
+def froc(rate: Array, sensitivity: Array, *, at: Sequence[float], lesions: int, scans: int) -> Figure:
+    """Sensitivity against false positives per scan (logarithmic), with the operating points `at` whose mean is the CPM.
+
+    Args:
+        rate: false positives per scan, ascending from 0.
+        sensitivity: the highest at each.
+        at: operating points.
+        lesions: number behind the sensitivity.
+        scans: number behind the rate.
+    """
+    points = np.interp(at, rate, sensitivity)
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(5.4, 3.9), layout="constrained")
+        axes = figure.subplots()
+        x = np.geomspace(min(at) / 1.3, max(at) * 1.3, 400)
+        axes.plot(x, np.interp(x, rate, sensitivity), color=COLORS[0], linewidth=1.8)
+        axes.plot(at, points, "o", color=COLORS[1], markersize=6)
+        for place, value in zip(at, points, strict=True):
+            axes.annotate(
+                f"{value:.2f}", (place, value), (0, 7), textcoords="offset points", ha="center", fontsize=8.5, color=INK
+            )
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(list(at)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([f"1/{1 / rate:g}" if rate < 1 else f"{rate:g}" for rate in at])
+        axes.set_ylim(-0.02, 1.08)
+        axes.set_xlabel(f"false positives per scan ({scans} scan{'' if scans == 1 else 's'})")
+        axes.set_ylabel(f"sensitivity ({lesions} lesions)")
+        axes.set_title(f"FROC: CPM {points.mean():.3f}", pad=9)
+        return figure
+
+
 def confusion(counts: Array, names: Sequence[str]) -> Figure:
     """Truth by answer: counts, and the share of each truth, which colours the field.
 
@@ -138,6 +170,10 @@ def _fields(
         axes.set_xticks(range(len(columns)), columns, rotation=0 if max(map(len, columns)) < 15 else 20)
         axes.set_yticks(range(len(rows)), rows)
         axes.tick_params(length=0)
+        for between in range(1, len(rows)):
+            axes.axhline(between - 0.5, color="white", linewidth=2)
+        for between in range(1, len(columns)):
+            axes.axvline(between - 0.5, color="white", linewidth=2)
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         axes.set_title(title, pad=9)
@@ -170,8 +206,10 @@ def reliability(probability: Array, frequency: Array, count: Array, *, ece: floa
         axes.set_ylabel("observed frequency")
         axes.set_title(f"Calibration: ECE {ece:.3f}", pad=9)
         axes.legend(loc="upper left", fontsize=8.5)
-        below.bar(probability, count, width=0.04, color=COLORS[0])
+        below.bar(probability, count, width=0.035, color=COLORS[0])
         below.set_yscale("log")
+        below.set_ylim(bottom=0.7)
+        below.yaxis.set_minor_locator(NullLocator())
         below.set_ylabel("number")
         below.set_xlabel(f"{of}\n({bins})")
         return figure
@@ -181,7 +219,7 @@ def case_values(values: Mapping[str, Mapping[str, Array]]) -> Figure:
     """Every case as a point, with median and quartiles: one panel a metric, one row a region.
 
     Args:
-        values: metric with its unit -> region -> values of the cases.
+        values: metric with its unit -> region -> values of the cases, 0 or more.
     """
     with mpl.rc_context({**RC, "axes.grid.axis": "x"}):
         regions = max(len(panel) for panel in values.values())
@@ -193,11 +231,13 @@ def case_values(values: Mapping[str, Mapping[str, Array]]) -> Figure:
                 line = np.asarray(line, float)
                 panel.plot(line, k + rng.uniform(-0.22, 0.22, len(line)), ".", color=COLORS[0], alpha=0.5, markersize=5)
                 low, middle, high = np.percentile(line, (25, 50, 75))
-                panel.plot((low, high), (k, k), color=INK, linewidth=1.6)
-                panel.plot((middle, middle), (k - 0.28, k + 0.28), color=COLORS[1], linewidth=2.4)
+                panel.plot((low, high), (k, k), color=INK, linewidth=1.6, zorder=1)
+                panel.plot((middle, middle), (k - 0.28, k + 0.28), color=COLORS[1], linewidth=2.4, zorder=1)
             panel.set_yticks(range(len(rows)), list(rows))
             panel.set_ylim(len(rows) - 0.45, -0.55)
             panel.set_xlabel(metric)
+            highest = max(float(np.max(line)) for line in rows.values())
+            panel.set_xlim(-0.03 * (highest or 1), 1.03 if highest <= 1 else 1.05 * highest)
         count = len(next(iter(next(iter(values.values())).values())))
         figure.suptitle(
             f"{count} test cases: points; bar: quartiles; upright: median", x=0.01, ha="left", fontsize=9.5, color=INK

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ssl_med.reports import _page as p
+from ssl_med.reports._examined import html_errors
 from ssl_med.reports._markdown import TITLE, markdown_report
 from ssl_med.reports._provenance import duration, notes_section, provenance
 from ssl_med.reports.curves import label_efficiency, loss_curves, style, to_svg, validation_curves
@@ -58,6 +59,9 @@ def _body(tables: Sequence[Table], pretrained: Sequence[Run], runs: Sequence[Run
     pictures = "".join(_pictures(table) for table in tables)
     if pictures:
         parts.append(("pictures", "Predictions", pictures))
+    errors = "".join(html_errors(table) for table in tables)
+    if errors:
+        parts.append(("errors", "Error analysis", errors))
     if tables:
         parts.append(("cases", "Results of every test case", "".join(_cases(table) for table in tables)))
     parts.append(("runs", "What was run", provenance(runs)))
@@ -150,7 +154,9 @@ def _pretraining(runs: Sequence[Run]) -> str:
 
 def _pictures(table: Table) -> str:
     drawn = {run.folder: {path.stem: path for path in run.figures} for run in table.runs}
-    cases = [case for case in _by_difficulty(table) if any(file_stem(case) in paths for paths in drawn.values())]
+    counts = {case: sum(file_stem(case) in paths for paths in drawn.values()) for case in _by_difficulty(table)}
+    # a run pictures its own worst cases too; here stand those that most runs picture
+    cases = [case for case, count in counts.items() if count and count == max(counts.values())]
     chosen = [cases[k] for k in sorted({0, len(cases) // 2})] if cases else []
     text = ""
     for case in chosen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,9 @@ def verdict(image: Array, *, case: str, lines: Sequence[str], channel: int = 0, 
     slices = choose_slices(np.zeros((1, *grey.shape))) if grey.ndim == 3 else [None]
     views = [_flat(grey, z) for z in slices]
     height, width = views[0].shape
-    panel, foot = (2.3 if len(views) > 1 else 3.4), 0.08 + 0.19 * len(lines)
+    panel = 2.3 if len(views) > 1 else 3.4
+    lines = [part for line in lines for part in wrap(line, round(14 * panel * len(views)), subsequent_indent="    ")]
+    foot = 0.08 + 0.19 * len(lines)
     figure = Figure(figsize=(panel * len(views), panel * min(max(height / width, 0.5), 2.0) + 0.3 + foot))
     figure.subplots_adjust(left=0, right=1, top=1 - 0.3 / figure.get_figheight(), wspace=0.02)
     figure.subplots_adjust(bottom=foot / figure.get_figheight())

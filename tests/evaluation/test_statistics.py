@@ -221,14 +221,18 @@ def test_pairing_removes_what_methods_share():
 
 def test_an_interval_that_cannot_be_had_says_why():
     one = s.bootstrap(s.mean_of([0.5, 0.6]), ["p", "p"])
-    assert "no interval: 1 subject)" in str(one)
+    assert "no interval: 1 subject, 6 are needed)" in str(one)
+    assert s.bootstrap(s.mean_of(np.arange(5.0)), np.arange(5)).reason == "5 subjects, 6 are needed"
+    assert not s.bootstrap(s.mean_of(np.arange(6.0)), np.arange(6)).reason
+    assert not s.bootstrap(s.mean_of(np.arange(5.0)), np.arange(5), level=0.9).reason  # the range holds it in 1 - 2/2^5
     assert one.estimate == pytest.approx(0.55)
     assert math.isnan(one.low)
-    rare = s.bootstrap(s.auc_of(np.array([1.0] + [0.0] * 9), np.arange(10.0)), np.arange(10))
+    truth = np.array([1.0] + [0.0] * 9)
+    rare = s.bootstrap(s.auc_of(truth, np.arange(10.0)), np.arange(10))
     assert "the metric is not defined in" in rare.reason
     assert abs(rare.undefined / 2000 - 0.9**10) < 0.05
     assert s.bootstrap(s.auc_of(np.zeros(9), np.arange(9.0)), np.arange(9)).reason == "the metric is not defined"
-    for kind in ("percentile", "bca"):
+    for kind in ("expanded", "percentile", "bca"):
         flat = s.bootstrap(s.mean_of(np.ones(6)), np.arange(6), kind=kind)
         assert (flat.low, flat.high) == (1.0, 1.0)
     with pytest.raises(SslMedError, match="level of an interval is 95"):
@@ -237,7 +241,7 @@ def test_an_interval_that_cannot_be_had_says_why():
 
 def test_chunks_change_nothing(monkeypatch):
     value = np.random.default_rng(0).random(20)
-    for kind in ("percentile", "bca"):
+    for kind in ("expanded", "bca"):
         whole = s.bootstrap(s.mean_of(value), np.arange(20), kind=kind, resamples=300)
         with monkeypatch.context() as patch:
             patch.setattr(s, "_CHUNK", 137)
@@ -257,7 +261,7 @@ def covered(simulate, *, truth, **options):
     return hits / STUDIES
 
 
-@pytest.mark.parametrize("kind", ["percentile", "bca"])
+@pytest.mark.parametrize("kind", ["expanded", "percentile", "bca"])
 def test_intervals_of_clustered_means_cover_the_truth(kind):
     """100 patients of 1 to 4 images, whose values share the patient's own level."""
 
@@ -266,6 +270,14 @@ def test_intervals_of_clustered_means_cover_the_truth(kind):
         return s.mean_of(0.7 + rng.normal(0, 0.1, 100)[subjects] + rng.normal(0, 0.05, len(subjects))), subjects
 
     assert abs(covered(simulate, truth=0.7, kind=kind) - 0.95) < TOLERANCE
+
+
+def test_the_expanded_interval_covers_the_truth_with_few_patients():
+    def simulate(rng):
+        return s.mean_of(0.7 + rng.normal(0, 0.1, 12)), np.arange(12)
+
+    assert abs(covered(simulate, truth=0.7) - 0.95) < TOLERANCE
+    assert covered(simulate, truth=0.7, kind="percentile") < 0.95 - TOLERANCE  # why it is the default
 
 
 def test_intervals_of_an_auc_cover_the_truth():
