@@ -125,8 +125,9 @@ def _roc(curve: Curve) -> figures.Line:
 def _pr(curve: Curve) -> figures.Line:
     total = curve.positives + curve.negatives
     note = f"AP {curve.average_precision:.3f} ({curve.positives} of {total})"
-    # the curve begins where the first threshold stands: precision at recall 0 is not defined
-    return figures.Line(curve.name, curve.recall, curve.precision, note, curve.positives / total)
+    # up to the first recall the precision is that of the first threshold; at recall 0 it is not defined
+    recall, precision = np.append(0, curve.recall), np.append(curve.precision[0], curve.precision)
+    return figures.Line(curve.name, recall, precision, note, curve.positives / total)
 
 
 def _by_region(spec: DataSpec, rows: Sequence[Row]) -> Mapping[str, Mapping[str, np.ndarray]]:

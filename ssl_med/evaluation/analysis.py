@@ -78,7 +78,7 @@ class Errors:
             },
             "confusion": self.confusion.tolist(),
             "ece": {calibration.name: calibration.ece for calibration in self.calibrations},
-            "calibration_bins": f"{BINS} of equal width",
+            "calibration_bins": f"{BINS} bins of equal width",
             "calibrated": self.calibrated,
             "reliability": {
                 c.name: {

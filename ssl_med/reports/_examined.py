@@ -22,6 +22,7 @@ _TITLES = {
     "confusion": "Confusion",
     "calibration": "Calibration",
 }
+_BROAD = 1000  # pixels from which a figure needs the width of the page
 _ORDER = {"worst": 0, "middle": 1, "best": 2}  # of the pictures; the first cases stand under "Predictions"
 
 
@@ -40,19 +41,20 @@ def html_errors(table: Table) -> str:
     """The section of one table; '' when no run has an analysis."""
     text = ""
     for row, run in examined(table):
-        figures = "".join(p.png_figure(path, alt=f"{row}: {_title(path)}", caption="") for path in run.analysis)
+        figures = "".join(_figure(path, alt=f"{row}: {_title(path)}") for path in run.analysis)
         numbers = class_numbers(run)
         inner = f'<div class="figures">{figures}</div>'
         if numbers:
             body = [[escape(cell) for cell in line] for line in numbers[1:]]
             inner += p.table(numbers[0], body) + f'<p class="note">{escape(_calibrated(run))}</p>'
         shown = "".join(
-            p.png_figure(path, alt=f"{row}: {why} case {case}", caption=f"<b>{escape(why)}</b> · {good:.3f}")
+            p.png_figure(path, alt=f"{row}: {why} case {case}", caption=f"<b>{escape(why)}</b> · {escape(case)} · {good:.3f}")
             for why, case, good, path in _pictured(run)
         )
         if shown:
+            small = "" if table.metric == "dice" else " small"
             note = "Worst first, chosen among all test cases; the number is " + _goodness(table)
-            inner += f'<p class="note">{note}.</p><div class="figures pictures">{shown}</div>'
+            inner += f'<p class="note">{note}.</p><div class="figures pictures{small}">{shown}</div>'
         text += p.fold(row, _aside(run), inner)
     return f"<h3>{escape(table.title)}</h3>{text}" if text else ""
 
@@ -91,6 +93,13 @@ def class_numbers(run: Run) -> list[list[str]]:
         counts = [curve.get("positives"), curve.get("negatives")]
         lines.append([name, *(_count(x) for x in counts), *(_value(x) for x in values)])
     return lines
+
+
+def _figure(path: Path, *, alt: str) -> str:
+    content = path.read_bytes()
+    figure = p.png_figure(content, alt=alt)
+    width = int.from_bytes(content[16:20], "big")  # of the PNG header, in pixels
+    return figure.replace("<figure>", '<figure class="broad">', 1) if width >= _BROAD else figure
 
 
 def _pictured(run: Run) -> list[tuple[str, str, float, Path]]:

@@ -71,7 +71,7 @@ def test_two_classes_are_described_by_the_second():
     assert errors.calibrations[0].ece == pytest.approx((0.1 + 0.6 + 0.3 + 0.7 + 0.1) / 5)
     numbers = errors.numbers()
     assert numbers["curves"]["yes"]["positives"] == 3
-    assert numbers["calibration_bins"] == "15 of equal width"
+    assert numbers["calibration_bins"] == "15 bins of equal width"
     assert a.headline(spec, rows)(np.ones((1, 5)))[0] == pytest.approx(5 / 6)
 
 
