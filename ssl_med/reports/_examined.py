@@ -48,7 +48,9 @@ def html_errors(table: Table) -> str:
             body = [[escape(cell) for cell in line] for line in numbers[1:]]
             inner += p.table(numbers[0], body) + f'<p class="note">{escape(_calibrated(run))}</p>'
         shown = "".join(
-            p.png_figure(path, alt=f"{row}: {why} case {case}", caption=f"<b>{escape(why)}</b> · {escape(case)} · {good:.3f}")
+            p.png_figure(
+                path, alt=f"{row}: {why} case {case}", caption=f"<b>{escape(why)}</b> · {escape(case)} · {good:.3f}"
+            )
             for why, case, good, path in _pictured(run)
         )
         if shown:
