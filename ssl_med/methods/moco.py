@@ -7,7 +7,8 @@ Official code: github.com/facebookresearch/moco @ 7397dfe (MIT).
 Where we differ, and why:
 - instead of ShuffleBN the teacher normalises with averaged running statistics (EMAN, Cai et al., CVPR 2021): nothing
   leaks between query and key, and the result does not depend on the number of devices.
-- the queue takes any batch size (it wraps around); the official code needs a divisor of its length.
+- the queue takes any batch size (it wraps around); the official code needs a divisor of its length. It starts with the
+  first batch's keys in all places, not with random directions (networks/queue.py says why).
 - grey images: colour jitter reduces to brightness and contrast, random greyscale is left out.
 """
 
@@ -88,7 +89,7 @@ class MoCo(Method):
 
     @property
     def comparable(self) -> bool:
-        """Only once the queue holds real keys alone: the random ones it starts with are easy, so the first losses are low."""
+        """Only once the queue is full: negatives that stand there several times make the first losses differ."""
         return self.queue.full
 
     def after_step(self) -> None:
