@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from ssl_med.evaluation import metrics
 from ssl_med.evaluation.metrics import (
     FROC_RATES,
     auroc,
@@ -160,6 +161,16 @@ def test_surface_metrics_equal_brute_force(size, spacing, share):
         assert distance[k].item() == pytest.approx(expected, rel=1e-6)
         within = sum(d <= 1.5 + 1e-9 for d in there) + sum(d <= 1.5 + 1e-9 for d in back)
         assert overlap[k].item() == within / (len(there) + len(back))
+
+
+def test_tree_and_distance_map_agree(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    prediction, truth = (torch.rand((1, 20, 18, 16), generator=g) < share for share in (0.3, 0.02))
+    found = []
+    for dense in (0.0, 1.0):
+        monkeypatch.setattr(metrics, "_DENSE", dense)
+        found.append([x.item() for x in surface_per_region(prediction, truth, spacing=(0.7, 1.1, 2.5), tolerance=1.0)])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_surface_metrics_of_a_shifted_box_are_known():
