@@ -32,7 +32,7 @@ def interval_of(module: Transfer) -> dict[str, Any]:
     rows = module.test_rows
     subjects = [row["subject"] for row in rows]
     return {
-        **asdict(bootstrap(headline(module.spec, rows), subjects, resamples=RESAMPLES)),
+        **asdict(bootstrap(headline(module.spec.target, module.spec.class_names, rows), subjects, resamples=RESAMPLES)),
         "unit": module.spec.group_key,
     }
 
@@ -48,7 +48,7 @@ def error_analysis(folder: Path, module: Transfer) -> dict[str, Any]:
     if spec.target == "mask":
         put("cases", figures.case_values(_by_region(spec, rows)))
         return {}
-    found = analyse(spec, rows)
+    found = analyse(spec.target, spec.class_names, rows)
     if found.curves:
         put("roc", figures.curves([_roc(curve) for curve in found.curves], kind="roc"))
         put("precision-recall", figures.curves([_pr(curve) for curve in found.curves], kind="precision_recall"))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_med.evaluation.statistics import Statistic, auc_of, mean_of
-from ssl_med.spec import DataSpec
+from ssl_med.spec import Target
 
 Array = NDArray[Any]
 Row = Mapping[str, Any]
@@ -91,31 +91,29 @@ class Errors:
         }
 
 
-def scores(spec: DataSpec, rows: Sequence[Row]) -> tuple[Array, Array]:
-    """Truth and probability (N, K) of the classes or findings of `spec`; truth is nan where not known."""
-    names = spec.class_names
+def scores(target: Target, names: Sequence[str], rows: Sequence[Row]) -> tuple[Array, Array]:
+    """Truth and probability (N, K) of classes or findings from the rows of test cases; truth is nan where not known."""
     score = np.array([[row[f"score/{name}"] for name in names] for row in rows], float).reshape(-1, len(names))
-    if spec.target == "class":
+    if target == "class":
         return np.eye(len(names))[[int(row["label"]) for row in rows]], score
     # None and an empty cell become nan
     return np.array([[row[f"label/{name}"] for name in names] for row in rows], float).reshape(-1, len(names)), score
 
 
-def headline(spec: DataSpec, rows: Sequence[Row]) -> Statistic:
+def headline(target: Target, names: Sequence[str], rows: Sequence[Row]) -> Statistic:
     """The headline metric of a task as a function of how often each test case counts; for intervals over patients."""
-    if spec.target == "mask":
+    if target == "mask":
         return mean_of([float(row["dice"]) for row in rows])
-    truth, score = scores(spec, rows)
-    return auc_of(truth[:, 1], score[:, 1]) if spec.target == "class" and truth.shape[1] == 2 else auc_of(truth, score)
+    truth, score = scores(target, names, rows)
+    return auc_of(truth[:, 1], score[:, 1]) if target == "class" and len(names) == 2 else auc_of(truth, score)
 
 
-def analyse(spec: DataSpec, rows: Sequence[Row]) -> Errors:
+def analyse(target: Target, names: Sequence[str], rows: Sequence[Row]) -> Errors:
     """Curves, confusion and calibration of classes or findings. Two classes are described by their second one."""
-    truth, score = scores(spec, rows)
-    names = spec.class_names
-    classes = range(len(names)) if spec.target == "multilabel" or len(names) > 2 else (1,)
+    truth, score = scores(target, names, rows)
+    classes = range(len(names)) if target == "multilabel" or len(names) > 2 else (1,)
     curves = tuple(curve for k in classes if (curve := curve_of(names[k], truth[:, k], score[:, k])) is not None)
-    if spec.target == "multilabel":
+    if target == "multilabel":
         calibrated = "probability of a finding against its frequency"
         known = ~np.isnan(truth)
         each = [calibrate(names[k], truth[known[:, k], k], score[known[:, k], k]) for k in classes]

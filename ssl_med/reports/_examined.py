@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,7 @@ def markdown_errors(table: Table, out: Path) -> list[str]:
         lines += [f"### {row}: {_aside(run)}", ""]
         numbers = class_numbers(run)
         if numbers:
-            lines += [f"| {' | '.join(line)} |" for line in numbers]
-            lines.insert(-len(numbers) + 1, f"|{'|'.join([' --- ', *(' ---: ' for _ in numbers[0][1:])])}|")
-            lines += ["", _calibrated(run), ""]
+            lines += [*markdown_table(numbers), "", _calibrated(run), ""]
         pictures = [(_title(path), path) for path in run.analysis]
         pictures += [(f"{why}: {case} ({good:.3f})", path) for why, case, good, path in _pictured(run)]
         for title, path in pictures:
@@ -79,6 +77,12 @@ def markdown_errors(table: Table, out: Path) -> list[str]:
             shutil.copyfile(path, target)
             lines += [f"![{title}]({target.relative_to(out).as_posix()})", ""]
     return [f"## Error analysis: {table.title}", "", *lines] if lines else []
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Head and rows as lines of Markdown; all columns but the first to the right."""
+    head, *rows = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+    return [head, f"|{'|'.join([' --- ', *(' ---: ' for _ in lines[0][1:])])}|", *rows]
 
 
 def class_numbers(run: Run) -> list[list[str]]:

@@ -14,6 +14,7 @@ from ssl_med.reports import _page as p
 from ssl_med.reports._examined import html_errors
 from ssl_med.reports._markdown import TITLE, markdown_report
 from ssl_med.reports._provenance import duration, notes_section, provenance
+from ssl_med.reports.comparison import difference_lines, difference_notes, differences
 from ssl_med.reports.curves import label_efficiency, loss_curves, style, to_svg, validation_curves
 from ssl_med.reports.fairness import percent, pretrain_warnings
 from ssl_med.reports.records import Run, file_stem, find_runs
@@ -106,6 +107,11 @@ def _results(table: Table) -> str:
     # a wide table takes the whole width, a narrow one shares it with the curve
     css = "split" if len(table.fractions) <= 3 else "figures stacked"
     text = f'<div class="{css}"><div>{left}</div>{figure}</div>'
+    found = differences(table)
+    lines = [[escape(cell) for cell in line] for line in difference_lines(table, found)]
+    if lines:
+        text += p.table(lines[0], lines[1:], css="sticky")
+        text += "".join(f'<p class="note">{escape(note)}</p>' for note in difference_notes(table, found))
     text += p.warning("The rows are not equal in everything:", table.warnings)
     if table.further_metrics:
         inner = "".join(f"<h3>{escape(key)}</h3>{_method_table(table, key)}" for key in table.further_metrics)

@@ -6,11 +6,6 @@ from sklearn import metrics as sk
 
 from ssl_med.evaluation import analysis as a
 from ssl_med.evaluation.metrics import multilabel_auroc
-from ssl_med.spec import DataSpec
-
-
-def spec_of(target, names):
-    return DataSpec(name="x", spatial_dims=2, in_channels=1, patch_size=(8, 8), target=target, class_names=names)
 
 
 @pytest.mark.parametrize("digits", [1, 8])  # with ties, and without
@@ -61,10 +56,10 @@ def test_calibration_equals_counting_bin_by_bin():
 
 
 def test_two_classes_are_described_by_the_second():
-    spec = spec_of("class", ("no", "yes"))
+    names = ("no", "yes")
     rows = [{"case": str(k), "label": y, "score/no": 1 - p, "score/yes": p} for k, (y, p) in
             enumerate([(0, 0.1), (0, 0.6), (1, 0.7), (1, 0.3), (1, 0.9)])]  # fmt: skip
-    errors = a.analyse(spec, rows)
+    errors = a.analyse("class", names, rows)
     assert [curve.name for curve in errors.curves] == ["yes"]
     assert errors.curves[0].auc == pytest.approx(5 / 6)
     assert errors.confusion.tolist() == [[1, 1], [1, 2]]
@@ -72,7 +67,7 @@ def test_two_classes_are_described_by_the_second():
     numbers = errors.numbers()
     assert numbers["curves"]["yes"]["positives"] == 3
     assert numbers["calibration_bins"] == "15 bins of equal width"
-    assert a.headline(spec, rows)(np.ones((1, 5)))[0] == pytest.approx(5 / 6)
+    assert a.headline("class", names, rows)(np.ones((1, 5)))[0] == pytest.approx(5 / 6)
 
 
 def test_many_classes_and_findings():
@@ -82,11 +77,11 @@ def test_many_classes_and_findings():
     score = rng.dirichlet(np.ones(3), 60)
     rows = [{"case": str(k), "label": int(y), **{f"score/{n}": x for n, x in zip(names, s, strict=True)}} for k, (y, s) in
             enumerate(zip(label, score, strict=True))]  # fmt: skip
-    errors = a.analyse(spec_of("class", names), rows)
+    errors = a.analyse("class", names, rows)
     assert errors.confusion.tolist() == sk.confusion_matrix(label, score.argmax(1)).tolist()
     assert errors.calibrations[0].ece == pytest.approx(slow_ece(label == score.argmax(1), score.max(1)))
     assert [c.name for c in errors.curves] == list(names)
-    statistic = a.headline(spec_of("class", names), rows)
+    statistic = a.headline("class", names, rows)
     assert statistic(np.ones((1, 60)))[0] == pytest.approx(multilabel_auroc(np.eye(3)[label], score)[0])
 
     found = rng.integers(0, 2, (60, 3)).astype(object)
@@ -95,7 +90,7 @@ def test_many_classes_and_findings():
     rows = [{"case": str(k)} | {f"label/{n}": y for n, y in zip(names, line, strict=True)}
             | {f"score/{n}": x for n, x in zip(names, s, strict=True)}
             for k, (line, s) in enumerate(zip(found, score, strict=True))]  # fmt: skip
-    errors = a.analyse(spec_of("multilabel", names), rows)
+    errors = a.analyse("multilabel", names, rows)
     assert [c.name for c in errors.curves] == ["a", "b"]  # c never occurs
     assert errors.confusion.shape == (3, 2, 2)
     assert errors.confusion.sum((1, 2)).tolist() == [55, 60, 60]
