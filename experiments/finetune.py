@@ -9,7 +9,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from datamodules.core.base import MedicalData
 from experiments.compose import SCRATCH, RunConfig, compose_finetune
+from experiments.errors import error_analysis, interval_of, picture_cases
 from experiments.session import Session, ledger_of, say
 from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone
 from ssl_med.config import to_plain
@@ -19,8 +21,7 @@ from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage, compare
 from ssl_med.networks.backbone import Backbone, Decoder, build_backbone, build_decoder, resolve
 from ssl_med.networks.init import init_weights
-from ssl_med.reports.pictures import save_overlay
-from ssl_med.reports.records import file_stem, write_cases
+from ssl_med.reports.records import write_cases
 from ssl_med.spec import SslMedError
 
 
@@ -100,8 +101,9 @@ def finetune(words: Sequence[str]) -> Path:
         if trainer.is_global_zero:
             _finish(
                 session,
+                trainer,
                 module,
-                data.describe(),
+                data,
                 card,
                 report,
                 leakage,
@@ -127,8 +129,9 @@ def _differences(card: Card, config: RunConfig) -> list[str]:
 
 def _finish(
     session: Session,
+    trainer: pl.Trainer,
     module: Transfer,
-    described: dict[str, Any],
+    data: MedicalData,
     card: Card | None,
     report: LoadReport | None,
     leakage: Leakage | None,
@@ -138,7 +141,15 @@ def _finish(
     notes: list[str],
     done: bool,
 ) -> None:
-    config = session.config
+    config, described = session.config, data.describe()
+    errors: dict[str, Any] = {}
+    if done:
+        write_cases(session.folder, module.test_rows)
+        errors = {
+            "interval": interval_of(module),
+            "errors": error_analysis(session.folder, module),
+            "pictures": picture_cases(session.folder, module, data, trainer, config.task),
+        }
     kind = "scratch" if card is None else ("run" if Path(config.general.init).is_dir() else "file")
     backbone = card.backbone if card is not None else to_plain(config.backbone)
     session.summarize(
@@ -164,20 +175,14 @@ def _finish(
         n_test=len(module.test_rows),
         conventions={name: text for name, text in CONVENTIONS.items() if f"test/{name}" in module.test_metrics},
         notes=notes,
+        **errors,
     )
     if not done:
         say(f"interrupted at step {steps}; the same command goes on from there")
         return
-    write_cases(session.folder, module.test_rows)
-    for case, arrays in module.pictures.items():
-        save_overlay(
-            session.folder / "figures" / f"{file_stem(case)}.png",
-            image=arrays["image"],
-            truth=arrays["truth"],
-            prediction=arrays["prediction"],
-            class_names=config.spec.class_names,
-            case=case,
-        )
     headline = module.test_metrics[f"test/{module.task.metric}"]
+    interval = errors["interval"]
+    between = "" if interval["reason"] else f" [{interval['low']:.4f}, {interval['high']:.4f}]"
+    who = f"{len(module.test_rows)} cases ({interval['subjects']} {interval['unit']}s)"
     say(f"done: {steps} steps, {session.seconds():.0f} s, tested weights: {weights}")
-    say(f"test {module.task.metric} {headline:.4f} on {len(module.test_rows)} cases -> {session.folder}")
+    say(f"test {module.task.metric} {headline:.4f}{between} on {who} -> {session.folder}")

@@ -277,6 +277,7 @@ def _quiet() -> None:
         ".*in eval mode at the start of training.*",  # teachers are meant to be
         ".*could not find the monitored key.*",  # the last.ckpt of a run that has not validated yet
         ".*treespec.*",
+        ".*always_return_as_numpy.*",  # MONAI calls its own deprecated argument
         ".*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message=message)

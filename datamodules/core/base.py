@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader
+from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader, Traced
 from datamodules.core.quarantine import Quarantine
 from datamodules.core.readers import PLACEHOLDER, Header, Volume, assumed_headers, voxel_file
 from datamodules.core.splits import PARTS, Split, check_split, file_split, label_budget, random_split
@@ -350,8 +350,8 @@ class MedicalData(pl.LightningDataModule, ABC):
         cases = self.parts[part]
         if not cases:
             return []
-        dataset: Any = self.dataset(cases, part=part)
         train = part == "train"
+        dataset: Any = self.dataset(cases, part=part) if train or not self.labelled else self.traced(part)
         scattered = self.cache_need(cases) > self.config.cache_gb * 2**30
         batches = EpochBatches(
             len(dataset),
@@ -365,6 +365,11 @@ class MedicalData(pl.LightningDataModule, ABC):
             fixed=self.need.fixed,
         )
         return (ResumableLoader if train else EvaluationLoader)(dataset, batches, num_workers=self.num_workers)
+
+    def traced(self, part: str) -> Traced:
+        """Labelled samples of an evaluation part that know their scan and subject, by (0, index)."""
+        cases = self.parts[part]
+        return Traced(self.dataset(cases, part=part), [case.subject for case in cases])
 
     def train_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Shuffled training samples."""
