@@ -5,9 +5,12 @@ A run has the settings of `trainer=cpu`, what a method's yaml says of it include
 
 import warnings
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from sklearn.linear_model import RidgeCV
+from sklearn.metrics import r2_score
 from test_methods import SIZE, SWEEP, batch_of, channels_of, generator, make, refusal
 from torch.nn import functional as F
 
@@ -110,16 +113,33 @@ def solved(method, images):
 
 
 @torch.no_grad()
+def separation(method, images):
+    """How often the other view of an image is closer to its view than a view of another image; chance is 0.5.
+
+    Cosines of embeddings less their mean, over all pairs of images: finer than retrieval, which counts winners only.
+    """
+    method.eval()
+    pairs = [
+        method.terms(method.views(batch_of(part), generator(900 + k)))["pair"]
+        for k, part in enumerate(images.split(32))
+    ]
+    first, second = (F.normalize(x - x.mean(0), dim=1) for x in torch.cat(pairs, 1))
+    similarity = first @ second.T
+    others = ~torch.eye(len(images), dtype=torch.bool)
+    return float((similarity.diag()[:, None] > similarity)[others].float().mean())
+
+
+@torch.no_grad()
 def probe(method, seen, unseen):
     """Mean over factors of R^2 on unseen images, of a ridge regression on the standardised frozen features of 64 images."""
     method.eval()
     x, z = (method.backbone.pool(method.backbone(images)).double() for images in (seen[0][:LABELLED], unseen[0]))
     mean, scale = x.mean(0), x.std(0) + 1e-6
-    x, z = (x - mean) / scale, (z - mean) / scale
-    y, truth = seen[1][:LABELLED].double(), unseen[1].double()
-    weights = torch.linalg.solve(x.T @ x + 0.03 * LABELLED * torch.eye(x.shape[1]), x.T @ (y - y.mean(0)))
-    error = (z @ weights + y.mean(0) - truth).square().mean(0)
-    return float((1 - error / truth.var(0)).mean())
+    x, z = ((x - mean) / scale).numpy(), ((z - mean) / scale).numpy()
+    y, truth = seen[1][:LABELLED].numpy(), unseen[1].numpy()
+    # strength by leaving one out; one for each factor
+    told = RidgeCV(alphas=np.logspace(-1, 4, 16), alpha_per_target=True).fit(x, y).predict(z)
+    return float(r2_score(truth, told))
 
 
 @pytest.mark.parametrize(
