@@ -38,13 +38,13 @@ demo: $(READY)  ## the main job on synthetic scans: pretrain, fine-tune, report;
 	$(BIN)/python -m experiments.demo
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadgroup
 
 check: $(READY)  ## what CI runs: lint, format, types, all tests that need no GPU
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu" -n 2
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadgroup
 
 docs: $(READY)  ## write docs/methods.md from the methods' files
 	@$(BIN)/python -m experiments.methods_page

@@ -237,7 +237,7 @@ def test_dino_matches_the_centred_sharpened_teacher():
 
 
 def test_dino_center_is_a_running_mean_that_counts_the_batch_at_hand():
-    method = make("dino", 2)
+    method = make("dino", 2, laptop=False)
     means = []
     for k in range(3):
         views = method.views(batch_of(blobs(4, 2, seed=k)), generator(k))
@@ -260,7 +260,7 @@ def test_dino_center_is_a_running_mean_that_counts_the_batch_at_hand():
 
 
 def test_dino_output_layer_stands_still_first_and_the_teacher_learns_only_by_averaging():
-    method = make("dino", 2, "method.freeze_steps=1")
+    method = make("dino", 2, "method.freeze_steps=1", laptop=False)
     before = directions(method)
     optimizer = torch.optim.SGD(method.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     step(method, optimizer, batch_of(blobs(4, 2)), 0)

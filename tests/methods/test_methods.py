@@ -47,15 +47,15 @@ SMALL = {
 SWEEP = [pytest.param(name, dims, id=f"{name}-{dims}d") for name in names("method") for dims in (2, 3)]
 
 
-def make(name, dims, *words, norm="batch", small=SMALL):
-    """A method, or a preset of it, at the settings of a laptop."""
+def make(name, dims, *words, norm="batch", small=SMALL, laptop=True):
+    """A method, or a preset of it, at the settings of a laptop; with `laptop=False` at those of its paper."""
     family = name.partition("/")[0]
     given = {word.partition("=")[0] for word in words}
     config = compose_pretrain(
         [
             f"method={name}",
             f"data={DATA[dims]}",
-            "trainer=cpu",
+            *(["trainer=cpu"] if laptop else []),
             f"data.patch_size={str(list(SIZE[dims])).replace(' ', '')}",
             "backbone.name=unet",
             "backbone.channels=[8,16,32]",

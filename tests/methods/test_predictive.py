@@ -51,7 +51,7 @@ def test_rotation_takes_what_the_crop_admits(sized, size, classes):
 
 
 def test_rotation_mirrors_left_and_right_only():
-    method = make("rotation", 2, "method.flip=1")
+    method = make("rotation", 2, "method.flip=1", laptop=False)
     images = blobs(2, 2)
     assert torch.equal(method.views(batch_of(images), generator(0))["image"][:, 0], images.flip(3))
     method = make("rotation", 3, "method.flip=1", "method.every=true")
@@ -136,7 +136,7 @@ def test_jigsaw_tells_slots_apart_by_one_encoder():
 )
 def test_impossible_puzzles_are_one_line(words, message):
     with pytest.raises(SslMedError, match=message):
-        make("jigsaw", 2, *words)
+        make("jigsaw", 2, *words, laptop=False)
 
 
 def test_cells_too_small_for_the_network_name_the_remedies(sized):
@@ -324,7 +324,7 @@ def predicted(method, states):
 
 @pytest.mark.parametrize(("dims", "steps"), [(2, [2, 3, 4, 5, 6]), (3, [1, 2, 3])])
 def test_cpc_is_info_nce_over_all_patches_of_the_batch(dims, steps):
-    method = make("cpc", dims, "method.code_dim=6", "method.context_dim=5").double().eval()
+    method = make("cpc", dims, "method.code_dim=6", "method.context_dim=5", laptop=False).double().eval()
     assert list(method.steps) == steps
     views = {k: v.double() for k, v in method.views(batch_of(blobs(2, dims)), generator(0)).items()}
     with torch.no_grad():
@@ -346,7 +346,9 @@ def test_cpc_is_info_nce_over_all_patches_of_the_batch(dims, steps):
 
 @pytest.mark.parametrize(("dims", "below"), [(2, [4, 5, 6]), (3, [2, 3])])
 def test_cpc_bce_tells_true_columns_from_columns_of_the_next_image(dims, below):
-    method = make("cpc", dims, "method.code_dim=6", "method.context_dim=5", "method.loss=bce").double().eval()
+    method = (
+        make("cpc", dims, "method.code_dim=6", "method.context_dim=5", "method.loss=bce", laptop=False).double().eval()
+    )
     assert [method.middle + step for step in method.steps] == below
     views = method.views(batch_of(blobs(3, dims)), generator(0))
     views["patches"] = views["patches"].double()

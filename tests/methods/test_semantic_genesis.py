@@ -71,7 +71,7 @@ def test_descriptors_are_renewed_together_every_so_many_steps():
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_terms_follow_their_formulas(dims):
-    method = make("semantic_genesis", dims, "method.neighbours=0.4").double()
+    method = make("semantic_genesis", dims, "method.neighbours=0.4", laptop=False).double()
     method.train()
     views = method.views(batch_of(blobs(6, dims)), generator(0))
     views = {k: v.double() for k, v in views.items()}
@@ -163,10 +163,10 @@ def draw(scans, wanted, patch, rng, count):
     }
 
 
-@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_it_finds_groups_of_patients_and_names_positions_in_unseen_ones(dims):
+@pytest.mark.slow
+def test_it_finds_groups_of_patients_and_names_positions_in_unseen_ones():
     torch.manual_seed(0)
-    patch = (32, 32) if dims == 2 else (16, 16, 16)
+    dims, patch = 2, (32, 32)
     words = ["method.neighbours=0.5", "method.classify_weight=0.1", "method.renew=20"]
     method = make("semantic_genesis", dims, *words)
     wanted = method.need(method.config, method.spec).positions
@@ -181,6 +181,6 @@ def test_it_finds_groups_of_patients_and_names_positions_in_unseen_ones(dims):
         small = torch.stack([thumbnail(scan, wanted.thumbnail) for scan in train])
         described = method.discovery.describe((small * 255).round().to(torch.uint8))
         near = torch.stack([method.discovery.near(described, torch.full((24,), c)) for c in range(8)])
-    assert float(terms["metric"]) > 2 / 8, "chance is 1/8"  # measured: 0.60 in 2D, 0.37 in 3D
+    assert float(terms["metric"]) > 2 / 8, "chance is 1/8"  # measured: 0.60
     same = method.discovery.owners[:8, None] % 2 == torch.arange(24)[None] % 2  # even numbers are of one build
     assert float((near == same).float().mean()) > 0.85
