@@ -58,9 +58,12 @@ def make(name, dims, *words, norm="batch", small=SMALL, laptop=True):
             *(["trainer=cpu"] if laptop else []),
             f"data.patch_size={str(list(SIZE[dims])).replace(' ', '')}",
             "backbone.name=unet",
-            "backbone.channels=[8,16,32]",
             f"backbone.norm={norm}",
-            *(word for word in small.get(family, []) if word.partition("=")[0] not in given),
+            *(
+                word
+                for word in ["backbone.channels=[8,16,32]", *small.get(family, [])]
+                if word.partition("=")[0] not in given
+            ),
             *words,
         ]
     )
