@@ -6,12 +6,13 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
@@ -21,12 +22,13 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
 from experiments.callbacks import BestCheckpoint, Collapse, FiniteLoss, Preemption, Progress, RunError
-from experiments.compose import RunConfig
+from experiments.compose import RunConfig, TrainerConfig
 from experiments.tracking import JsonLines, build_loggers, close_loggers
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.ledger import Ledger, Members
-from ssl_med.reports.records import read_metrics, write_json, write_summary
+from ssl_med.reports.pictures import save_overlay
+from ssl_med.reports.records import file_stem, read_metrics, write_json, write_summary
 from ssl_med.spec import SslMedError
 
 LAST, BEST, CONFIG, SUMMARY, SUBJECTS = "last.ckpt", "best.ckpt", "config.yaml", "summary.json", "subjects.json"
@@ -75,9 +77,9 @@ class Session:
             seconds = max((line.get("seconds", 0.0) for line in read_metrics(folder)), default=0.0)
         return cls(config, folder, resume_from, seconds)
 
-    def trainer(self, *, validate: bool) -> pl.Trainer:
-        """The Lightning Trainer that the config describes; `validate` when there is a validation part."""
-        c = self.config.trainer
+    def trainer(self, *, validate: bool, length: TrainerConfig | None = None) -> pl.Trainer:
+        """The Lightning Trainer that the config, or `length`, describes; `validate` when there is a validation part."""
+        c = length or self.config.trainer
         if c.patience and not validate:
             raise SslMedError(
                 "trainer.patience needs a validation part, and the split has none; set trainer.patience=0"
@@ -171,6 +173,18 @@ class Session:
         """Salted hashes of who took part, by part."""
         if is_first_process():
             write_json(self.folder / SUBJECTS, ledger.to_dict())
+
+    def save_pictures(self, pictures: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+        """figures/: predictions of some test cases against the truth; arrays of `example_picture` by case."""
+        for case, arrays in pictures.items():
+            save_overlay(
+                self.folder / "figures" / f"{file_stem(case)}.png",
+                image=arrays["image"],
+                truth=arrays["truth"],
+                prediction=arrays["prediction"],
+                class_names=self.config.spec.class_names,
+                case=case,
+            )
 
     def summarize(self, **values: Any) -> None:
         """summary.json: `values` with what every run states."""
