@@ -73,7 +73,9 @@ def test_the_gradient_of_the_objective_vanishes():
     fits = fit_classes(x, label, L2, classes=4, tol=1e-9)
     for g, l2 in enumerate(L2):
         w, b = fits.weight[g].clone().requires_grad_(), fits.bias[g].clone().requires_grad_()
-        loss = torch.nn.functional.cross_entropy(x.double() @ w.T + b, label, reduction="sum") + l2 / 2 * w.square().sum()
+        loss = (
+            torch.nn.functional.cross_entropy(x.double() @ w.T + b, label, reduction="sum") + l2 / 2 * w.square().sum()
+        )
         loss.backward()
         assert w.grad.abs().max() < 1e-4
         assert b.grad.abs().max() < 1e-4

@@ -158,7 +158,9 @@ def test_few_shot_states_its_interval_and_its_needs():
     assert int(found.right.sum()) == pytest.approx(each.mean() * 40 * 75)
     again = fewshot(FewshotConfig(episodes=40), spec, train, test, seed=0)
     assert torch.equal(found.accuracy, again.accuracy)
-    two = fewshot(FewshotConfig(episodes=2), spec_of("class", ("a", "b", "c")), features(90, 3, 1), features(90, 3, 2), seed=0)
+    two = fewshot(
+        FewshotConfig(episodes=2), spec_of("class", ("a", "b", "c")), features(90, 3, 1), features(90, 3, 2), seed=0
+    )
     assert "2-way 20-shot" in two.notes[-1]
     with pytest.raises(SslMedError, match="class 'a' has 40 support and 30 query samples, an episode needs 50 and 15"):
         fewshot(FewshotConfig(shots=50), spec, train, test, seed=0)
