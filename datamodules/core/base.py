@@ -356,6 +356,8 @@ class MedicalData(pl.LightningDataModule, ABC):
         groups: dict[str, list[str]] = {}
         for case in train:
             groups.setdefault(self.split_group(case), []).append(case.name if by_image else case.subject)
+        if "labelled" in groups:  # what has no labels is for pretraining anyway
+            groups = {"labelled": groups["labelled"]}
         sides = share_split(groups, share=config.pretrain_share, seed=config.split_seed)
         other = set(sides[0] if self.labelled else sides[1])
         names = {case.name for case in train if (case.name if by_image else case.subject) in other}
