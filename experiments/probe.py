@@ -192,9 +192,9 @@ class _Probe:
         wanted = self.config.probe.refit_on
         # subjects held out of the budget return to it; a validation part would enlarge a part of the labels
         refit = self.held if wanted == "auto" and not self.config.labels.whole else wanted != "train"
-        self.notes.append(
-            f"final fit on {'train+val' if refit else 'train'}, {len(features[0])} + {len(features[1])} samples"
-        )
+        train, val = (len(part) for part in features[:2])
+        fitted = f"train and val, {train + val} samples" if refit else f"train, {train} samples"
+        self.notes.append(f"L2 chosen on {val} validation samples; final fit on {fitted}")
         return probes.linear(self.config.probe, spec, *features, refit=refit)
 
     def _scored(self, spec: DataSpec, test: Features, outcome: probes.Outcome) -> Result:
