@@ -311,7 +311,10 @@ def fewshot(config: FewshotConfig, spec: DataSpec, train: Features, test: Featur
     label = torch.full((len(query),), -1)
     for k, rows in enumerate(places[1]):
         label[torch.from_numpy(rows)] = k
-    notes.append(f"{ways}-way {config.shots}-shot, {config.queries} queries a class, {config.episodes} episodes")
+    notes.append(
+        f"{ways}-way {config.shots}-shot, {config.queries} queries a class, {config.episodes} episodes; "
+        "the interval is over episodes, not over patients"
+    )
     return Fewshot(right.double().flatten(1).mean(1).cpu(), query.ids, label, asked, hits, tuple(notes))
 
 

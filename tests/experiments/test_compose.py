@@ -262,7 +262,8 @@ PROTOCOLS = ("linear", "knn", "fewshot")
 # tasks of issue and papers: name -> target and what the yaml must say of the data
 WANTED = {
     "luna": ("class", {}), "candidates": ("class", {"patch_size": (64, 64, 64)}), "lidc": ("mask", {}),
-    "lits": ("mask", {"intensity_low": -200, "target_regions": "liver"}), "lits_liver": ("mask", {"target_regions": "liver_only"}),
+    "lits": ("mask", {"intensity_low": -200, "target_regions": "liver"}),
+    "lits_liver": ("mask", {"target_regions": "liver_only"}),
     "lits_mg": ("mask", {"intensity_low": -1000, "intensity_high": 1000, "split": "mg", "target_regions": "liver"}),
     "lits_pcrl": ("mask", {"intensity_low": -200, "intensity_high": 200, "patch_size": (256, 256, 64)}),
     "brats": ("mask", {"regions": ("WT", "TC", "ET")}), "brats_wt": ("mask", {"regions": ("WT",), "modalities": ("flair",)}),
