@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datamodules.core.base import MedicalData
+from datamodules.core.base import NO_VALIDATION, MedicalData
 from experiments.compose import SCRATCH, RunConfig, compose_probe
 from experiments.initial import (
     Initial,
@@ -85,17 +85,17 @@ def probe(words: Sequence[str]) -> Path:
     )
     data.setup()
     ledger, leakage = check_leak(initial, data, allow=config.data.allow_overlap)
+    run = _Probe(config, initial, data, config.folder())
     session = Session.open(config)
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
     session.record_subjects(ledger)
     say(f"probing {config.name} ({config.protocol}) from {config.general.init} -> {session.folder}")
-    notes = notes_of(config, initial, data, ledger, leakage)
+    notes = [note for note in notes_of(config, initial, data, ledger, leakage) if note != NO_VALIDATION]
     if initial.card is None and initial.config.norm == "batch":
         notes.append("random weights: batch statistics are those of the initialisation, mean 0 and variance 1")
     tell(initial, notes, say)
-    run = _Probe(config, initial, data, session.folder)
     result = run.result()
     for note in result.notes:
         say(f"note: {note}")
@@ -117,16 +117,16 @@ class _Probe:
         self.weights = weights_key(self.backbone)
         self.cases = {part: list(cases) for part, cases in data.parts.items()}
         self.notes: list[str] = []
-        self.held = False
+        self.held = self.single = False
         self.read = 0
+        if not self.cases["val"] and config.protocol != "fewshot":
+            self._hold()
 
     def result(self) -> Result:
         """Runs the protocol."""
         protocol, spec = self.config.protocol, self.config.spec
         if protocol == "fewshot":
             return self._fewshot()
-        if not self.cases["val"]:
-            self._hold()
         if spec.target == "mask":
             return self._dense()
         if protocol.startswith("pretext"):
@@ -139,14 +139,17 @@ class _Probe:
     # --- features ------------------------------------------------------------------------------------------------
 
     def _hold(self) -> None:
-        """Without a validation part, some training subjects choose; they are among those of the final fit."""
+        """Without a validation part, some training subjects choose; they are among those of the final fit.
+
+        Of a single subject some samples do, as the paper's code has it for all.
+        """
         subjects = sorted({case.subject for case in self.cases["train"]})
         count = max(1, round(HELD * len(subjects)))
-        if count >= len(subjects):
-            raise SslMedError(
-                f"protocol={self.config.protocol} chooses on validation subjects; the split has none and training has "
-                f"{len(subjects)}; take more subjects"
-            )
+        if len(subjects) == 1:
+            self.held = self.single = True
+            self.cases["val"] = self.cases["train"]
+            self.notes.append(f"no validation part and one training subject: {HELD:.0%} of its samples choose")
+            return
         order = np.random.default_rng([self.config.general.seed, 0x4E1D]).permutation(len(subjects))
         chosen = {subjects[k] for k in order[:count]}
         train = self.cases["train"]
@@ -181,7 +184,15 @@ class _Probe:
             features, known = cached(self.folder / f"{part}-{key}.safetensors", make)
             self.read += known
             found.append(features.to(self.device))
+        if self.single and "val" in parts:
+            found[0], found[1] = self._divided(found[0])
         return found
+
+    def _divided(self, features: Features) -> tuple[Features, Features]:
+        """Samples that fit and samples that choose."""
+        count = max(1, round(HELD * len(features)))
+        order = np.random.default_rng([self.config.general.seed, 0x4E1D]).permutation(len(features))
+        return features.rows(np.sort(order[count:])), features.rows(np.sort(order[:count]))
 
     def _pooled(self, batch: Batch) -> tuple[Sequence[str], Tensor, Tensor]:
         return batch["id"], pooled(self.backbone, batch["image"], self.levels), batch["label"]

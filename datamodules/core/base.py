@@ -24,6 +24,7 @@ from ssl_med.config import to_plain
 from ssl_med.ledger import salted
 from ssl_med.spec import DataSpec, Need, SslMedError
 
+NO_VALIDATION = "no validation part: the last weights are used"
 UID = r"[0-2](\.(0|[1-9]\d*)){5,}|2\.25\.\d{20,}"  # DICOM PS3.5, 9: one of a kind in the world
 
 
@@ -259,7 +260,7 @@ class MedicalData(pl.LightningDataModule, ABC):
         if not self.parts["train"]:
             raise SslMedError(f"data.split={self.config.split}: no training subject is left below {root}")
         if not self.parts["val"]:
-            self.notes.append("no validation part: the last weights are used")
+            self.notes.append(NO_VALIDATION)
         if self.labelled:
             self._budget()
         if self.use_test and not self.parts["test"]:

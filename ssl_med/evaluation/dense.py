@@ -155,8 +155,7 @@ def fit_voxels(
         weight, bias, what was chosen, notes.
     """
     if len(train) > config.most:
-        kept = torch.randperm(len(train), generator=generator)[: config.most]
-        train = Features(tuple(train.ids[int(i)] for i in kept), train.x[kept], train.label[kept])
+        train = train.rows(torch.randperm(len(train), generator=generator)[: config.most].numpy())
     empty = (train.label.sum(0) == 0).nonzero()[:, 0].tolist()
     if empty:
         raise SslMedError(

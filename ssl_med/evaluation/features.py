@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -32,6 +33,11 @@ class Features:
 
     def __add__(self, other: Features) -> Features:
         return Features(self.ids + other.ids, torch.cat([self.x, other.x]), torch.cat([self.label, other.label]))
+
+    def rows(self, chosen: np.ndarray) -> Features:
+        """Some of the samples, by number."""
+        some = torch.from_numpy(chosen).to(self.x.device)
+        return Features(tuple(self.ids[k] for k in chosen.tolist()), self.x[some], self.label[some])
 
     def to(self, device: torch.device) -> Features:
         """The same on another device."""

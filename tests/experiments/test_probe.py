@@ -133,6 +133,16 @@ def test_findings_and_a_split_without_validation(roots, tmp_path):
     assert probe(tmp_path / "knn", *words, "protocol=knn")["metrics"]["test/classes_scored"] >= 1
 
 
+def test_one_training_patient_lends_some_of_its_samples(roots, tmp_path):
+    words = ["task=lits", "protocol=linear", f"data.root={roots / 'lits'}", *VOLUME, "init=scratch", *NET]
+    words += ["probe.voxels=60", "probe.strengths=2", "data.split_ratios=[0.125,0.0,0.875]"]
+    summary = probe(tmp_path / "run", *words)
+    assert summary["subjects"]["train"] == 1
+    assert any("one training subject: 20% of its samples choose" in note for note in summary["notes"])
+    assert any("96 training voxels" in note for note in summary["notes"]), "of 2 crops of 60"
+    assert not any("last weights" in note for note in summary["notes"])
+
+
 @pytest.mark.parametrize("init", ["volume", "scratch"])
 def test_voxels_are_probed_for_masks(init, roots, pretrained, tmp_path):
     start = ["init=scratch", *NET] if init == "scratch" else [f"init={pretrained / init}"]
