@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.core.base import read_table
-from datamodules.core.candidates import CandidateConfig, CandidateData, CandidateScan, read_candidates
+from datamodules.core.candidates import CandidateConfig, CandidateData, CandidateScan, mark_lesions, read_candidates
 from datamodules.core.files import find_volumes, stem
 from datamodules.core.scans import volume_spec
 from datamodules.core.volumes import Content
@@ -84,7 +84,7 @@ class CandidatesData(CandidateData):
         )
         subjects = self._subjects(table)
         return [
-            CandidateScan(uid, subjects.get(uid, uid), (path,), "", self.voxels(path), marked[uid])
+            CandidateScan(uid, subjects.get(uid, uid), (path,), "", self.voxels(path), *mark_lesions(marked[uid]))
             for uid, path in sorted(paths.items())
         ]
 

@@ -33,7 +33,7 @@ from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
 from datamodules.core.readers import Array
 from datamodules.core.scans import Scan, ScanData, volume_spec
-from datamodules.core.volumes import Cache, Content, Sample
+from datamodules.core.volumes import Cache, Content, Sample, voxel_size
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 _PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
@@ -211,6 +211,7 @@ class NoduleCrops(Dataset[Sample]):
             "index": index,
             "image": decode(cut(item.codes, start, self.patch)),
             "mask": torch.from_numpy(cut(item.mask, start, self.patch).astype(np.float32)),
+            **voxel_size(item),
         }
 
 

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datamodules.core.candidates import CandidateConfig, CandidateData, CandidateScan, read_candidates
+from datamodules.core.candidates import (
+    CandidateConfig,
+    CandidateData,
+    CandidateScan,
+    mark_lesions,
+    read_candidates,
+    read_lesions,
+)
 from datamodules.core.intensity import code_of
 from datamodules.core.scans import volume_spec
 from datamodules.core.splits import Split
@@ -92,8 +99,20 @@ class LunaData(CandidateData):
         # unlabelled use needs no table, but where there is one the split is the same as with labels
         candidates = read_candidates(table, _COLUMNS) if self.labelled or table.is_file() else {}
         marked = self.attach(table, candidates, {uid: str(path) for uid, (_, path) in paths.items()})
+        nodules = root / "annotations.csv"
+        lesions = read_lesions(nodules, _COLUMNS[:4]) if self.labelled and nodules.is_file() else {}
+        if self.labelled and not lesions:
+            self.notes.append("no annotations.csv: FROC counts every positive candidate as a nodule of its own")
         return [
-            LunaScan(uid, uid, (str(path),), "", self.voxels(str(path)), marked[uid], subset)
+            LunaScan(
+                uid,
+                uid,
+                (str(path),),
+                "",
+                self.voxels(str(path)),
+                *mark_lesions(marked[uid], lesions.get(uid, ())),
+                subset,
+            )
             for uid, (subset, path) in sorted(paths.items())
         ]
 

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 
 from datamodules.core.base import MedicalData
 from experiments.compose import BudgetConfig, RunConfig, TrainerConfig, compose_finetune
+from experiments.errors import error_analysis, interval_of, picture_cases
 from experiments.initial import (
     Initial,
     backbone_summary,
@@ -105,8 +106,9 @@ def finetune(words: Sequence[str]) -> Path:
         if trainer.is_global_zero:
             _finish(
                 session,
+                trainer,
                 module,
-                data.describe(),
+                data,
                 initial,
                 leakage,
                 transfer=described,
@@ -120,8 +122,9 @@ def finetune(words: Sequence[str]) -> Path:
 
 def _finish(
     session: Session,
+    trainer: pl.Trainer,
     module: Transfer,
-    described: dict[str, Any],
+    data: MedicalData,
     initial: Initial,
     leakage: Leakage | None,
     *,
@@ -131,10 +134,18 @@ def _finish(
     notes: list[str],
     done: bool,
 ) -> None:
-    config = session.config
+    config, described = session.config, data.describe()
     labels = config.labels
     assert isinstance(labels, BudgetConfig)
     by_steps = labels.match == "steps" or config.trainer.max_epochs < 0
+    errors: dict[str, Any] = {}
+    if done:
+        write_cases(session.folder, module.test_rows)
+        errors = {
+            "interval": interval_of(module),
+            "errors": error_analysis(session.folder, module),
+            "pictures": picture_cases(session.folder, module, data, trainer, config.task),
+        }
     session.summarize(
         status="done" if done else "interrupted",
         method=initial.method,
@@ -153,12 +164,14 @@ def _finish(
         n_test=len(module.test_rows),
         conventions={name: text for name, text in CONVENTIONS.items() if f"test/{name}" in module.test_metrics},
         notes=notes,
+        **errors,
     )
     if not done:
         say(f"interrupted at step {steps}; the same command goes on from there")
         return
-    write_cases(session.folder, module.test_rows)
-    session.save_pictures(module.pictures)
     headline = module.test_metrics[f"test/{module.task.metric}"]
+    interval = errors["interval"]
+    between = "" if interval["reason"] else f" [{interval['low']:.4f}, {interval['high']:.4f}]"
+    who = f"{len(module.test_rows)} cases ({interval['subjects']} {interval['unit']}s)"
     say(f"done: {steps} steps, {session.seconds():.0f} s, tested weights: {weights}")
-    say(f"test {module.task.metric} {headline:.4f} on {len(module.test_rows)} cases -> {session.folder}")
+    say(f"test {module.task.metric} {headline:.4f}{between} on {who} -> {session.folder}")

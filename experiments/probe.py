@@ -38,13 +38,14 @@ from ssl_med.evaluation.features import (
     weights_key,
 )
 from ssl_med.evaluation.metrics import CONVENTIONS
-from ssl_med.evaluation.tasks import Row, Segmentation, example_picture, task_class
-from ssl_med.evaluation.transfer import PICTURES
+from ssl_med.evaluation.tasks import Row, Segmentation, task_class
 from ssl_med.ledger import Leakage
-from ssl_med.reports.records import write_cases
+from ssl_med.reports.pictures import save_overlay
+from ssl_med.reports.records import FIGURES, file_stem, write_cases
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec, SslMedError
 
+PICTURES = 4  # of a probe of voxels: the first test cases
 HELD = 0.2  # share of the training subjects that chooses, where there is no validation part (Anton et al. 2022)
 # settings of data that do not change what a case's sample is
 _FREE = (
@@ -211,8 +212,18 @@ class _Probe:
     def _scored(self, spec: DataSpec, test: Features, outcome: probes.Outcome) -> Result:
         task = task_class(spec)(self.config.task, spec, self.backbone, None)
         batch: Any = {"id": test.ids, "label": test.label}
-        rows = task.rows(outcome.logits, batch)
+        subjects = self._subjects()
+        # a pretext's sample is named by its crop's number and what was done to it
+        crops = self.config.protocol.startswith("pretext")
+        places = (int(name.split("/")[-2]) if crops else k for k, name in enumerate(test.ids))
+        scored = zip(task.rows(outcome.logits, batch), places, strict=True)
+        rows = [{**row, "subject": subjects[place]} for row, place in scored]
         return Result(task.metric, task.summarize(rows), rows, outcome.chosen, [*self.notes, *outcome.notes])
+
+    def _subjects(self) -> list[int]:
+        """Number of the subject of each test sample."""
+        samples: Any = self.data.still_loader(self.cases["test"], part="test").dataset
+        return [samples.subject[int(case)] for case in samples.case]
 
     def _fewshot(self) -> Result:
         spec = self.config.spec
@@ -220,16 +231,16 @@ class _Probe:
             raise SslMedError("protocol=fewshot needs class labels")
         train, test = self._features(self._pooled, ("train", "test"))
         found = probes.fewshot(self.config.probe, spec, train, test, seed=self.config.general.seed)
-        rows = [
-            {
-                "case": found.ids[k],
-                "label": int(found.label[k]),
-                "asked": int(n),
-                "accuracy": int(found.right[k]) / int(n),
-            }
-            for k, n in enumerate(found.asked.tolist())
-            if n
-        ]
+        subjects = self._subjects()
+        first = len(found.ids) - len(
+            subjects
+        )  # of a pool the training samples come first; their subjects are not counted
+        rows: list[Row] = []
+        for k, asked in enumerate(found.asked.tolist()):
+            if asked:
+                row = {"case": found.ids[k], "label": int(found.label[k]), "asked": asked}
+                row |= {"subject": subjects[k - first]} if k >= first else {}
+                rows.append(row | {"accuracy": int(found.right[k]) / asked})
         return Result("accuracy", found.metrics, rows, {}, list(found.notes))
 
     def _pretext(self) -> Result:
@@ -268,9 +279,11 @@ class _Probe:
         rows: list[Row] = []
         pictures: dict[str, dict[str, np.ndarray]] = {}
         for batch, logits in self._predictions(task, decoder, "test"):
-            rows += task.rows(logits, batch)
+            found = task.test_rows(logits, batch)
+            subjects = batch["subject"].tolist()
+            rows += [{**row, "subject": subject} for row, subject in zip(found, subjects, strict=True)]
             if len(pictures) < PICTURES:
-                pictures[batch["id"][0]] = example_picture(logits, batch)
+                pictures[batch["id"][0]] = task.picture(logits, batch)
         names = spec.class_names
         chosen = {f"l2/{name}": chosen[f"l2/{k}"] for k, name in enumerate(names)}
         chosen |= {f"threshold/{name}": float(best[k]) for k, name in enumerate(names)}
@@ -312,7 +325,11 @@ def _finish(
     described = run.data.describe()
     metrics = {f"test/{key}": value for key, value in result.metrics.items()}
     write_cases(session.folder, result.rows)
-    session.save_pictures(result.pictures)
+    for case, arrays in result.pictures.items():
+        path = session.folder / FIGURES / f"{file_stem(case)}.png"
+        image, truth, prediction = arrays["image"], arrays["truth"], arrays["prediction"]
+        names = config.spec.class_names
+        save_overlay(path, image=image, truth=truth, prediction=prediction, class_names=names, case=case)
     session.summarize(
         status="done",
         method=initial.method,

@@ -6,13 +6,12 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
@@ -27,8 +26,7 @@ from experiments.tracking import JsonLines, build_loggers, close_loggers
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.ledger import Ledger, Members
-from ssl_med.reports.pictures import save_overlay
-from ssl_med.reports.records import file_stem, read_metrics, write_json, write_summary
+from ssl_med.reports.records import read_metrics, write_json, write_summary
 from ssl_med.spec import SslMedError
 
 LAST, BEST, CONFIG, SUMMARY, SUBJECTS = "last.ckpt", "best.ckpt", "config.yaml", "summary.json", "subjects.json"
@@ -174,18 +172,6 @@ class Session:
         if is_first_process():
             write_json(self.folder / SUBJECTS, ledger.to_dict())
 
-    def save_pictures(self, pictures: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-        """figures/: predictions of some test cases against the truth; arrays of `example_picture` by case."""
-        for case, arrays in pictures.items():
-            save_overlay(
-                self.folder / "figures" / f"{file_stem(case)}.png",
-                image=arrays["image"],
-                truth=arrays["truth"],
-                prediction=arrays["prediction"],
-                class_names=self.config.spec.class_names,
-                case=case,
-            )
-
     def summarize(self, **values: Any) -> None:
         """summary.json: `values` with what every run states."""
         config = self.config
@@ -291,6 +277,7 @@ def _quiet() -> None:
         ".*in eval mode at the start of training.*",  # teachers are meant to be
         ".*could not find the monitored key.*",  # the last.ckpt of a run that has not validated yet
         ".*treespec.*",
+        ".*always_return_as_numpy.*",  # MONAI calls its own deprecated argument
         ".*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message=message)

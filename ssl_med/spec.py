@@ -24,6 +24,10 @@ class Batch(TypedDict, total=False):
     * id: B names of the samples, never a patient's name. * index: (B,) int64, position in the split.
     * instance: (B,) int64, which of the positions of `Need.positions` the crop shows; scan: (B, C, *thumbnail) float32, the
       whole scan that it is cut from, shrunk; case: (B,) int64, number of that scan in the split.
+    * case, subject: (B,) int64, in labelled evaluation: number of the sample's scan and of its subject in the part.
+    * spacing: (B, spatial_dims) float32, size of the voxels of `image` in mm; with masks, where it is known.
+    * lesion: (B,) int64, in the evaluation of candidates: number within its scan of the lesion that a candidate marks, -1 for
+      none; lesions: (B,) int64, number of lesions of that scan.
     * label: (B,) int64 for target "class", (B, K) float32 for "multilabel".
     * mask: (B, K, *S) float32 in {0, 1}, one channel per entry of `class_names` (regions may overlap).
     """
@@ -35,6 +39,10 @@ class Batch(TypedDict, total=False):
     instance: Tensor
     scan: Tensor
     case: Tensor
+    subject: Tensor
+    spacing: Tensor
+    lesion: Tensor
+    lesions: Tensor
     label: Tensor
     mask: Tensor
 

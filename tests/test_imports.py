@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "ssl_med.checkpoint": {"ssl_med.spec", "ssl_med.networks", "ssl_med.ledger"},
     "ssl_med.methods": PARTS,
     "ssl_med.evaluation": PARTS,
-    "ssl_med.reports": {"ssl_med.spec"},  # for SslMedError
+    # for SslMedError, and for statistics, which need no torch
+    "ssl_med.reports": {"ssl_med.spec", "ssl_med.evaluation.statistics", "ssl_med.evaluation.analysis"},
     "datamodules": {
         "ssl_med.spec",
         "ssl_med.config",

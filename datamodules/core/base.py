@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader
+from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader, Traced
 from datamodules.core.quarantine import Quarantine
 from datamodules.core.readers import PLACEHOLDER, Header, Volume, assumed_headers, voxel_file
 from datamodules.core.splits import PARTS, Split, check_split, file_split, label_budget, random_split, share_split
@@ -420,8 +420,8 @@ class MedicalData(pl.LightningDataModule, ABC):
         cases = self.parts[part]
         if not cases:
             return []
-        dataset: Any = self.dataset(cases, part=part)
         train = part == "train"
+        dataset: Any = self.dataset(cases, part=part) if train or not self.labelled else self.traced(part)
         scattered = self.cache_need(cases) > self.config.cache_gb * 2**30
         batches = EpochBatches(
             len(dataset),
@@ -436,6 +436,11 @@ class MedicalData(pl.LightningDataModule, ABC):
         )
         return (ResumableLoader if train else EvaluationLoader)(dataset, batches, num_workers=self.num_workers)
 
+    def traced(self, part: str) -> Traced:
+        """Labelled samples of an evaluation part that know their scan and subject, by (0, index)."""
+        cases = self.parts[part]
+        return Traced(self.dataset(cases, part=part), [case.subject for case in cases])
+
     def train_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Shuffled training samples."""
         return self._loader("train")
@@ -446,7 +451,8 @@ class MedicalData(pl.LightningDataModule, ABC):
 
     def still_loader(self, cases: Sequence[Any], *, part: str, crops: bool = False) -> EvaluationLoader:
         """Every sample of some cases once, in order; `crops`: the crops of a training epoch in place of evaluation's."""
-        dataset: Any = self.dataset(cases, part="train") if crops else self.still_dataset(cases, part=part)
+        samples: Any = self.dataset(cases, part="train") if crops else self.still_dataset(cases, part=part)
+        dataset = Traced(samples, [case.subject for case in cases])
         size = max(1, self.batch_size) if crops else self.eval_batch()
         batches = EpochBatches(len(dataset), batch_size=size, seed=self.seed, shuffle=False)
         return EvaluationLoader(dataset, batches, num_workers=self.num_workers)

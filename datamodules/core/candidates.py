@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,20 @@ class CandidateConfig(VolumeConfig):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A marked place: row of the table, world position in mm (LPS), 1 for a positive."""
+    """A marked place: row of the table, world position in mm (LPS), 1 for a positive, which of its scan's lesions it marks."""
 
     row: int
     world: tuple[float, float, float]
     label: int
+    lesion: int = -1
 
 
 @dataclass(frozen=True)
 class CandidateScan(Scan):
-    """A scan with its candidates."""
+    """A scan with its candidates and the number of its lesions, those that no candidate marks too."""
 
     candidates: tuple[Candidate, ...] = field(default=(), repr=False)
+    lesions: int = 0
 
 
 class CandidateData(ScanData):
@@ -185,12 +187,47 @@ class CandidateCubes(Dataset[Sample]):
         assert item.to_world is not None
         centre = np.rint(world_to_voxel(np.array([candidate.world]), item.to_world)[0]).astype(int)
         start = centre - np.array(self.patch) // 2
-        return {
+        sample = {
             "id": f"{case.name}/{candidate.row}",
             "index": key[1],
             "image": decode(cut(item.codes, start, self.patch)),
             "label": candidate.label,
         }
+        return sample if self.drawn is not None else {**sample, "lesion": candidate.lesion, "lesions": case.lesions}
+
+
+def mark_lesions(
+    found: Sequence[Candidate], lesions: Sequence[tuple[float, float, float]] = ()
+) -> tuple[tuple[Candidate, ...], int]:
+    """Candidates that know their lesion, and the number of lesions.
+
+    A positive candidate marks the lesion whose centre is nearest to it; without `lesions` (world positions in mm) it is one
+    by itself.
+    """
+    positive = [candidate for candidate in found if candidate.label == 1]
+    if lesions and positive:
+        apart = np.array([c.world for c in positive])[:, None] - np.array(lesions)
+        nearest = np.linalg.norm(apart, axis=-1).argmin(1).tolist()
+    else:
+        nearest = range(len(positive))
+    lesion_of = {candidate.row: number for candidate, number in zip(positive, nearest, strict=True)}
+    marked = tuple(replace(candidate, lesion=lesion_of.get(candidate.row, -1)) for candidate in found)
+    return marked, len(lesions) or len(positive)
+
+
+def read_lesions(table: Path, columns: Sequence[str]) -> dict[str, list[tuple[float, float, float]]]:
+    """Centres of lesions by scan, world mm, from a CSV with the columns uid, x, y, z; names the line of a bad value."""
+    uid, *axes = columns
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for row, values in enumerate(read_table(table, columns)):
+        try:
+            x, y, z = (float(values[key]) for key in axes)
+        except ValueError:
+            raise SslMedError(f"{table}: line {row + 2} holds a value that is no number; repair it") from None
+        if not np.isfinite((x, y, z)).all():
+            raise SslMedError(f"{table}: line {row + 2} needs finite coordinates; repair it")
+        found.setdefault(values[uid], []).append((x, y, z))
+    return found
 
 
 def read_candidates(

@@ -90,6 +90,33 @@ class EpochBatches(Sampler[list[Key]]):
             yield [(epoch + far * (i // self.length), int(order[i % self.length])) for i in range(first, last)]
 
 
+class Traced(Dataset[Any]):
+    """Samples of a part with the number of their scan (`case`) and of its subject (`subject`) within the part.
+
+    Args:
+        samples: as `MedicalData.dataset` makes them; without `owners` there is one for each case.
+        subjects: the subject of each case.
+    """
+
+    def __init__(self, samples: Any, subjects: Sequence[str]) -> None:
+        self.samples = samples
+        self.case = samples.owners(0) if hasattr(samples, "owners") else np.arange(len(samples))
+        number = {subject: k for k, subject in enumerate(dict.fromkeys(subjects))}
+        self.subject = [number[subject] for subject in subjects]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def owners(self, epoch: int) -> Array:
+        """Scan of each sample."""
+        owner: Array = self.case
+        return owner
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        case = int(self.case[key[1]])
+        return {**self.samples[key], "case": case, "subject": self.subject[case]}
+
+
 class Ring:
     """Collates large tensors of training batches into shared memory that a worker uses again and again.
 

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.core.crops import Grid, Starts, cut, find_starts, integral, pad_to, resize, tissue_weight
+from datamodules.core.geometry import spacing_of
 from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop, thumbnail
@@ -259,7 +260,13 @@ class WholeVolumes(Dataset[Sample]):
             "index": index,
             "image": decode(item.codes[...]),
             "mask": torch.from_numpy(item.mask[...].astype(np.float32)),
+            **voxel_size(item),
         }
+
+
+def voxel_size(item: Loaded) -> Sample:
+    """`spacing` as `Batch` wants it; nothing where it is not known."""
+    return {} if item.to_world is None else {"spacing": torch.tensor(spacing_of(item.to_world))}
 
 
 def grow(item: Loaded, patch: Size) -> Loaded:

@@ -7,6 +7,7 @@ the sliding-window test is that of a segmentation task.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -65,16 +66,16 @@ class LinearDecoder(Decoder):
 
     def __init__(self, backbone: Backbone, levels: tuple[int, ...], regions: int) -> None:
         super().__init__(skips=True)
-        self.levels, self.strides, self.out_channels = levels, backbone.strides, regions
+        self.levels, self.strides, self.channels = levels, backbone.strides, (regions,)
         self.maps = nn.ModuleList(
             pointwise(backbone.channels[level], regions, backbone.spatial_dims) for level in levels
         )
 
-    def forward(self, pyramid: list[Tensor]) -> Tensor:
-        """Pyramid -> (B, K, *S)."""
+    def scales(self, pyramid: list[Tensor]) -> Iterator[Tensor]:
+        """Pyramid -> (B, K, *S), the only scale."""
         size = [n * self.strides[0] for n in pyramid[0].shape[2:]]
         parts = [resize(linear(pyramid[level]), size) for level, linear in zip(self.levels, self.maps, strict=True)]
-        return torch.stack(parts).sum(0)
+        yield torch.stack(parts).sum(0)
 
     def fill(self, weight: Tensor, bias: Tensor) -> None:
         """From a fit: weight (K, D), bias (K,)."""

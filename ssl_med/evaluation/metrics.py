@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 CONVENTIONS = {
     "dice": "per case and region; truth and prediction both empty -> 1, only one of them empty -> 0",
+    "iou": "per case and region, probability above .5; truth and prediction both empty -> 1, only one of them empty -> 0",
+    "iou_50_95": "mean of the IoU at the thresholds .5, .55, ... .95 of the probability (Models Genesis), empty masks as "
+    "for iou; of the region alone, background is not averaged in",
+    "hd95_mm": "larger of the two directed 95th percentiles of the distances between the surfaces, per case and region, in mm; "
+    "a surface are the voxels with a face to the outside or to the border of the image; both empty -> 0, only one of them "
+    "empty -> the diagonal of the image; not stated for data without a voxel size",
+    "surface_dice": "share of both surfaces that lies within task.tolerance_mm of the other one, surfaces as for hd95_mm, each "
+    "voxel counts alike; both empty -> 1, only one of them empty -> 0",
     "auc": "area under the ROC curve over all test samples; undefined when only one class is present",
     "auroc": "mean over the classes that have both labels in the test part; their number is stated as classes_scored",
     "balanced_accuracy": "mean share of right answers over the classes that the test part has",
+    "cpm": "mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan (LUNA16), linear between the "
+    "points of the FROC curve; a lesion is found with the highest of its candidates' scores, one without a candidate is "
+    "missed; undefined without a lesion",
     "kappa": "Cohen's kappa with quadratic weights; undefined when truth and answers are all of one class",
 }
+IOU_THRESHOLDS = tuple(k / 100 for k in range(50, 100, 5))
+_DENSE = 0.1  # share of voxels on surfaces from which distances are computed for all voxels
+FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def dice_per_region(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -29,6 +46,112 @@ def dice_per_region(prediction: Tensor, truth: Tensor) -> Tensor:
     both = (prediction & truth).sum(axes).double()
     total = prediction.sum(axes).double() + truth.sum(axes).double()
     return torch.where(total > 0, 2 * both / total.clamp_min(1), torch.ones_like(total))
+
+
+def iou_per_region(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union of each region where the probability exceeds .5, and its mean over `IOU_THRESHOLDS`.
+
+    Args:
+        logits: (K, *S) before the sigmoid.
+        truth: (K, *S) bool.
+
+    Returns:
+        Two (K,) float64 in [0, 1]; both empty -> 1, one empty -> 0, at each threshold by itself.
+    """
+    each = []
+    for region, inside in zip(logits, truth, strict=True):
+        # other voxels can only be right
+        relevant = inside | (region > 0)
+        region, inside = region[relevant], inside[relevant]
+        size = int(inside.sum())
+        line = []
+        for threshold in IOU_THRESHOLDS:
+            found = region > math.log(threshold / (1 - threshold))
+            both = int((found & inside).sum())
+            union = size + int(found.sum()) - both
+            line.append(both / union if union else 1.0)
+        each.append(line)
+    values = torch.tensor(each, dtype=torch.float64)
+    return values[:, 0], values.mean(1)
+
+
+def surface_per_region(
+    prediction: Tensor, truth: Tensor, *, spacing: Sequence[float], tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """95th percentile Hausdorff distance and surface Dice (Nikolov et al., J. Med. Internet Res. 23, 2021) of each region.
+
+    Args:
+        prediction: (K, *S) bool.
+        truth: (K, *S) bool.
+        spacing: voxel size along each axis of S in mm.
+        tolerance: distance in mm up to which a piece of surface counts as found.
+
+    Returns:
+        (K,) float64 in mm and (K,) float64 in [0, 1]; see `CONVENTIONS` for what a surface is and for empty masks.
+    """
+    from monai.metrics.utils import get_mask_edges
+
+    diagonal = math.hypot(*(n * s for n, s in zip(truth.shape[1:], spacing, strict=True)))
+    distance, share = [], []
+    for found, wanted in zip(prediction.cpu(), truth.cpu(), strict=True):
+        if not (found.any() and wanted.any()):
+            empty = not (found.any() or wanted.any())
+            distance.append(0.0 if empty else diagonal)
+            share.append(1.0 if empty else 0.0)
+            continue
+        one, other = (np.asarray(edge) for edge in get_mask_edges(found, wanted))
+        # distances come in 32 bits: a distance of exactly the tolerance is within it
+        to_other = [_to_surface(one, other, spacing), _to_surface(other, one, spacing)]
+        within = sum(int((way <= tolerance * (1 + 1e-6)).sum()) for way in to_other)
+        distance.append(max(float(np.percentile(way, 95)) for way in to_other))
+        share.append(within / sum(map(len, to_other)))
+    return torch.tensor(distance, dtype=torch.float64), torch.tensor(share, dtype=torch.float64)
+
+
+def _to_surface(edge: np.ndarray, other: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Distance in mm of each voxel of `edge` to the nearest one of `other`."""
+    from monai.metrics.utils import get_surface_distance
+    from scipy.ndimage import distance_transform_edt
+
+    # a search tree is fast for surfaces, and takes hours for the noise of a network that has not learned
+    if edge.sum() + other.sum() > _DENSE * edge.size:
+        distance: np.ndarray = distance_transform_edt(~other, sampling=spacing)[edge]
+    else:
+        distance = np.asarray(get_surface_distance(edge, other, spacing=list(spacing)), float)
+    return distance
+
+
+def froc_curve(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> tuple[np.ndarray, np.ndarray]:
+    """Free-response ROC curve (Setio et al., Medical Image Analysis 42, 2017).
+
+    Args:
+        score: (N,) of all candidates; larger means lesion.
+        lesion: (N,) number of the lesion that a candidate marks, -1 for none.
+        lesions: all lesions of the scans, those without a candidate too; at least 1.
+        scans: number of scans.
+
+    Returns:
+        False positives per scan, ascending from 0, and the highest sensitivity at each.
+    """
+    best = [score[lesion == number].max() for number in np.unique(lesion[lesion >= 0])]
+    false = score[lesion < 0]
+    thresholds = np.unique(np.concatenate([best, false]))[::-1]
+    # how many of each are at or above a threshold; nothing is found above the first
+    found = np.concatenate([[0], len(best) - np.searchsorted(np.sort(best), thresholds)]) / lesions
+    rate = np.concatenate([[0], len(false) - np.searchsorted(np.sort(false), thresholds)]) / scans
+    last = np.append(np.diff(rate) > 0, True)
+    return rate[last], found[last]
+
+
+def froc(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> np.ndarray:
+    """(7,) sensitivity at `FROC_RATES` false positives per scan, nan without a lesion; their mean is the CPM.
+
+    The arguments are those of `froc_curve`.
+    """
+    if not lesions:
+        return np.full(len(FROC_RATES), np.nan)
+    sensitivity: np.ndarray = np.interp(FROC_RATES, *froc_curve(score, lesion, lesions=lesions, scans=scans))
+    return sensitivity
 
 
 def auroc(truth: np.ndarray, score: np.ndarray) -> float:

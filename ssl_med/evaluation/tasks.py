@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_med.evaluation.metrics import auroc, balanced_accuracy, dice_per_region, multilabel_auroc, quadratic_kappa
+from ssl_med.evaluation.metrics import (
+    FROC_RATES,
+    auroc,
+    balanced_accuracy,
+    dice_per_region,
+    froc,
+    iou_per_region,
+    multilabel_auroc,
+    quadratic_kappa,
+    surface_per_region,
+)
 from ssl_med.losses.segmentation import dice_bce, dice_loss
 from ssl_med.networks.backbone import Backbone, Decoder
 from ssl_med.networks.heads import ClassificationHead, SegmentationHead
@@ -45,8 +56,16 @@ class TaskConfig:
     """2D training augmentation: smallest area share of the random resized crop; 1 switches it off"""
     rotation_deg: float = 10.0
     """2D training augmentation: largest in-plane rotation"""
+    tolerance_mm: float = 1.0
+    """surface Dice: distance up to which a piece of surface counts as found"""
+    pictures: tuple[int, int, int, int] = (2, 4, 1, 1)
+    """pictures of test cases: the first ones, which are the same in all runs; the worst; middle ones; the best"""
 
     def __post_init__(self) -> None:
+        if self.tolerance_mm < 0:
+            raise SslMedError(f"task.tolerance_mm is {self.tolerance_mm:g}; it must be 0 or more")
+        if min(self.pictures) < 0:
+            raise SslMedError(f"task.pictures is {list(self.pictures)}; give four numbers of pictures, 0 or more")
         if not 0 <= self.overlap < 1:
             raise SslMedError(f"task.overlap is {self.overlap:g}; it must lie in [0, 1)")
         if not 0 < self.crop_scale <= 1:
@@ -78,6 +97,19 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:
         """One row per sample: its "case" and what the summary needs."""
+
+    def test_rows(self, logits: Tensor, batch: Batch) -> list[Row]:
+        """`rows` with what is too costly, or of no use, for validation."""
+        return self.rows(logits, batch)
+
+    @abstractmethod
+    def goodness(self, row: Row) -> float:
+        """How right a case is, in [0, 1]: the order in which cases are looked at."""
+
+    @torch.no_grad()
+    def picture(self, logits: Tensor, batch: Batch) -> dict[str, np.ndarray]:
+        """First sample of a batch as arrays: image (C, *S), and with masks truth and prediction (K, *S) bool."""
+        return {"image": batch["image"][0].float().cpu().numpy()}
 
     @abstractmethod
     def summarize(self, rows: list[Row]) -> dict[str, float]:
@@ -129,9 +161,34 @@ class Segmentation(Task):
             rows.append({"case": case, "dice": float(np.mean(values)), **regions})
         return rows
 
+    def test_rows(self, logits: Tensor, batch: Batch) -> list[Row]:
+        """Overlap and, where the voxel size is known, distances of surfaces; several regions also one by one."""
+        rows = self.rows(logits, batch)
+        for k, row in enumerate(rows):
+            truth = batch["mask"][k] > 0.5
+            found = dict(zip(("iou", "iou_50_95"), iou_per_region(logits[k], truth), strict=True))
+            if "spacing" in batch:
+                spacing, tolerance = batch["spacing"][k].tolist(), self.config.tolerance_mm
+                distances = surface_per_region(logits[k] > 0, truth, spacing=spacing, tolerance=tolerance)
+                found |= dict(zip(("hd95_mm", "surface_dice"), distances, strict=True))
+            for key, values in found.items():
+                row[key] = float(values.mean())
+                if len(values) > 1:
+                    names = self.spec.class_names
+                    row |= {f"{key}/{name}": x for name, x in zip(names, values.tolist(), strict=True)}
+        return rows
+
+    def goodness(self, row: Row) -> float:  # noqa: D102
+        return float(row["dice"])
+
+    @torch.no_grad()
+    def picture(self, logits: Tensor, batch: Batch) -> dict[str, np.ndarray]:  # noqa: D102
+        masks = {"truth": (batch["mask"][0] > 0.5).cpu().numpy(), "prediction": (logits[0] > 0).cpu().numpy()}
+        return super().picture(logits, batch) | masks
+
     def summarize(self, rows: list[Row]) -> dict[str, float]:
         """Mean over cases, in all and by region."""
-        keys = [key for key in rows[0] if key != "case"]
+        keys = [key for key in rows[0] if key not in ("case", "subject")]
         return {key: float(np.mean([row[key] for row in rows])) for key in keys}
 
 
@@ -166,6 +223,19 @@ class Classification(Task):
             for case, label, score in zip(batch["id"], batch["label"].tolist(), scores, strict=True)
         ]
 
+    def test_rows(self, logits: Tensor, batch: Batch) -> list[Row]:
+        """With the lesion that a candidate marks, for FROC."""
+        rows = self.rows(logits, batch)
+        if "lesion" in batch:
+            for k, row in enumerate(rows):
+                row["scan"] = int(batch["case"][k])
+                row |= {"lesion": int(batch["lesion"][k]), "lesions": int(batch["lesions"][k])}
+        return rows
+
+    def goodness(self, row: Row) -> float:
+        """Probability of the right class."""
+        return float(row[f"score/{self.spec.class_names[row['label']]}"])
+
     def summarize(self, rows: list[Row]) -> dict[str, float]:  # noqa: D102
         truth = np.array([row["label"] for row in rows])
         score = np.array([[row[f"score/{name}"] for name in self.spec.class_names] for row in rows])
@@ -174,6 +244,11 @@ class Classification(Task):
         if self.config.ordered:
             result["kappa"] = quadratic_kappa(truth, answer, score.shape[1])
         if score.shape[1] == 2:
+            if "lesion" in rows[0]:
+                lesion, lesions, scans = marks(rows)
+                found = froc(score[:, 1], lesion, lesions=lesions, scans=scans)
+                at = {f"sensitivity/{rate:g}": float(x) for rate, x in zip(FROC_RATES, found, strict=True)}
+                result |= {"cpm": float(found.mean()), **at}
             return {"auc": auroc(truth, score[:, 1]), "positives": float(truth.sum()), **result}
         mean, each = multilabel_auroc(np.eye(score.shape[1])[truth], score)
         return {"auc": mean, "classes_scored": float((~np.isnan(each)).sum()), **result}
@@ -215,6 +290,12 @@ class Multilabel(Task):
             rows.append(row)
         return rows
 
+    def goodness(self, row: Row) -> float:
+        """Mean probability of the right answer over the known findings."""
+        known = [name for name in self.spec.class_names if row[f"label/{name}"] is not None]
+        right = [1 - abs(row[f"label/{name}"] - row[f"score/{name}"]) for name in known]
+        return float(np.mean(right)) if known else math.nan
+
     def summarize(self, rows: list[Row]) -> dict[str, float]:  # noqa: D102
         names = self.spec.class_names
         truth = np.array([[row[f"label/{name}"] for name in names] for row in rows], float)  # None becomes nan
@@ -238,18 +319,16 @@ def task_class(spec: DataSpec) -> type[Segmentation] | type[Classification] | ty
     return _TASKS[spec.target]
 
 
+def marks(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, int, int]:
+    """Of rows of candidates: (N,) number of the lesion of each, -1 for none; the number of lesions, and of scans."""
+    lesions = {row["scan"]: int(row["lesions"]) for row in rows}
+    first = dict(zip(lesions, np.cumsum([0, *lesions.values()]).tolist(), strict=False))  # rows count within a scan
+    lesion = [first[row["scan"]] + int(row["lesion"]) if row["lesion"] >= 0 else -1 for row in rows]
+    return np.array(lesion), sum(lesions.values()), len(lesions)
+
+
 def _check_loss(config: TaskConfig, allowed: tuple[str, ...], kind: str) -> None:
     if config.loss not in allowed:
         raise SslMedError(
             f"task.loss is '{config.loss}', which does not fit {kind}; choose one of {', '.join(allowed)}"
         )
-
-
-@torch.no_grad()
-def example_picture(logits: Tensor, batch: Batch) -> dict[str, np.ndarray]:
-    """First sample of a segmentation batch as arrays: image (C, *S), truth and prediction (K, *S) bool."""
-    return {
-        "image": batch["image"][0].float().cpu().numpy(),
-        "truth": (batch["mask"][0] > 0.5).cpu().numpy(),
-        "prediction": (logits[0] > 0).cpu().numpy(),
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ssl_med.distributed import gather_objects, rank
 from ssl_med.evaluation.protocols import TransferConfig, parts, start_steps
-from ssl_med.evaluation.tasks import Row, Segmentation, TaskConfig, example_picture, task_class
+from ssl_med.evaluation.tasks import Row, TaskConfig, task_class
 from ssl_med.networks.backbone import Backbone, Decoder
 from ssl_med.networks.init import init_weights
 from ssl_med.optim import OptimConfig, configure
@@ -19,11 +20,9 @@ from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec
 from ssl_med.transforms.spatial import flip, random_resized_crop, small_rotation
 
-PICTURES = 4  # test cases whose predictions are kept for figures; more would not be looked at
-
 
 class Transfer(pl.LightningModule):
-    """Trains on the task, what the protocol says; afterwards `test_rows`, `test_metrics` and `pictures` hold the result.
+    """Trains on the task, what the protocol says; afterwards `test_rows`, `test_index` and `test_metrics` hold the result.
 
     A level of the encoder that is not trained yet takes part in the backward pass and loses its gradients before the step:
     the wrapper of several devices does not follow parameters that come to be trained later.
@@ -67,7 +66,7 @@ class Transfer(pl.LightningModule):
         self._rows: list[Row] = []
         self.test_rows: list[Row] = []
         self.test_metrics: dict[str, float] = {}
-        self.pictures: dict[str, dict[str, np.ndarray]] = {}
+        self.test_index: dict[str, int] = {}  # case -> place in the test part
 
     def augment(self, batch: Batch) -> Batch:
         """Random flips; for films also a mild random resized crop and rotation. Masks follow their images."""
@@ -125,35 +124,39 @@ class Transfer(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
+        self._evaluate(batch, self.task.rows)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
-        logits = self._evaluate(batch)
-        if isinstance(self.task, Segmentation) and len(self.pictures) < PICTURES:
-            self.pictures[batch["id"][0]] = example_picture(logits, batch)
+        self._evaluate(batch, self.task.test_rows)
 
-    def _evaluate(self, batch: Batch) -> Tensor:
+    def _evaluate(self, batch: Batch, rows: Callable[[Tensor, Batch], list[Row]]) -> None:
         logits = self.task.predict(batch["image"], self.backbone, self.decoder)
         loss = float(self.task.loss(logits, batch))
-        self._rows += [{**row, "loss": loss} for row in self.task.rows(logits, batch)]
-        return logits
+        places = zip(rows(logits, batch), batch["subject"].tolist(), batch["index"].tolist(), strict=True)
+        for row, subject, index in places:
+            self._rows.append({"case": row["case"], "subject": subject, **row, "loss": loss, "index": index})
 
-    def _collect(self) -> list[Row]:
-        rows = {row["case"]: row for row in gather_objects(self._rows)}  # a padded last batch may repeat a case
+    @torch.no_grad()
+    def picture(self, batch: Batch) -> dict[str, np.ndarray]:
+        """What the test saw and answered for the first sample of a batch; see `Task.picture`."""
+        self.eval()
+        return self.task.picture(self.task.predict(batch["image"], self.backbone, self.decoder), batch)
+
+    def _collect(self) -> tuple[list[Row], float, dict[str, int]]:
+        """Rows of all processes by case, their mean loss, and the place of each case in its part."""
+        found = {row["case"]: row for row in gather_objects(self._rows)}  # a padded last batch may repeat a case
         self._rows = []
-        return [rows[case] for case in sorted(rows)]
+        rows = [found[case] for case in sorted(found)]
+        return rows, float(np.mean([row.pop("loss") for row in rows])), {row["case"]: row.pop("index") for row in rows}
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102
-        rows = self._collect()
-        loss = float(np.mean([row.pop("loss") for row in rows]))
+        rows, loss, _ = self._collect()
         metrics = self.task.summarize(rows)
         values = {"val/loss": loss, f"val/{self.task.metric}": metrics[self.task.metric]}
         self.log_dict({key: torch.tensor(value) for key, value in values.items()}, rank_zero_only=False)
 
     def on_test_epoch_end(self) -> None:  # noqa: D102
-        self.test_rows = self._collect()
-        for row in self.test_rows:
-            row.pop("loss")
+        self.test_rows, _, self.test_index = self._collect()
         self.test_metrics = {f"test/{key}": value for key, value in self.task.summarize(self.test_rows).items()}
         self.log_dict({key: torch.tensor(value) for key, value in self.test_metrics.items()})
 

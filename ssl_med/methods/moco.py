@@ -7,7 +7,8 @@ Official code: github.com/facebookresearch/moco @ 7397dfe (MIT).
 Where we differ, and why:
 - instead of ShuffleBN the teacher normalises with averaged running statistics (EMAN, Cai et al., CVPR 2021): nothing
   leaks between query and key, and the result does not depend on the number of devices.
-- the queue takes any batch size (it wraps around); the official code needs a divisor of its length.
+- the queue takes any batch size (it wraps around); the official code needs a divisor of its length. It starts with the
+  first batch's keys in all places, not with random directions (networks/queue.py says why).
 - grey images: colour jitter reduces to brightness and contrast, random greyscale is left out.
 """
 
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._pair import Embedding, TwoViewConfig, random_view
+from ssl_med.methods._pair import Embedding, TwoViewConfig, random_view, standardize
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.queue import Queue
@@ -63,7 +64,8 @@ class MoCo(Method):
         """Projector (the v2 head is as wide as the features) and queue."""
         width = self.backbone.out_channels
         layers = 2 if self.config.head == "mlp" else 1
-        self.projector = Projector(width, width, self.config.out_dim, layers=layers, norm=False)
+        rescale = standardize(self.backbone_config)
+        self.projector = Projector(width, width, self.config.out_dim, layers=layers, norm=False, standardize=rescale)
         self.queue = Queue(self.config.out_dim, self.config.queue)
 
     def after_init(self) -> None:
@@ -88,7 +90,7 @@ class MoCo(Method):
 
     @property
     def comparable(self) -> bool:
-        """Only once the queue holds real keys alone: the random ones it starts with are easy, so the first losses are low."""
+        """Only once the queue is full: negatives that stand there several times make the first losses differ."""
         return self.queue.full
 
     def after_step(self) -> None:

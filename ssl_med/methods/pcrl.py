@@ -12,11 +12,13 @@ Where we differ, and why:
   ResNet-18). `attention: paper` is the paper's.
 - targets are transforms of the clean crop, as in the paper; the official code transforms the corrupted one.
 - the teacher normalises with averaged running statistics (EMAN, Cai et al., CVPR 2021) instead of ShuffleBN.
+- the queue starts with the first batch's keys in all places, not with random directions (networks/queue.py says why).
 - lambda is Beta(1, 1) as in the paper; the official code folds it to max(lambda, 1 - lambda): `lambda_fold`.
 - the ablation with RotNet (Table 2) is not described further: the clean ordinary crop, turned by a random quarter, passes
   the encoder once more, so that the contrasted views stay those of the contrastive loss alone.
 - in 2D the official code corrupts by jitter, blur and cutout and in 3D by shuffling and painting; we do the same, with
-  the paper's <= 10 degree rotation applied to the clean crop, so that input and target share one frame.
+  the paper's <= 10 degree rotation applied to the clean crop, so that input and target share one frame. Blur in 2D is as
+  wide, relative to the crop, as the official code's in crops of 224 pixels.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._pair import Embedding
+from ssl_med.methods._pair import Embedding, standardize
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
@@ -80,7 +82,7 @@ class PCRLConfig:
     paint: float = 0.9
     """3D: probability of in- or out-painting; painted crops take thousands of steps to be told apart"""
     min_iou: float = 0.2
-    """3D: least overlap of the two crops of a pair"""
+    """least overlap of the two crops of a pair"""
     rotation_deg: float = 10.0
     """3D: largest in-plane rotation of a crop"""
 
@@ -139,15 +141,14 @@ class PCRL(Method):
 
     @classmethod
     def need(cls, config: PCRLConfig, spec: DataSpec) -> Need:
-        """Overlapping crop pairs; two independent random resized crops of a film."""
-        if spec.spatial_dims == 2:
-            return Need(pair=True, min_iou=0.0)
-        return Need(pair=True, min_iou=config.min_iou, pair_scales=PAIR_SCALES_3D)
+        """Overlapping crop pairs; of a film, random resized crops."""
+        return Need(pair=True, min_iou=config.min_iou, pair_scales=PAIR_SCALES_3D if spec.spatial_dims == 3 else ())
 
     def build(self) -> None:
         """Projector, queue and, with reconstruction, decoder, attention and output head, or RotNet's head."""
         c, width, dims = self.config, self.backbone.out_channels, self.spec.spatial_dims
-        self.projector = Projector(width, c.out_dim, c.out_dim, layers=2, norm=False)
+        rescale = standardize(self.backbone_config)
+        self.projector = Projector(width, c.out_dim, c.out_dim, layers=2, norm=False, standardize=rescale)
         self.queue = Queue(c.out_dim, c.queue)
         if c.reconstruct:
             self.decoder = build_decoder(self.backbone_config, self.backbone)
@@ -173,7 +174,8 @@ class PCRL(Method):
         """(B, C, *S) clean -> corrupted network input."""
         if self.spec.spatial_dims == 2:
             x = brightness_contrast(crop, generator, brightness=0.4, contrast=0.4, p=1.0)
-            x = gaussian_blur(x, generator, sigma=(0.1, 2.0), p=0.5)
+            shrink = min(self.spec.patch_size) / 224  # the official widths are those of crops of 224 pixels
+            x = gaussian_blur(x, generator, sigma=(0.1 * shrink, 2.0 * shrink), p=0.5)
             return cutout(x, generator, holes=3, fraction=32 / 224)
         x = gaussian_blur(crop, generator, sigma=(0.1, 2.0), p=0.5)
         c = self.config
@@ -246,7 +248,7 @@ class PCRL(Method):
 
     @property
     def comparable(self) -> bool:
-        """Only once the queue holds real keys alone: the random ones it starts with are easy, so the first losses are low."""
+        """Only once the queue is full: negatives that stand there several times make the first losses differ."""
         return self.queue.full
 
     def after_step(self) -> None:

@@ -27,8 +27,9 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce, nce
 from ssl_med.methods._base import RETRIEVAL, Tensors, full, retrieval
-from ssl_med.methods._pair import ViewConfig, random_view
+from ssl_med.methods._pair import ViewConfig, random_view, standardize
 from ssl_med.methods._predictive import PatchConfig, PatchMethod, cells_of, check_share
+from ssl_med.networks.heads import Projector
 from ssl_med.networks.memory import Memory
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 
@@ -83,8 +84,9 @@ class PIRL(PatchMethod):
         """Grid, heads and memory."""
         c, width = self.config, self.backbone.out_channels
         self.make_grid(cells_of(c.grid, self.spec.spatial_dims))
-        self.image_head = nn.Linear(width, c.out_dim)
-        self.patch_head = nn.Linear(width, c.out_dim)
+        self.image_head, self.patch_head = (
+            Projector(width, 0, c.out_dim, layers=1, standardize=standardize(self.backbone_config)) for _ in range(2)
+        )
         self.joint_head = nn.Linear(self.grid.cells * c.out_dim, c.out_dim)
         self.memory = Memory(c.out_dim, normalize=True)
 
@@ -116,7 +118,8 @@ class PIRL(PatchMethod):
         c, index = self.config, views["index"].long()
         pooled = self.backbone.pool(self.backbone(views["view"]))
         f = F.normalize(full(self.image_head(pooled)), dim=1)
-        g = F.normalize(full(self.joint_head(self.patch_head(self.encode(views["patches"])).flatten(1))), dim=1)
+        patches = self.patch_head(self.encode(views["patches"]).flatten(0, 1)).view(len(pooled), -1)
+        g = F.normalize(full(self.joint_head(patches)), dim=1)
         size = len(self.memory.entries)
         shown = (views["first"].long() + torch.arange(min(c.negatives, size), device=index.device)) % size
         anchor, itself = f.detach(), None

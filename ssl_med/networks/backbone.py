@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -72,17 +73,32 @@ class Backbone(nn.Module, ABC):
 
 
 class Decoder(nn.Module, ABC):
-    """From a pyramid to features at full resolution; `skips=False` uses the last level only."""
+    """From a pyramid to features at full resolution; `skips=False` uses the last level only.
 
-    out_channels: int
+    channels: widths of its scales, coarsest first.
+    """
+
+    channels: tuple[int, ...]
 
     def __init__(self, *, skips: bool) -> None:
         super().__init__()
         self.skips = skips
 
+    @property
+    def out_channels(self) -> int:
+        """Channels at full resolution."""
+        return self.channels[-1]
+
     @abstractmethod
+    def scales(self, pyramid: list[Tensor]) -> Iterator[Tensor]:
+        """Pyramid -> (B, channels[i], *S / 2^(n - 1 - i)) scale by scale; the last has full resolution."""
+
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         """Pyramid -> (B, out_channels, *S)."""
+        x = pyramid[-1]
+        for scale in self.scales(pyramid):
+            x = scale
+        return x
 
 
 def resolve(config: BackboneConfig, spec: DataSpec) -> BackboneConfig:

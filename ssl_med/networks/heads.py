@@ -12,14 +12,23 @@ class Projector(nn.Module):
     """(B, in_dim) -> (B, out_dim), not normalised.
 
     layers=1 is linear; more have hidden_dim and ReLU (or GELU: DINO) in between, with batch normalisation after each
-    hidden linear layer when `norm` (SimCLR) and without it when not (MoCo v2).
+    hidden linear layer when `norm` (SimCLR) and without it when not (MoCo v2). `standardize`: inputs have mean 0 and
+    variance 1 over the batch first, without learned scale.
     """
 
     def __init__(
-        self, in_dim: int, hidden_dim: int, out_dim: int, *, layers: int = 2, norm: bool = True, gelu: bool = False
+        self,
+        in_dim: int,
+        hidden_dim: int,
+        out_dim: int,
+        *,
+        layers: int = 2,
+        norm: bool = True,
+        gelu: bool = False,
+        standardize: bool = False,
     ) -> None:
         super().__init__()
-        parts: list[nn.Module] = []
+        parts: list[nn.Module] = [nn.BatchNorm1d(in_dim, affine=False)] if standardize else []
         for _ in range(layers - 1):
             parts.append(nn.Linear(in_dim, hidden_dim, bias=not norm))
             if norm:

@@ -12,13 +12,16 @@ from ssl_med.spec import SslMedError
 class Queue(nn.Module):
     """Ring buffer of `size` L2-normalised keys; all of it is state, so a resumed run has the same negatives.
 
-    keys: (dim, size), random directions until they are overwritten. pointer: where the next key goes. filled: how many
-    keys are real by now.
+    keys: (dim, size). pointer: where the next key goes. filled: how many keys of their own there are by now.
+
+    The first push fills all places with its keys, again and again, and later pushes overwrite them. Random directions in
+    the remaining places, as in the official code of MoCo, are far from every image: to be close to all images at once is
+    then the quickest way to a low loss, and a short training does not find out of it.
 
     Args:
         dim: length of a key.
         size: number of keys.
-        generator: source of the first random directions; by default the global one.
+        generator: source of the random directions that stand there before the first push; by default the global one.
 
     Raises:
         SslMedError: no room for a single key.
@@ -35,6 +38,7 @@ class Queue(nn.Module):
         self.register_buffer("keys", F.normalize(torch.randn(dim, size, generator=generator), dim=0))
         self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
         self.register_buffer("filled", torch.zeros((), dtype=torch.long))
+        self._begun = False
 
     @property
     def full(self) -> bool:
@@ -50,6 +54,10 @@ class Queue(nn.Module):
         size = self.keys.shape[1]
         dropped = max(0, len(keys) - size)
         kept = F.normalize(keys[dropped:].to(self.keys.dtype), dim=1)
+        if not self._begun:
+            self._begun = True
+            if not int(self.filled):  # asked once: it waits for the device
+                self.keys.copy_(kept[torch.arange(size, device=kept.device) % len(kept)].T)
         places = (self.pointer + dropped + torch.arange(len(kept), device=self.keys.device)) % size
         self.keys[:, places] = kept.T
         self.pointer.copy_((self.pointer + len(keys)) % size)

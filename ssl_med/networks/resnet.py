@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from monai.networks.layers.utils import get_norm_layer
 from monai.networks.nets.resnet import ResNet
@@ -74,7 +76,7 @@ class ResNetDecoder(Decoder):
 
     def __init__(self, backbone: Backbone, widths: tuple[int, ...], *, norm: Norm, skips: bool) -> None:
         super().__init__(skips=skips)
-        self.out_channels = widths[-1]
+        self.channels = tuple(widths)
         self.levels = nn.ModuleList()
         before = backbone.out_channels
         for width, skip in zip(widths, (*backbone.channels[-2::-1], 0), strict=True):
@@ -85,10 +87,10 @@ class ResNetDecoder(Decoder):
             )
             before = width
 
-    def forward(self, pyramid: list[Tensor]) -> Tensor:
-        """Pyramid, finest first -> (B, widths[-1], *S)."""
+    def scales(self, pyramid: list[Tensor]) -> Iterator[Tensor]:
+        """Pyramid, finest first -> (B, widths[i], *), from stride 16 to full resolution."""
         x = pyramid[-1]
         for level, skip in zip(self.levels, (*pyramid[-2::-1], None), strict=True):
             x = F.interpolate(x, scale_factor=2, mode="nearest")
             x = level(torch.cat([x, skip], 1) if self.skips and skip is not None else x)
-        return x
+            yield x

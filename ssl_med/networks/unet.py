@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -82,7 +83,7 @@ class UNetDecoder(Decoder):
     ) -> None:
         super().__init__(skips=skips)
         transposed = nn.ConvTranspose2d if spatial_dims == 2 else nn.ConvTranspose3d
-        self.out_channels, self.fast_up = channels[0], fast_up
+        self.channels, self.fast_up = tuple(channels[-2::-1]), fast_up
         self.up, self.levels = nn.ModuleList(), nn.ModuleList()
         for deep, skip in zip(channels[:0:-1], channels[-2::-1], strict=True):
             self.up.append(transposed(deep, deep, kernel_size=2, stride=2))
@@ -93,8 +94,8 @@ class UNetDecoder(Decoder):
                 )
             )
 
-    def forward(self, pyramid: list[Tensor]) -> Tensor:
-        """Pyramid, finest first -> (B, channels[0], *S)."""
+    def scales(self, pyramid: list[Tensor]) -> Iterator[Tensor]:
+        """Pyramid, finest first -> (B, channels[i], *) from the second coarsest level to full resolution."""
         x = pyramid[-1]
         up: Any
         level: Any
@@ -105,7 +106,7 @@ class UNetDecoder(Decoder):
             else:
                 x = up(x)
                 x = second(first(torch.cat([x, skip], 1) if self.skips else x))
-        return x
+            yield x
 
 
 def joined_up(x: Tensor, skip: Tensor | None, up: Any, conv: Any) -> Tensor:

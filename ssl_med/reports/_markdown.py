@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssl_med.reports._examined import markdown_errors, markdown_table
 from ssl_med.reports._provenance import conventions, duration, leak_status, noted
+from ssl_med.reports.comparison import difference_lines, difference_notes, differences
 from ssl_med.reports.curves import label_efficiency, loss_curves
 from ssl_med.reports.pictures import save
 from ssl_med.reports.records import Run, file_stem
@@ -19,10 +21,17 @@ def markdown_report(tables: Sequence[Table], pretrained: Sequence[Run], runs: Se
     lines = [f"# {TITLE}", ""]
     for k, table in enumerate(tables):
         lines += [f"## {table.title}", "", markdown(table), "", caption(table), ""]
+        found = differences(table)
+        compared = difference_lines(table, found)
+        if compared:
+            lines += markdown_table(compared)
+            lines += ["", *difference_notes(table, found), ""]
         picture = save(label_efficiency(table), out / "figures" / f"label-efficiency-{k}-{file_stem(table.task)}.png")
         lines += [f"![Test {table.metric} against label fraction]({picture.relative_to(out).as_posix()})", ""]
         if table.warnings:
             lines += ["**The rows are not equal in everything:**", "", *(f"- {w}" for w in table.warnings), ""]
+    for table in tables:
+        lines += markdown_errors(table, out)
     if pretrained:
         lines += ["## Pretraining", "", "| run | data | steps | time |", "| --- | --- | ---: | ---: |"]
         for run in pretrained:

@@ -57,6 +57,8 @@ td.best { background: var(--best); font-weight: 700; }
 ul.plain { font-size: 14.5px; overflow-wrap: anywhere; }
 li { margin: 3px 0; }
 .figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 22px 28px; margin: 16px 0 0; }
+.figures > .broad { grid-column: 1 / -1; }
+.figures.small { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .split { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 10px 36px; align-items: start; }
 .stacked > :first-child { grid-column: 1 / -1; }
 figure { margin: 0; }
@@ -76,7 +78,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 footer { color: var(--faint); font-size: 13px; margin-top: 56px; padding-top: 14px; border-top: 1px solid var(--line); }
 @media (max-width: 760px) {
   main { padding: 0 16px 48px; } header { padding-top: 28px; } h1 { font-size: 25px; } h2 { margin-top: 40px; }
-  .figures, .split { grid-template-columns: minmax(0, 1fr); }
+  .figures, .figures.small, .split { grid-template-columns: minmax(0, 1fr); }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   table.headline { font-size: 15px; } .headline .sd { display: block; } th, td { padding-right: 13px; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 8px; }

@@ -52,6 +52,8 @@ def _row(run: Run) -> list[str]:
     get, tuned = run.summary.get, run.kind == "finetune"
     status = "done" if not run.problem else str(get("status") or "broken")
     value = f"{run.value:.3f}" if tuned and not math.isnan(run.value) else ""
+    low, high = run.interval
+    value += "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
     cells: list[object] = [
         status,
         run.method if run.kind else "",

@@ -20,16 +20,16 @@ from ssl_med.reports.records import SCRATCH, Run
 from ssl_med.reports.tables import Table
 
 # Okabe and Ito (2008), without the yellow that vanishes on white
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _FIXED = ("pcrl", "models_genesis", "context_restoration", "moco", "simclr")  # these never share a colour
-_LINES = ("-", (0, (6, 1.5)), (0, (3, 1.2, 1, 1.2)), (0, (1, 1)))
+LINES = ("-", (0, (6, 1.5)), (0, (3, 1.2, 1, 1.2)), (0, (1, 1)))
 SIZE = (
     5.4,
     3.5,
 )  # inches: two side by side on a wide screen, one on a phone without shrinking the text to nothing
 
-_RC = {
+RC = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so figures look alike everywhere
     "font.size": 9.5,
@@ -74,17 +74,17 @@ def style(method: str, *, variant: int = 0) -> Style:
     """Style of a method; its variants in one table differ in line and fill. Scratch is always grey and dashed."""
     if method == SCRATCH:
         return Style("#5f6b76", "X", (0, (4, 2)))
-    line = _LINES[variant % len(_LINES)]
+    line = LINES[variant % len(LINES)]
     if method in _FIXED:
         k = _FIXED.index(method)
-        return Style(_COLORS[k], _MARKERS[k], line, variant % 2 == 1)
+        return Style(COLORS[k], _MARKERS[k], line, variant % 2 == 1)
     k = zlib.crc32(method.encode())
-    return Style(_COLORS[k % len(_COLORS)], _MARKERS[k // 7 % len(_MARKERS)], line, variant % 2 == 1)
+    return Style(COLORS[k % len(COLORS)], _MARKERS[k // 7 % len(_MARKERS)], line, variant % 2 == 1)
 
 
 def label_efficiency(table: Table) -> Figure:
     """Test metric against label fraction: mean, band of ± 1 standard deviation, and every seed as a point."""
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(RC):
         figure, axes = _axes(f"Test {table.metric} by label budget")
         spread = 0.012 * np.log(table.fractions[-1] / table.fractions[0]) if len(table.fractions) > 1 else 0.02
         for k, row in enumerate(table.rows):
@@ -125,13 +125,13 @@ def loss_curves(runs: Sequence[Run]) -> list[Figure]:
     """Pretraining losses, one panel per method: losses of different methods have no common scale."""
     figures = []
     for method in sorted({run.method for run in runs}):
-        with mpl.rc_context(_RC):
+        with mpl.rc_context(RC):
             figure, axes = _axes(f"Pretraining loss: {method}")
             look = style(method)
             members = [run for run in runs if run.method == method]
             for k, run in enumerate(members):
                 name = f" · {run.name}" if len(members) > 1 else ""
-                line = _LINES[k % len(_LINES)]
+                line = LINES[k % len(LINES)]
                 steps, loss = series(run, "train/loss")
                 if len(steps):
                     axes.plot(steps, loss, color=look.color, alpha=0.25, linewidth=0.9)
@@ -156,7 +156,7 @@ def validation_curves(table: Table) -> list[Figure]:
         key = "val/loss"
     figures = []
     for fraction in table.fractions:
-        with mpl.rc_context(_RC):
+        with mpl.rc_context(RC):
             figure, axes = _axes(f"Validation {key.removeprefix('val/')} at {table.budget(fraction)} labels")
             for row in table.rows:
                 look = style(table.method(row), variant=table.variant(row))
@@ -208,7 +208,7 @@ def average(lines: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray
 def to_svg(figure: Figure) -> str:
     """A figure as SVG text whose letters are outlines: it looks the same without any font installed."""
     buffer = io.BytesIO()
-    with mpl.rc_context(_RC):
+    with mpl.rc_context(RC):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue().decode()
 

@@ -12,7 +12,7 @@ _FREE = (
     "seed", "out", "init", "resume", "hash", "kind", "name", "method", "labels", "tracking", "transfer",
     "backbone", "trainer.progress", "trainer.num_workers", "trainer.log_every",
     "trainer.checkpoint_every_steps", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
-    "trainer.strategy", "trainer.channels_last", "data.allow_overlap", "data.quarantine_budget",
+    "trainer.strategy", "trainer.channels_last", "data.allow_overlap", "data.quarantine_budget", "task.pictures",
 )  # fmt: skip
 # The optimiser belongs to a pretraining method as its loss does; the budget does not.
 _FREE_IN_PRETRAINING = ("optim",)

@@ -11,8 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ssl_med.reports import _page as p
+from ssl_med.reports._examined import html_errors
 from ssl_med.reports._markdown import TITLE, markdown_report
 from ssl_med.reports._provenance import duration, notes_section, provenance
+from ssl_med.reports.comparison import difference_lines, difference_notes, differences
 from ssl_med.reports.curves import label_efficiency, loss_curves, style, to_svg, validation_curves
 from ssl_med.reports.fairness import percent, pretrain_warnings
 from ssl_med.reports.records import Run, file_stem, find_runs
@@ -58,6 +60,9 @@ def _body(tables: Sequence[Table], pretrained: Sequence[Run], runs: Sequence[Run
     pictures = "".join(_pictures(table) for table in tables)
     if pictures:
         parts.append(("pictures", "Predictions", pictures))
+    errors = "".join(html_errors(table) for table in tables)
+    if errors:
+        parts.append(("errors", "Error analysis", errors))
     if tables:
         parts.append(("cases", "Results of every test case", "".join(_cases(table) for table in tables)))
     parts.append(("runs", "What was run", provenance(runs)))
@@ -102,6 +107,11 @@ def _results(table: Table) -> str:
     # a wide table takes the whole width, a narrow one shares it with the curve
     css = "split" if len(table.fractions) <= 3 else "figures stacked"
     text = f'<div class="{css}"><div>{left}</div>{figure}</div>'
+    found = differences(table)
+    lines = [[escape(cell) for cell in line] for line in difference_lines(table, found)]
+    if lines:
+        text += p.table(lines[0], lines[1:], css="sticky")
+        text += "".join(f'<p class="note">{escape(note)}</p>' for note in difference_notes(table, found))
     text += p.warning("The rows are not equal in everything:", table.warnings)
     if table.further_metrics:
         inner = "".join(f"<h3>{escape(key)}</h3>{_method_table(table, key)}" for key in table.further_metrics)
@@ -150,7 +160,9 @@ def _pretraining(runs: Sequence[Run]) -> str:
 
 def _pictures(table: Table) -> str:
     drawn = {run.folder: {path.stem: path for path in run.figures} for run in table.runs}
-    cases = [case for case in _by_difficulty(table) if any(file_stem(case) in paths for paths in drawn.values())]
+    counts = {case: sum(file_stem(case) in paths for paths in drawn.values()) for case in _by_difficulty(table)}
+    # a run pictures its own worst cases too; here stand those that most runs picture
+    cases = [case for case, count in counts.items() if count and count == max(counts.values())]
     chosen = [cases[k] for k in sorted({0, len(cases) // 2})] if cases else []
     text = ""
     for case in chosen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,49 @@ def save_overlay(
     return save(figure, path)
 
 
+def verdict(image: Array, *, case: str, lines: Sequence[str], channel: int = 0, sides: bool = True) -> Figure:
+    """An image, or three axial slices of a volume, over what is said of it.
+
+    Args:
+        image: (C, *S) as for `overlay`.
+        case: name for the title.
+        lines: truth and answer, a line each.
+        channel: which image channel is shown.
+        sides: a volume's x is known to increase to the patient's left.
+    """
+    grey = np.asarray(image)[channel]
+    low, high = np.percentile(grey, (0.5, 99.5))
+    slices = choose_slices(np.zeros((1, *grey.shape))) if grey.ndim == 3 else [None]
+    views = [_flat(grey, z) for z in slices]
+    height, width = views[0].shape
+    panel = 2.3 if len(views) > 1 else 3.4
+    lines = [part for line in lines for part in wrap(line, round(14 * panel * len(views)), subsequent_indent="    ")]
+    foot = 0.08 + 0.19 * len(lines)
+    figure = Figure(figsize=(panel * len(views), panel * min(max(height / width, 0.5), 2.0) + 0.3 + foot))
+    figure.subplots_adjust(left=0, right=1, top=1 - 0.3 / figure.get_figheight(), wspace=0.02)
+    figure.subplots_adjust(bottom=foot / figure.get_figheight())
+    for axes, view, z in zip(figure.subplots(1, len(views), squeeze=False)[0], views, slices, strict=True):
+        axes.imshow(view, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="bilinear")
+        axes.set_axis_off()
+        if z is not None:
+            _corner(axes, f"z {z + 1}/{grey.shape[2]}", 0.98, "right")
+            if sides:
+                _corner(axes, "R", 0.02, "left")
+    top = 1 - 0.06 / figure.get_figheight()
+    figure.text(
+        0.01,
+        top,
+        _short(case, round(13 * figure.get_figwidth())),
+        ha="left",
+        va="top",
+        fontsize=9.5,
+        color=INK,
+        weight="bold",
+    )
+    figure.text(0.01, 0.05 / figure.get_figheight(), "\n".join(lines), ha="left", va="bottom", fontsize=8.5, color=INK)
+    return figure
+
+
 def choose_slices(masks: Array) -> list[int]:
     """Axial slices at 20, 50 and 80 % of the foreground; evenly spaced when there is none.
 
@@ -152,6 +196,11 @@ def _flat(array: Array, z: int | None) -> Array:
     return array if z is None else array[:, :, z].T
 
 
+def _short(name: str, most: int) -> str:
+    """A name of at most that many letters, without its middle."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
+
+
 def _corner(axes: Any, text: str, x: float, side: str) -> None:
     box = {"facecolor": "black", "alpha": 0.45, "edgecolor": "none", "pad": 1.5}
     axes.text(
@@ -162,8 +211,10 @@ def _corner(axes: Any, text: str, x: float, side: str) -> None:
 def _title(figure: Figure, case: str, names: Sequence[str], masks: tuple[Array, Array]) -> None:
     scores = [f"{name} {dice(t, p):.3f}" for name, t, p in zip(names, *masks, strict=True)]
     top = 1 - 0.06 / figure.get_figheight()
-    figure.text(0.01, top, case, ha="left", va="top", fontsize=9.5, color=INK, weight="bold")
-    figure.text(0.99, top, f"Dice: {', '.join(scores)}", ha="right", va="top", fontsize=8.5, color=INK)
+    said = f"Dice: {', '.join(scores)}"
+    room = max(12, round(13 * figure.get_figwidth() - 0.8 * len(said)))
+    figure.text(0.01, top, _short(case, room), ha="left", va="top", fontsize=9.5, color=INK, weight="bold")
+    figure.text(0.99, top, said, ha="right", va="top", fontsize=8.5, color=INK)
     lines = [Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color=PREDICTION, label="prediction")]
     if len(names) > 1:
         lines += [

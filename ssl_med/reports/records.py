@@ -24,6 +24,7 @@ CONFIG, METRICS, SUMMARY, CASES, FIGURES = (
 )
 FORMAT = 1  # of summary.json; raised when a key changes its meaning
 SCRATCH = "scratch"
+ANALYSIS = "analysis-"  # figures of the error analysis; the others show a case each
 
 Line = dict[str, float]
 Case = dict[str, str | float]
@@ -191,8 +192,29 @@ class Run:
 
     @property
     def figures(self) -> list[Path]:
-        """Pictures that the run left, by name."""
-        return sorted((self.folder / FIGURES).glob("*.png"))
+        """Pictures of cases that the run left, by name."""
+        return [path for path in sorted((self.folder / FIGURES).glob("*.png")) if not path.name.startswith(ANALYSIS)]
+
+    @property
+    def analysis(self) -> list[Path]:
+        """Figures of the error analysis, by name."""
+        return sorted((self.folder / FIGURES).glob(f"{ANALYSIS}*.png"))
+
+    @property
+    def pictured(self) -> list[tuple[str, str, float, Path]]:
+        """Pictured cases as case, why it was chosen, how right it is in [0, 1], and its file; as the run lists them."""
+        found = []
+        for item in self.summary.get("pictures") or []:
+            path = self.folder / FIGURES / Path(str(item["file"])).name  # never outside of the run
+            if path.is_file():
+                found.append((str(item["case"]), str(item["why"]), _number(item["goodness"]), path))
+        return found
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Ends of the headline metric's interval over subjects; nan where there is none."""
+        interval = self._part("interval")
+        return _number(interval.get("low")), _number(interval.get("high"))
 
     def _part(self, key: str) -> Mapping[str, Any]:
         value = self.summary.get(key)

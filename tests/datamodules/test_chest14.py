@@ -270,3 +270,15 @@ def test_settings_that_cannot_work():
         module(".", image_size=30)
     with pytest.raises(SslMedError, match=r"data.patch_size \[32, 32, 32\] has 3 numbers; the data is 2D"):
         module(".", patch_size=(32, 32, 32), image_size=64)
+
+
+def test_images_of_one_patient_share_a_number_in_evaluation(films):
+    data = module(films, batch_size=3)
+    found = {}
+    for batch in data.test_dataloader():
+        for name, case, subject in zip(batch["id"], batch["case"].tolist(), batch["subject"].tolist(), strict=True):
+            film = data.parts["test"][case]
+            assert film.name == name
+            assert found.setdefault(subject, film.subject) == film.subject
+    assert len(found) == len(set(found.values())) == len({film.subject for film in data.parts["test"]})
+    assert len(found) < len(data.parts["test"])

@@ -207,3 +207,15 @@ def test_scans_that_do_not_fit_into_the_cache_come_grouped(abdomens):
     tight = module(abdomens, labelled=True, crops_per_volume=4, batch_size=1, cache_gb=1e-9, mixed_volumes=1)
     for batch in tight.train_dataloader():
         assert torch.equal(batch["image"], found[int(batch["index"])])
+
+
+@pytest.mark.parametrize("spacing", [None, (3.0, 4.0, 5.0)])
+def test_evaluation_states_the_voxel_size_of_its_grid_and_who_it_is(abdomens, spacing):
+    data = module(abdomens, labelled=True, spacing_mm=spacing)
+    for batch, case in zip(data.test_dataloader(), data.parts["test"], strict=True):
+        item = data.load(case)
+        expected = np.linalg.norm(item.to_world[:3, :3], axis=0) if spacing is None else spacing
+        assert batch["spacing"][0].numpy() == pytest.approx(expected, rel=1e-5)
+        assert data.parts["test"][int(batch["case"])].name == batch["id"][0] == case.name
+    numbers = [int(batch["subject"]) for batch in data.test_dataloader()]
+    assert numbers == list(range(len(data.parts["test"])))

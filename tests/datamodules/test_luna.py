@@ -364,3 +364,49 @@ def test_codes_are_hounsfield_units(chests):
         expected = np.clip(raw.array[::-1, ::-1] if turned else raw.array, -1000, 1000)
         found = data.load(case).codes[0].astype(float) / TOP * 2000 - 1000
         assert np.abs(found - expected).max() < 0.02
+
+
+# ------------------------------------------------------------------------------------------------ lesions
+
+
+def test_candidates_know_the_nodule_that_they_mark(chests):
+    data = module(chests, labelled=True)
+    nodules = rows(chests / "annotations.csv")
+    batches = list(data.test_dataloader())
+    for batch in batches:
+        assert {"case", "subject", "lesion", "lesions"} <= batch.keys()
+        assert torch.equal(batch["case"], batch["subject"])  # one scan a patient
+        for name, label, lesion, lesions in zip(
+            *(batch[key] for key in ("id", "label", "lesion", "lesions")), strict=True
+        ):
+            uid, _, row = name.partition("/")
+            own = [r for r in nodules if r["seriesuid"] == uid]
+            assert lesions == len(own)
+            if not label:
+                assert lesion == -1
+                continue
+            place = rows(chests / "candidates_V2.csv")[int(row)]
+            near = [sum((float(place[k]) - float(r[k])) ** 2 for k in ("coordX", "coordY", "coordZ")) for r in own]
+            assert lesion == int(np.argmin(near))
+    names = [name for batch in batches for name in batch["id"]]
+    cases = [int(case) for batch in batches for case in batch["case"]]
+    assert [data.parts["test"][case].name for case in cases] == [name.partition("/")[0] for name in names]
+    assert "lesion" not in next(iter(data.train_dataloader()))
+
+
+def test_two_candidates_may_mark_one_nodule_and_some_nodules_have_none(tmp_path):
+    root = plant(tmp_path, FRAMES["as it is"], SPOTS)
+    table = (root / "candidates_V2.csv").read_text().splitlines()
+    cases = LunaData(LunaConfig(name="luna", root=str(root), patch_size=PATCH), labelled=True, batch_size=1)
+    assert [c.lesion for c in cases.index(root)[0].candidates] == [-1, 0, -1, 1, -1]  # each positive for itself
+    assert cases.index(root)[0].lesions == 2
+    assert any("FROC counts every positive candidate as a nodule of its own" in note for note in cases.notes)
+    x, y, z = table[2].split(",")[1:4]
+    centres = [f"1.2.3,{float(x) + shift},{y},{z},8.0" for shift in (900, 30, 60)]
+    (root / "annotations.csv").write_text("\n".join(["seriesuid,coordX,coordY,coordZ,diameter_mm", *centres]) + "\n")
+    scan = cases.index(root)[0]
+    assert [c.lesion for c in scan.candidates] == [-1, 1, -1, 1, -1]
+    assert scan.lesions == 3
+    (root / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n1.2.3,1,x,2,8\n")
+    with pytest.raises(SslMedError, match=r"annotations.csv: line 2 holds a value that is no number"):
+        cases.index(root)

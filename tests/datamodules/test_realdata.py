@@ -119,6 +119,14 @@ def test_luna_candidates(shared_data):
     assert data.describe()["notes"][0] == "5 of 7 scans have no candidates and are left out"
 
 
+def test_luna_candidates_mark_the_annotated_nodules(shared_data):
+    data = luna(shared_data, **by_file(shared_data, "luna16"))
+    for case in every(data):
+        marked = [candidate.lesion for candidate in case.candidates if candidate.label]
+        assert sorted(marked) == list(range(case.lesions))  # here every nodule has one candidate
+    assert sorted(case.lesions for case in every(data)) == [5, 6]
+
+
 def test_luna_nodules_are_denser_than_the_lung_around_them(shared_data):
     data = luna(shared_data, **by_file(shared_data, "luna16"))
     cubes = CandidateCubes(every(data), data.load, patch=(32, 32, 26), seed=0, negatives_per_positive=None)

@@ -120,3 +120,59 @@ def test_grades_have_a_kappa_and_many_classes_a_mean_auc():
     assert summary["auc"] == 1.0
     plain, *_ = task_of(spec)
     assert "kappa" not in plain.summarize(plain.rows(logits, batch))
+
+
+def test_the_test_part_measures_surfaces_where_the_voxel_size_is_known():
+    task, *_ = task_of(spec_of("mask", ("whole", "core")), tolerance_mm=2.0)
+    truth = torch.zeros(1, 2, 12, 12, 12)
+    truth[0, 0, 2:6, 2:6, 2:6] = 1
+    logits = torch.where(truth.roll(1, 4) > 0, 1.0, -3.0)  # one voxel of 3 mm along z; probability .73
+    batch = {"mask": truth, "id": ["a"], "spacing": torch.tensor([[1.0, 1.0, 3.0]])}
+    row = task.test_rows(logits, batch)[0]
+    assert row["iou/whole"] == pytest.approx(48 / 80)
+    assert row["iou_50_95/whole"] == pytest.approx(48 / 80 / 2)  # thresholds .5 to .7; above, nothing is found
+    assert row["hd95_mm/whole"] == 3.0
+    assert row["hd95_mm"] == 1.5  # the core is empty in both
+    assert row["surface_dice/core"] == row["iou/core"] == row["iou_50_95/core"] == 1.0
+    assert 0 < row["surface_dice/whole"] < 1
+    summary = task.summarize([{"case": "a", "subject": 0, **row}])
+    assert summary["hd95_mm"] == 1.5
+    assert "subject" not in summary
+    del batch["spacing"]
+    assert not [key for key in task.test_rows(logits, batch)[0] if key.startswith(("hd95", "surface"))]
+    assert "iou" not in task.rows(logits, batch)[0]  # validation stays cheap
+    single, *_ = task_of(spec_of("mask", ("liver",)))
+    assert "iou/liver" not in single.test_rows(logits[:, :1], {"mask": truth[:, :1], "id": ["a"]})[0]
+
+
+def test_candidates_have_a_froc():
+    task, *_ = task_of(spec_of("class", ("no", "yes")))
+    score = torch.tensor([0.9, 0.2, 0.8, 0.7, 0.6])
+    batch = {"label": torch.tensor([1, 1, 0, 0, 1]), "id": list("abcde"), "case": torch.tensor([0, 0, 0, 1, 1])}
+    # both scans have a lesion 0; that of the first is marked twice, and the second has one that nobody marked
+    batch |= {"lesion": torch.tensor([0, 0, -1, -1, 0]), "lesions": torch.tensor([1, 1, 1, 2, 2])}
+    rows = task.test_rows(torch.stack([torch.zeros(5), torch.logit(score)], 1), batch)
+    summary = task.summarize(rows)
+    third = 1 / 3
+    found = [summary[f"sensitivity/{rate}"] for rate in ("0.125", "0.25", "0.5", "1", "2", "4", "8")]
+    assert found == pytest.approx([third, third, third, 2 * third, 2 * third, 2 * third, 2 * third])
+    assert summary["cpm"] == pytest.approx(11 / 21)
+    assert "cpm" not in task.summarize(task.rows(torch.zeros(5, 2), batch))
+
+
+def test_how_right_a_case_is():
+    task, *_ = task_of(spec_of("class", ("no", "yes")))
+    assert task.goodness({"label": 1, "score/no": 0.7, "score/yes": 0.3}) == 0.3
+    task, *_ = task_of(spec_of("multilabel", ("a", "b", "c"), 2))
+    row = {"label/a": 1, "label/b": 0, "label/c": None, "score/a": 0.6, "score/b": 0.2, "score/c": 0.9}
+    assert task.goodness(row) == pytest.approx((0.6 + 0.8) / 2)
+    assert math.isnan(task.goodness({**row, "label/a": None, "label/b": None}))
+    task, *_ = task_of(spec_of("mask", ("a",)))
+    assert task.goodness({"dice": 0.4}) == 0.4
+
+
+def test_bad_settings_of_the_error_analysis():
+    with pytest.raises(SslMedError, match=r"task.tolerance_mm is -1; it must be 0 or more"):
+        TaskConfig(tolerance_mm=-1)
+    with pytest.raises(SslMedError, match=r"task.pictures is \[2, -1, 0, 0\]; give four numbers"):
+        TaskConfig(pictures=(2, -1, 0, 0))

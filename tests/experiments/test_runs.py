@@ -16,7 +16,7 @@ from datamodules.phantoms import chest14, lits
 from experiments.callbacks import Collapse, RunError
 from experiments.cli import main
 from experiments.compose import compose_pretrain
-from ssl_med.reports.records import read_metrics
+from ssl_med.reports.records import read_cases, read_metrics
 
 TINY = ["trainer=cpu", "trainer.progress=false", "trainer.log_every=1", "trainer.batch_size=2", "backbone.name=unet"]
 VOLUME = ["data=lits", "data.patch_size=[16,16,16]", "backbone.channels=[8,8,16]", "data.crops_per_volume=2"]
@@ -60,7 +60,14 @@ def test_pretrain_then_finetune_then_report(scans, tmp_path, capsys):
     assert 0 <= summary["metrics"]["test/dice"] <= 1
     cases = (fine / "test_cases.csv").read_text().splitlines()
     assert len(cases) == 1 + summary["n_test"]
-    assert list((fine / "figures").glob("*.png"))
+    ranked = sorted(read_cases(fine), key=lambda row: (row["dice"], row["case"]))
+    chosen = {item["case"]: item["why"] for item in summary["pictures"]}
+    assert [case for case, why in chosen.items() if why == "worst"] == [row["case"] for row in ranked[:4]]
+    assert all((fine / item["file"]).is_file() for item in summary["pictures"])
+    assert (fine / "figures" / "analysis-cases.png").is_file()
+    assert {"test/hd95_mm", "test/surface_dice", "test/iou", "test/iou_50_95"} <= summary["metrics"].keys()
+    assert {"hd95_mm", "surface_dice", "iou", "iou_50_95"} <= summary["conventions"].keys()
+    assert "subjects" in summary["interval"]["reason"] or "subject," in summary["interval"]["reason"]  # too few
     run("finetune", *common, "init=scratch", "backbone.channels=[8,8,16]", f"out={tmp_path / 'scratch'}")
     capsys.readouterr()
     run("report", tmp_path, f"out={tmp_path / 'report'}")
@@ -68,6 +75,24 @@ def test_pretrain_then_finetune_then_report(scans, tmp_path, capsys):
     assert "models_genesis" in page
     assert "scratch" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_classification_leaves_its_error_analysis(films, tmp_path):
+    fine = tmp_path / "fine"
+    words = ["task=chest14", *TINY, *FILM[1:], f"data.root={films}", "data.split_ratios=[0.3,0.1,0.6]", f"out={fine}"]
+    run("finetune", *words, "trainer.max_steps=2", "init=scratch", "task.pictures=[1,2,0,1]")
+    summary = json.loads((fine / "summary.json").read_text())
+    rows = read_cases(fine)
+    interval = summary["interval"]
+    assert interval["subjects"] == len({row["subject"] for row in rows}) < len(rows)
+    assert interval["estimate"] == pytest.approx(summary["metrics"]["test/auroc"])
+    assert interval["reason"] or interval["low"] <= interval["estimate"] <= interval["high"]
+    names = {path.name for path in (fine / "figures").glob("analysis-*.png")}
+    assert {"analysis-confusion.png", "analysis-calibration.png", "analysis-roc.png"} <= names
+    for name, curve in summary["errors"]["curves"].items():
+        assert curve["auc"] == pytest.approx(summary["metrics"][f"test/auroc/{name}"])
+        assert curve["positives"] == sum(row[f"label/{name}"] == 1 for row in rows)
+    assert sorted(item["why"] for item in summary["pictures"])[-2:] == ["worst", "worst"]
 
 
 def test_a_finished_run_is_not_repeated_and_another_one_is_refused(scans, tmp_path, capsys):

@@ -419,3 +419,142 @@ def test_pirl_patches_come_in_random_order(dims):
 def test_pirl_needs_more_than_one_sample():
     with pytest.raises(SslMedError, match="crops_per_volume"):
         make("pirl", 2).before_training(1)
+
+
+# --- DeepCluster -----------------------------------------------------------------------------------------------------
+
+
+def slow_softmax_loss(row, label):
+    return math.log(sum(math.exp(v) for v in row)) - row[label]
+
+
+def test_deep_cluster_names_the_clusters_of_an_older_copys_features_with_equal_weights():
+    method = make("deep_cluster", 2, "method.clusters=3", "method.heads=2")
+    method.before_training(60)
+    method.double()
+    images = blobs(12, 2).double()
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.05)
+    step(method, optimizer, numbered(images, list(range(12))), 0)
+    step(method, optimizer, numbered(images, list(range(12))), 1)
+    index = [0, 5, 3, 40]  # the last one had no part
+    views = method.views(numbered(images[[0, 5, 3, 7]], index), generator(3))
+    assert torch.equal(views["image"], images[[0, 5, 3, 7]]), "clusters are those of whole images"
+    method.train()
+    for module in method.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    with torch.no_grad():
+        features = method.backbone.pool(method.former(views["image"]))
+        code = unit_rows((features - method.whitening.mean) @ method.whitening.projection)
+        scores = method.head(method.standardize(method.backbone.pool(method.backbone(views["view"]))))
+        total = 0.0
+        for h in range(2):
+            sizes = method.clusters.sizes[h].tolist()
+            assert sum(sizes) == 12
+            used = sum(size > 0 for size in sizes)
+            for b in range(4):
+                label = int(method.clusters.labels[h, index[b]])
+                if b == 3:
+                    assert label == -1
+                    gaps = (code[b] - method.clusters.centroids[h]).square().sum(1)
+                    label = min((k for k in range(3) if sizes[k]), key=lambda k: float(gaps[k]))
+                weight = 12 / (used * sizes[label])
+                total += weight * slow_softmax_loss(scores[b, 3 * h : 3 * h + 3].tolist(), label) / 8
+        assert float(method.terms(views)["loss"]) == pytest.approx(total, abs=1e-9)
+
+
+def test_deep_cluster_labels_are_those_of_kmeans_on_the_memory():
+    """Clusters at 4, 8 and 16 of 40 images, and when all came by; then a new copy describes them, and so on."""
+    method = make("deep_cluster", 2, "method.clusters=2", "method.every=2")
+    method.before_training(40)
+    optimizer = torch.optim.SGD(method.parameters(), lr=1e-3)
+    images, rounds, renewed = blobs(40, 2), [], []
+    for s in range(50):
+        part = list(range(4 * (s % 10), 4 * (s % 10) + 4))
+        before = next(method.describer.parameters()).clone()
+        step(method, optimizer, numbered(images[part], part), s)
+        rounds.append(method.clusters.rounds)
+        if not torch.equal(before, next(method.describer.parameters())):
+            renewed.append(s)
+            assert method.memories[0].seen.sum() == 0
+        if s == 9:
+            head = method.head.weight.detach().clone()
+            assert (method.clusters.labels >= 0).all()
+            assert method.comparable
+            memory = method.memories[0].entries
+            with torch.no_grad():
+                features = method.backbone.pool(method.former(images))
+            assert torch.allclose(memory, features, atol=1e-5), "one network described all of them"
+            code = method.whitening(features)
+            gaps = torch.cdist(code, method.clusters.centroids[0])
+            assert torch.equal(gaps.argmin(1), method.clusters.labels[0])
+        elif s == 28:
+            assert torch.allclose(method.head.weight, head, atol=0.01), "the same classifier learns on"
+        elif s == 29:
+            assert not torch.allclose(method.head.weight, head, atol=0.01)
+            assert float(method.head.weight.detach().std()) == pytest.approx(0.01, rel=0.5), "a fresh classifier"
+    assert [s for s in range(50) if rounds[s] > ([0, *rounds])[s]] == [0, 1, 3, 7, 9, 29, 49]
+    assert renewed == [19, 39]
+
+
+def test_deep_cluster_v2_predicts_centroids_of_the_memories_from_all_crops():
+    method = make("deep_cluster/v2", 2, "method.clusters=3")
+    method.before_training(60)
+    method.double()
+    images = blobs(12, 2).double()
+    train(method, images, 2)
+    for h in range(3):
+        memory = method.memories[h % 2].entries[:12]
+        centroids = method.clusters.centroids[h]
+        assert torch.allclose(memory.norm(dim=1), torch.ones(12).double(), atol=1e-6)
+        assert set(method.clusters.labels[h, 12:].tolist()) == {-1}
+        assert torch.allclose(centroids.norm(dim=1), torch.ones(3).double(), atol=1e-6)
+    method.eval()  # labels of the nearest centroid
+    with torch.no_grad():
+        views = method.views(batch_of(images), generator(7))
+        every = [*crops(views, "large"), *crops(views, "small")]
+        z = [unit_rows(method.projector(method.backbone.pool(method.backbone(x)))) for x in every]
+        total, right = 0.0, 0
+        for h in range(3):
+            scores = [rows @ method.clusters.centroids[h].T for rows in z]
+            labels = scores[h % 2].argmax(1).tolist()
+            right += sum(int(row.argmax()) == k for row, k in zip(scores[1 - h % 2], labels, strict=True))
+            for rows in scores:
+                total += sum(slow_softmax_loss((row / 0.1).tolist(), k) for row, k in zip(rows, labels, strict=True))
+        terms = method.terms(views)
+    assert float(terms["loss"]) == pytest.approx(total / (3 * 12 * len(every)), abs=1e-9)
+    assert float(terms["metric"]) == pytest.approx(right / 36)
+
+
+@pytest.mark.parametrize("name", ["deep_cluster", "deep_cluster/v2"])
+def test_deep_cluster_validation_neither_uses_nor_changes_what_is_known_of_training_samples(name):
+    method = make(name, 2, "method.clusters=3")
+    method.before_training(60)
+    train(method, blobs(8, 2), 2)
+    method.eval()
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    views = method.views(batch_of(blobs(4, 2, seed=3)), generator(1))
+    loss = method.terms(views)["loss"]
+    assert torch.equal(method.terms(views | {"index": views["index"] + 50})["loss"], loss)
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())
+    assert method.need(method.config, method.spec).fixed
+
+
+def test_deep_cluster_trivial_solver_names_the_commonest_cluster():
+    method = make("deep_cluster", 2, "method.clusters=4")
+    label = torch.tensor([2, 2, 1, 2, 0])
+    judged = method.judged([label == 2], [label])
+    assert float(judged["metric"]) == float(judged["trivial"]) == pytest.approx(0.6)
+
+
+def test_deep_cluster_makes_no_more_clusters_than_there_are_images_for():
+    method = make("deep_cluster", 2, "method.clusters=16", "method.heads=2")
+    method.before_training(100)
+    assert method.clusters.centroids.shape[:2] == (2, 5)
+    assert method.head.weight.shape[0] == 10
+    with pytest.raises(SslMedError, match="crops_per_volume"):
+        method.before_training(39)
+    with pytest.raises(SslMedError, match=r"method\.every"):
+        make("deep_cluster", 2, "method.every=0.5")
+    with pytest.raises(SslMedError, match=r"method\.components"):
+        make("deep_cluster", 2, "method.components=64")

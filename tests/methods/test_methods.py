@@ -23,6 +23,7 @@ DATA = {2: "chest14", 3: "lits"}
 SMALL = {
     "byol": ["method.hidden_dim=64", "method.out_dim=32"],
     "c2l": ["method.queue=64", "method.momentum=0.9"],
+    "deep_cluster": ["method.every=1", "method.clusters=16", "method.hidden_dim=64"],
     "dino": [
         "method.hidden_dim=64",
         "method.bottleneck=32",

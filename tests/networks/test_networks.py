@@ -190,6 +190,8 @@ def test_queue_is_a_ring_that_survives_saving():
     for size in (2, 4, 1, 12):  # wraps around, and once more than the whole ring
         keys = torch.randn(size, 3)
         queue.push(keys)
+        if size == 2:  # the first push: its keys stand in all places until others come
+            content = (torch.nn.functional.normalize(keys, dim=1).tolist() * 3)[:5]
         for key in torch.nn.functional.normalize(keys, dim=1).tolist():
             content[position] = key
             position = (position + 1) % 5
@@ -199,6 +201,9 @@ def test_queue_is_a_ring_that_survives_saving():
     twin.load_state_dict(queue.state_dict())
     assert torch.equal(twin.keys, queue.keys)
     assert int(twin.pointer) == position
+    keys = torch.randn(2, 3)
+    twin.push(keys), queue.push(keys)
+    assert torch.equal(twin.keys, queue.keys), "a first push after loading is not the first one"
 
 
 def test_queue_knows_how_much_of_it_is_real():

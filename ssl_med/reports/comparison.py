@@ -1,0 +1,130 @@
+"""Pretraining against scratch in one table: differences, their intervals over patients, and p-values over seeds.
+
+Two questions, two answers. Would other patients say the same? The interval draws the test subjects again, the same ones for
+both rows, and averages the seeds that both rows have. Would other seeds? The exact sign-flip test pairs runs of one seed; p is
+corrected by Holm over all comparisons of the table, and is not stated where so few seeds cannot give a small one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_med.evaluation.analysis import headline
+from ssl_med.evaluation.statistics import Interval, Outcome, Refusal, Statistic, holm, paired_bootstrap, sign_flip
+from ssl_med.reports.fairness import percent
+from ssl_med.reports.records import SCRATCH, Case, Run
+from ssl_med.reports.tables import EMPTY, Table
+from ssl_med.spec import Target
+
+_TARGETS: dict[str, Target] = {"dice": "mask", "auc": "class", "auroc": "multilabel"}
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row minus scratch at one label fraction, over the seeds that both have; no interval where `unpaired` says why."""
+
+    row: str
+    fraction: float
+    outcome: Outcome
+    interval: Interval | None
+    unpaired: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.outcome.effect:+.3f}"
+        if self.interval is not None and not self.interval.reason:
+            text += f" [{self.interval.low:+.3f}, {self.interval.high:+.3f}]"
+        if isinstance(self.outcome, Refusal):
+            return f"{text}; no p"
+        return f"{text}; p {self.outcome.p:.3f}" if self.outcome.p >= 0.001 else f"{text}; p < 0.001"
+
+
+def differences(table: Table) -> list[Difference]:
+    """Every row but scratch at every label fraction where both have a seed in common."""
+    scratch = next((row for row in table.rows if table.method(row) == SCRATCH), "")
+    found = []
+    for fraction in table.fractions if scratch else ():
+        base = _by_seed(table.runs_of(scratch, fraction))
+        for row in table.rows:
+            own = _by_seed(table.runs_of(row, fraction)) if row != scratch else {}
+            seeds = sorted(own.keys() & base.keys())
+            if not seeds:
+                continue
+            values = [[float(np.mean([run.value for run in runs[seed]])) for seed in seeds] for runs in (own, base)]
+            interval, unpaired = _interval(
+                table.metric, *([run for seed in seeds for run in runs[seed]] for runs in (own, base))
+            )
+            found.append(Difference(row, fraction, sign_flip(*values), interval, unpaired))
+    corrected = holm({str(k): difference.outcome for k, difference in enumerate(found)})
+    return [replace(difference, outcome=corrected[str(k)]) for k, difference in enumerate(found)]
+
+
+def difference_lines(table: Table, found: Sequence[Difference]) -> list[list[str]]:
+    """Head and one line a row."""
+    if not found:
+        return []
+    cells = {(difference.row, difference.fraction): str(difference) for difference in found}
+    rows = [row for row in table.rows if any(row == difference.row for difference in found)]
+    head = ["minus scratch", *(f"{percent(fraction)} labels" for fraction in table.fractions)]
+    return [head, *([row, *(cells.get((row, x), EMPTY) for x in table.fractions)] for row in rows)]
+
+
+def difference_notes(table: Table, found: Sequence[Difference]) -> list[str]:
+    """What brackets and p are, and why some are absent, each said once."""
+    if not found:
+        return []
+    notes = [
+        f"Difference in test {table.metric} over the seeds that both rows have. Brackets: 95 % bootstrap interval over the "
+        "test subjects, the same for both rows, seeds averaged; it says nothing about other seeds. p: exact sign-flip test "
+        f"over seeds, two-sided, corrected by Holm over {len(found)} comparison{'' if len(found) == 1 else 's'}."
+    ]
+    reasons: dict[str, None] = {}
+    for difference in found:
+        if isinstance(difference.outcome, Refusal):
+            reasons[f"No p: {difference.outcome.reason}."] = None
+        why = difference.unpaired or (difference.interval.reason if difference.interval is not None else "")
+        if why:
+            reasons[f"No interval: {why}."] = None
+    return [*notes, *reasons]
+
+
+def _by_seed(runs: Sequence[Run]) -> dict[int, list[Run]]:
+    found: dict[int, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.seed, []).append(run)
+    return found
+
+
+def _interval(metric: str, own: Sequence[Run], base: Sequence[Run]) -> tuple[Interval | None, str]:
+    target = _TARGETS.get(metric)
+    first = {str(case["case"]): case for case in base[0].cases}
+    if target is None or not first:
+        return None, f"{metric} cannot be computed from the test cases" if first else "a run has no test_cases.csv"
+    if any("subject" not in case for case in first.values()):
+        return None, "test_cases.csv of a run names no subjects"
+    order = sorted(first)
+    tables = [{str(case["case"]): case for case in run.cases} for run in (*own, *base)]
+    if any(sorted(cases) != order for cases in tables):
+        return None, "the runs were tested on different cases"
+    names = [key.removeprefix("score/") for key in first[order[0]] if key.startswith("score/")]
+    each = [headline(target, names, [cases[name] for name in order]) for cases in tables]
+    statistics = {"own": _average(each[: len(own)]), "base": _average(each[len(own) :])}
+    subjects = [_subject(first[name]) for name in order]
+    return paired_bootstrap(statistics, "base", subjects, resamples=_RESAMPLES)["own"], ""
+
+
+def _average(statistics: Sequence[Statistic]) -> Statistic:
+    def statistic(weights: NDArray[Any]) -> NDArray[Any]:
+        mean: NDArray[Any] = np.mean([each(weights) for each in statistics], axis=0)
+        return mean
+
+    return statistic
+
+
+def _subject(case: Case) -> str:
+    return str(case["subject"])
