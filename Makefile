@@ -9,16 +9,18 @@ PIP_FLAGS ?=
 RUNS ?= runs
 INIT ?= scratch
 ARGS ?=
+PROTOCOL ?= linear
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check docs pretrain finetune report phantom bench clean
+.PHONY: help setup demo test check docs pretrain finetune probe report phantom bench clean
 
 # A missing word ends before anything is installed, in one line, with exit code 2.
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(1): $(2) is missing; for example: $(3))))
 $(call need,pretrain,METHOD,make pretrain METHOD=pcrl DATA=luna ARGS="data.root=DIR")
 $(call need,pretrain,DATA,make pretrain METHOD=pcrl DATA=luna ARGS="data.root=DIR")
 $(call need,finetune,TASK,make finetune TASK=lits INIT=RUN ARGS="data.root=DIR")
+$(call need,probe,TASK,make probe TASK=luna PROTOCOL=linear INIT=RUN ARGS="data.root=DIR")
 $(call need,phantom,KIND,make phantom KIND=lits OUT=DIR)
 
 help:  ## this list
@@ -54,6 +56,9 @@ pretrain: $(READY)  ## METHOD=pcrl DATA=luna ARGS="data.root=DIR trainer.max_ste
 
 finetune: $(READY)  ## TASK=lits INIT=RUN|FILE|scratch ARGS="data.root=DIR labels.fraction=0.1 ..."
 	@$(BIN)/ssl-med finetune task=$(TASK) init=$(INIT) $(ARGS)
+
+probe: $(READY)  ## TASK=luna PROTOCOL=linear|knn|fewshot INIT=RUN|FILE|scratch ARGS="data.root=DIR ..."
+	@$(BIN)/ssl-med probe task=$(TASK) protocol=$(PROTOCOL) init=$(INIT) $(ARGS)
 
 report: $(READY)  ## RUNS="DIR ..." ARGS="out=DIR": report.html, report.md, results.csv
 	@$(BIN)/ssl-med report $(RUNS) $(ARGS)

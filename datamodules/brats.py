@@ -19,6 +19,7 @@ from datamodules.core.volumes import Content
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 SEQUENCES = ("flair", "t1", "t1ce", "t2")
+REGIONS = ("WT", "TC", "ET")
 
 
 @dataclass
@@ -30,6 +31,8 @@ class BratsConfig(SegmentationConfig):
     intensity_high: float = 99.5
     modalities: tuple[str, ...] = SEQUENCES
     """channels, in this order"""
+    regions: tuple[str, ...] = REGIONS
+    """what is segmented: whole tumour, tumour core, enhancing tumour"""
     enhancing: Literal["auto", "3", "4"] = "auto"
     """label of the enhancing tumour; auto: by what each mask holds, which is refused when a mask holds both"""
     skip_incomplete: bool = False
@@ -37,7 +40,7 @@ class BratsConfig(SegmentationConfig):
 
 
 class BratsData(ScanData):
-    """Cases by folder; one scan a patient. Regions WT, TC, ET in this order."""
+    """Cases by folder; one scan a patient."""
 
     Config = BratsConfig
     layout = "<case>/<case>_{flair,t1,t1ce,t2,seg}.nii[.gz]"
@@ -46,18 +49,21 @@ class BratsData(ScanData):
 
     @classmethod
     def make_spec(cls, config: BratsConfig, *, labelled: bool) -> DataSpec:
-        """One channel per sequence; whole tumour, tumour core, enhancing tumour."""
+        """One channel per sequence, one mask per region."""
         unknown = [name for name in config.modalities if name not in SEQUENCES]
         if unknown or not config.modalities or len(set(config.modalities)) < len(config.modalities):
             raise SslMedError(
                 f"data.modalities {list(config.modalities)} must be different names of {', '.join(SEQUENCES)}"
             )
+        odd = [name for name in config.regions if name not in REGIONS]
+        if odd or not config.regions or len(set(config.regions)) < len(config.regions):
+            raise SslMedError(f"data.regions {list(config.regions)} must be different names of {', '.join(REGIONS)}")
         return volume_spec(
             config,
             channels=tuple(config.modalities),
             intensity=Intensity("percentile", config.intensity_low, config.intensity_high, "percentile of the brain"),
             target="mask" if labelled else "none",
-            class_names=("WT", "TC", "ET"),
+            class_names=tuple(config.regions),
         )
 
     @property
@@ -106,7 +112,8 @@ class BratsData(ScanData):
                 raise SslMedError(f"{source}: holds labels 3 and 4; say which is enhancing, data.enhancing=3 or 4")
             enhancing = 3
         et = labels == enhancing
-        return np.stack([labels > 0, (labels == 1) | et, et]).astype(np.uint8)
+        masks = {"WT": labels > 0, "TC": (labels == 1) | et, "ET": et}
+        return np.stack([masks[name] for name in self.config.regions]).astype(np.uint8)
 
 
 def _find(folder: Path, name: str) -> Path | None:

@@ -101,9 +101,16 @@ class CheXpertData(FilmData):
 
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
         """Training labels after the policy."""
-        if self.labelled and part == "train" and self.config.uncertain in _SMOOTHED:
-            cases = [self._settled(film, *_SMOOTHED[self.config.uncertain]) for film in cases]
-        return super().dataset(cases, part=part)
+        return super().dataset(self._policy(cases) if part == "train" else cases, part=part)
+
+    def still_dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
+        """The policy holds for training labels without augmentation too."""
+        return super().still_dataset(self._policy(cases) if part == "train" else cases, part=part)
+
+    def _policy(self, cases: Sequence[Any]) -> Sequence[Any]:
+        if not self.labelled or self.config.uncertain not in _SMOOTHED:
+            return cases
+        return [self._settled(film, *_SMOOTHED[self.config.uncertain]) for film in cases]
 
     def _settled(self, film: Film, low: float, high: float) -> Film:
         label = np.array(film.label)

@@ -163,7 +163,7 @@ class MedMNISTData(MedicalData):
         assert found is not None
         rows = Rows(
             cases,
-            _images(found, part),
+            _images(found, cases[0].part),
             spec=self.spec,
             size=self.config.image_size,
             seed=self.seed,

@@ -24,12 +24,17 @@ usage: ssl-med COMMAND [key=value ...]
   pretrain method=NAME data=NAME data.root=DIR   pretrain a backbone
   finetune task=NAME init=RUN|FILE|scratch data.root=DIR
                                                  train on labels, test once
+  probe    task=NAME protocol=linear|knn|fewshot init=RUN|FILE|scratch data.root=DIR
+                                                 what a frozen encoder knows; masks: linear only, on voxels
+  probe    data=NAME protocol=pretext_rotation|pretext_position init=... data.root=DIR
+                                                 the same without labels
   report   RUNS... [out=DIR]                     report.html, report.md, results.csv
   prepare  data=NAME data.root=RAW store=DIR     convert once into a store that data.store=DIR reads fast
   phantom  KIND OUT [--subjects N] [--seed N]    synthetic data in a true layout
   weights  inspect FILE                          what a backbone file says of itself
 
-Any setting is a word: trainer.max_steps=500 trainer=cpu labels.fraction=0.1 seed=1 out=DIR; `pretrain method=pcrl
+Any setting is a word: trainer.max_steps=500 trainer=cpu labels.fraction=0.1 labels.shots=5 transfer.protocol=frozen
+seed=1 out=DIR; `pretrain method=pcrl
 data=luna --show` prints all settings of a run and stops.
 """
 
@@ -60,6 +65,17 @@ def _finetune(words: Sequence[str]) -> None:
         print(to_yaml(compose_finetune([w for w in words if w != "--show"]).tree()), end="")
     else:
         finetune(words)
+
+
+def _probe(words: Sequence[str]) -> None:
+    from experiments.compose import compose_probe
+    from experiments.probe import probe
+    from ssl_med.config import to_yaml
+
+    if "--show" in words:
+        print(to_yaml(compose_probe([w for w in words if w != "--show"]).tree()), end="")
+    else:
+        probe(words)
 
 
 def _report(words: Sequence[str]) -> None:
@@ -138,6 +154,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "check": _check,
     "pretrain": _pretrain,
     "finetune": _finetune,
+    "probe": _probe,
     "report": _report,
     "prepare": _prepare,
     "phantom": _phantom,

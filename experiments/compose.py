@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.core.base import MedicalData
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.config import Layer, build, config_hash, parse_words, read_yaml, to_plain
+from ssl_med.evaluation.dense import DenseConfig
+from ssl_med.evaluation.pretext import PretextConfig
+from ssl_med.evaluation.probes import FewshotConfig, KnnConfig, LinearConfig
+from ssl_med.evaluation.protocols import InitConfig, TransferConfig
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.ledger import salted
 from ssl_med.methods._base import Method
@@ -21,6 +25,14 @@ from ssl_med.spec import DataSpec, SslMedError
 CONF = Path(__file__).parent / "conf"
 SCRATCH = "scratch"
 PATHS = ("root", "store", "split_file", "quarantine")  # keys of data that hold paths
+PASS = ("accelerator", "batch_size", "precision", "num_workers", "progress")  # keys of trainer that a probe has
+PROTOCOLS: dict[str, type] = {
+    "linear": LinearConfig,
+    "knn": KnnConfig,
+    "fewshot": FewshotConfig,
+    "pretext_rotation": PretextConfig,
+    "pretext_position": PretextConfig,
+}
 
 
 @dataclass
@@ -100,18 +112,30 @@ class LabelsConfig:
 
     fraction: float = 1.0
     """share of the training patients, in (0, 1]; the smaller budget lies within the larger one of the same seed"""
+    shots: int = 0
+    """training patients of each class, in place of a fraction; 0: off"""
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise SslMedError(f"labels.fraction is {self.fraction:g}; it must lie in (0, 1]")
+        if self.shots < 0:
+            raise SslMedError(f"labels.shots is {self.shots}; it must be 0 or more")
+        if self.shots and self.fraction != 1:
+            raise SslMedError("labels.fraction and labels.shots are both given; choose one")
+
+    @property
+    def whole(self) -> bool:
+        """All labels are used."""
+        return self.fraction == 1 and not self.shots
 
 
 @dataclass
-class TransferConfig:
-    """How pretrained weights meet a task."""
+class BudgetConfig(LabelsConfig):
+    """And what budgets of different size have in common when they are trained."""
 
-    adapt_channels: bool = False
-    """spread a first convolution over another number of input channels, keeping the mean"""
+    match: Literal["epochs", "steps"] = "epochs"
+    """what trainer.max_epochs counts: epochs of the budget, so that fewer labels mean fewer steps; or steps: every budget
+    takes the steps, the schedule and the validations of all labels. trainer.max_steps alone always matches steps"""
 
 
 @dataclass
@@ -123,7 +147,7 @@ class GeneralConfig:
     out: str = ""
     """run folder; empty: runs/<kind>/<name>-<hash>"""
     init: str = SCRATCH
-    """finetune: run folder or backbone file to start from, or scratch"""
+    """finetune, probe: run folder or backbone file to start from, or scratch"""
     resume: bool = True
     """go on from last.ckpt when the run folder holds one"""
 
@@ -136,7 +160,7 @@ class GeneralConfig:
 class RunConfig:
     """Everything that defines a run; `tree()` is what config.yaml holds."""
 
-    kind: Literal["pretrain", "finetune"]
+    kind: Literal["pretrain", "finetune", "probe"]
     name: str
     method_class: type[Method] | None
     method: Any
@@ -148,13 +172,15 @@ class RunConfig:
     tracking: TrackingConfig
     general: GeneralConfig
     labels: LabelsConfig = field(default_factory=LabelsConfig)
-    transfer: TransferConfig = field(default_factory=TransferConfig)
+    transfer: InitConfig = field(default_factory=TransferConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
+    protocol: str = ""
+    probe: Any = None
 
     @property
     def labelled(self) -> bool:
         """Whether the run reads labels."""
-        return self.kind == "finetune"
+        return self.kind == "finetune" or (self.kind == "probe" and not self.protocol.startswith("pretext"))
 
     @property
     def spec(self) -> DataSpec:
@@ -167,6 +193,14 @@ class RunConfig:
         if self.kind == "pretrain":
             tree["method"] = {"name": self.name, **to_plain(self.method)}
             skipped = {"init"}
+        elif self.kind == "probe":
+            tree |= {"protocol": self.protocol, "probe": to_plain(self.probe), "transfer": to_plain(self.transfer)}
+            if self.labelled:
+                tree |= {"task": to_plain(self.task), "labels": to_plain(self.labels)}
+            for section in ("data", "backbone"):
+                tree[section] = to_plain(getattr(self, section))
+            tree["trainer"] = {key: getattr(self.trainer, key) for key in PASS}
+            return tree | asdict(self.general)
         else:
             tree |= {"task": to_plain(self.task), "labels": to_plain(self.labels), "transfer": to_plain(self.transfer)}
             skipped = set()
@@ -186,16 +220,17 @@ class RunConfig:
         """Names the run by all that can change its result; where it is written and how it is watched cannot."""
         tree = self.tree()
         for key in ("out", "resume", "tracking"):
-            tree.pop(key)
+            tree.pop(key, None)
         for key in ("num_workers", "progress", "log_every", "checkpoint_every_steps", "collapse_patience"):
-            tree["trainer"].pop(key)
+            tree["trainer"].pop(key, None)
+        tree.get("probe", {}).pop("cache", None)
         tree["data"].pop("cache_gb", None)
         # crops are the same from a store, but its scans are mixed more freely; where it lies does not matter
         tree["data"]["store"] = bool(tree["data"]["store"])
         tree["data"]["root"] = str(Path(tree["data"]["root"]).resolve())
         if self.data.quarantine and Path(self.data.quarantine).is_file():
             tree["data"]["quarantine"] = salted(Path(self.data.quarantine).read_bytes())
-        if self.kind == "finetune" and self.general.init != SCRATCH:
+        if self.kind != "pretrain" and self.general.init != SCRATCH:
             tree["init"] = str(Path(tree["init"]).resolve())
         return config_hash(tree)
 
@@ -205,6 +240,8 @@ class RunConfig:
             return Path(self.general.out)
         name = self.name.replace("/", "-")
         middle = f"{name}-{self.data.name}" if self.kind == "pretrain" else f"{name}-{self.init_name()}"
+        if self.kind == "probe":
+            middle += f"-{self.protocol}"
         return Path("runs") / self.kind / f"{middle}-{self.hash()}"
 
     def init_name(self) -> str:
@@ -253,6 +290,49 @@ def compose_pretrain(words: Sequence[str]) -> RunConfig:
 def compose_finetune(words: Sequence[str]) -> RunConfig:
     """`task=lits init=RUN data.root=DIR ...` -> RunConfig."""
     chosen, line = _choose(words, required=("task",), optional=("data", "trainer"))
+    data_class, data_name, layers = _of_task(chosen, line)
+    sections = ("task", "data", "backbone", "optim", "trainer", "tracking", "labels", "transfer")
+    _known(layers, (*sections, "seed", "out", "resume", "init"))
+    return _finish("finetune", chosen["task"], layers, data_class=data_class, data_name=data_name)
+
+
+def compose_probe(words: Sequence[str]) -> RunConfig:
+    """`task=luna protocol=linear init=RUN data.root=DIR ...` -> RunConfig; pretext protocols take data=NAME.
+
+    What yamls say of training (optim, most of trainer) has no meaning here and is left out; on the command line it is refused.
+    """
+    protocols = [word.partition("=")[2] for word in words if word.startswith("protocol=")]
+    rest = [word for word in words if not word.startswith("protocol=")]
+    if len(protocols) != 1 or protocols[0] not in PROTOCOLS:
+        if len(protocols) > 1:
+            raise SslMedError("command line: 'protocol' is given twice")
+        if not protocols or not protocols[0]:
+            raise SslMedError(f"protocol=NAME is missing; there are: {', '.join(PROTOCOLS)}")
+        raise SslMedError(f"protocol '{protocols[0]}' is unknown{nearest(protocols[0], list(PROTOCOLS))}")
+    protocol = protocols[0]
+    pretext = protocol.startswith("pretext")
+    chosen, line = _choose(
+        rest, required=("data",) if pretext else ("task",), optional=("trainer",) if pretext else ("data", "trainer")
+    )
+    own: tuple[str, ...] = ("data", "backbone", "trainer", "transfer", "probe", "seed", "out", "resume", "init")
+    if pretext:
+        name = data_name = chosen["data"]
+        data_class = get_class("datamodules", data_name, kind="data", base=MedicalData)
+        layers = _layers(chosen, line, ("data", "trainer"), data_class, data_name)
+    else:
+        name, own = chosen["task"], (*own, "task", "labels")
+        data_class, data_name, layers = _of_task(chosen, line)
+    _known([line], own)
+    _known([line.section("trainer")], PASS, prefix="trainer.")
+    _known(layers, (*own, "optim", "tracking", "task"))
+    kept = {"trainer": PASS, "transfer": tuple(item.name for item in fields(InitConfig))}
+    layers = [*(_without(layer, kept) for layer in layers[:-1]), line]
+    once = Layer("", {"trainer": {"max_epochs": 1}})  # one pass
+    return _finish("probe", name, [once, *layers], data_class=data_class, data_name=data_name, protocol=protocol)
+
+
+def _of_task(chosen: dict[str, str], line: Layer) -> tuple[type[MedicalData], str, list[Layer]]:
+    """Family, its name and all layers of a task."""
     if chosen["task"] not in names("task"):
         raise SslMedError(f"task '{chosen['task']}' is unknown{nearest(chosen['task'], names('task'))}")
     task_yaml = _conf("task", chosen["task"])
@@ -260,11 +340,20 @@ def compose_finetune(words: Sequence[str]) -> RunConfig:
     if not data_name:
         raise SslMedError(f"{task_yaml.source}: key 'data.name' is missing")
     data_class = get_class("datamodules", data_name, kind="data", base=MedicalData)
-    chosen = {"data": data_name, **chosen}
-    layers = _layers(chosen, line, ("data", "task", "trainer"), data_class, data_name)
-    sections = ("task", "data", "backbone", "optim", "trainer", "tracking", "labels", "transfer")
-    _known(layers, (*sections, "seed", "out", "resume", "init"))
-    return _finish("finetune", chosen["task"], layers, data_class=data_class, data_name=data_name)
+    return (
+        data_class,
+        data_name,
+        _layers({"data": data_name, **chosen}, line, ("data", "task", "trainer"), data_class, data_name),
+    )
+
+
+def _without(layer: Layer, kept: dict[str, tuple[str, ...]]) -> Layer:
+    """A yaml's layer without the sections of training and, of some sections, with the kept keys alone."""
+    tree = {key: value for key, value in layer.tree.items() if key not in ("optim", "tracking")}
+    for section, keys in kept.items():
+        if section in tree:
+            tree[section] = {key: value for key, value in layer.section(section).tree.items() if key in keys}
+    return Layer(layer.source, tree)
 
 
 @dataclass
@@ -349,7 +438,7 @@ def _data_only(name: str, line: Layer) -> tuple[type[MedicalData], Any, list[Lay
 
 
 def _finish(
-    kind: Literal["pretrain", "finetune"],
+    kind: Literal["pretrain", "finetune", "probe"],
     name: str,
     layers: list[Layer],
     *,
@@ -357,11 +446,16 @@ def _finish(
     data_name: str,
     method_class: type[Method] | None = None,
     method: Any = None,
+    protocol: str = "",
 ) -> RunConfig:
     general_keys = ("seed", "out", "init", "resume")
     general_layers = [Layer(x.source, {k: v for k, v in x.tree.items() if k in general_keys}) for x in layers]
     data: Any = build(data_class.Config, [Layer("", {"name": data_name}), *_sections(layers, "data")], prefix="data")
-    labelled = kind == "finetune"
+    labelled = kind != "pretrain" and not protocol.startswith("pretext")
+    spec = data_class.make_spec(data, labelled=labelled)
+    probe = None
+    if kind == "probe":
+        probe = _section(_probe_schema(protocol, spec, name), layers, "probe")
     return RunConfig(
         kind=kind,
         name=name,
@@ -369,15 +463,26 @@ def _finish(
         method=method,
         data_class=data_class,
         data=data,
-        backbone=resolve(_section(BackboneConfig, layers, "backbone"), data_class.make_spec(data, labelled=labelled)),
+        backbone=resolve(_section(BackboneConfig, layers, "backbone"), spec),
         optim=_section(OptimConfig, layers, "optim"),
         trainer=_section(TrainerConfig, layers, "trainer"),
         tracking=_section(TrackingConfig, layers, "tracking"),
         general=build(GeneralConfig, general_layers, prefix=""),
-        labels=_section(LabelsConfig, layers, "labels"),
-        transfer=_section(TransferConfig, layers, "transfer"),
+        labels=_section(LabelsConfig if kind == "probe" else BudgetConfig, layers, "labels"),
+        transfer=_section(InitConfig if kind == "probe" else TransferConfig, layers, "transfer"),
         task=build(TaskConfig, [Layer("", {"name": name}), *_sections(layers, "task")], prefix="task"),
+        protocol=protocol,
+        probe=probe,
     )
+
+
+def _probe_schema(protocol: str, spec: DataSpec, name: str) -> type:
+    """Settings of a protocol; a linear probe of masks is one of voxels."""
+    if spec.target == "mask":
+        if protocol != "linear":
+            raise SslMedError(f"protocol={protocol} needs class labels, task '{name}' has masks; use protocol=linear")
+        return DenseConfig
+    return PROTOCOLS[protocol]
 
 
 def _choose(
@@ -440,11 +545,11 @@ def _layers(
     return [*layers, line]
 
 
-def _known(layers: list[Layer], keys: tuple[str, ...]) -> None:
+def _known(layers: list[Layer], keys: tuple[str, ...], *, prefix: str = "") -> None:
     for layer in layers:
         for key in layer.tree:
             if key not in keys:
-                raise SslMedError(f"{layer.source}: key '{key}' is unknown{nearest(key, list(keys))}")
+                raise SslMedError(f"{layer.source}: key '{prefix}{key}' is unknown{nearest(key, list(keys))}")
 
 
 def _sections(layers: list[Layer], name: str) -> list[Layer]:

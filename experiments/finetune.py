@@ -3,69 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 
 from datamodules.core.base import MedicalData
-from experiments.compose import SCRATCH, RunConfig, compose_finetune
+from experiments.compose import BudgetConfig, RunConfig, TrainerConfig, compose_finetune
 from experiments.errors import error_analysis, interval_of, picture_cases
-from experiments.session import Session, ledger_of, say
-from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone
-from ssl_med.config import to_plain
+from experiments.initial import (
+    Initial,
+    backbone_summary,
+    build_network,
+    check_leak,
+    labels_summary,
+    notes_of,
+    tell,
+)
+from experiments.session import Session, say
 from ssl_med.evaluation.metrics import CONVENTIONS
+from ssl_med.evaluation.protocols import TransferConfig, describe
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.evaluation.transfer import Transfer
-from ssl_med.ledger import Leakage, compare
-from ssl_med.networks.backbone import Backbone, Decoder, build_backbone, build_decoder, resolve
-from ssl_med.networks.init import init_weights
+from ssl_med.ledger import Leakage
 from ssl_med.reports.records import write_cases
 from ssl_med.spec import SslMedError
 
 
-def build_network(config: RunConfig) -> tuple[Backbone, Decoder | None, Card | None, LoadReport | None]:
-    """Encoder and, for segmentation, decoder: from the init file, or at the configured initialisation."""
-    spec, with_decoder = config.spec, task_class(config.spec).needs_decoder
-    if config.general.init == SCRATCH:
-        backbone = build_backbone(config.backbone, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
-        init_weights(backbone, config.backbone.init)
-        decoder = build_decoder(config.backbone, backbone) if with_decoder else None
-        if decoder is not None:
-            init_weights(decoder, config.backbone.init)
-        return backbone, decoder, None, None
-    path = find_backbone(config.general.init)
-    backbone, decoder, card, report = load_backbone(
-        path,
-        in_channels=spec.in_channels,
-        adapt_channels=config.transfer.adapt_channels,
-        with_decoder=with_decoder,
-    )
-    if backbone.spatial_dims != spec.spatial_dims:
+def matched(config: RunConfig, data: MedicalData) -> tuple[TrainerConfig, int]:
+    """Length and rhythm of the training, and batches of what its schedule calls an epoch (0: those of the loader).
+
+    labels.match=steps: an epoch is one of all labels, whatever the budget.
+
+    Raises:
+        SslMedError: labels.match=steps without trainer.max_epochs.
+    """
+    trainer, labels = config.trainer, config.labels
+    assert isinstance(labels, BudgetConfig)
+    if labels.match == "epochs":
+        return trainer, 0
+    if trainer.max_epochs < 0:
         raise SslMedError(
-            f"{path}: is a {backbone.spatial_dims}D network, task '{config.name}' is {spec.spatial_dims}D"
+            f"labels.match=steps counts trainer.max_epochs, which is not set; trainer.max_steps={trainer.max_steps} matches "
+            "steps already, leave labels.match out"
         )
-    resolve(card.backbone_config(), spec)  # refuses a patch size that the loaded network cannot take
-    return backbone, decoder, card, report
+    batches = data.full_epoch()
+    steps = trainer.max_epochs * -(-batches // trainer.accumulate)
+    steps = min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
+    rhythm = trainer.val_every_steps or batches
+    return replace(trainer, max_epochs=-1, max_steps=steps, val_every_steps=rhythm), batches
 
 
 def finetune(words: Sequence[str]) -> Path:
     """Runs or continues a fine-tuning and tests it; returns the run folder."""
     config = compose_finetune(words)
-    spec = config.spec
+    spec, transfer = config.spec, config.transfer
+    assert isinstance(transfer, TransferConfig)
     pl.seed_everything(config.general.seed, verbose=False)
-    backbone, decoder, card, report = build_network(config)
-    module = Transfer(
-        spec=spec,
-        backbone=backbone,
-        decoder=decoder,
-        task=config.task,
-        optim=config.optim,
-        init=config.backbone.init,
-        batch_size=config.trainer.batch_size * config.trainer.accumulate,
-        seed=config.general.seed,
-    )
+    initial = build_network(config, with_decoder=task_class(spec).needs_decoder)
     data = config.data_class(
         config.data,
         labelled=True,
@@ -73,10 +69,23 @@ def finetune(words: Sequence[str]) -> Path:
         num_workers=config.trainer.num_workers,
         seed=config.general.seed,
         label_fraction=config.labels.fraction,
+        label_shots=config.labels.shots,
     )
     data.setup("fit")
-    ledger = ledger_of(data, files_of=("val", "test"))
-    leakage = compare(card.ledger(), ledger, allow=config.data.allow_overlap) if card is not None else None
+    length, epoch_batches = matched(config, data)
+    module = Transfer(
+        spec=spec,
+        backbone=initial.backbone,
+        decoder=initial.decoder,
+        task=config.task,
+        optim=config.optim,
+        init=config.backbone.init,
+        batch_size=config.trainer.batch_size * config.trainer.accumulate,
+        seed=config.general.seed,
+        transfer=transfer,
+        epoch_batches=epoch_batches,
+    )
+    ledger, leakage = check_leak(initial, data, allow=config.data.allow_overlap)
     session = Session.open(config)
     if session is None:
         say(f"finished already: {config.folder()}")
@@ -84,15 +93,11 @@ def finetune(words: Sequence[str]) -> Path:
     with session:
         session.record_subjects(ledger)
         say(f"finetuning {config.name} from {config.general.init} -> {session.folder}")
-        notes = list(data.describe().get("notes", []))
-        if card is not None:
-            say(f"init: {report}")
-            notes += _differences(card, config)
-        if leakage is not None and leakage.status != "none":
-            notes.append(str(leakage))
-        for note in notes:
-            say(f"note: {note}")
-        trainer = session.trainer(validate="val" in data.subjects())
+        notes = notes_of(config, initial, data, ledger, leakage)
+        tell(initial, notes, say)
+        described = describe(transfer, initial.backbone, norm=initial.config.norm)
+        say("transfer: " + ", ".join(f"{key} {value}" for key, value in described.items()))
+        trainer = session.trainer(validate="val" in data.subjects(), length=length)
         complete = session.fit(trainer, module, data)
         steps = trainer.global_step
         weights = session.best_weights(module) if complete else "last"
@@ -104,9 +109,9 @@ def finetune(words: Sequence[str]) -> Path:
                 trainer,
                 module,
                 data,
-                card,
-                report,
+                initial,
                 leakage,
+                transfer=described,
                 steps=steps,
                 weights=weights,
                 notes=notes,
@@ -115,33 +120,24 @@ def finetune(words: Sequence[str]) -> Path:
     return session.folder
 
 
-def _differences(card: Card, config: RunConfig) -> list[str]:
-    """What the network was not pretrained for; a user should know, and may have chosen it."""
-    was, now = card.data_spec(), config.spec
-    notes = []
-    for name in ("intensity", "spacing_mm", "orientation"):
-        before, after = getattr(was, name), getattr(now, name)
-        if before != after:
-            shown = [asdict(x) if name == "intensity" else x for x in (before, after)]
-            notes.append(f"{name} differs: pretrained on {shown[0]}, task has {shown[1]}")
-    return notes
-
-
 def _finish(
     session: Session,
     trainer: pl.Trainer,
     module: Transfer,
     data: MedicalData,
-    card: Card | None,
-    report: LoadReport | None,
+    initial: Initial,
     leakage: Leakage | None,
     *,
+    transfer: dict[str, Any],
     steps: int,
     weights: str,
     notes: list[str],
     done: bool,
 ) -> None:
     config, described = session.config, data.describe()
+    labels = config.labels
+    assert isinstance(labels, BudgetConfig)
+    by_steps = labels.match == "steps" or config.trainer.max_epochs < 0
     errors: dict[str, Any] = {}
     if done:
         write_cases(session.folder, module.test_rows)
@@ -150,23 +146,16 @@ def _finish(
             "errors": error_analysis(session.folder, module),
             "pictures": picture_cases(session.folder, module, data, trainer, config.task),
         }
-    kind = "scratch" if card is None else ("run" if Path(config.general.init).is_dir() else "file")
-    backbone = card.backbone if card is not None else to_plain(config.backbone)
     session.summarize(
         status="done" if done else "interrupted",
-        method=card.method if card is not None else SCRATCH,
+        method=initial.method,
         task=config.name,
-        init={
-            "kind": kind,
-            "path": config.general.init,
-            "method": card.method if card is not None else None,
-            "card": card.summary() if card is not None else None,
-            "report": str(report) if report is not None else None,
-        },
-        labels={"fraction": config.labels.fraction, **described["labels"]},
+        init=initial.summary(config.general.init),
+        transfer=transfer,
+        labels={**labels_summary(config, described), "matched": "steps" if by_steps else "epochs"},
         subjects=described["subjects"],
         leakage=asdict(leakage) if leakage is not None else None,
-        backbone=backbone,
+        backbone=backbone_summary(initial),
         steps=steps,
         seconds=session.seconds(),
         weights=weights,

@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
 from experiments.callbacks import BestCheckpoint, Collapse, FiniteLoss, Preemption, Progress, RunError
-from experiments.compose import RunConfig
+from experiments.compose import RunConfig, TrainerConfig
 from experiments.tracking import JsonLines, build_loggers, close_loggers
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
@@ -75,9 +75,9 @@ class Session:
             seconds = max((line.get("seconds", 0.0) for line in read_metrics(folder)), default=0.0)
         return cls(config, folder, resume_from, seconds)
 
-    def trainer(self, *, validate: bool) -> pl.Trainer:
-        """The Lightning Trainer that the config describes; `validate` when there is a validation part."""
-        c = self.config.trainer
+    def trainer(self, *, validate: bool, length: TrainerConfig | None = None) -> pl.Trainer:
+        """The Lightning Trainer that the config, or `length`, describes; `validate` when there is a validation part."""
+        c = length or self.config.trainer
         if c.patience and not validate:
             raise SslMedError(
                 "trainer.patience needs a validation part, and the split has none; set trainer.patience=0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,13 @@ def read_card(path: Path) -> Card:
 
 
 def load_backbone(
-    path: Path, *, in_channels: int, adapt_channels: bool = False, with_decoder: bool
+    path: Path,
+    *,
+    in_channels: int,
+    adapt_channels: bool = False,
+    with_decoder: bool,
+    fill_decoder: bool | None = None,
+    group_norm: bool = False,
 ) -> tuple[Backbone, Decoder | None, Card, LoadReport]:
     """Rebuilds the network from the card and fills it from the file.
 
@@ -146,16 +152,30 @@ def load_backbone(
             (PCRL's code repeats without dividing, which multiplies them by the number of channels).
         with_decoder: also build a decoder. It is filled when the file has one; otherwise it stays at its
             initialisation, and the report says so.
+        fill_decoder: True: the file must have a decoder; False: the decoder stays at its initialisation; None: see above.
+        group_norm: build with 8-group normalisation; scale and shift of the file are kept, running statistics have no place.
 
     Raises:
-        SslMedError: the file does not fill the network completely, or the channels differ and `adapt_channels` is off.
+        SslMedError: the file does not fill the network completely, the channels differ and `adapt_channels` is off, or a
+            decoder is demanded that the file does not hold.
     """
     card = read_card(path)
     config = card.backbone_config()
+    swapped = group_norm and config.norm != "group"
+    before = config.norm
+    if swapped:
+        config = replace(config, norm="group")
     spec = card.data_spec()
     backbone = build_backbone(config, spatial_dims=spec.spatial_dims, in_channels=in_channels)
-    file_decoder = card.skips is not None
-    decoder = build_decoder(config, backbone, skips=card.skips is not False) if with_decoder else None
+    if fill_decoder and not with_decoder:
+        raise SslMedError("transfer.decoder=true: this task needs no decoder; leave transfer.decoder=auto")
+    if fill_decoder and card.skips is None:
+        raise SslMedError(
+            f"{path}: holds no decoder, {card.method} trains the encoder alone; transfer.decoder=auto starts a new one"
+        )
+    file_decoder = card.skips is not None and fill_decoder is not False
+    skips = card.skips is not False or not file_decoder
+    decoder = build_decoder(config, backbone, skips=skips) if with_decoder else None
     notes = []
     with safe_open(path, framework="pt") as file:
         stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -171,11 +191,20 @@ def load_backbone(
             spec.in_channels / in_channels
         )
         notes.append(f"first convolution spread from {spec.in_channels} to {in_channels} channels, mean preserved")
-    if with_decoder and not file_decoder:
+    if swapped:
+        running = [
+            key for key in stored if key.rsplit(".")[-1] in ("running_mean", "running_var", "num_batches_tracked")
+        ]
+        stored = {key: value for key, value in stored.items() if key not in running}
+        notes.append(f"{before} normalisation became group: scale and shift kept, {len(running)} statistics left out")
+    if with_decoder and card.skips is None:
         notes.append("the file has no decoder: it starts from its initialisation")
-    if not with_decoder and file_decoder:
-        stored = {key: value for key, value in stored.items() if not key.startswith("decoder.")}
+    elif with_decoder and not file_decoder:
+        notes.append("transfer.decoder=false: the decoder starts from its initialisation")
+    if not with_decoder and card.skips is not None:
         notes.append("the task needs no decoder: the file's was left out")
+    if not with_decoder or not file_decoder:
+        stored = {key: value for key, value in stored.items() if not key.startswith("decoder.")}
     report = _fill(backbone, decoder if file_decoder else None, stored, notes)
     if not report.complete:
         raise SslMedError(f"{path}: does not fit the network its card describes: {report}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import Optimizer
 
 from ssl_med.spec import SslMedError
+
+Part = tuple[Iterable[nn.Parameter], float]  # parameters and their learning rate as a multiple of optim.lr
 
 
 @dataclass
@@ -119,31 +121,36 @@ class LARS(Optimizer):
         return loss
 
 
-def build_optimizer(config: OptimConfig, module: nn.Module, *, batch_size: int) -> Optimizer:
+def build_optimizer(
+    config: OptimConfig, module: nn.Module, *, batch_size: int, parts: Sequence[Part] | None = None
+) -> Optimizer:
     """The optimiser of all trainable parameters.
 
     Args:
         config: see there.
         module: the network.
         batch_size: samples per optimiser step over all devices, for `lr_per_256`.
+        parts: parameters of the network by learning rate; None: all of them with optim.lr.
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            spared = parameter.ndim <= 1 and not config.decay_norm_bias  # norms and biases are the vectors
-            (plain if spared else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}]
-    if plain:
-        groups.append({"params": plain, "weight_decay": 0.0})
     lr = config.lr * batch_size / 256 if config.lr_per_256 else config.lr
+    groups: list[dict[str, Any]] = []
+    for parameters, factor in parts if parts is not None else [(module.parameters(), 1.0)]:
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for parameter in parameters:
+            if parameter.requires_grad:
+                spared = parameter.ndim <= 1 and not config.decay_norm_bias  # norms and biases are the vectors
+                (plain if spared else decayed).append(parameter)
+        if decayed:
+            groups.append({"params": decayed, "lr": factor * lr})
+        if plain:
+            spared_group = {"params": plain, "lr": factor * lr, "weight_decay": 0.0}
+            groups.append(spared_group | ({"adapt": False} if config.name == "lars" else {}))
     if config.name == "sgd":
         return torch.optim.SGD(
             groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov, weight_decay=config.weight_decay
         )
     if config.name == "lars":
-        if plain:
-            groups[1]["adapt"] = False
         return LARS(groups, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(groups, lr=lr, betas=config.betas, weight_decay=config.weight_decay)
@@ -185,13 +192,23 @@ def build_schedule(config: OptimConfig, optimizer: Optimizer, *, total_steps: fl
     )
 
 
-def configure(module: pl.LightningModule, config: OptimConfig, *, batch_size: int) -> dict[str, Any]:
-    """What `configure_optimizers` returns: optimiser, and schedule per optimiser step over the Trainer's length."""
+def configure(
+    module: pl.LightningModule,
+    config: OptimConfig,
+    *,
+    batch_size: int,
+    parts: Sequence[Part] | None = None,
+    epoch_batches: int = 0,
+) -> dict[str, Any]:
+    """What `configure_optimizers` returns: optimiser, and schedule per optimiser step over the Trainer's length.
+
+    `parts`: as in `build_optimizer`; `epoch_batches`: batches of what the schedule calls an epoch, 0: those of the loader.
+    """
     trainer = module.trainer
     total = trainer.estimated_stepping_batches
     # Lightning counts batches only after this hook, and counting them early would lose the loader's saved position
-    batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+    batches = epoch_batches or len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
     per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
-    optimizer = build_optimizer(config, module, batch_size=batch_size)
+    optimizer = build_optimizer(config, module, batch_size=batch_size, parts=parts)
     schedule = build_schedule(config, optimizer, total_steps=float(total), steps_per_epoch=per_epoch)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -35,6 +35,7 @@ def test_make_lists_its_targets():
         "docs",
         "pretrain",
         "finetune",
+        "probe",
         "report",
         "phantom",
         "bench",

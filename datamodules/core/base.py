@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
@@ -16,13 +17,14 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader, Traced
 from datamodules.core.quarantine import Quarantine
 from datamodules.core.readers import PLACEHOLDER, Header, Volume, assumed_headers, voxel_file
-from datamodules.core.splits import PARTS, Split, check_split, file_split, label_budget, random_split
+from datamodules.core.splits import PARTS, Split, check_split, file_split, label_budget, random_split, share_split
 from datamodules.core.store import Item, Store
 from ssl_med.catalogue import nearest
 from ssl_med.config import to_plain
 from ssl_med.ledger import salted
 from ssl_med.spec import DataSpec, Need, SslMedError
 
+NO_VALIDATION = "no validation part: the last weights are used"
 UID = r"[0-2](\.(0|[1-9]\d*)){5,}|2\.25\.\d{20,}"  # DICOM PS3.5, 9: one of a kind in the world
 
 
@@ -54,6 +56,11 @@ class CommonConfig:
     """split=file without a test list: test on the val list, and validate on nobody"""
     cache_gb: float = 4.0
     """memory for decoded scans, per loader process"""
+    pretrain_share: float = 0.0
+    """PCRL's semi-supervised splits on one data set, 9:1 is 0.9: this share of the training subjects is for pretraining
+    alone, the rest for labels alone; give it to both commands; 0: both use all"""
+    share_by: Literal["subject", "image"] = "subject"
+    """pretrain_share counts subjects; image: scans or films, as PCRL's lists, and patients may then be on both sides"""
     quarantine: str = ""
     """file of `ssl-med check` that lists what to leave out; the split is made before, so it stays the same"""
     quarantine_budget: float = 0.05
@@ -64,6 +71,8 @@ class CommonConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.quarantine_budget <= 1:
             raise SslMedError(f"data.quarantine_budget is {self.quarantine_budget:g}; it must lie in [0, 1]")
+        if not 0 <= self.pretrain_share < 1:
+            raise SslMedError(f"data.pretrain_share is {self.pretrain_share:g}; it must lie in (0, 1), or be 0")
 
 
 @dataclass
@@ -98,6 +107,8 @@ class MedicalData(pl.LightningDataModule, ABC):
         num_workers: loader processes per device.
         seed: of order and crops, and of the label budget.
         label_fraction: share of the training subjects whose labels are used.
+        label_shots: subjects of each class whose labels are used, in place of a share; 0: by share.
+        test: use the test part; None: when labelled.
     """
 
     Config: ClassVar[type]
@@ -117,8 +128,11 @@ class MedicalData(pl.LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int = 0,
         label_fraction: float = 1.0,
+        label_shots: int = 0,
+        test: bool | None = None,
     ) -> None:
         super().__init__()
+        self.label_shots, self.use_test = label_shots, labelled if test is None else test
         self.config, self.need, self.labelled = config, need or Need(), labelled
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.label_fraction = label_fraction
@@ -126,6 +140,7 @@ class MedicalData(pl.LightningDataModule, ABC):
         self.notes: list[str] = []
         self.store: Store | None = None
         self.parts: dict[str, list[Any]] = {}
+        self.unbudgeted: list[Any] = []  # training cases before the label budget
         self.labels_of = 0
         self.quarantine = Quarantine()
         self._skipped: set[str] = set()  # entries of the quarantine that `index` asked about
@@ -231,11 +246,13 @@ class MedicalData(pl.LightningDataModule, ABC):
         cases = self.cases()
         split = self.split(cases)
         kept = self.keep(cases)
-        if not self.labelled:
+        if not self.use_test:
             split = {**split, "test": []}
+        other_side = self._other_side(cases, set(split["train"])) if self.config.pretrain_share else set()
         of_subject: dict[str, list[Any]] = {}
         for case in kept:
-            of_subject.setdefault(case.subject, []).append(self._published(case))
+            if case.name not in other_side:
+                of_subject.setdefault(case.subject, []).append(self._published(case))
         self.parts = {
             part: [case for name in split[part] for case in of_subject.get(name, ()) if self.usable(case)]
             for part in PARTS
@@ -243,11 +260,11 @@ class MedicalData(pl.LightningDataModule, ABC):
         if not self.parts["train"]:
             raise SslMedError(f"data.split={self.config.split}: no training subject is left below {root}")
         if not self.parts["val"]:
-            self.notes.append("no validation part: the last weights are used")
+            self.notes.append(NO_VALIDATION)
         if self.labelled:
             self._budget()
-            if not self.parts["test"]:
-                raise SslMedError(f"data.split={self.config.split}: no test subject is left below {root}")
+        if self.use_test and not self.parts["test"]:
+            raise SslMedError(f"data.split={self.config.split}: no test subject is left below {root}")
         if self.store is not None:
             used = (case for part in self.parts.values() for case in part)
             self.store.require([item for case in used for item in self.items(case, labels=self.labelled)])
@@ -332,13 +349,66 @@ class MedicalData(pl.LightningDataModule, ABC):
             raise SslMedError(f"data.split '{config.split}' is unknown{nearest(config.split, options)}")
         return check_split(self.named_split(config.split, cases), source=f"data.split={config.split}")
 
+    def _other_side(self, cases: Sequence[Any], subjects: set[str]) -> set[str]:
+        """Names of the training cases that data.pretrain_share gives to the other command."""
+        config = self.config
+        train = [case for case in cases if case.subject in subjects]
+        by_image = config.share_by == "image"
+        groups: dict[str, list[str]] = {}
+        for case in train:
+            groups.setdefault(self.split_group(case), []).append(case.name if by_image else case.subject)
+        if "labelled" in groups:  # what has no labels is for pretraining anyway
+            groups = {"labelled": groups["labelled"]}
+        sides = share_split(groups, share=config.pretrain_share, seed=config.split_seed)
+        other = set(sides[0] if self.labelled else sides[1])
+        names = {case.name for case in train if (case.name if by_image else case.subject) in other}
+        mine = {case.subject for case in train if case.name not in names}
+        shared = mine & {case.subject for case in train if case.name in names}
+        words = f"pretraining has {config.pretrain_share:g} of the training {config.share_by}s, labels the rest"
+        if by_image:
+            words += f"; LEAK: {len(shared)} of the {len(mine)} subjects here are on the other side too"
+        self.notes.append(words)
+        return names
+
+    @property
+    def budget(self) -> str:
+        """The label budget as the user spells it."""
+        return f"labels.shots={self.label_shots}" if self.label_shots else f"labels.fraction={self.label_fraction:g}"
+
     def _budget(self) -> None:
+        self.unbudgeted = self.parts["train"]
         signatures = self.signatures(self.parts["train"])
         self.labels_of = len(signatures)
-        budget = label_budget(signatures, fraction=self.label_fraction, seed=self.seed, lead=self.lead_stratum)
+        fraction, shots = self.label_fraction, self.label_shots
+        budget = label_budget(signatures, fraction=fraction, shots=shots, seed=self.seed, lead=self.lead_stratum)
         chosen = set(budget)
+        if shots:
+            strata = Counter(signatures.values())
+            for stratum, count in sorted(strata.items()):
+                # of scans with candidates only those with a positive must be as many
+                wanted = stratum == self.lead_stratum or not self.lead_stratum
+                if count < shots and wanted and self.spec.target != "multilabel":
+                    kind = f" of class '{self.stratum_name(stratum)}'" if stratum else ""
+                    raise SslMedError(
+                        f"labels.shots={shots}: there are {count} training subjects{kind}; take fewer shots"
+                    )
+                if count < shots:
+                    self.notes.append(
+                        f"{self.budget}: '{self.stratum_name(stratum)}' has {count} training subjects, all are used"
+                    )
         self.parts["train"] = [case for case in self.parts["train"] if case.subject in chosen]
         self.check_budget(self.parts["train"])
+        if self.spec.target == "multilabel":
+            absent = [name for name, count in self.positives(self.parts["train"]).items() if not count]
+            if absent:
+                self.notes.append(f"{self.budget}: no training sample has {', '.join(absent)}")
+
+    def stratum_name(self, stratum: str) -> str:
+        """A stratum of `signatures` as the user knows it: numbers of classes become names."""
+        names = self.spec.class_names
+        return "+".join(
+            names[int(k)] if k.isdigit() and int(k) < len(names) else k or "none" for k in stratum.split("|")
+        )
 
     @property
     def world(self) -> int:
@@ -374,6 +444,24 @@ class MedicalData(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Shuffled training samples."""
         return self._loader("train")
+
+    def still_dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
+        """Samples of a part without augmentation, for features: those of evaluation."""
+        return self.dataset(cases, part="val" if part == "train" else part)
+
+    def still_loader(self, cases: Sequence[Any], *, part: str, crops: bool = False) -> EvaluationLoader:
+        """Every sample of some cases once, in order; `crops`: the crops of a training epoch in place of evaluation's."""
+        samples: Any = self.dataset(cases, part="train") if crops else self.still_dataset(cases, part=part)
+        dataset = Traced(samples, [case.subject for case in cases])
+        size = max(1, self.batch_size) if crops else self.eval_batch()
+        batches = EpochBatches(len(dataset), batch_size=size, seed=self.seed, shuffle=False)
+        return EvaluationLoader(dataset, batches, num_workers=self.num_workers)
+
+    def full_epoch(self) -> int:
+        """Batches of a training epoch with all labels."""
+        self.setup()
+        dataset: Any = self.dataset(self.unbudgeted or self.parts["train"], part="train")
+        return max(1, len(dataset) // self.batch_size)
 
     def count(self, part: str) -> int:
         """Samples of an epoch of a part."""

@@ -29,6 +29,7 @@ class CandidateConfig(VolumeConfig):
     """labelled training: negative candidates drawn per positive and epoch; validation and test use all"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.negatives_per_positive < 1:
             raise SslMedError(f"data.negatives_per_positive is {self.negatives_per_positive}; it must be at least 1")
 
@@ -110,7 +111,7 @@ class CandidateData(ScanData):
             if label not in labels:
                 raise SslMedError(
                     f"no '{word}' candidate is left to train on (data.split={self.config.split}, "
-                    f"labels.fraction={self.label_fraction:g}); take more subjects"
+                    f"{self.budget}); take more subjects"
                 )
 
     def positives(self, cases: Sequence[Any]) -> dict[str, int]:
@@ -125,6 +126,10 @@ class CandidateData(ScanData):
         ratio = self.config.negatives_per_positive if part == "train" else None
         read = Cache(self.load, gigabytes=self.config.cache_gb)
         return CandidateCubes(cases, read, patch=self.spec.patch_size, seed=self.seed, negatives_per_positive=ratio)
+
+    def still_dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
+        """For training the candidates of its first epoch, since negatives are hundreds of thousands."""
+        return self.dataset(cases, part=part) if self.labelled else super().still_dataset(cases, part=part)
 
     def eval_batch(self) -> int:
         """Cubes have one size."""

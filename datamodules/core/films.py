@@ -318,7 +318,7 @@ def check_classes(data: MedicalData, cases: Sequence[Any]) -> None:
         if not count:
             raise SslMedError(
                 f"no '{name}' image is left to train on (data.split={data.config.split}, "
-                f"labels.fraction={data.label_fraction:g}); take more subjects"
+                f"{data.budget}); take more subjects"
             )
 
 

@@ -98,15 +98,42 @@ def check_split(split: Split, *, source: str) -> Split:
     return {part: list(split.get(part, [])) for part in PARTS}
 
 
-def label_budget(signatures: Mapping[str, str], *, fraction: float, seed: int, lead: str = "") -> list[str]:
-    """The labelled training subjects of a budget: nested over fractions of one seed, stratified by signature.
+def share_split(groups: Mapping[str, Iterable[str]], *, share: float, seed: int) -> tuple[list[str], list[str]]:
+    """Training members for pretraining and for labels: PCRL's 9:1 is a share of 0.9.
 
-    Each stratum is shuffled and its members are spread evenly over (0, 1); the budget is a prefix of the merged order, so
-    every prefix holds the strata in proportion.
+    Args:
+        groups: members by group, each of which is divided by itself.
+        share: of the first part; the second keeps at least one member of a group, and the first too where there are two.
+        seed: of the shuffle; a larger share holds the smaller one.
+
+    Returns:
+        The first and the second part, sorted.
+    """
+    if not 0 < share < 1:
+        raise SslMedError(f"data.pretrain_share is {share:g}; it must lie in (0, 1), or be 0 to switch it off")
+    first: list[str] = []
+    second: list[str] = []
+    for group in sorted(groups):
+        names = np.array(sorted(set(groups[group])))
+        names = names[np.random.default_rng([seed, 0x5E31]).permutation(len(names))]
+        count = min(max(1, math.floor(share * len(names) + 1e-9)), len(names) - 1)
+        first += map(str, names[:count])
+        second += map(str, names[count:])
+    return sorted(first), sorted(second)
+
+
+def label_budget(
+    signatures: Mapping[str, str], *, fraction: float = 1.0, shots: int = 0, seed: int, lead: str = ""
+) -> list[str]:
+    """The labelled training subjects of a budget: nested over budgets of one seed, stratified by signature.
+
+    Each stratum is shuffled and its members are spread evenly over (0, 1); a share is a prefix of the merged order, so
+    every prefix holds the strata in proportion. Shots are a prefix of each stratum.
 
     Args:
         signatures: subject -> stratum, e.g. which classes it has.
         fraction: in (0, 1]; at least one subject is kept.
+        shots: subjects of each stratum, all of a smaller one; 0: by `fraction`.
         seed: of the shuffle.
         lead: stratum whose first member comes before all others, so that the smallest budget holds one.
     """
@@ -116,12 +143,17 @@ def label_budget(signatures: Mapping[str, str], *, fraction: float, seed: int, l
     for name in sorted(signatures):
         strata.setdefault(signatures[name], []).append(name)
     places: list[tuple[float, str]] = []
+    few: list[str] = []
     for stratum in sorted(strata):
         members = strata[stratum]
         rng = np.random.default_rng([seed, 0x1ABE1, *stratum.encode()])
         offset = rng.random()
-        for rank, member in enumerate(rng.permutation(members)):
+        order = rng.permutation(members)
+        few += map(str, order[:shots])
+        for rank, member in enumerate(order):
             place = (rank + offset) / len(members)
             places.append((-1.0 if rank == 0 and stratum == lead else place, str(member)))
+    if shots:
+        return sorted(few)
     count = max(1, round(fraction * len(places)))
     return sorted(name for _, name in sorted(places)[:count])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_med.distributed import gather_objects, rank
+from ssl_med.evaluation.protocols import TransferConfig, parts, start_steps
 from ssl_med.evaluation.tasks import Row, TaskConfig, task_class
 from ssl_med.networks.backbone import Backbone, Decoder
 from ssl_med.networks.init import init_weights
@@ -21,7 +22,10 @@ from ssl_med.transforms.spatial import flip, random_resized_crop, small_rotation
 
 
 class Transfer(pl.LightningModule):
-    """Trains all weights on the task; afterwards `test_rows`, `test_index` and `test_metrics` hold the result.
+    """Trains on the task, what the protocol says; afterwards `test_rows`, `test_index` and `test_metrics` hold the result.
+
+    A level of the encoder that is not trained yet takes part in the backward pass and loses its gradients before the step:
+    the wrapper of several devices does not follow parameters that come to be trained later.
 
     Args:
         spec: of the labelled data.
@@ -31,6 +35,8 @@ class Transfer(pl.LightningModule):
         init: scheme of the task head's initialisation.
         batch_size: samples per step over all devices.
         seed: of the augmentation.
+        transfer: which levels of the encoder are trained, from which step, at which rate.
+        epoch_batches: batches of what the schedule calls an epoch; 0: those of the loader.
     """
 
     def __init__(
@@ -44,12 +50,18 @@ class Transfer(pl.LightningModule):
         init: str = "torch",
         batch_size: int,
         seed: int = 0,
+        transfer: TransferConfig | None = None,
+        epoch_batches: int = 0,
     ) -> None:
         super().__init__()
+        self.transfer, self.epoch_batches = transfer or TransferConfig(), epoch_batches
+        self.starts = start_steps(self.transfer, len(backbone.channels))
         self.spec, self.optim, self.batch_size, self.seed = spec, optim, batch_size, seed
         self.backbone, self.decoder = backbone, decoder
         self.task = task_class(spec)(task, spec, backbone, decoder)
         init_weights(self.task, init)
+        if self.transfer.protocol == "frozen":
+            self.backbone.requires_grad_(False)
         self.batches_seen = 0
         self._rows: list[Row] = []
         self.test_rows: list[Row] = []
@@ -77,6 +89,31 @@ class Transfer(pl.LightningModule):
         if mask is not None:
             result["mask"] = mask
         return result
+
+    def waiting(self) -> tuple[int, ...]:
+        """Levels of the encoder that are not trained at this step."""
+        return tuple(level for level, start in enumerate(self.starts) if self.global_step < start)
+
+    def train(self, mode: bool = True) -> Transfer:
+        """Levels that are not trained stay in evaluation mode: their normalisation statistics neither change nor mix."""
+        super().train(mode)
+        if mode:
+            levels = self.backbone.levels_of_modules()
+            for level in self.waiting():
+                for module in levels[level]:
+                    module.eval()
+        return self
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+        if max(self.starts) > 0:
+            self.train()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:  # noqa: D102
+        levels = self.backbone.levels_of_modules()
+        for level in self.waiting():
+            for module in levels[level]:
+                for parameter in module.parameters():
+                    parameter.grad = None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
         with torch.no_grad():
@@ -130,4 +167,10 @@ class Transfer(pl.LightningModule):
         self.batches_seen = checkpoint["ssl_med"]["batches_seen"]
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: D102
-        return configure(self, self.optim, batch_size=self.batch_size)
+        return configure(
+            self,
+            self.optim,
+            batch_size=self.batch_size,
+            parts=parts(self.transfer, self.backbone, [self.decoder, self.task]),
+            epoch_batches=self.epoch_batches,
+        )

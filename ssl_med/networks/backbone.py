@@ -63,6 +63,10 @@ class Backbone(nn.Module, ABC):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, *S) -> pyramid of (B, channels[i], *S / strides[i])."""
 
+    @abstractmethod
+    def levels_of_modules(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """The modules that make each level, finest first; together all that have parameters."""
+
     def pool(self, pyramid: list[Tensor]) -> Tensor:
         """Global average of the last level: (B, out_channels)."""
         return pyramid[-1].flatten(2).mean(2)

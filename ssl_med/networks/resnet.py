@@ -48,6 +48,10 @@ class ResNetEncoder(Backbone):
         """Padded strided convolutions leave one voxel of any image."""
         return 1
 
+    def levels_of_modules(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """Stem and four stages."""
+        return (self.conv1, self.bn1), (self.layer1,), (self.layer2,), (self.layer3,), (self.layer4,)
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, *S) -> stem and four stages, finest first."""
         pyramid = [self.act(self.bn1(self.conv1(x)))]

@@ -54,6 +54,10 @@ class UNetEncoder(Backbone):
             before = second
         self.halve = nn.MaxPool2d(2) if spatial_dims == 2 else nn.MaxPool3d(2)
 
+    def levels_of_modules(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """Two convolutions a level."""
+        return tuple((level,) for level in self.levels)
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, *S) -> (B, channels[i], *S / 2^i), finest first."""
         pyramid: list[Tensor] = []

@@ -215,7 +215,7 @@ def test_missing_films(copied):
     ):
         module(copied)
     data = module(copied, allow_missing=True)
-    assert data.describe()["notes"] == ["2 images of the table are absent and left out"]
+    assert data.describe()["notes"][0] == "2 images of the table are absent and left out"
     assert not {p.name for p in gone} & {f.name for f in every(data)}
     assert len(every(data)) == len(table(copied)) - 2
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datamodules.core.base import MedicalData
-from datamodules.core.splits import check_split, file_split, label_budget, random_split
+from datamodules.core.splits import check_split, file_split, label_budget, random_split, share_split
 from datamodules.lits import LitsConfig, LitsData
 from ssl_med.spec import SslMedError
 
@@ -280,3 +280,86 @@ def test_split_options_of_a_module(tmp_path, write):
     tested = module(tmp_path, labelled=True, split="file", split_file=write({"train": [1], "val": [2], "test": [3]}))
     tested.setup()
     assert tested.describe()["notes"] == []
+
+
+# ------------------------------------------------------------------------------ shots, and shares for pretraining
+
+
+def test_shots_are_nested_and_count_each_stratum():
+    signatures = cohort(np.random.default_rng(3), 90, 4)
+    members = Counter(signatures.values())
+    for seed in range(20):
+        smaller = set()
+        for shots in (1, 2, 5, 9, 200):
+            budget = label_budget(signatures, shots=shots, seed=seed)
+            assert budget == sorted(set(budget))
+            assert smaller <= set(budget)
+            smaller = set(budget)
+            assert Counter(signatures[name] for name in budget) == {k: min(n, shots) for k, n in members.items()}
+    assert len({tuple(label_budget(signatures, shots=2, seed=seed)) for seed in range(10)}) == 10
+
+
+def test_shares_divide_each_group_and_are_nested():
+    groups = {"labelled": [f"a{i}" for i in range(20)], "": [f"b{i}" for i in range(10)]}
+    larger = set()
+    for share, count in ((0.95, (19, 9)), (0.9, (18, 9)), (0.8, (16, 8)), (0.7, (14, 7)), (0.6, (12, 6))):
+        first, second = share_split(groups, share=share, seed=0)
+        assert sorted(first + second) == sorted(groups["labelled"] + groups[""])
+        assert not set(first) & set(second)
+        assert tuple(sum(name[0] == letter for name in first) for letter in "ab") == count
+        assert not larger or set(first) <= larger
+        larger = set(first)
+    assert share_split({"": ["x", "y"]}, share=0.95, seed=0)[1], "labels keep somebody"
+    assert len({tuple(share_split(groups, share=0.5, seed=s)[0]) for s in range(10)}) == 10
+    with pytest.raises(SslMedError, match=r"data.pretrain_share is 1; it must lie in"):
+        share_split(groups, share=1.0, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.8, 0.9, 0.95])
+def test_pretraining_and_labels_get_different_training_patients(share, tmp_path):
+    plain, unshared = module(tmp_path, labelled=True), module(tmp_path, labelled=False)
+    labelled = module(tmp_path, labelled=True, pretrain_share=share)
+    unlabelled = module(tmp_path, labelled=False, pretrain_share=share, seed=7)
+    for data in (plain, unshared, labelled, unlabelled):
+        data.setup()
+    mine, theirs = (set(data.subjects()["train"]) for data in (labelled, unlabelled))
+    whole = set(plain.subjects()["train"])
+    assert not mine & theirs
+    assert mine | (theirs & whole) == whole
+    assert len(mine) == len(whole) - math.floor(share * len(whole) + 1e-9)
+    # scans without labels have no use but pretraining
+    assert set(unshared.subjects()["train"]) - whole == theirs - whole
+    assert labelled.subjects()["test"] == plain.subjects()["test"]
+    assert labelled.labels_of == len(mine)
+    assert labelled.notes == [f"pretraining has {share:g} of the training subjects, labels the rest"]
+
+
+class Twice(Listed):
+    """Two scans a patient."""
+
+    def index(self, root):
+        from datamodules.core.scans import Scan
+
+        return [Scan(f"v{i}", str(i // 2), ("x",), "m", 1) for i in range(40)]
+
+
+def test_a_share_by_image_prints_its_leak(tmp_path):
+    sides = []
+    for labelled in (True, False):
+        config = LitsConfig(name="lits", root=str(tmp_path), pretrain_share=0.5, share_by="image")
+        data = Twice(config, labelled=labelled, batch_size=2)
+        data.setup()
+        sides.append(data)
+    cases = [{case.name for case in data.parts["train"]} for data in sides]
+    assert not cases[0] & cases[1]
+    both = set(sides[0].subjects()["train"]) & set(sides[1].subjects()["train"])
+    assert both, "a patient of two scans lies on both sides"
+    (note,) = sides[0].notes
+    assert (
+        f"LEAK: {len(both)} of the {len(sides[0].subjects()['train'])} subjects here are on the other side too" in note
+    )
+    config = LitsConfig(name="lits", root=str(tmp_path), pretrain_share=0.5)
+    by_patient = [Twice(config, labelled=labelled, batch_size=2) for labelled in (True, False)]
+    for data in by_patient:
+        data.setup()
+    assert not set(by_patient[0].subjects()["train"]) & set(by_patient[1].subjects()["train"])

@@ -9,7 +9,7 @@ import yaml
 
 from experiments import compose
 from experiments.cli import main
-from experiments.compose import compose_finetune, compose_prepare, compose_pretrain, names, presets
+from experiments.compose import compose_finetune, compose_prepare, compose_pretrain, compose_probe, names, presets
 from ssl_med.catalogue import get_class
 from ssl_med.config import config_hash, to_yaml
 from ssl_med.spec import SslMedError
@@ -253,3 +253,88 @@ def test_an_unknown_key_of_a_yaml_names_the_yaml(group, name, where, tmp_path, m
         words += [f"trainer={name}"] if group == "trainer" else []
     with pytest.raises(SslMedError, match=rf"^conf/{group}/{name}.yaml: key '{spelled}' is unknown"):
         (compose_finetune if group == "task" else compose_pretrain)(words)
+
+
+# ------------------------------------------------------------------------------------------- probes
+
+
+PROTOCOLS = ("linear", "knn", "fewshot")
+# tasks of issue and papers: name -> target and what the yaml must say of the data
+WANTED = {
+    "luna": ("class", {}), "candidates": ("class", {"patch_size": (64, 64, 64)}), "lidc": ("mask", {}),
+    "lits": ("mask", {"intensity_low": -200, "target_regions": "liver"}),
+    "lits_liver": ("mask", {"target_regions": "liver_only"}),
+    "lits_mg": ("mask", {"intensity_low": -1000, "intensity_high": 1000, "split": "mg", "target_regions": "liver"}),
+    "lits_pcrl": ("mask", {"intensity_low": -200, "intensity_high": 200, "patch_size": (256, 256, 64)}),
+    "brats": ("mask", {"regions": ("WT", "TC", "ET")}), "brats_wt": ("mask", {"regions": ("WT",), "modalities": ("flair",)}),
+    "brats_pcrl": ("mask", {"patch_size": (112, 128, 112)}), "msd": ("mask", {}), "hippocampus": ("mask", {}),
+    "chest14": ("multilabel", {}), "chest14_official": ("multilabel", {"split": "official"}), "chexpert": ("multilabel", {}),
+    "shenzhen": ("class", {}), "montgomery": ("class", {}), "bach": ("class", {}), "eyepacs": ("class", {}),
+    "ichallenge_amd": ("class", {}), "ichallenge_pm": ("class", {}), "medmnist": ("class", {}), "nodule2d": ("class", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", sorted(WANTED))
+def test_the_tasks_of_the_papers_are_there(task):
+    assert task in TASKS
+    target, said = WANTED[task]
+    config = compose_finetune([f"task={task}"])
+    assert config.spec.target == target
+    assert {key: getattr(config.data, key) for key in said} == said
+
+
+@pytest.mark.parametrize(("task", "trainer"), product(TASKS, [None, *TRAINERS]))
+def test_every_task_can_be_probed(task, trainer):
+    words = [f"task={task}", *ASKED.get(task, []), *([f"trainer={trainer}"] if trainer else [])]
+    tuned = compose_finetune(words)
+    hashes = set()
+    for protocol in PROTOCOLS:
+        if tuned.spec.target == "mask" and protocol != "linear":
+            with pytest.raises(SslMedError, match=f"protocol={protocol} needs class labels, task '{task}' has masks"):
+                compose_probe([*words, f"protocol={protocol}"])
+            continue
+        config = compose_probe([*words, f"protocol={protocol}"])
+        tree = config.tree()
+        assert config.spec == tuned.spec
+        assert config.backbone == tuned.backbone
+        assert (tree["kind"], tree["protocol"], tree["task"]["name"]) == ("probe", protocol, task)
+        assert "optim" not in tree
+        assert set(tree["trainer"]) == set(compose.PASS)
+        assert yaml.safe_load(to_yaml(tree)) == tree
+        assert compose_probe([*words, f"protocol={protocol}", "probe.cache=x"]).hash() == config.hash()
+        assert protocol in config.folder().name
+        hashes.add(config.hash())
+    assert len(hashes) == (1 if tuned.spec.target == "mask" else 3)
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_every_data_set_can_be_asked_for_pretexts(data):
+    for protocol in ("pretext_rotation", "pretext_position"):
+        config = compose_probe([f"data={data}", f"protocol={protocol}"])
+        assert not config.labelled
+        assert config.spec.target == "none"
+        assert "labels" not in config.tree()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["task=luna"], "protocol=NAME is missing; there are: linear, knn, fewshot"),
+        (["task=luna", "protocol=linaer"], "protocol 'linaer' is unknown; did you mean 'linear'?"),
+        (["task=luna", "protocol=knn", "protocol=linear"], "command line: 'protocol' is given twice"),
+        (["protocol=linear"], "task=NAME is missing"),
+        (["protocol=pretext_rotation"], "data=NAME is missing"),
+        (["task=luna", "protocol=knn", "optim.lr=1"], "command line: key 'optim' is unknown"),
+        (["task=luna", "protocol=knn", "trainer.max_steps=1"], "command line: key 'trainer.max_steps' is unknown"),
+        (["task=luna", "protocol=knn", "probe.shots=5"], "command line: key 'probe.shots' is unknown"),
+        (["task=luna", "protocol=knn", "transfer.layer_decay=.5"], "command line: key 'transfer.layer_decay' is unknown"),
+        (["task=luna", "protocol=knn", "labels.match=steps"], "command line: key 'labels.match' is unknown"),
+        (["task=luna", "protocol=knn", "labels.shots=2", "labels.fraction=.5"], "command line: labels.fraction and labels.sho"),
+        (["task=luna", "protocol=linear", "probe.strength_min=0"], "command line: probe.strength_min 0 must be positive"),
+    ],
+)  # fmt: skip
+def test_a_wrong_probe_is_one_line(words, line):
+    with pytest.raises(SslMedError) as error:
+        compose_probe(words)
+    assert str(error.value).startswith(line)
+    assert "\n" not in str(error.value)

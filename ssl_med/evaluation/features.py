@@ -1,0 +1,130 @@
+"""Features of a frozen encoder: extracted in one pass, kept in a file that is keyed by weights and data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ssl_med.networks.backbone import Backbone
+from ssl_med.spec import Batch, SslMedError
+
+
+@dataclass(frozen=True)
+class Features:
+    """N samples: their names, features (N, D) float32, and labels (N,) int64 or (N, K) float32, nan where unknown."""
+
+    ids: tuple[str, ...]
+    x: Tensor
+    label: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __add__(self, other: Features) -> Features:
+        return Features(self.ids + other.ids, torch.cat([self.x, other.x]), torch.cat([self.label, other.label]))
+
+    def rows(self, chosen: np.ndarray) -> Features:
+        """Some of the samples, by number."""
+        some = torch.from_numpy(chosen).to(self.x.device)
+        return Features(tuple(self.ids[k] for k in chosen.tolist()), self.x[some], self.label[some])
+
+    def to(self, device: torch.device) -> Features:
+        """The same on another device."""
+        return Features(self.ids, self.x.to(device), self.label.to(device))
+
+
+def check_levels(backbone: Backbone, levels: Sequence[int]) -> tuple[int, ...]:
+    """Levels of the pyramid as numbers from the finest, 0; negative ones count from the last.
+
+    Raises:
+        SslMedError: none, one that the backbone has not, or one twice.
+    """
+    count = len(backbone.channels)
+    found = [level + count if level < 0 else level for level in levels]
+    if not found or len(set(found)) < len(found) or not all(0 <= level < count for level in found):
+        raise SslMedError(
+            f"probe.levels {list(levels)} must be different levels of the backbone, 0 (finest) to {count - 1} or -1 (last)"
+        )
+    return tuple(found)
+
+
+def pooled(backbone: Backbone, image: Tensor, levels: Sequence[int]) -> Tensor:
+    """Global averages of the levels, joined: (B, C, *S) -> (B, D)."""
+    pyramid = backbone(image)
+    return torch.cat([backbone.pool(pyramid[: level + 1]) for level in levels], 1)
+
+
+@torch.inference_mode()
+def extract(
+    backbone: Backbone,
+    batches: Iterable[Batch],
+    features_of: Callable[[Batch], tuple[Sequence[str], Tensor, Tensor]],
+    *,
+    device: torch.device,
+    precision: str = "32",
+) -> Features:
+    """One pass over a loader with the encoder in evaluation mode: batch statistics are neither used nor changed.
+
+    Args:
+        backbone: the encoder; it is moved to `device`.
+        batches: of `ssl_med.spec.Batch`.
+        features_of: batch on the device -> names, features (N, D), labels.
+        device: where to compute.
+        precision: as trainer.precision.
+    """
+    backbone.to(device).eval()
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    ids: list[str] = []
+    parts: list[tuple[Tensor, Tensor]] = []
+    for batch in batches:
+        there: Any = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
+            names, x, label = features_of(there)
+        ids += names
+        parts.append((x.float().cpu(), label.cpu()))
+    if not parts:
+        raise SslMedError("no sample to take features of; look at data.split and labels")
+    return Features(tuple(ids), torch.cat([x for x, _ in parts]), torch.cat([label for _, label in parts]))
+
+
+def weights_key(module: nn.Module) -> str:
+    """16 hex digits that stand for all weights and statistics of a network."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def settings_key(*parts: Any) -> str:
+    """16 hex digits that stand for plain settings."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def cached(path: Path, make: Callable[[], Features]) -> tuple[Features, bool]:
+    """The features in a file, or new ones, which are then kept there; and whether they were there already."""
+    if path.is_file():
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = json.loads((file.metadata() or {})["ids"])
+                return Features(tuple(names), file.get_tensor("x"), file.get_tensor("label")), True
+        except (SafetensorError, OSError, KeyError, ValueError):
+            path.unlink()  # damaged: it is made again
+    found = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    tensors = {"x": found.x.contiguous(), "label": found.label.contiguous()}
+    save_file(tensors, temporary, metadata={"ids": json.dumps(found.ids)})
+    os.replace(temporary, path)
+    return found, False

@@ -1,0 +1,387 @@
+"""Probes of frozen features: linear, nearest neighbours, few-shot prototypes.
+
+Source of the linear probe and the prototypes: Anton et al., "How well do self-supervised models transfer to medical
+imaging?", Journal of Imaging 8, 2022, Sec. 4.3; prototypes: Snell et al., NeurIPS 2017; weighted nearest neighbours: Wu et
+al., CVPR 2018.
+
+Where we differ, and why:
+- several findings a sample are one logistic regression each, since the paper's tasks have one class a sample.
+- support images of an episode come from training patients and queries from test patients (`pool: false`), since two images
+  of one patient in support and query would make the result too good; the paper draws both from all images.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_med.evaluation.features import Features
+from ssl_med.evaluation.logistic import Logistic, fit_classes, fit_findings
+from ssl_med.evaluation.metrics import auroc, balanced_accuracy
+from ssl_med.spec import DataSpec, SslMedError
+
+_CHUNK = 1 << 24  # numbers of a block of similarities or episodes
+
+
+@dataclass
+class LevelsConfig:
+    """Which features are probed."""
+
+    levels: tuple[int, ...] = (-1,)
+    """levels of the encoder whose pooled features are joined, 0: finest, -1: last"""
+    cache: str = ""
+    """folder of the feature files; empty: features/ in the run folder; runs that share one extract once"""
+
+
+@dataclass
+class LinearConfig(LevelsConfig):
+    """Logistic regression; defaults of Anton et al. 2022."""
+
+    strengths: int = 45
+    """number of L2 values, evenly spaced in the logarithm"""
+    strength_min: float = 1e-6
+    """smallest L2 value, on the sum of the losses"""
+    strength_max: float = 1e5
+    """largest L2 value"""
+    select: Literal["accuracy", "balanced_accuracy"] = "accuracy"
+    """validation value that chooses the L2 value of classes; findings are chosen one by one by AUROC"""
+    refit_on: Literal["auto", "train", "train+val"] = "auto"
+    """samples of the final fit; auto: train+val as in the paper, but train alone when the label budget is a part of train"""
+    max_iter: int = 1000
+    """iterations of L-BFGS"""
+
+    def __post_init__(self) -> None:
+        if self.strengths < 1 or self.max_iter < 1:
+            raise SslMedError("probe.strengths and probe.max_iter must be at least 1")
+        if not 0 < self.strength_min <= self.strength_max:
+            raise SslMedError(
+                f"probe.strength_min {self.strength_min:g} must be positive and not above "
+                f"probe.strength_max {self.strength_max:g}"
+            )
+
+    def grid(self) -> Tensor:
+        """(G,) L2 values, ascending."""
+        low, high = math.log10(self.strength_min), math.log10(self.strength_max)
+        return torch.logspace(low, high, self.strengths, dtype=torch.float64)
+
+
+@dataclass
+class KnnConfig(LevelsConfig):
+    """Votes of the nearest training samples by cosine, each weighted by exp(cosine / temperature)."""
+
+    neighbours: tuple[int, ...] = (1, 3, 5, 10, 20, 50, 100, 200)
+    """numbers of neighbours, of which the best on validation is taken; those above the number of samples are left out"""
+    temperature: float = 0.07
+    """of the weights (Wu et al. 2018)"""
+    select: Literal["accuracy", "balanced_accuracy"] = "accuracy"
+    """validation value that chooses; findings: mean AUROC"""
+
+    def __post_init__(self) -> None:
+        if not self.neighbours or min(self.neighbours) < 1:
+            raise SslMedError(f"probe.neighbours {list(self.neighbours)} must be positive numbers")
+        if self.temperature <= 0:
+            raise SslMedError(f"probe.temperature is {self.temperature:g}; it must be positive")
+
+
+@dataclass
+class FewshotConfig(LevelsConfig):
+    """Nearest class mean in episodes; defaults of Anton et al. 2022."""
+
+    ways: int = 0
+    """classes of an episode; 0: the paper's, 5 where there are as many, else 2"""
+    shots: int = 20
+    """support samples of a class"""
+    queries: int = 15
+    """query samples of a class"""
+    episodes: int = 600
+    """number of episodes"""
+    pool: bool = False
+    """support and queries from training and test samples together, as in the paper; patients may then be in both"""
+
+    def __post_init__(self) -> None:
+        if self.ways < 0 or self.ways == 1:
+            raise SslMedError(
+                f"probe.ways is {self.ways}; an episode needs two classes or more (0: the paper's number)"
+            )
+        for key in ("shots", "queries", "episodes"):
+            if getattr(self, key) < 1:
+                raise SslMedError(f"probe.{key} is {getattr(self, key)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Logits (N, K) of the test samples, what was chosen, and what the reader should know."""
+
+    logits: Tensor
+    chosen: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+
+def linear(
+    config: LinearConfig, spec: DataSpec, train: Features, val: Features, test: Features, *, refit: bool
+) -> Outcome:
+    """L2 value chosen on `val`, final fit on train and val (`refit`) or on train, logits of `test`.
+
+    Of equal L2 values on validation the smallest is taken, as the paper's code does.
+    """
+    grid = config.grid()
+    final = train + val if refit else train
+    if spec.target == "class":
+        k = len(spec.class_names)
+        fits = fit_classes(train.x, train.label, grid, classes=k, max_iter=config.max_iter)
+        answers = fits.logits(val.x).argmax(2).cpu().numpy()
+        truth = val.label.cpu().numpy()
+        values = np.array([class_value(config.select, truth, answer) for answer in answers])
+        best = int(values.argmax())
+        last = fit_classes(final.x, final.label, grid[best : best + 1], classes=k, max_iter=config.max_iter)
+        chosen = {"l2": float(grid[best]), f"val/{config.select}": float(values[best])}
+        return Outcome(last.logits(test.x)[0], chosen, _convergence(fits, last))
+    fits = fit_findings(train.x, train.label, grid, max_iter=config.max_iter)
+    values = finding_values(val.label, fits.logits(val.x))  # (G, K)
+    undefined = np.isnan(values).all(0)
+    values[:, undefined] = np.nanmean(values, 1, keepdims=True) if not undefined.all() else 0.0
+    best_of = values.argmax(0)
+    weight, bias = [], []
+    scores = fit_findings(final.x, final.label, grid[sorted(set(best_of))], max_iter=config.max_iter)
+    place = {int(g): i for i, g in enumerate(sorted(set(best_of)))}
+    for finding, g in enumerate(best_of):
+        weight.append(scores.weight[place[int(g)], finding])
+        bias.append(scores.bias[place[int(g)], finding])
+    last = Logistic(torch.stack(weight)[None], torch.stack(bias)[None], scores.converged)
+    chosen = {f"l2/{name}": float(grid[g]) for name, g in zip(spec.class_names, best_of, strict=True)}
+    notes = list(_convergence(fits, last))
+    if undefined.any():
+        names = ", ".join(name for name, missing in zip(spec.class_names, undefined, strict=True) if missing)
+        notes.append(f"L2 by the mean of the other findings, since validation has one label only: {names}")
+    return Outcome(last.logits(test.x)[0], chosen, tuple(notes))
+
+
+def _convergence(*fits: Logistic) -> tuple[str, ...]:
+    share = min(fit.converged for fit in fits)
+    if share == 1:
+        return ()
+    return (f"{1 - share:.0%} of the logistic regressions stopped at probe.max_iter before their gradient vanished",)
+
+
+def knn(config: KnnConfig, spec: DataSpec, train: Features, val: Features, test: Features) -> Outcome:
+    """Number of neighbours chosen on `val`, votes of `train` for `test`."""
+    options = [k for k in sorted(set(config.neighbours)) if k <= len(train)]
+    if not options:
+        raise SslMedError(
+            f"probe.neighbours {list(config.neighbours)}: none is as small as the {len(train)} training samples"
+        )
+    scores = knn_scores(val.x, train, spec, neighbours=options, temperature=config.temperature)
+    if spec.target == "class":
+        truth = val.label.cpu().numpy()
+        name = f"val/{config.select}"
+        values = np.array([class_value(config.select, truth, s.argmax(1).cpu().numpy()) for s in scores])
+    else:
+        name = "val/auroc"
+        each = finding_values(val.label, scores)
+        values = np.array([np.nanmean(row) if not np.isnan(row).all() else 0.0 for row in each])
+    best = int(values.argmax())
+    votes = knn_scores(test.x, train, spec, neighbours=options[best : best + 1], temperature=config.temperature)[0]
+    # a sigmoid or softmax of these logits gives the votes back
+    logits = votes.clamp_min(1e-12).log() if spec.target == "class" else torch.logit(votes, eps=1e-12)
+    return Outcome(logits, {"neighbours": float(options[best]), name: float(values[best])})
+
+
+def knn_scores(x: Tensor, database: Features, spec: DataSpec, *, neighbours: list[int], temperature: float) -> Tensor:
+    """Shares of the weighted votes for each class or finding.
+
+    Args:
+        x: (N, D) queries.
+        database: M labelled samples; an unknown finding (nan) has no vote.
+        spec: of the labels.
+        neighbours: G numbers, none above M.
+        temperature: of the weights.
+
+    Returns:
+        (G, N, K) float64; a finding without any known vote has 0.5.
+    """
+    classes = len(spec.class_names)
+    votes = F.one_hot(database.label, classes).double() if spec.target == "class" else database.label.double()
+    known = ~votes.isnan()
+    votes = votes.nan_to_num()
+    keys = F.normalize(database.x.double(), dim=1)
+    result = torch.zeros(len(neighbours), len(x), classes, dtype=torch.float64, device=x.device)
+    most = max(neighbours)
+    for rows in torch.split(torch.arange(len(x), device=x.device), max(1, _CHUNK // len(database))):
+        similarity, nearest = (F.normalize(x[rows].double(), dim=1) @ keys.T).topk(most, dim=1)
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()[..., None]  # a common factor cancels
+        use = weight * known[nearest]
+        total, part = use.cumsum(1), (use * votes[nearest]).cumsum(1)
+        for place, k in enumerate(neighbours):
+            share = part[:, k - 1] / total[:, k - 1].clamp_min(1e-300)
+            result[place, rows] = torch.where(total[:, k - 1] > 0, share, 0.5)
+    return result
+
+
+def class_value(select: str, truth: np.ndarray, answer: np.ndarray) -> float:
+    """Accuracy or balanced accuracy of (N,) answers."""
+    return balanced_accuracy(truth, answer) if select == "balanced_accuracy" else float((truth == answer).mean())
+
+
+def finding_values(label: Tensor, scores: Tensor) -> np.ndarray:
+    """AUROC of each finding for each of G scores (G, N, K); nan where the known labels (N, K) are all the same."""
+    truth, known = label.cpu().numpy(), ~label.isnan().cpu().numpy()
+    return np.array(
+        [
+            [auroc(truth[known[:, k], k], score[known[:, k], k]) for k in range(truth.shape[1])]
+            for score in scores.cpu().numpy()
+        ]
+    )
+
+
+# --------------------------------------------------------------------------------------------------- few-shot
+
+
+@dataclass(frozen=True)
+class Fewshot:
+    """Accuracy of each episode (E,), and of each query sample: how often it was asked and right."""
+
+    accuracy: Tensor
+    ids: tuple[str, ...]
+    label: Tensor
+    asked: Tensor
+    right: Tensor
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Mean accuracy and the half width of its 95 % interval, 1.96 sd / sqrt(E) with n in the denominator of sd."""
+        each = self.accuracy.double()
+        half = 1.96 * float(each.std(correction=0)) / math.sqrt(len(each))
+        return {"accuracy": float(each.mean()), "accuracy_ci95": half}
+
+
+def fewshot(config: FewshotConfig, spec: DataSpec, train: Features, test: Features, *, seed: int) -> Fewshot:
+    """Episodes over cached features; of several findings a sample only samples with exactly one count, as in the paper."""
+    notes = []
+    if config.pool:
+        support = query = train + test
+        notes.append("support and queries come from training and test samples together: patients may be in both")
+    else:
+        support, query = train, test
+    places = [_by_class(part, spec) for part in (support, query)]
+    least = (config.shots, config.queries) if not config.pool else (config.shots + config.queries,) * 2
+    usable = [
+        k
+        for k in range(len(spec.class_names))
+        if all(len(place[k]) >= n for place, n in zip(places, least, strict=True))
+    ]
+    dropped = [spec.class_names[k] for k in range(len(spec.class_names)) if k not in usable]
+    if dropped and spec.target == "class":
+        k = spec.class_names.index(dropped[0])
+        raise SslMedError(
+            f"class '{dropped[0]}' has {len(places[0][k])} support and {len(places[1][k])} query samples, an episode "
+            f"needs {least[0]} and {least[1]}; lower probe.shots or probe.queries, or take more subjects"
+        )
+    ways = config.ways or (5 if len(usable) >= 5 else 2)
+    if len(usable) < ways:
+        raise SslMedError(
+            f"probe.ways is {ways}, but {len(usable)} classes have {least[0]} support and {least[1]} query samples; "
+            "lower probe.ways, probe.shots or probe.queries"
+        )
+    if dropped:
+        notes.append(f"findings with too few samples of their own are left out: {', '.join(dropped)}")
+    rng = np.random.default_rng([seed, 0xFE3])
+    episodes = draw_episodes(
+        [places[0][k] for k in usable],
+        [places[1][k] for k in usable],
+        ways=ways,
+        shots=config.shots,
+        queries=config.queries,
+        count=config.episodes,
+        rng=rng,
+        pool=config.pool,
+    )
+    right = episode_answers(support.x, query.x, *episodes)
+    asked = torch.zeros(len(query), dtype=torch.long)
+    hits = torch.zeros(len(query), dtype=torch.long)
+    flat = episodes[1].flatten()
+    asked.index_add_(0, flat, torch.ones_like(flat))
+    hits.index_add_(0, flat, right.flatten().long().cpu())
+    label = torch.full((len(query),), -1)
+    for k, rows in enumerate(places[1]):
+        label[torch.from_numpy(rows)] = k
+    notes.append(
+        f"{ways}-way {config.shots}-shot, {config.queries} queries a class, {config.episodes} episodes; "
+        "the interval is over episodes, not over patients"
+    )
+    return Fewshot(right.double().flatten(1).mean(1).cpu(), query.ids, label, asked, hits, tuple(notes))
+
+
+def _by_class(features: Features, spec: DataSpec) -> list[np.ndarray]:
+    """Rows of each class; of findings those that have no other and are known throughout."""
+    label = features.label.cpu().numpy()
+    if spec.target == "class":
+        return [np.flatnonzero(label == k) for k in range(len(spec.class_names))]
+    single = (label.sum(1) == 1) & ((label == 0) | (label == 1)).all(1)
+    return [np.flatnonzero(single & (label[:, k] == 1)) for k in range(label.shape[1])]
+
+
+def draw_episodes(
+    support: list[np.ndarray],
+    query: list[np.ndarray],
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    count: int,
+    rng: np.random.Generator,
+    pool: bool,
+) -> tuple[Tensor, Tensor]:
+    """Rows of support (E, ways, shots) and query samples (E, ways, queries), without repetition within an episode.
+
+    Args:
+        support: rows of each class.
+        query: rows of each class; the same when `pool`.
+        ways: W classes of an episode.
+        shots: S.
+        queries: Q.
+        count: E.
+        rng: draws classes, then samples.
+        pool: support and queries of a class are drawn together, so that they never overlap.
+    """
+    first = np.empty((count, ways, shots), np.int64)
+    second = np.empty((count, ways, queries), np.int64)
+    for episode in range(count):
+        for way, k in enumerate(rng.choice(len(support), ways, replace=False)):
+            if pool:
+                both = rng.choice(support[k], shots + queries, replace=False)
+                first[episode, way], second[episode, way] = both[:shots], both[shots:]
+            else:
+                first[episode, way] = rng.choice(support[k], shots, replace=False)
+                second[episode, way] = rng.choice(query[k], queries, replace=False)
+    return torch.from_numpy(first), torch.from_numpy(second)
+
+
+def episode_answers(support: Tensor, query: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Whether the nearest class mean (squared Euclidean distance) is the query's own.
+
+    Args:
+        support: (N, D) features.
+        query: (M, D) features.
+        first: (E, W, S) rows of `support`.
+        second: (E, W, Q) rows of `query`.
+
+    Returns:
+        (E, W, Q) bool.
+    """
+    support, query = support.double(), query.double()
+    answers = []
+    numbers = (first.shape[1] * (first.shape[2] + second.shape[2])) * support.shape[1]
+    for rows in torch.split(torch.arange(len(first)), max(1, _CHUNK // numbers)):
+        means = support[first[rows].to(support.device)].mean(2)  # (e, W, D)
+        asked = query[second[rows].to(query.device)].flatten(1, 2)  # (e, W Q, D)
+        distance = torch.cdist(asked, means, compute_mode="donot_use_mm_for_euclid_dist")
+        own = torch.arange(first.shape[1], device=support.device).repeat_interleave(second.shape[2])
+        answers.append((distance.argmin(2) == own).view(-1, *second.shape[1:]))
+    return torch.cat(answers)
