@@ -28,6 +28,7 @@ def provenance(runs: Sequence[Run]) -> str:
     )
     for kind, settings, title in (
         ("finetune", finetune_settings, "Settings of fine-tuning"),
+        ("probe", finetune_settings, "Settings of probes"),
         ("pretrain", pretrain_settings, "Settings of pretraining"),
     ):
         found = [settings(run) for run in runs if run.kind == kind and not run.problem]
@@ -41,7 +42,7 @@ def provenance(runs: Sequence[Run]) -> str:
 
 def leak_status(runs: Sequence[Run]) -> str:
     """How many fine-tunings from pretrained weights were compared with the pretraining's subjects, and the outcome."""
-    found = Counter(str(run.leakage.get("status", "unknown")) for run in runs if run.kind == "finetune" and run.card)
+    found = Counter(str(run.leakage.get("status", "unknown")) for run in runs if run.tested and run.card)
     if not found:
         return "no fine-tuning from pretrained weights"
     words = {"none": "without overlap", "allowed": "with overlap, as allowed", "unknown": "not checked"}
@@ -49,7 +50,7 @@ def leak_status(runs: Sequence[Run]) -> str:
 
 
 def _row(run: Run) -> list[str]:
-    get, tuned = run.summary.get, run.kind == "finetune"
+    get, tuned = run.summary.get, run.tested
     status = "done" if not run.problem else str(get("status") or "broken")
     value = f"{run.value:.3f}" if tuned and not math.isnan(run.value) else ""
     low, high = run.interval

@@ -107,8 +107,20 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """'pretrain', 'finetune', or '' when unknown."""
+        """'pretrain', 'finetune', 'probe', or '' when unknown."""
         return str(self.summary.get("kind", ""))
+
+    @property
+    def tested(self) -> bool:
+        """Whether the run has a test result: a fine-tuning or a probe."""
+        return self.kind in ("finetune", "probe")
+
+    @property
+    def protocol(self) -> str:
+        """How weights met the task: 'finetune' or 'frozen', or the protocol of a probe; '' for a pretraining."""
+        if not self.tested:
+            return ""
+        return str(self.summary.get("protocol") or self._part("transfer").get("protocol") or "finetune")
 
     @property
     def name(self) -> str:
@@ -267,8 +279,8 @@ def read_run(folder: Path) -> Run:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return Run(folder, problem=f"{SUMMARY} cannot be read ({str(error).splitlines()[0]})")
-    if not isinstance(summary, dict) or summary.get("kind") not in ("pretrain", "finetune"):
-        return Run(folder, problem=f"{SUMMARY} names no kind of run (pretrain or finetune)")
+    if not isinstance(summary, dict) or summary.get("kind") not in ("pretrain", "finetune", "probe"):
+        return Run(folder, problem=f"{SUMMARY} names no kind of run (pretrain, finetune or probe)")
     run = Run(folder, summary)
     return Run(folder, summary, _problem(run))
 
@@ -280,7 +292,7 @@ def _problem(run: Run) -> str:
     if status != "done":
         steps = run.summary.get("steps", "?")
         return f"{status or 'no status'} at step {steps}; the same command goes on from there"
-    if run.kind == "finetune":
+    if run.tested:
         if not run.task or not run.metric:
             return f"{SUMMARY} names no task or no metric"
         if math.isnan(run.value):

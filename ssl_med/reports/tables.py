@@ -47,7 +47,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Fine-tunings of one task on one data set: rows are methods, scratch first; columns label fractions."""
+    """Tests of one task on one data set by one protocol: rows are methods, scratch first; columns label fractions."""
 
     task: str
     data: str
@@ -60,8 +60,10 @@ class Table:
 
     @property
     def title(self) -> str:
-        """Task, with the data set where its name differs."""
-        return self.task if self.task == self.data else f"{self.task} on {self.data}"
+        """Task, with the data set where its name differs, and the protocol where it is not plain fine-tuning."""
+        name = self.task if self.task == self.data else f"{self.task} on {self.data}"
+        protocol = self.runs[0].protocol
+        return name if protocol == "finetune" else f"{name}, {protocol}"
 
     def method(self, row: str) -> str:
         """Pretraining method of a row."""
@@ -113,12 +115,12 @@ class Table:
 
 
 def tabulate(runs: Iterable[Run]) -> list[Table]:
-    """One table for each task, data set and headline metric among the finished fine-tunings."""
-    groups: dict[tuple[str, str, str], list[Run]] = {}
+    """One table for each task, data set, headline metric and protocol among the finished fine-tunings and probes."""
+    groups: dict[tuple[str, str, str, str], list[Run]] = {}
     for run in runs:
-        if run.kind == "finetune" and not run.problem:
-            groups.setdefault((run.task, run.data, run.metric), []).append(run)
-    return [_table(*key, members) for key, members in sorted(groups.items())]
+        if run.tested and not run.problem:
+            groups.setdefault((run.task, run.data, run.metric, run.protocol), []).append(run)
+    return [_table(*key[:3], members) for key, members in sorted(groups.items())]
 
 
 def _table(task: str, data: str, metric: str, runs: Sequence[Run]) -> Table:
@@ -173,6 +175,7 @@ def results_csv(runs: Iterable[Run]) -> str:
         "method",
         "data",
         "task",
+        "protocol",
         "label_fraction",
         "label_subjects",
     ]
@@ -192,7 +195,7 @@ def results_csv(runs: Iterable[Run]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head + metrics)
     for run in runs:
-        get, tuned = run.summary.get, run.kind == "finetune"
+        get, tuned = run.summary.get, run.tested
         row = [
             run.folder,
             run.kind,
@@ -201,6 +204,7 @@ def results_csv(runs: Iterable[Run]) -> str:
             run.method if run.kind else "",
             run.data,
             run.task,
+            run.protocol,
         ]
         row += [run.fraction if tuned else "", run.labels.get("subjects"), run.labels.get("of"), get("seed")]
         row += [run.card.get("seed"), get("steps"), get("seconds"), get("n_test"), run.metric]
