@@ -1,9 +1,10 @@
-"""`make docs`: docs/methods.md, written from what the methods say of themselves."""
+"""`make docs`: docs/methods.md and the table in README.md, written from what the methods say of themselves."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from functools import cache
 from pathlib import Path
 
 from experiments.compose import compose_pretrain, names
@@ -13,6 +14,17 @@ from ssl_med.methods._restoration import Restorer
 from ssl_med.spec import SslMedError
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
+README = Path(__file__).parents[1] / "README.md"
+MARKS = ("<!-- methods -->\n", "<!-- /methods -->\n")
+# families that base class and metric do not tell
+MIXED = {
+    "byol": "self-distillation",
+    "deep_cluster": "clustering",
+    "dino": "self-distillation",
+    "pcrl": "contrast, restoration",
+    "pcrl_v2": "restoration, self-distillation",
+    "swav": "clustering",
+}
 HEAD = """\
 # Methods
 
@@ -28,16 +40,49 @@ collapse (`collapse/…`).
 
 def page() -> str:
     """The text of docs/methods.md."""
-    rows, parts = [], []
+    parts = []
+    for name in names("method"):
+        title, rest = _doc(name)
+        parts.append(f"## {name}\n\n{_flow(title)}\n\n{_flow(rest)}\n")
+    return "\n".join([HEAD, *table(), "", *parts])
+
+
+def table(link: str = "") -> list[str]:
+    """One row for each method; `link` is the page that explains them, by default the table's own."""
+    rows = [
+        "| method | paper | family | works in | pretrains | transfers to segmentation | metric while it trains |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for name in names("method"):
         method = _example(name)
-        doc = inspect.getdoc(inspect.getmodule(type(method))) or ""
-        title, _, rest = doc.partition("\n\n")
-        travels = "encoder, decoder" if method.decoder is not None else "encoder"
-        rows.append(f"| [{name}](#{name}) | {_family(method)} | {_dims(name)} | {travels} | {method.metric.name} |")
-        parts.append(f"## {name}\n\n{_flow(title)}\n\n{_flow(rest)}\n")
-    table = ["| method | family | works in | what is pretrained | metric |", "| --- | --- | --- | --- | --- |", *rows]
-    return "\n".join([HEAD, *table, "", *parts])
+        parts = ("encoder, decoder", "both") if method.decoder is not None else ("encoder", "encoder")
+        cells = [f"[{name}]({link}#{name})", _citation(name), _family(name), _dims(name), *parts, method.metric.name]
+        rows.append(f"| {' | '.join(cells)} |")
+    return rows
+
+
+def with_table(readme: str) -> str:
+    """`readme` with the table of methods between its marks."""
+    before, rest = readme.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    return before + MARKS[0] + "\n".join(table("docs/methods.md")) + "\n" + MARKS[1] + after
+
+
+def _doc(name: str) -> tuple[str, str]:
+    title, _, rest = (inspect.getdoc(inspect.getmodule(type(_example(name)))) or "").partition("\n\n")
+    return title, rest
+
+
+def _citation(name: str) -> str:
+    """Authors and year of the first paper that the file names."""
+    found = re.search(r'Papers?: ([^"]+?),? "[^"]*"(.*)', _flow(_doc(name)[1]))
+    if found is None:
+        raise SslMedError(f"method '{name}': its file names no paper as 'Paper: Authors, \"title\", where and when'")
+    authors = re.sub(r"^.* of (?=[A-Z])", "", found[1])
+    year = re.search(
+        r"\b(19|20)\d\d\b", found[2].replace("arXiv 1807.03748", "2018").replace("arXiv 1912.05396", "2019")
+    )
+    return f"{authors} {year[0]}" if year else authors
 
 
 def _flow(text: str) -> str:
@@ -47,6 +92,7 @@ def _flow(text: str) -> str:
     return re.sub(r"(?<!\n)\n(?![\n-])\s*", " ", text)
 
 
+@cache
 def _example(name: str) -> Method:
     for data in ("lits", "brats"):
         try:
@@ -68,11 +114,13 @@ def _dims(name: str) -> str:
     return ", ".join(found)
 
 
-def _family(method: Method) -> str:
+def _family(name: str) -> str:
+    method = _example(name)
     if isinstance(method, Restorer):
-        return "restoration"
-    return "contrast" if method.metric == RETRIEVAL else "prediction"
+        return MIXED.get(name, "restoration")
+    return MIXED.get(name, "contrast" if method.metric == RETRIEVAL else "prediction")
 
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    README.write_text(with_table(README.read_text()))

@@ -1,11 +1,14 @@
 """docs/methods.md says what the methods' files say."""
 
 from experiments.compose import names
-from experiments.methods_page import PAGE, page
+from experiments.methods_page import PAGE, README, page, with_table
 
 
 def test_the_page_is_up_to_date():
     assert PAGE.read_text() == page(), "docs/methods.md is older than the methods: make docs"
+    assert README.read_text() == with_table(README.read_text()), (
+        "the README's table is older than the methods: make docs"
+    )
 
 
 def test_every_method_is_in_the_table_and_explained():
