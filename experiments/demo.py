@@ -40,7 +40,7 @@ def main(root: Path = Path("runs/demo")) -> Path:
     ]
     inits = {"scratch": "scratch"}
     for method in METHODS:
-        words = [f"method={method}", "data=lits", *shared, f"trainer.max_steps={PRETRAIN_STEPS}", *_PRETRAIN[method]]
+        words = [f"method={method}", "data=lits", *shared, f"trainer.max_steps={PRETRAIN_STEPS}", *_PRETRAIN]
         inits[method] = str(pretrain([*words, f"out={root / 'pretrain' / method}"]))
     for (name, init), fraction, seed in product(inits.items(), FRACTIONS, SEEDS):
         out = root / "finetune" / f"{name}-{fraction:g}-seed{seed}"
@@ -51,23 +51,7 @@ def main(root: Path = Path("runs/demo")) -> Path:
     return page
 
 
-_PRETRAIN = {
-    # the papers' learning rates are for tens of thousands of steps
-    "pcrl": [
-        "optim.lr=0.05",
-        "method.queue=128",
-        "method.momentum=0.999",  # so fast a student is told from a slower teacher's older keys by their age alone
-        "trainer.val_every_steps=50",
-        "trainer.batch_size=4",
-    ],
-    "models_genesis": [
-        "optim.name=adam",
-        "optim.lr=0.002",
-        "optim.schedule=cosine",
-        "trainer.val_every_steps=50",
-        "trainer.batch_size=4",
-    ],
-}
+_PRETRAIN = ("trainer.val_every_steps=50", "trainer.batch_size=4")
 _FINETUNE = (
     f"trainer.max_steps={FINETUNE_STEPS}",
     "trainer.batch_size=4",
