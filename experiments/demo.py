@@ -40,7 +40,14 @@ def main(root: Path = Path("runs/demo")) -> Path:
     ]
     inits = {"scratch": "scratch"}
     for method in METHODS:
-        words = [f"method={method}", "data=lits", *shared, f"trainer.max_steps={PRETRAIN_STEPS}", *_PRETRAIN]
+        words = [
+            f"method={method}",
+            "data=lits",
+            *shared,
+            f"trainer.max_steps={PRETRAIN_STEPS}",
+            *_PRETRAIN,
+            *_OF_METHOD.get(method, ()),
+        ]
         inits[method] = str(pretrain([*words, f"out={root / 'pretrain' / method}"]))
     for (name, init), fraction, seed in product(inits.items(), FRACTIONS, SEEDS):
         out = root / "finetune" / f"{name}-{fraction:g}-seed{seed}"
@@ -52,6 +59,7 @@ def main(root: Path = Path("runs/demo")) -> Path:
 
 
 _PRETRAIN = ("trainer.val_every_steps=50", "trainer.batch_size=4")
+_OF_METHOD = {"pcrl": ("method.queue=32",)}  # of batches so small a hundred fill it three times over
 _FINETUNE = (
     f"trainer.max_steps={FINETUNE_STEPS}",
     "trainer.batch_size=4",
