@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, cells_of, classify
+from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, Rescale, cells_of, classify
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch
 from ssl_med.transforms.patches import permutation_set, permute
@@ -52,6 +52,7 @@ class Rubik(PatchMethod):
         self.make_grid(cells_of(c.grid, self.spec.spatial_dims))
         self.rotations = half_turns(self.spec.spatial_dims) if c.turns == "half" else rotations_of(self.grid.patch)
         self.register_buffer("orders", permutation_set(self.grid.cells, c.permutations, seed=c.permutation_seed))
+        self.rescale = Rescale(self.backbone_config, self.backbone.out_channels)
         self.order_head = self.make_head(self.grid.cells, c.permutations)
         if c.labels == "slot":
             self.rotation_head = self.make_head(1, len(self.rotations) - 1)
@@ -78,8 +79,9 @@ class Rubik(PatchMethod):
         return {"patches": patches, "label": label, "turned": turned}
 
     def solve(self, views: Tensors) -> tuple[Tensors, Tensor]:
-        """Terms "order" and "rotation", their accuracies, and the features of each slot (B, P, d)."""
-        features = self.encode(views["patches"])
+        """Terms "order" and "rotation", their accuracies, and the features of each slot as heads see them (B, P, d)."""
+        encoded = self.encode(views["patches"])
+        features = self.rescale(encoded)
         joined = features.flatten(1)
         order = classify(self.order_head(joined), views["label"])
         by_slot = self.config.labels == "slot"
@@ -92,7 +94,7 @@ class Rubik(PatchMethod):
             "rotation_accuracy": (found == turned).float().mean(),
             "metric": order["metric"],
             "trivial": order["trivial"],
-            "features": features[:, 0].detach(),
+            "features": encoded[:, 0].detach(),
         }
         return terms, features
 

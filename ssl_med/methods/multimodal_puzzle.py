@@ -25,7 +25,7 @@ import torch
 
 from ssl_med.losses.permutation import assign, sinkhorn, unpermuted_mse
 from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, cells_of
+from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, Rescale, cells_of
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms._sampling import uniform
@@ -65,6 +65,7 @@ class MultimodalPuzzle(PatchMethod):
         """Grid and head."""
         self.make_grid(cells_of(self.config.grid, self.spec.spatial_dims))
         width, hidden = self.backbone.out_channels, self.config.hidden_dim
+        self.rescale = Rescale(self.backbone_config, width)
         self.head = Projector(width, hidden, self.grid.cells, layers=2, norm=False)
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
@@ -80,7 +81,7 @@ class MultimodalPuzzle(PatchMethod):
         c, ordered, order = self.config, views["ordered"], views["order"]
         shuffled = permute(ordered, order)
         features = self.encode(shuffled.expand(-1, -1, self.spec.in_channels, *shuffled.shape[3:]))
-        scores = full(self.head(features))
+        scores = full(self.head(self.rescale(features)))
         weights = sinkhorn(scores, temperature=c.temperature, iterations=c.iterations)
         places = scores.detach().argmax(2) if self.training else assign(scores)
         return {
