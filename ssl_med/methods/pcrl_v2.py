@@ -12,6 +12,7 @@ one both large ones.
 Where we differ, and why:
 - losses are means over the scales; the official code draws one scale per comparison, which has the same mean but leaves the
   heads of all others without a gradient, for which several processes would wait.
+- z is batch-normalised without learned scale, and large and small views keep running statistics of their own.
 - 1 - cos instead of -cos: the same gradient, and 0 is perfect.
 - the finest scale's restoration is the output itself; the official code has another head there.
 - outputs are sigmoids of images in [0, 1]; the official inputs are standardised per crop, and films' outputs linear.
@@ -91,15 +92,20 @@ class PCRLv2Config(RestorationConfig, ScheduleConfig):
 
 
 class Comparison(nn.Module):
-    """Of pooled features at one scale: (B, C, *S) -> z (B, C), batch-normalised, and its prediction p (B, C)."""
+    """Of pooled features at one scale: (B, C, *S) -> z (B, C), batch-normalised, and its prediction p (B, C).
+
+    Large and small views are normalised apart, as in training they are different batches: common running statistics would
+    lie between theirs, and in evaluation all large views would seem alike and all small ones their opposite.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(channels)
+        self.large, self.small = (nn.BatchNorm1d(channels, affine=False) for _ in range(2))
         self.predictor = Projector(channels, 2 * channels, channels)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        z = self.norm(x.flatten(2).mean(2))
+    def forward(self, x: Tensor, *, small: bool) -> tuple[Tensor, Tensor]:  # noqa: D102
+        pooled = x.flatten(2).mean(2)
+        z = self.small(pooled) if small else self.large(pooled)
         return full(z), full(self.predictor(z))
 
 
@@ -174,14 +180,14 @@ class PCRLv2(Restorer):
         shown = self.shown([x[:count] for x in scales])
         restore = self.distance(shown[-1], target)
         deep = torch.stack([self.distance(x, target) for x in shown]).mean()
-        ours = [comparison(x) for comparison, x in zip(self.comparisons, scales, strict=True)]
+        ours = [comparison(x, small=False) for comparison, x in zip(self.comparisons, scales, strict=True)]
         compare = torch.stack([between(parts(z, 2), parts(p, 2)) for z, p in ours]).mean()
         beta = cosine_to(self.config.deep_weight, 0.0, self.schedule.share(self))
         loss = restore + beta * deep + self.config.compare_weight * compare
         terms = {"restore": restore.detach(), "deep": deep.detach(), "compare": compare.detach()}
         if small:
             tiny = self.decoder.scales(self.backbone(torch.cat(small)))
-            theirs = [comparison(x) for comparison, x in zip(self.comparisons, tiny, strict=True)]
+            theirs = [comparison(x, small=True) for comparison, x in zip(self.comparisons, tiny, strict=True)]
             local = torch.stack([across(a, b, len(small)) for a, b in zip(ours, theirs, strict=True)]).mean()
             loss = loss + self.config.compare_weight * local
             terms["compare_small"] = local.detach()

@@ -20,12 +20,6 @@ from ssl_med.methods._base import RETRIEVAL
 
 TRAIN, TEST = 512, 256
 BATCH = {2: 16, 3: 8}
-<<<<<<< HEAD
-STEPS = {2: 120, 3: 120}
-# methods whose task needs longer than that before it is solved better than by chance
-LONGER = {"deep_cluster": 2.5, "moco": 2.5, "pcrl": 2.5, "pcrl_v2": 2.5}
-# The metric must cover so much of the way from the trivial solver to perfection
-=======
 STEPS = 120
 # tasks that need longer before they are solved better than by chance
 LONGER = {
@@ -41,7 +35,6 @@ LONGER = {
     ("relative_position", 3): 2,
 }
 # The metric must cover so much of the way from the trivial solver to perfection ...
->>>>>>> learn
 GAIN = 0.2
 # ... but where one is right among hundreds of candidates, many of which look alike, it must be right so many times as often
 # as by chance: a network that knows the image but not the place, or the place but not the image, is right once in tens
