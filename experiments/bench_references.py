@@ -1,7 +1,7 @@
 """What `make bench ARGS=speed` measures against: transforms, losses and a training step in the form their definitions suggest.
 
 They are written from the papers and the descriptions in `ssl_med`: one image after the other, one window after the other,
-numpy for what lies inside a window, autograd for gradients. Transforms take and give (C, *S) float32 in [0, 1]; scalars are drawn
+numpy for what lies inside a window, autograd for gradients. Transforms take and give (1, *S) float32 in [0, 1]; scalars are drawn
 by `random`, arrays by numpy's Mersenne Twister in double precision, as is usual in such code.
 """
 
@@ -31,16 +31,23 @@ _BOXES, _CHAIN, _EDGE = 5, 0.95, 3
 
 
 def local_shuffle(x: Image, *, windows: int) -> Image:
-    """Window after window: its original voxels, in random order, overwrite what stands there."""
+    """Window after window of a volume of one channel: its original voxels, in random order, overwrite what stands there."""
     y = x.copy()
+    rows, columns, slices = x.shape[1:]
     for _ in range(windows):
-        size = [random.randint(1, side // 10) for side in x.shape[1:]]
-        start = [random.randint(0, side - s) for side, s in zip(x.shape[1:], size, strict=True)]
-        box = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
-        for old, new in zip(x, y, strict=True):
-            values = old[box].flatten()
-            np.random.shuffle(values)
-            new[box] = values.reshape(size)
+        height, width, depth = (
+            random.randint(1, rows // 10),
+            random.randint(1, columns // 10),
+            random.randint(1, slices // 10),
+        )
+        i, j, k = (
+            random.randint(0, rows - height),
+            random.randint(0, columns - width),
+            random.randint(0, slices - depth),
+        )
+        values = x[0, i : i + height, j : j + width, k : k + depth].flatten()
+        np.random.shuffle(values)
+        y[0, i : i + height, j : j + width, k : k + depth] = values.reshape(height, width, depth)
     return y
 
 

@@ -79,7 +79,9 @@ class BenchSpeedConfig:
             if getattr(self, key) < 1:
                 raise SslMedError(f"{key} is {getattr(self, key)}; it must be at least 1")
         if len(self.patch) != 3 or min(self.patch) < 24:
-            raise SslMedError(f"patch {list(self.patch)} must be three numbers of 24 at least: smaller hold no painting")
+            raise SslMedError(
+                f"patch {list(self.patch)} must be three numbers of 24 at least: smaller hold no painting"
+            )
         for name in self.tables:
             if name not in TABLES:
                 raise SslMedError(f"only={name}: is no table; choose of {', '.join(TABLES)}")

@@ -66,7 +66,10 @@ def noise_source(generator: torch.Generator, like: Tensor) -> Noise:
 
     def draw(shape: Sequence[int]) -> Tensor:
         count = math.prod(shape)
-        raw = bits.random_raw((count + 1) // 2).view(np.uint32)[:count] >> 8
-        return torch.from_numpy(raw.astype(np.float32) * np.float32(2.0**-24)).view(tuple(shape)).to(like.dtype)
+        raw = bits.random_raw((count + 1) // 2).view(np.uint32)[:count]
+        raw >>= 8
+        drawn = raw.astype(np.float32)
+        drawn *= np.float32(2.0**-24)  # in place: fresh arrays of this size cost page faults
+        return torch.from_numpy(drawn).view(tuple(shape)).to(like.dtype)
 
     return draw
