@@ -105,20 +105,25 @@ def _write_windows(index: NDArray[np.int32], start: Ints, size: Ints, strides: I
     value = target.astype(np.int32)
     source = np.empty_like(value)
     first = np.cumsum(counts) - counts
-    order = np.argsort(counts, kind="stable")
-    ordered = counts[order]
-    cuts = [*np.flatnonzero(np.diff(ordered, prepend=0)).tolist(), len(ordered)]
-    for begin, end in pairwise(cuts):  # windows of equal volume: their keys are the rows of a matrix
-        here, local = first[order[begin:end], None], np.arange(ordered[begin])
-        at = here + local
-        row = keys.take(at).astype(np.int64)
+    order = np.argsort(counts.astype(np.min_scalar_type(counts.max())), kind="stable")  # small numbers: radix sort
+    ordered, first = counts[order], first[order]
+    cuts = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(order)]
+    for (begin, end), volume in zip(pairwise(cuts), ordered[cuts[:-1]].tolist(), strict=True):
+        # windows of equal volume: their keys are the rows of a matrix
+        here = first[begin:end]
+        row = _stretches(keys, volume)[here].astype(np.int64)
         row <<= 32
-        row |= local
+        row |= np.arange(volume)
         row.sort(axis=1)
         row &= 2**32 - 1
-        row += here
-        source[at] = value.take(row)
+        row += here[:, None]
+        _stretches(source, volume)[here] = value.take(row)
     index[target] = source  # of repeated indices numpy keeps the last value: later windows overwrite earlier ones
+
+
+def _stretches(values: NDArray[np.int32], length: int) -> NDArray[np.int32]:
+    """A view whose row k is values[k : k + length]: picking rows moves whole stretches."""
+    return np.ndarray((len(values) - length + 1, length), values.dtype, values, strides=values.strides * 2)
 
 
 @torch.no_grad()
