@@ -1,8 +1,8 @@
 """What `make bench ARGS=speed` measures against: transforms, losses and a training step in the form their definitions suggest.
 
 They are written from the papers and the descriptions in `ssl_med`: one image after the other, one window after the other,
-numpy for what lies inside a window, autograd for gradients. Transforms take and give (1, *S) float32 in [0, 1]; scalars are drawn
-by `random`, arrays by numpy's Mersenne Twister in double precision, as is usual in such code.
+numpy for what lies inside a window, autograd for gradients. Transforms take and give (1, *S) float32 in [0, 1]; scalars are
+drawn by `random`, arrays by numpy's Mersenne Twister in double precision, as is usual in such code.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ from ssl_med.transforms import _batched, _cpu
 from ssl_med.transforms import intensity as _intensity
 from ssl_med.transforms._sampling import (
     Noise,
-    in_pieces,
     integers,
     noise_source,
     on_cpu,
@@ -76,11 +75,7 @@ def local_shuffle(x: Tensor, generator: torch.Generator, *, p: float = 0.5, wind
     """
     if windows == 0 or p == 0:
         return x.clone()
-
-    def shuffled(part: Tensor) -> Tensor:
-        return apply_shuffle(part, sample_shuffle(len(part), x.shape[2:], generator, p=p, windows=windows))
-
-    return in_pieces(shuffled, x)  # drawn piece by piece too: keys of a whole batch would leave the cache
+    return apply_shuffle(x, sample_shuffle(len(x), x.shape[2:], generator, p=p, windows=windows))
 
 
 def shuffle_maps(count: int, shape: Sequence[int], generator: torch.Generator, *, windows: int) -> Tensor:
