@@ -66,7 +66,7 @@ report: $(READY)  ## RUNS="DIR ..." ARGS="out=DIR": report.html, report.md, resu
 phantom: $(READY)  ## KIND=luna|lits|brats|chest14 OUT=DIR ARGS="--subjects N": synthetic scans in a true layout
 	@$(BIN)/ssl-med phantom $(KIND) $(or $(OUT),phantoms/$(KIND)) $(ARGS)
 
-bench: $(READY)  ## time per training step of every method, in 2D and 3D, on this machine
+bench: $(READY)  ## time per training step of every method; ARGS=data|speed|precision measures reading, ratios, bfloat16
 	@$(BIN)/python -m experiments.bench $(ARGS)
 
 clean:  ## remove caches and build leftovers; runs and .venv stay

@@ -2,7 +2,8 @@
 
 Methods run with their default configs on random numbers, so no data is needed and no reading is measured. The optimiser's
 own update is left out. `make bench ARGS="batch=32 patch_3d=[64,64,32] channels=[32,64,128,256,512]"` is the papers' size.
-`make bench ARGS=data` measures reading instead, see `experiments.bench_data`.
+Instead, `make bench ARGS=data` measures reading, `ARGS=speed` transforms, losses and steps against their definitions, and
+`ARGS=precision` trains in float32 and in bfloat16: see `experiments.bench_data`, `bench_speed` and `bench_precision`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +28,7 @@ from ssl_med.spec import Batch, DataSpec, SslMedError
 
 T = TypeVar("T")
 METHODS = "ssl_med.methods"
+OTHERS = ("data", "speed", "precision")
 
 
 @dataclass
@@ -116,10 +119,10 @@ def make_method(name: str, config: BenchConfig, *, spatial_dims: int) -> Method:
 
 def main(words: Sequence[str]) -> list[dict[str, Any]]:
     """Measures and prints a Markdown table; returns its rows."""
-    if words and words[0] == "data":
-        from experiments import bench_data
-
-        return bench_data.main(words[1:])
+    if words and words[0] in OTHERS:
+        other: Any = import_module(f"experiments.bench_{words[0]}")
+        rows: list[dict[str, Any]] = other.main(words[1:])
+        return rows
     config = build(BenchConfig, [parse_words(words)], prefix="")
     chosen = [name for name in config.methods.split(",") if name] or list_names(METHODS)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -37,7 +37,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int = 3) -> Tensor:
     Returns:
         (B, K), rows sum to 1.
     """
-    kernel = ((scores - scores.max()) / epsilon).exp()
+    kernel = (scores - scores.max()).div_(epsilon).exp_()  # in place: further arrays of this size cost page faults
     smallest = torch.finfo(kernel.dtype).tiny
     u = kernel.new_ones(len(kernel))
     v = kernel.new_ones(kernel.shape[1])

@@ -54,6 +54,20 @@ def rearranged(x: Tensor, index: Tensor) -> Tensor:
     return flat.gather(2, index.long()[:, None].expand(-1, x.shape[1], -1)).view_as(x)
 
 
+def _numpy_bits(generator: torch.Generator) -> np.random.SFC64:
+    seed = torch.empty(4, dtype=torch.int64).random_(generator=generator)
+    return np.random.SFC64(seed.tolist())
+
+
+def random_bits(generator: torch.Generator, count: int) -> Tensor:
+    """(count,) int32, uniform over 0..2^31 - 1; on a CPU made as in `noise_source`."""
+    if generator.device.type != "cpu":
+        return torch.empty(count, dtype=torch.int32, device=generator.device).random_(generator=generator)
+    raw = _numpy_bits(generator).random_raw((count + 1) // 2).view(np.int32)[:count]
+    raw &= 2**31 - 1
+    return torch.from_numpy(raw)
+
+
 def noise_source(generator: torch.Generator, like: Tensor) -> Noise:
     """U(0, 1) numbers of the type of `like`, on a grid of 2^-24.
 
@@ -61,12 +75,14 @@ def noise_source(generator: torch.Generator, like: Tensor) -> Noise:
     """
     if not on_cpu(like):
         return lambda shape: torch.rand(tuple(shape), generator=generator, device=like.device, dtype=like.dtype)
-    seed = torch.empty(4, dtype=torch.int64).random_(generator=generator)
-    bits = np.random.SFC64(seed.tolist())
+    bits = _numpy_bits(generator)
 
     def draw(shape: Sequence[int]) -> Tensor:
         count = math.prod(shape)
-        raw = bits.random_raw((count + 1) // 2).view(np.uint32)[:count] >> 8
-        return torch.from_numpy(raw.astype(np.float32) * np.float32(2.0**-24)).view(tuple(shape)).to(like.dtype)
+        raw = bits.random_raw((count + 1) // 2).view(np.uint32)[:count]
+        raw >>= 8
+        drawn = raw.astype(np.float32)
+        drawn *= np.float32(2.0**-24)  # in place: fresh arrays of this size cost page faults
+        return torch.from_numpy(drawn).view(tuple(shape)).to(like.dtype)
 
     return draw

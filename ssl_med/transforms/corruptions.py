@@ -17,7 +17,16 @@ from torch import Tensor
 from ssl_med.spec import SslMedError
 from ssl_med.transforms import _batched, _cpu
 from ssl_med.transforms import intensity as _intensity
-from ssl_med.transforms._sampling import Noise, integers, noise_source, on_cpu, per_sample, rearranged, uniform
+from ssl_med.transforms._sampling import (
+    Noise,
+    integers,
+    noise_source,
+    on_cpu,
+    per_sample,
+    random_bits,
+    rearranged,
+    uniform,
+)
 
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 _BOXES = 5
@@ -50,7 +59,7 @@ def sample_shuffle(batch: int, shape: Sequence[int], generator: torch.Generator,
     start = integers(generator, (batch, windows, len(shape)), room)
     size = size * (uniform(generator, batch, 1, 1) < p)
     written = int(size.prod(-1).sum())
-    return Shuffle(start, size, torch.empty(written, dtype=torch.int32, device=device).random_(generator=generator))
+    return Shuffle(start, size, random_bits(generator, written))
 
 
 def apply_shuffle(x: Tensor, params: Shuffle) -> Tensor:
