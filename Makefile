@@ -13,7 +13,7 @@ PROTOCOL ?= linear
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check docs pretrain finetune probe report phantom bench clean
+.PHONY: help setup demo test check test-long docs pretrain finetune probe report phantom bench clean
 
 # A missing word ends before anything is installed, in one line, with exit code 2.
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(1): $(2) is missing; for example: $(3))))
@@ -40,13 +40,16 @@ demo: $(READY)  ## the main job on synthetic scans: pretrain, fine-tune, report;
 	$(BIN)/python -m experiments.demo
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow and not long and not gpu" -n 2 --dist loadgroup
 
-check: $(READY)  ## what CI runs: lint, format, types, all tests that need no GPU
+check: $(READY)  ## what CI runs: lint, format, types, all tests but the long ones and those of a GPU
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not gpu and not long" -n 2 --dist loadgroup
+
+test-long: $(READY)  ## what every method learns in 3D, about ten minutes
+	$(BIN)/python -m pytest -m long -n 2
 
 docs: $(READY)  ## write docs/methods.md from the methods' files
 	@$(BIN)/python -m experiments.methods_page
