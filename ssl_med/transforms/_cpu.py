@@ -53,6 +53,7 @@ def fill_boxes(x: Tensor, start: Tensor, size: Tensor, value: float) -> Tensor:
 def paint(x: Tensor, start: Tensor, size: Tensor, outside: Tensor, active: Tensor, *, noise: Noise) -> Tensor:
     """See `_batched.paint`; noise is drawn only for the boxes, or for the samples that are painted outside of them."""
     y = torch.empty(x.shape, dtype=x.dtype)
+    inside = []
     for mine, theirs, boxes, out, chosen in zip(
         _bits(y), _bits(x), _boxes(start, size), outside.tolist(), active.tolist(), strict=True
     ):
@@ -62,12 +63,16 @@ def paint(x: Tensor, start: Tensor, size: Tensor, outside: Tensor, active: Tenso
                 mine[box] = theirs[box]
             continue
         mine[...] = theirs
-        if boxes and chosen:
-            sizes = [mine[box].size for box in boxes]
-            drawn, first = _bits(noise((sum(sizes),)).to(y.dtype)), 0  # one call: a box holds few voxels
-            for box, count in zip(boxes, sizes, strict=True):
-                mine[box] = drawn[first : first + count].reshape(mine[box].shape)
-                first += count
+        if chosen:
+            inside += [mine[box] for box in boxes]
+    if inside:
+        drawn, first = (
+            _bits(noise((sum(box.size for box in inside),)).to(y.dtype)),
+            0,
+        )  # one call: boxes hold few voxels
+        for box in inside:
+            box[...] = drawn[first : first + box.size].reshape(box.shape)
+            first += box.size
     return y
 
 
