@@ -3,7 +3,8 @@
 The variants of a piece take turns in one process on one thread, and medians are compared, so that a busy neighbour slows all
 of them. References are those of `experiments.bench_references`; peers are measured when they are installed. The word beside
 a variant says what it shares with the reference: exact (the same numbers, up to rounding), same law (the same distribution,
-other random numbers), approximate. `only=transforms,genesis,pcrl,losses` measures some tables alone.
+other random numbers), approximate. The intensity map is tabulated, and within 3e-5 of the definition at whole Hounsfield units;
+pooled shufflings follow the law one by one, but crops share them. `only=transforms,genesis,pcrl,losses` measures some tables alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -182,10 +183,14 @@ def transforms(config: BenchSpeedConfig) -> list[dict[str, Any]]:
             ours("ours, pooled", "same law, few maps", lambda: methods[1].views(batch, generator)),
         ],
         shuffling: [loop(lambda image: reference.local_shuffle(image, windows=windows)), exact, pooled],
-        f"{shuffling}, against MONAI": [_monai_shuffle(x[0], windows), exact, pooled],
+        f"{shuffling}, against MONAI": [
+            _monai_shuffle(x[0], windows),
+            replace(exact, equivalence=NEAR),
+            replace(pooled, equivalence=NEAR),
+        ],
         "non-linear": [
             loop(reference.nonlinear),
-            ours("ours", "same law (3e-5)", lambda: nonlinear(x, generator, p=1.0)),
+            ours("ours", NEAR, lambda: nonlinear(x, generator, p=1.0)),
         ],
         "in-painting": [loop(reference.inpaint), ours("ours", LAW, lambda: corruptions.inpaint(x, generator))],
         "out-painting": [loop(reference.outpaint), ours("ours", LAW, lambda: corruptions.outpaint(x, generator))],
