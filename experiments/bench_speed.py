@@ -4,7 +4,8 @@ The variants of a piece take turns in one process on one thread, and medians are
 of them. References are those of `experiments.bench_references`; peers are measured when they are installed. The word beside
 a variant says what it shares with the reference: exact (the same numbers, up to rounding), same law (the same distribution,
 other random numbers), approximate. The intensity map is tabulated, and within 3e-5 of the definition at whole Hounsfield units;
-pooled shufflings follow the law one by one, but crops share them. `only=transforms,genesis,pcrl,losses` measures some tables alone.
+pooled shufflings follow the law one by one, but crops share them.
+`only=transforms,genesis,pcrl,losses` measures some tables alone.
 """
 
 from __future__ import annotations
