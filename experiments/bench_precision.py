@@ -27,7 +27,7 @@ from ssl_med.methods.models_genesis import ModelsGenesis, ModelsGenesisConfig
 from ssl_med.networks.backbone import BackboneConfig, resolve
 from ssl_med.optim import OptimConfig
 from ssl_med.rng import seeded_generator
-from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.spec import Batch, DataSpec, SslMedError
 
 _DRAWS = 0xC20B5  # word of the generator of the crops
 
@@ -141,7 +141,7 @@ def _train(volumes: list[Tensor], config: BenchPrecisionConfig, seed: int, *, bf
     generator = seeded_generator(seed, _DRAWS, device=torch.device("cpu"))
     losses, start = [], time.perf_counter()
     for _ in range(config.steps):
-        batch = {"image": _crops(volumes, config, generator)}
+        batch: Batch = {"image": _crops(volumes, config, generator)}
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = method.losses(batch, generator)["loss"]
         optimizer.zero_grad()

@@ -150,8 +150,8 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int) -> Tensor:
 def update_teacher(teacher: EMA, online: nn.Module, decay: float) -> None:
     """Parameter after parameter, then buffer after buffer, with the law of `EMA.update`."""
     done = int(teacher.updates)
-    for mine, theirs in zip(teacher.module.parameters(), online.parameters(), strict=True):
-        mine.data = mine.data * decay + theirs.data * (1 - decay)
+    for weight, new in zip(teacher.module.parameters(), online.parameters(), strict=True):
+        weight.data = weight.data * decay + new.data * (1 - decay)
     slow = min(decay, (1 + done) / (10 + done))
     for mine, theirs in zip(teacher.module.buffers(), online.buffers(), strict=True):
         mine.data = mine.data * slow + theirs.data * (1 - slow) if mine.is_floating_point() else theirs.data.clone()

@@ -3,7 +3,9 @@
 The variants of a piece take turns in one process on one thread, and medians are compared, so that a busy neighbour slows all
 of them. References are those of `experiments.bench_references`; peers are measured when they are installed. The word beside
 a variant says what it shares with the reference: exact (the same numbers, up to rounding), same law (the same distribution,
-other random numbers), approximate. `only=transforms,genesis,pcrl,losses` measures some tables alone.
+other random numbers), approximate. The intensity map is tabulated, and within 3e-5 of the definition at whole Hounsfield units;
+pooled shufflings follow the law one by one, but crops share them.
+`only=transforms,genesis,pcrl,losses` measures some tables alone.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,7 @@ class BenchSpeedConfig:
     """rounds of transforms and losses; their median is printed"""
     step_repeats: int = 3
     """rounds of training steps"""
-    crops: int = 8
+    crops: int = 16
     """crops per round of a transform"""
     patch: tuple[int, ...] = (64, 64, 32)
     """size of a crop, in voxels"""
@@ -182,10 +184,14 @@ def transforms(config: BenchSpeedConfig) -> list[dict[str, Any]]:
             ours("ours, pooled", "same law, few maps", lambda: methods[1].views(batch, generator)),
         ],
         shuffling: [loop(lambda image: reference.local_shuffle(image, windows=windows)), exact, pooled],
-        f"{shuffling}, against MONAI": [_monai_shuffle(x[0], windows), exact, pooled],
+        f"{shuffling}, against MONAI": [
+            _monai_shuffle(x[0], windows),
+            replace(exact, equivalence=NEAR),
+            replace(pooled, equivalence=NEAR),
+        ],
         "non-linear": [
             loop(reference.nonlinear),
-            ours("ours", "same law (3e-5)", lambda: nonlinear(x, generator, p=1.0)),
+            ours("ours", NEAR, lambda: nonlinear(x, generator, p=1.0)),
         ],
         "in-painting": [loop(reference.inpaint), ours("ours", LAW, lambda: corruptions.inpaint(x, generator))],
         "out-painting": [loop(reference.outpaint), ours("ours", LAW, lambda: corruptions.outpaint(x, generator))],
@@ -301,13 +307,12 @@ def _steps(piece: str, variants: list[Variant], config: BenchSpeedConfig) -> lis
 def _convolution(dtype: torch.dtype) -> tuple[Variant, int]:
     """A large 3D convolution, and its floating-point operations."""
     x = torch.rand(2, 128, 32, 32, 16).to(dtype)
-    layer = torch.nn.Conv3d(128, 128, 3, padding=1).to(dtype)
+    weight = torch.rand(128, 128, 3, 3, 3).to(dtype)
     if dtype == torch.bfloat16:  # the faster layout of half precision
-        x, layer = (v.to(memory_format=torch.channels_last_3d) for v in (x, layer))
+        x, weight = (v.to(memory_format=torch.channels_last_3d) for v in (x, weight))
 
     def work() -> None:
-        with torch.no_grad():
-            layer(x)
+        F.conv3d(x, weight, padding=1)
 
     return Variant(f"convolution {dtype}", BASE, work), 2 * 27 * 128 * x.numel()
 
@@ -331,7 +336,7 @@ def losses(config: BenchSpeedConfig) -> list[dict[str, Any]]:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 value = loss(z1, z2, queue.keys, temperature=_TAU)
             queue.push(z2.detach())
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
 
         return work
 
@@ -340,7 +345,7 @@ def losses(config: BenchSpeedConfig) -> list[dict[str, Any]]:
             z1.grad = z2.grad = None
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 value = loss(z1, z2)
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
 
         return work
 

@@ -52,22 +52,27 @@ def fill_boxes(x: Tensor, start: Tensor, size: Tensor, value: float) -> Tensor:
 @torch.no_grad()
 def paint(x: Tensor, start: Tensor, size: Tensor, outside: Tensor, active: Tensor, *, noise: Noise) -> Tensor:
     """See `_batched.paint`; noise is drawn only for the boxes, or for the samples that are painted outside of them."""
-    y = x.clone(memory_format=torch.contiguous_format)
+    y = torch.empty(x.shape, dtype=x.dtype)
+    inside = []
     for mine, theirs, boxes, out, chosen in zip(
         _bits(y), _bits(x), _boxes(start, size), outside.tolist(), active.tolist(), strict=True
     ):
-        if not chosen:
-            continue
-        if out:
+        if out and chosen:
             mine[...] = _bits(noise(mine.shape).to(y.dtype))
             for box in boxes:
                 mine[box] = theirs[box]
-        elif boxes:
-            sizes = [mine[box].size for box in boxes]
-            drawn, first = _bits(noise((sum(sizes),)).to(y.dtype)), 0  # one call: a box holds few voxels
-            for box, count in zip(boxes, sizes, strict=True):
-                mine[box] = drawn[first : first + count].reshape(mine[box].shape)
-                first += count
+            continue
+        mine[...] = theirs
+        if chosen:
+            inside += [mine[box] for box in boxes]
+    if inside:
+        drawn, first = (
+            _bits(noise((sum(box.size for box in inside),)).to(y.dtype)),
+            0,
+        )  # one call: boxes hold few voxels
+        for box in inside:
+            box[...] = drawn[first : first + box.size].reshape(box.shape)
+            first += box.size
     return y
 
 
@@ -151,6 +156,18 @@ def shuffle(x: Tensor, start: Tensor, size: Tensor, keys: Tensor) -> Tensor:
         for k, (sample, row) in enumerate(zip(part.tolist(), torch.from_numpy(index).view(len(part), -1), strict=True)):
             row -= k * volume
             torch.index_select(x[sample].flatten(1), 1, row, out=y[sample].view(x.shape[1], -1))
+    return y
+
+
+@torch.no_grad()
+def rearrange_by(x: Tensor, maps: Tensor, chosen: Tensor) -> Tensor:
+    """Sample b by row chosen[b] of `maps` (M, V), or as it is where that is negative."""
+    y = torch.empty(x.shape, dtype=x.dtype)
+    for mine, sample, row in zip(y.flatten(2), x.flatten(2), chosen.tolist(), strict=True):
+        if row < 0:
+            mine.copy_(sample)
+        else:
+            torch.index_select(sample, 1, maps[row], out=mine)
     return y
 
 

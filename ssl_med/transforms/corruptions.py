@@ -87,6 +87,8 @@ def shuffle_maps(count: int, shape: Sequence[int], generator: torch.Generator, *
 
 def apply_maps(x: Tensor, maps: Tensor, chosen: Tensor) -> Tensor:
     """Rearranges each sample by row chosen[b] of `maps` (M, V); a negative number leaves it as it is."""
+    if on_cpu(x):
+        return _cpu.rearrange_by(x, maps, chosen)
     moved = rearranged(x, maps.index_select(0, chosen.clamp_min(0)))
     return torch.where(per_sample(chosen >= 0, x), moved, x)
 

@@ -195,6 +195,13 @@ def test_accelerator_and_cpu_forms_are_bit_identical(dims, monkeypatch):
     monkeypatch.setattr(_sampling, "on_cpu", lambda x: False)
     assert torch.equal(taken, _sampling.rearranged(x, index))
     monkeypatch.undo()
+    curve, chosen = intensity.sample_curve(7, g, p=0.6), torch.tensor([3, -1, 0, 6, -1, 2, 3])
+    mapped = intensity.apply_curve(x, curve), corruptions.apply_maps(x, index.int(), chosen)
+    for module in (intensity, corruptions, _sampling):
+        monkeypatch.setattr(module, "on_cpu", lambda x: False)
+    assert torch.equal(mapped[0], intensity.apply_curve(x, curve))
+    assert torch.equal(mapped[1], corruptions.apply_maps(x, index.int(), chosen))
+    monkeypatch.undo()
     for p, windows in ((0.6, 700), (0.0, 5), (1.0, 1)):
         shuffle = corruptions.sample_shuffle(7, shape, g, p=p, windows=windows)
         expected = _batched.shuffle(x, *shuffle)
