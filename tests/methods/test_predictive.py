@@ -512,7 +512,7 @@ LEARNS = {
 
 
 @pytest.mark.parametrize("name", LEARNS)
-@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.long)])
 def test_the_pretext_task_is_learned_on_unseen_images(name, dims):
     images, steps, size, lr, words, times = LEARNS[name]
     method = make(name, dims, *words)
