@@ -51,7 +51,7 @@ def test_rotation_takes_what_the_crop_admits(sized, size, classes):
 
 
 def test_rotation_mirrors_left_and_right_only():
-    method = make("rotation", 2, "method.flip=1")
+    method = make("rotation", 2, "method.flip=1", "method.every=true")
     images = blobs(2, 2)
     assert torch.equal(method.views(batch_of(images), generator(0))["image"][:, 0], images.flip(3))
     method = make("rotation", 3, "method.flip=1", "method.every=true")
@@ -129,7 +129,7 @@ def test_jigsaw_tells_slots_apart_by_one_encoder():
     [
         (["method.grid=4"], "method.grid is 4; it must be 2 or 3"),
         (["method.permutations=1"], "method.permutations is 1"),
-        (["method.grid=2"], "method.permutations is 100; 4 cells have 24 orders"),
+        (["method.grid=2", "method.permutations=100"], "method.permutations is 100; 4 cells have 24 orders"),
         (["method.gap=0.5", "method.jitter=0.5"], "method.gap and method.jitter must leave"),
         (["method.jitter=2"], "method.jitter is 2"),
     ],
@@ -324,7 +324,7 @@ def predicted(method, states):
 
 @pytest.mark.parametrize(("dims", "steps"), [(2, [2, 3, 4, 5, 6]), (3, [1, 2, 3])])
 def test_cpc_is_info_nce_over_all_patches_of_the_batch(dims, steps):
-    method = make("cpc", dims, "method.code_dim=6", "method.context_dim=5").double().eval()
+    method = make("cpc", dims, "method.grid=0", "method.code_dim=6", "method.context_dim=5").double().eval()
     assert list(method.steps) == steps
     views = {k: v.double() for k, v in method.views(batch_of(blobs(2, dims)), generator(0)).items()}
     with torch.no_grad():
@@ -346,7 +346,8 @@ def test_cpc_is_info_nce_over_all_patches_of_the_batch(dims, steps):
 
 @pytest.mark.parametrize(("dims", "below"), [(2, [4, 5, 6]), (3, [2, 3])])
 def test_cpc_bce_tells_true_columns_from_columns_of_the_next_image(dims, below):
-    method = make("cpc", dims, "method.code_dim=6", "method.context_dim=5", "method.loss=bce").double().eval()
+    words = ["method.grid=0", "method.code_dim=6", "method.context_dim=5", "method.loss=bce"]
+    method = make("cpc", dims, *words).double().eval()
     assert [method.middle + step for step in method.steps] == below
     views = method.views(batch_of(blobs(3, dims)), generator(0))
     views["patches"] = views["patches"].double()
@@ -524,3 +525,23 @@ def test_the_pretext_task_is_learned_on_unseen_images(name, dims):
     with torch.no_grad():
         terms = method.terms(method.views(batch_of(test), generator(99)))
     assert float(terms["metric"]) > times * float(terms["trivial"])
+
+
+def test_heads_see_standardised_features_where_the_backbone_does_not_normalise_batches():
+    """Per channel over all images and patches; a head that is given features on a large common offset sees none of it."""
+    images = blobs(6, 3)
+    method = make("rubik_cube", 3, norm="group")
+    seen = []
+    method.order_head.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    method.losses(batch_of(images), generator(0))
+    features = seen[0].view(6 * method.grid.cells, -1)
+    assert torch.allclose(features.mean(0), torch.zeros(features.shape[1]), atol=1e-4)
+    assert features.std(0, correction=0).median() == pytest.approx(1.0, abs=0.05)
+    assert isinstance(make("rubik_cube", 3, norm="batch").rescale.norm, torch.nn.Identity)
+
+
+def test_rotation_of_one_image_a_step_names_the_remedy_where_features_are_standardised():
+    method = make("rotation", 3, "method.every=false", norm="group")
+    options = {"spec": method.spec, "backbone": method.backbone_config, "optim": method.optim, "batch_size": 1}
+    with pytest.raises(SslMedError, match=r"trainer.batch_size is 1; .*at least 2, or method.every=true"):
+        type(method)(method.config, **options)
