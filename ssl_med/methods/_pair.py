@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ssl_med.networks.backbone import Backbone, BackboneConfig
+from ssl_med.networks.backbone import Backbone
 from ssl_med.transforms.intensity import brightness_contrast, gaussian_blur, solarize
 from ssl_med.transforms.spatial import flip, random_resized_crop
 
@@ -51,16 +51,6 @@ def random_view(
     view = brightness_contrast(view, generator, brightness=config.brightness, contrast=config.contrast, p=config.jitter)
     view = gaussian_blur(view, generator, sigma=config.blur_sigma, p=config.blur).clamp(0, 1)
     return solarize(view, generator, p=config.solarize) if config.solarize else view
-
-
-def standardize(backbone: BackboneConfig) -> bool:
-    """Whether a projector without batch normalisation must standardise the features it gets.
-
-    Batch normalisation inside the backbone, which the papers take for granted, centres them. Where groups or instances
-    are normalised instead, one direction is common to the features of all images: cosines of a new network differ in the
-    third digit, and short trainings with a queue stay at chance.
-    """
-    return backbone.norm != "batch"
 
 
 class Embedding(nn.Module):

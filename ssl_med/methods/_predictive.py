@@ -6,12 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_med.methods._base import Method, Metric, Tensors, full
-from ssl_med.methods._pair import standardize as must_standardize
-from ssl_med.networks.backbone import BackboneConfig
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.patches import Grid, cut, make_grid, permute, sample_corners, standardize
 
@@ -77,24 +75,6 @@ class PatchMethod(Method):
     def encode(self, patches: Tensor) -> Tensor:
         """(B, P, C, *patch) -> pooled features of each patch, (B, P, d)."""
         return self.backbone.pool(self.backbone(patches.flatten(0, 1))).view(*patches.shape[:2], -1)
-
-
-class Rescale(nn.Module):
-    """Features as a head without batch normalisation must see them: mean 0 and variance 1 over all images and patches.
-
-    Only where the backbone normalises groups or instances: the pooled features of a new one are nearly the same for all
-    images, and heads that read them raw stayed at chance for hundreds of steps (rubik_cube in 3D on phantoms: 3 % of the
-    way to perfection after 250 steps, 97 % after 120 with it). Otherwise they pass unchanged.
-    """
-
-    def __init__(self, backbone: BackboneConfig, width: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm1d(width, affine=False) if must_standardize(backbone) else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., d) -> (..., d)."""
-        y: Tensor = self.norm(x.flatten(0, -2)).view_as(x)
-        return y
 
 
 def cells_of(grid: int, dims: int) -> tuple[int, ...]:

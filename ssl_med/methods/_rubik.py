@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, Rescale, cells_of, classify
+from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, cells_of, classify
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch
 from ssl_med.transforms.patches import permutation_set, permute
@@ -52,7 +52,7 @@ class Rubik(PatchMethod):
         self.make_grid(cells_of(c.grid, self.spec.spatial_dims))
         self.rotations = half_turns(self.spec.spatial_dims) if c.turns == "half" else rotations_of(self.grid.patch)
         self.register_buffer("orders", permutation_set(self.grid.cells, c.permutations, seed=c.permutation_seed))
-        self.rescale = Rescale(self.backbone_config, self.backbone.out_channels)
+        self.rescale = self.rescaling(per_image=self.grid.cells)
         self.order_head = self.make_head(self.grid.cells, c.permutations)
         if c.labels == "slot":
             self.rotation_head = self.make_head(1, len(self.rotations) - 1)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from ssl_med.losses.distillation import cosine_distance
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._pair import Embedding, ViewConfig, random_view, standardize
+from ssl_med.methods._pair import Embedding, ViewConfig, random_view
 from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
@@ -61,8 +61,7 @@ class BYOL(Method):
     def build(self) -> None:
         """Projector and predictor of equal shape, and the step count of tau."""
         c = self.config
-        rescale = standardize(self.backbone_config)
-        self.projector = Projector(self.backbone.out_channels, c.hidden_dim, c.out_dim, standardize=rescale)
+        self.projector = Projector(self.backbone.out_channels, c.hidden_dim, c.out_dim, entry=self.rescaling())
         self.predictor = Projector(c.out_dim, c.hidden_dim, c.out_dim)
         self.schedule = Schedule(c)
 

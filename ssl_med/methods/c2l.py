@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from ssl_med.distributed import all_reduce_mean, gather, rank
 from ssl_med.losses.contrastive import info_nce, nce, nce_mean
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._pair import Embedding, ViewConfig, random_view, standardize
+from ssl_med.methods._pair import Embedding, ViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.queue import Queue
@@ -81,8 +81,7 @@ class C2L(Method):
 
     def build(self) -> None:
         """Linear projector, queue, and the constant of NCE (0 until the first batch)."""
-        rescale = standardize(self.backbone_config)
-        self.projector = Projector(self.backbone.out_channels, 0, self.config.out_dim, layers=1, standardize=rescale)
+        self.projector = Projector(self.backbone.out_channels, 0, self.config.out_dim, layers=1, entry=self.rescaling())
         self.queue = Queue(self.config.out_dim, self.config.queue)
         self.register_buffer("mean", torch.zeros(()))
 

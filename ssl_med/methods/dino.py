@@ -29,7 +29,7 @@ from ssl_med.distributed import all_reduce_mean
 from ssl_med.losses.distillation import soft_cross_entropy
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
 from ssl_med.methods._multicrop import crops, multi_crop, pool_crops, small_size
-from ssl_med.methods._pair import Embedding, ViewConfig, standardize
+from ssl_med.methods._pair import Embedding, ViewConfig
 from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector, Prototypes
@@ -97,7 +97,6 @@ class DINO(Method):
         """Head without batch normalisation, output layer of unit rows, centre."""
         c = self.config
         self.small = small_size(self.spec.patch_size, self.backbone, share=c.small_share)
-        rescale = standardize(self.backbone_config)
         self.projector = Projector(
             self.backbone.out_channels,
             c.hidden_dim,
@@ -105,7 +104,7 @@ class DINO(Method):
             layers=3,
             norm=False,
             gelu=True,
-            standardize=rescale,
+            entry=self.rescaling(),
         )
         for part in self.projector.modules():
             if isinstance(part, nn.Linear):  # as official: biases would drown what differs between images

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_med.methods._base import Tensors
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, Rescale, cells_of, classify
+from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, cells_of, classify
 from ssl_med.spec import Batch
 from ssl_med.transforms.patches import permutation_set, permute
 
@@ -54,7 +54,7 @@ class Jigsaw(PatchMethod):
         self.make_grid(cells_of(c.grid, self.spec.spatial_dims))
         cells = self.grid.cells
         self.register_buffer("orders", permutation_set(cells, c.permutations, seed=c.permutation_seed))
-        self.rescale = Rescale(self.backbone_config, self.backbone.out_channels)
+        self.rescale = self.rescaling(per_image=cells)
         self.patch_head = nn.Sequential(nn.Linear(self.backbone.out_channels, c.hidden_dim), nn.ReLU())
         self.head = nn.Linear(cells * c.hidden_dim, c.permutations)
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._pair import Embedding, TwoViewConfig, random_view, standardize
+from ssl_med.methods._pair import Embedding, TwoViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.queue import Queue
@@ -64,8 +64,7 @@ class MoCo(Method):
         """Projector (the v2 head is as wide as the features) and queue."""
         width = self.backbone.out_channels
         layers = 2 if self.config.head == "mlp" else 1
-        rescale = standardize(self.backbone_config)
-        self.projector = Projector(width, width, self.config.out_dim, layers=layers, norm=False, standardize=rescale)
+        self.projector = Projector(width, width, self.config.out_dim, layers=layers, norm=False, entry=self.rescaling())
         self.queue = Queue(self.config.out_dim, self.config.queue)
 
     def after_init(self) -> None:

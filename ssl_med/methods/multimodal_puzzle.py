@@ -25,7 +25,7 @@ import torch
 
 from ssl_med.losses.permutation import assign, sinkhorn, unpermuted_mse
 from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, Rescale, cells_of
+from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, cells_of
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms._sampling import uniform
@@ -65,7 +65,7 @@ class MultimodalPuzzle(PatchMethod):
         """Grid and head."""
         self.make_grid(cells_of(self.config.grid, self.spec.spatial_dims))
         width, hidden = self.backbone.out_channels, self.config.hidden_dim
-        self.rescale = Rescale(self.backbone_config, width)
+        self.rescale = self.rescaling(per_image=self.grid.cells)
         self.head = Projector(width, hidden, self.grid.cells, layers=2, norm=False)
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:

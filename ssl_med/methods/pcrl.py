@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._pair import Embedding, standardize
+from ssl_med.methods._pair import Embedding
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
@@ -147,8 +147,7 @@ class PCRL(Method):
     def build(self) -> None:
         """Projector, queue and, with reconstruction, decoder, attention and output head, or RotNet's head."""
         c, width, dims = self.config, self.backbone.out_channels, self.spec.spatial_dims
-        rescale = standardize(self.backbone_config)
-        self.projector = Projector(width, c.out_dim, c.out_dim, layers=2, norm=False, standardize=rescale)
+        self.projector = Projector(width, c.out_dim, c.out_dim, layers=2, norm=False, entry=self.rescaling())
         self.queue = Queue(c.out_dim, c.queue)
         if c.reconstruct:
             self.decoder = build_decoder(self.backbone_config, self.backbone)

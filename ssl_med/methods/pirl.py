@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce, nce
 from ssl_med.methods._base import RETRIEVAL, Tensors, full, retrieval
-from ssl_med.methods._pair import ViewConfig, random_view, standardize
+from ssl_med.methods._pair import ViewConfig, random_view
 from ssl_med.methods._predictive import PatchConfig, PatchMethod, cells_of, check_share
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.memory import Memory
@@ -85,7 +85,7 @@ class PIRL(PatchMethod):
         c, width = self.config, self.backbone.out_channels
         self.make_grid(cells_of(c.grid, self.spec.spatial_dims))
         self.image_head, self.patch_head = (
-            Projector(width, 0, c.out_dim, layers=1, standardize=standardize(self.backbone_config)) for _ in range(2)
+            Projector(width, 0, c.out_dim, layers=1, entry=self.rescaling()) for _ in range(2)
         )
         self.joint_head = nn.Linear(self.grid.cells * c.out_dim, c.out_dim)
         self.memory = Memory(c.out_dim, normalize=True)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ssl_med.methods._base import Tensors
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, Rescale, classify
+from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, classify
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch
 
@@ -45,7 +45,7 @@ class RelativePosition(PatchMethod):
         """3 cells per axis and as many classes as there are cells around the centre."""
         self.make_grid((3,) * self.spec.spatial_dims)
         self.classes = self.grid.cells - 1
-        self.rescale = Rescale(self.backbone_config, self.backbone.out_channels)
+        self.rescale = self.rescaling(per_image=2)
         self.head = Projector(2 * self.backbone.out_channels, self.config.hidden_dim, self.classes, layers=2, norm=True)
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:

@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from ssl_med.methods._base import Method, Tensors
-from ssl_med.methods._pair import standardize
-from ssl_med.methods._predictive import ACCURACY, Rescale, check_share, classify
+from ssl_med.methods._predictive import ACCURACY, check_share, classify
 from ssl_med.networks.heads import ClassificationHead
-from ssl_med.spec import Batch, SslMedError
+from ssl_med.spec import Batch
 from ssl_med.transforms.rotations import apply_rotations, rotate, rotations_of
 from ssl_med.transforms.spatial import flip
 
@@ -51,13 +50,8 @@ class Rotation(Method):
 
     def build(self) -> None:
         """Classes follow from the crop's shape."""
-        if self.batch_size < 2 and not self.config.every and standardize(self.backbone_config):
-            raise SslMedError(
-                f"trainer.batch_size is 1; with backbone.norm={self.backbone_config.norm} rotation standardises features "
-                "over the batch: give at least 2, or method.every=true"
-            )
         self.rotations = rotations_of(self.spec.patch_size)
-        self.rescale = Rescale(self.backbone_config, self.backbone.out_channels)
+        self.rescale = self.rescaling(per_image=len(self.rotations) if self.config.every else 1)
         self.head = ClassificationHead(self.backbone.out_channels, len(self.rotations))
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:

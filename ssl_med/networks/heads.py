@@ -8,12 +8,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+class Rescale(nn.Module):
+    """(..., d) -> (..., d): each feature to mean 0 and variance 1 over all that stands before it, without learned scale."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(width, affine=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        y: Tensor = self.norm(x.flatten(0, -2)).view_as(x)
+        return y
+
+
 class Projector(nn.Module):
     """(B, in_dim) -> (B, out_dim), not normalised.
 
     layers=1 is linear; more have hidden_dim and ReLU (or GELU: DINO) in between, with batch normalisation after each
-    hidden linear layer when `norm` (SimCLR) and without it when not (MoCo v2). `standardize`: inputs have mean 0 and
-    variance 1 over the batch first, without learned scale.
+    hidden linear layer when `norm` (SimCLR) and without it when not (MoCo v2). The input passes `entry` first.
     """
 
     def __init__(
@@ -25,10 +36,10 @@ class Projector(nn.Module):
         layers: int = 2,
         norm: bool = True,
         gelu: bool = False,
-        standardize: bool = False,
+        entry: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        parts: list[nn.Module] = [nn.BatchNorm1d(in_dim, affine=False)] if standardize else []
+        parts: list[nn.Module] = [] if entry is None else [entry]
         for _ in range(layers - 1):
             parts.append(nn.Linear(in_dim, hidden_dim, bias=not norm))
             if norm:

@@ -42,7 +42,7 @@ class Queue(nn.Module):
 
     @property
     def full(self) -> bool:
-        """Whether all keys are real; waits for the device."""
+        """Whether each place has had a key of its own; waits for the device."""
         return int(self.filled) == self.keys.shape[1]
 
     @torch.no_grad()

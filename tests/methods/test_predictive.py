@@ -129,7 +129,7 @@ def test_jigsaw_tells_slots_apart_by_one_encoder():
     [
         (["method.grid=4"], "method.grid is 4; it must be 2 or 3"),
         (["method.permutations=1"], "method.permutations is 1"),
-        (["method.grid=2"], "method.permutations is 100; 4 cells have 24 orders"),
+        (["method.grid=2", "method.permutations=100"], "method.permutations is 100; 4 cells have 24 orders"),
         (["method.gap=0.5", "method.jitter=0.5"], "method.gap and method.jitter must leave"),
         (["method.jitter=2"], "method.jitter is 2"),
     ],
@@ -526,3 +526,23 @@ def test_the_pretext_task_is_learned_on_unseen_images(name, dims):
     with torch.no_grad():
         terms = method.terms(method.views(batch_of(test), generator(99)))
     assert float(terms["metric"]) > times * float(terms["trivial"])
+
+
+def test_heads_see_standardised_features_where_the_backbone_does_not_normalise_batches():
+    """Per channel over all images and patches; a head that is given features on a large common offset sees none of it."""
+    images = blobs(6, 3)
+    method = make("rubik_cube", 3, norm="group")
+    seen = []
+    method.order_head.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    method.losses(batch_of(images), generator(0))
+    features = seen[0].view(6 * method.grid.cells, -1)
+    assert torch.allclose(features.mean(0), torch.zeros(features.shape[1]), atol=1e-4)
+    assert features.std(0, correction=0).median() == pytest.approx(1.0, abs=0.05)
+    assert isinstance(make("rubik_cube", 3, norm="batch").rescale, torch.nn.Identity)
+
+
+def test_rotation_of_one_image_a_step_names_the_remedy_where_features_are_standardised():
+    method = make("rotation", 3, "method.every=false", norm="group")
+    options = {"spec": method.spec, "backbone": method.backbone_config, "optim": method.optim, "batch_size": 1}
+    with pytest.raises(SslMedError, match=r"trainer.batch_size is 1; .*at least 2, or backbone.norm=batch"):
+        type(method)(method.config, **options)
