@@ -7,7 +7,7 @@ corrected by Holm over all comparisons of the table, and is not stated where so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from ssl_med.spec import Target
 
 _TARGETS: dict[str, Target] = {"dice": "mask", "auc": "class", "auroc": "multilabel"}
 _RESAMPLES = 1000
+Test = Callable[[Sequence[float], Sequence[float]], Outcome]
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,26 @@ def differences(table: Table) -> list[Difference]:
     scratch = next((row for row in table.rows if table.method(row) == SCRATCH), "")
     found = []
     for fraction in table.fractions if scratch else ():
-        base = _by_seed(table.runs_of(scratch, fraction))
         for row in table.rows:
-            own = _by_seed(table.runs_of(row, fraction)) if row != scratch else {}
-            seeds = sorted(own.keys() & base.keys())
-            if not seeds:
-                continue
-            values = [[float(np.mean([run.value for run in runs[seed]])) for seed in seeds] for runs in (own, base)]
-            interval, unpaired = _interval(
-                table.metric, *([run for seed in seeds for run in runs[seed]] for runs in (own, base))
-            )
-            found.append(Difference(row, fraction, sign_flip(*values), interval, unpaired))
+            own, base = (table.runs_of(label, fraction) for label in (row, scratch))
+            difference = compared(table.metric, row, fraction, own, base) if row != scratch else None
+            if difference is not None:
+                found.append(difference)
     corrected = holm({str(k): difference.outcome for k, difference in enumerate(found)})
     return [replace(difference, outcome=corrected[str(k)]) for k, difference in enumerate(found)]
+
+
+def compared(
+    metric: str, row: str, fraction: float, own: Sequence[Run], base: Sequence[Run], test: Test = sign_flip
+) -> Difference | None:
+    """Runs of a row against those of the baseline over the seeds that both have; p not corrected; None without such seeds."""
+    groups = _by_seed(own), _by_seed(base)
+    seeds = sorted(groups[0].keys() & groups[1].keys())
+    if not seeds:
+        return None
+    values = [[float(np.mean([run.value for run in runs[seed]])) for seed in seeds] for runs in groups]
+    interval, unpaired = _interval(metric, *([run for seed in seeds for run in runs[seed]] for runs in groups))
+    return Difference(row, fraction, test(*values), interval, unpaired)
 
 
 def difference_lines(table: Table, found: Sequence[Difference]) -> list[list[str]]:
