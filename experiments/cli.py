@@ -28,8 +28,8 @@ usage: ssl-med COMMAND [key=value ...]
                                                  what a frozen encoder knows; masks: linear only, on voxels
   probe    data=NAME protocol=pretext_rotation|pretext_position init=... data.root=DIR
                                                  the same without labels
-  compare  table=NAME root.DATA=DIR [scale=small] [jobs=N] [--dry-run]
-                                                 a declared matrix of runs; resumes; one report
+  compare  table=NAME root.DATA=DIR [scale=small] [jobs=N] [--dry-run] [--report]
+                                                 a declared matrix of runs; resumes; one report; --report: only that
   report   RUNS... [out=DIR]                     report.html, report.md, results.csv
   prepare  data=NAME data.root=RAW store=DIR     convert once into a store that data.store=DIR reads fast
   phantom  KIND OUT [--subjects N] [--seed N]    synthetic data in a true layout

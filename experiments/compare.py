@@ -17,12 +17,14 @@ import numpy as np
 from experiments.callbacks import RunError
 from experiments.matrix import Matrix, Node, load_table
 from experiments.session import say
+from experiments.study import failures_of, report_table
 from experiments.workers import Finished, Job, Workers
 from ssl_med.config import build, parse_words, to_plain
 from ssl_med.reports.records import Run, read_run, write_json
 from ssl_med.spec import SslMedError
 
 DECLARED, PROGRESS, CHOICES = "table.json", "progress.json", "choices.json"
+REPORT = "--report"
 
 
 @dataclass
@@ -54,17 +56,21 @@ class CompareConfig:
 
 
 def compare(words: Sequence[str]) -> Path:
-    """Carries out or continues a table; returns its folder.
+    """Carries out or continues a table and reports it, or with --report only reports what is there; returns its folder.
 
     Raises:
         SslMedError: the table or a run of it is wrong; before any work.
         RunError: a run failed; the others are done.
     """
-    matrix, config = open_matrix(words)
+    matrix, config = open_matrix([word for word in words if word != REPORT])
+    if REPORT in words:
+        report_table(matrix, choose(matrix, matrix.trials())[0], failures_of(matrix.out / PROGRESS))
+        return matrix.out
     plan = check(matrix)
     with _Alone(matrix.out):
         _declare(matrix)
         failures = Campaign(matrix, config, plan).run()
+    report_table(matrix, choose(matrix, matrix.trials())[0], failures)
     if failures:
         raise RunError(f"{len(failures)} runs failed or wait for one that did; the same command tries them again")
     say(f"table {matrix.name} is complete -> {matrix.out}")

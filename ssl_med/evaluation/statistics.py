@@ -109,6 +109,29 @@ def auc_of(truth: Array, score: Array) -> Statistic:
     return statistic
 
 
+def mean_auc_of(truth: Array, scores: Array) -> Statistic:
+    """Mean over runs of `auc_of`, at the price of one run: which of two cases each run ranks higher is averaged first.
+
+    Args:
+        truth: (N,) of 0 and 1.
+        scores: (R, N) of R runs; larger means 1.
+    """
+    positive = np.asarray(truth) == 1
+    if positive.sum() * (~positive).sum() > _CHUNK:
+        each = [auc_of(truth, score) for score in scores]
+        return lambda weights: np.mean([one(weights) for one in each], axis=0)
+    wins = np.zeros((positive.sum(), (~positive).sum()))
+    for score in np.asarray(scores, float):
+        above, below = score[positive][:, None], score[~positive][None]
+        wins += ((above > below) + (above == below) / 2) / len(scores)
+
+    def statistic(weights: Array) -> Array:
+        ones, zeros = weights[:, positive], weights[:, ~positive]
+        return _ratio(((ones @ wins) * zeros).sum(1), ones.sum(1) * zeros.sum(1))
+
+    return statistic
+
+
 def _auc_of_column(truth: Array, score: Array) -> Statistic:
     order = np.flatnonzero(~np.isnan(truth))
     order = order[np.argsort(score[order], kind="stable")]

@@ -17,9 +17,9 @@ def provenance(runs: Sequence[Run]) -> str:
     """Hardware, software, every run, and every setting with its values, as HTML."""
     told: dict[str, set[str]] = {"hardware": set(), "software": set(), "code": set()}
     for run in runs:
-        told["hardware"].add(str(run.summary.get("hardware") or ""))
+        told["hardware"].add(_hardware(run))
         told["software"].add(_versions(run))
-        told["code"].add(str(run.summary.get("git") or ""))
+        told["code"].add(_git(run))
     facts = [(name, "; ".join(sorted(values - {""})) or "not recorded") for name, values in told.items()]
     text = p.facts([*facts, ("leaks", leak_status(runs))])
     head = ["run", "status", "method", "data", "task", "labels", "seed", "steps", "time", "metric", "value", "weights"]
@@ -38,6 +38,16 @@ def provenance(runs: Sequence[Run]) -> str:
             aside = f"{len(shared)} equal in all runs, {len(varying)} not"
             text += p.fold(title, aside, p.table(["setting", "value"], lines, text=(0, 1)))
     return text
+
+
+def mixed(runs: Sequence[Run]) -> list[str]:
+    """One line for each of code, versions and hardware that is not the same for all runs."""
+    lines = []
+    for name, tell in (("code", _git), ("versions", _versions), ("hardware", _hardware)):
+        found = Counter(tell(run) or "not recorded" for run in runs)
+        if len(found) > 1:
+            lines.append(f"{name} differs: " + "; ".join(f"{value} ({count} runs)" for value, count in found.items()))
+    return lines
 
 
 def leak_status(runs: Sequence[Run]) -> str:
@@ -78,6 +88,14 @@ def _split_settings(found: Sequence[dict[str, str]]) -> tuple[dict[str, str], di
         else:
             varying[key] = "differs: " + "; ".join(values)
     return shared, varying
+
+
+def _git(run: Run) -> str:
+    return str(run.summary.get("git") or "")
+
+
+def _hardware(run: Run) -> str:
+    return str(run.summary.get("hardware") or "")
 
 
 def _versions(run: Run) -> str:

@@ -14,8 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_med.evaluation.analysis import headline
-from ssl_med.evaluation.statistics import Interval, Outcome, Refusal, Statistic, holm, paired_bootstrap, sign_flip
+from ssl_med.evaluation.analysis import headline, scores
+from ssl_med.evaluation.statistics import (
+    Interval,
+    Outcome,
+    Refusal,
+    Statistic,
+    holm,
+    mean_auc_of,
+    paired_bootstrap,
+    sign_flip,
+)
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.records import SCRATCH, Case, Run
 from ssl_med.reports.tables import EMPTY, Table
@@ -120,15 +129,21 @@ def _interval(metric: str, own: Sequence[Run], base: Sequence[Run]) -> tuple[Int
     if any(sorted(cases) != order for cases in tables):
         return None, "the runs were tested on different cases"
     names = [key.removeprefix("score/") for key in first[order[0]] if key.startswith("score/")]
-    each = [headline(target, names, [cases[name] for name in order]) for cases in tables]
-    statistics = {"own": _average(each[: len(own)]), "base": _average(each[len(own) :])}
+    rows = [[cases[name] for name in order] for cases in tables]
+    statistics = {"own": _average(target, names, rows[: len(own)]), "base": _average(target, names, rows[len(own) :])}
     subjects = [_subject(first[name]) for name in order]
     return paired_bootstrap(statistics, "base", subjects, resamples=_RESAMPLES)["own"], ""
 
 
-def _average(statistics: Sequence[Statistic]) -> Statistic:
+def _average(target: Target, names: Sequence[str], runs: Sequence[Sequence[Case]]) -> Statistic:
+    """Mean of the headline metric over runs on the same cases."""
+    if target == "class" and len(names) == 2:
+        found = [scores(target, names, rows) for rows in runs]
+        return mean_auc_of(found[0][0][:, 1], np.stack([score[:, 1] for _, score in found]))
+    each = [headline(target, names, rows) for rows in runs]
+
     def statistic(weights: NDArray[Any]) -> NDArray[Any]:
-        mean: NDArray[Any] = np.mean([each(weights) for each in statistics], axis=0)
+        mean: NDArray[Any] = np.mean([one(weights) for one in each], axis=0)
         return mean
 
     return statistic

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,10 +82,62 @@ def style(method: str, *, variant: int = 0) -> Style:
     return Style(COLORS[k % len(COLORS)], _MARKERS[k // 7 % len(_MARKERS)], line, variant % 2 == 1)
 
 
+def styles(methods: Mapping[str, str]) -> dict[str, Style]:
+    """Row -> its style; where two rows would look alike, the later one takes the next free colour and marker."""
+    found: dict[str, Style] = {}
+    taken: set[tuple[str, str]] = set()
+    for row, method in methods.items():
+        look = style(method)
+        spare = ((color, marker) for marker in _MARKERS for color in COLORS)
+        while (look.color, look.marker) in taken:
+            color, marker = next(spare)
+            look = Style(color, marker, "-")
+        taken.add((look.color, look.marker))
+        found[row] = look
+    return found
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One line of a figure: points with the ends of their intervals, nan where there is none."""
+
+    label: str
+    look: Style
+    x: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def traces(lines: Sequence[Trace], *, title: str, below: str, shares: bool = False) -> Figure:
+    """Lines with interval bars that stand a little beside each other. `shares`: x are label fractions, on a log scale."""
+    with mpl.rc_context(RC):
+        figure, axes = panel(title, height=4.3)
+        ticks = sorted({x for line in lines for x in line.x})
+        span = (np.log(ticks[-1] / ticks[0]) if shares else ticks[-1] - ticks[0]) if len(ticks) > 1 else 1.0
+        for k, line in enumerate(lines):
+            shift = 0.012 * span * (k - (len(lines) - 1) / 2)
+            x = np.array(line.x, float) * np.exp(shift) if shares else np.array(line.x, float) + shift
+            bars = np.nan_to_num(np.array([np.subtract(line.mean, line.low), np.subtract(line.high, line.mean)]))
+            axes.errorbar(
+                x, line.mean, yerr=bars, label=line.label, color=line.look.color, linestyle=line.look.line,
+                marker=line.look.marker, markerfacecolor=line.look.face, markersize=5, linewidth=1.5, elinewidth=1.0,
+            )  # fmt: skip
+        if shares:
+            axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(ticks))
+        axes.xaxis.set_minor_locator(NullLocator())
+        if shares:
+            axes.set_xticklabels([percent(x) for x in ticks])
+        axes.set_xlabel(below)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, handlelength=2.6)
+        return figure
+
+
 def label_efficiency(table: Table) -> Figure:
     """Test metric against label fraction: mean, band of ± 1 standard deviation, and every seed as a point."""
     with mpl.rc_context(RC):
-        figure, axes = _axes(f"Test {table.metric} by label budget")
+        figure, axes = panel(f"Test {table.metric} by label budget")
         spread = 0.012 * np.log(table.fractions[-1] / table.fractions[0]) if len(table.fractions) > 1 else 0.02
         for k, row in enumerate(table.rows):
             look = style(table.method(row), variant=table.variant(row))
@@ -126,7 +178,7 @@ def loss_curves(runs: Sequence[Run]) -> list[Figure]:
     figures = []
     for method in sorted({run.method for run in runs}):
         with mpl.rc_context(RC):
-            figure, axes = _axes(f"Pretraining loss: {method}")
+            figure, axes = panel(f"Pretraining loss: {method}")
             look = style(method)
             members = [run for run in runs if run.method == method]
             for k, run in enumerate(members):
@@ -157,7 +209,7 @@ def validation_curves(table: Table) -> list[Figure]:
     figures = []
     for fraction in table.fractions:
         with mpl.rc_context(RC):
-            figure, axes = _axes(f"Validation {key.removeprefix('val/')} at {table.budget(fraction)} labels")
+            figure, axes = panel(f"Validation {key.removeprefix('val/')} at {table.budget(fraction)} labels")
             for row in table.rows:
                 look = style(table.method(row), variant=table.variant(row))
                 lines = [series(run, key) for run in table.runs_of(row, fraction)]
@@ -213,8 +265,9 @@ def to_svg(figure: Figure) -> str:
     return buffer.getvalue().decode()
 
 
-def _axes(title: str) -> tuple[Figure, Any]:
-    figure = Figure(figsize=SIZE, layout="constrained")
+def panel(title: str, *, height: float = SIZE[1]) -> tuple[Figure, Any]:
+    """An empty figure with its axes; height in inches."""
+    figure = Figure(figsize=(SIZE[0], height), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, pad=9)
     return figure, axes

@@ -57,7 +57,7 @@ def _body(tables: Sequence[Table], pretrained: Sequence[Run], runs: Sequence[Run
     parts = [(f"task-{k}", f"Results: {table.title}", _results(table)) for k, table in enumerate(tables)]
     if pretrained:
         parts.append(("pretraining", "Pretraining", _pretraining(pretrained)))
-    pictures = "".join(_pictures(table) for table in tables)
+    pictures = "".join(case_pictures(table) for table in tables)
     if pictures:
         parts.append(("pictures", "Predictions", pictures))
     errors = "".join(html_errors(table) for table in tables)
@@ -158,7 +158,8 @@ def _pretraining(runs: Sequence[Run]) -> str:
     return text
 
 
-def _pictures(table: Table) -> str:
+def case_pictures(table: Table) -> str:
+    """Pictured cases of every row at the smallest and the largest budget; '' where no run has pictures."""
     drawn = {run.folder: {path.stem: path for path in run.figures} for run in table.runs}
     counts = {case: sum(file_stem(case) in paths for paths in drawn.values()) for case in _by_difficulty(table)}
     # a run pictures its own worst cases too; here stand those that most runs picture

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -163,9 +164,14 @@ def _pretraining(run: Run) -> dict[str, str]:
     return facts | flatten(card.get("method_config") or {})
 
 
-def results_csv(runs: Iterable[Run]) -> str:
-    """One row per run, unfinished and broken ones included, as CSV text."""
-    runs = list(runs)
+def results_csv(runs: Iterable[Run], *, first: Mapping[str, Sequence[Any]] | None = None) -> str:
+    """One row per run, unfinished and broken ones included, as CSV text.
+
+    Args:
+        runs: any.
+        first: further columns to begin with, a value for each run.
+    """
+    runs, first = list(runs), first or {}
     metrics = list(dict.fromkeys(key for run in runs for key in run.metrics))
     head = [
         "folder",
@@ -193,8 +199,8 @@ def results_csv(runs: Iterable[Run]) -> str:
     head += ["git", "hardware"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head + metrics)
-    for run in runs:
+    writer.writerow([*first, *head, *metrics])
+    for k, run in enumerate(runs):
         get, tuned = run.summary.get, run.tested
         row = [
             run.folder,
@@ -209,7 +215,8 @@ def results_csv(runs: Iterable[Run]) -> str:
         row += [run.fraction if tuned else "", run.labels.get("subjects"), run.labels.get("of"), get("seed")]
         row += [run.card.get("seed"), get("steps"), get("seconds"), get("n_test"), run.metric]
         row += [_number(run.value), get("hash"), get("git"), get("hardware")]
-        writer.writerow(row + [_number(run.metrics.get(key, math.nan)) for key in metrics])
+        before = [values[k] for values in first.values()]
+        writer.writerow([*before, *row] + [_number(run.metrics.get(key, math.nan)) for key in metrics])
     return text.getvalue()
 
 

@@ -1,0 +1,142 @@
+"""What a study says over all its columns: in short, ranks, cost, and the paper's numbers beside ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import groupby
+
+from ssl_med.evaluation.statistics import Refusal
+from ssl_med.reports._blocks import Block, Field, Grid, Note, Plots, Section
+from ssl_med.reports._provenance import duration
+from ssl_med.reports.comparison import Difference
+from ssl_med.reports.fairness import percent
+from ssl_med.reports.study import Study, significant
+from ssl_med.reports.study_derived import CPU_WATTS, GPU_WATTS, costs, published, ranking
+from ssl_med.reports.study_figures import rank_plot, scatter
+from ssl_med.reports.study_sections import listed
+from ssl_med.reports.tables import EMPTY
+
+
+def in_short(study: Study) -> list[str]:
+    """The outcome in a few sentences."""
+    finals = study.of("final")
+    done = sum(not entry.why for entry in finals)
+    lines = [f"{done} of {len(finals)} runs behind the cells are done."]
+    tested = [(key, x) for key, x in study.differences.items() if not math.isnan(x.outcome.effect)]
+    base = study.declared.baseline
+    if tested:
+        refused = sum(isinstance(x.outcome, Refusal) for _, x in tested)
+        sure = [(key, x) for key, x in tested if significant(x.outcome)]
+        for word, chosen in (("better", [s for s in sure if s[1].outcome.effect > 0]),
+                             ("worse", [s for s in sure if s[1].outcome.effect < 0])):  # fmt: skip
+            if chosen:
+                lines.append(
+                    f"{word.capitalize()} than {base} at the end, with corrected p below 0.05: {_told(chosen)}."
+                )
+        if not sure:
+            lines.append(f"No row differs from {base} at the end with corrected p below 0.05.")
+        if refused:
+            lines.append(
+                f"For {refused} of {len(tested)} differences so few seeds give no p-value; the tables say why."
+            )
+    early = [(key, x) for key, x in study.early_differences.items() if significant(x)]
+    if study.early_differences:
+        found = [f"{key[2]} at step {key[3]} with {percent(key[1])} ({x.effect:+.3f})" for key, x in early]
+        lines.append(f"Earlier, against {base}, corrected p below 0.05: {listed(found)}." if found else
+                     f"At no earlier step does a row differ from {base} with corrected p below 0.05.")  # fmt: skip
+    return lines
+
+
+def _told(chosen: Sequence[tuple[tuple[str, float, str], Difference]]) -> str:
+    words = []
+    for (column, row), members in groupby(
+        sorted(chosen, key=lambda x: (x[0][0], x[0][2])), lambda x: (x[0][0], x[0][2])
+    ):
+        shares = ", ".join(f"{percent(key[1])} {x.outcome.effect:+.3f}" for key, x in members)
+        words.append(f"{row} in {column.replace('_', ' ')} ({shares})")
+    return "; ".join(words)
+
+
+def rank_section(study: Study) -> Section:
+    """Friedman's test and the critical difference."""
+    found, absent = ranking(study)
+    data = len({column.task for column in study.declared.columns})
+    blocks: list[Block] = []
+    if found.ranks and not found.reason:
+        title = "Mean rank; 1 is best"
+        blocks.append(Plots([(title, "ranks", rank_plot(found, study.styles))]))
+    elif found.ranks:
+        blocks.append(Grid(["", "mean rank"], [(row, f"{value:.2f}") for row, value in found.ranks.items()]))
+    blocks.append(
+        Note(_rank_words(study, len(found.ranks)) if not found.reason else f"No test of ranks: {found.reason}.")
+    )
+    if not found.reason:
+        tied = " The test does not tell the rows apart, so their order means nothing." if found.p >= 0.05 else ""
+        p = f"p {found.p:.3f}" if found.p >= 0.001 else "p < 0.001"
+        blocks.append(
+            Note(
+                f"Friedman's test: {p}. Critical difference of two mean ranks (Nemenyi, 5 %): {found.critical:.2f}.{tied}"
+            )
+        )
+        if data < found.blocks:
+            blocks.append(
+                Note(f"The {found.blocks} blocks come from {data} task{'' if data == 1 else 's'} and share test subjects and "
+                     "pretrainings; the test takes them as independent, so its p is too small. Read it as a summary.")
+            )  # fmt: skip
+    if absent:
+        blocks.append(Note(f"Left out, without any result: {', '.join(absent)}."))
+    return Section("ranks", "Ranks over all columns and budgets", blocks)
+
+
+def _rank_words(study: Study, count: int) -> str:
+    return (
+        f"Mean rank of the {count} rows over columns and label budgets by mean test metric. Bars are one critical difference "
+        "long: two rows whose bars overlap are not told apart."
+    )
+
+
+def cost_section(study: Study) -> Section:
+    """Time, energy, memory and size."""
+    rows: list[list[Field | str]] = []
+    for row, cost in costs(study).items():
+        peak = f"{cost.peak_mb / 1024:.1f} GB" if not math.isnan(cost.peak_mb) else EMPTY
+        size = f"{cost.parameters / 1e6:.2f} M" if cost.parameters else EMPTY
+        times = ["none" if math.isnan(cost.pretraining) else duration(cost.pretraining), _duration(cost.final)]
+        rows.append(
+            [Field(row, color=study.styles[row].color), *times, f"{cost.hours:.2f} h", f"{cost.kwh:.3f}", peak, size]
+        )
+    head = ["", "one pretraining", "one final run", "all its runs", "kWh", "peak memory", "pretrained parameters"]
+    note = (
+        "Wall-clock time as the runs recorded it, tests along the way included; 'all its runs' counts pretrainings, trials and "
+        f"final runs. kWh is an estimate: {CPU_WATTS:g} W per processor thread, {GPU_WATTS:g} W per GPU, host included."
+    )
+    if not any("GB" in str(cell) for line in rows for cell in line):
+        note += " Peak memory was not recorded."
+    return Section("cost", "Cost", [Grid(head, rows, css="sticky wide"), Note(note)])
+
+
+def published_section(study: Study) -> Section | None:
+    """The paper's numbers beside ours; None where none is declared."""
+    found = published(study)
+    if not found:
+        return None
+    rows: list[list[Field | str]] = []
+    for x in found:
+        ours = f"{x.scale * x.ours.mean:.{1 if x.scale > 1 else 3}f}" if x.ours.n else "missing"
+        spread = f"± {x.scale * x.ours.sd:.{1 if x.scale > 1 else 3}f}" if x.ours.n > 1 else ""
+        rows.append(
+            [x.row, f"{x.column.replace('_', ' ')}, {percent(x.fraction)}", f"{x.published:g}", Field(ours, spread)]
+        )
+    blocks: list[Block] = [Grid(["", "column", "published", "ours"], rows, text=(0, 1))]
+    shown = [x for x in found if x.ours.n]
+    if shown:
+        blocks.append(Plots([("Published against ours", "published", scatter(shown, study.styles))]))
+    note = f"Published: {study.declared.source or 'as declared'}. On the line: equal."
+    if any(x.scale > 1 for x in found):
+        note += " Ours in percent, as in the paper."
+    return Section("published", "Published and ours", [*blocks, Note(note)])
+
+
+def _duration(value: float) -> str:
+    return EMPTY if math.isnan(value) else duration(value)
