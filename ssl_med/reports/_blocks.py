@@ -77,13 +77,21 @@ class Fold:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Two parts next to each other on a wide screen."""
+
+    left: Sequence[Block]
+    right: Sequence[Block]
+
+
+@dataclass(frozen=True)
 class OnPage:
     """Ready HTML that Markdown leaves out."""
 
     html: str
 
 
-Block = Field | Note | Grid | Plots | Listing | Heading | Fold | OnPage
+Block = Field | Note | Grid | Plots | Listing | Heading | Fold | Beside | OnPage
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,8 @@ def _html(block: Block) -> str:
             return p.table([_cell("th", cell, k in text) for k, cell in enumerate(head)], body, css=css)
         case Plots(figures, caption):
             inner = "".join(p.svg_figure(to_svg(figure), alt=alt) for alt, _, figure in figures)
-            return f'<div class="figures">{inner}</div>' + (_html(Note(caption)) if caption else "") if inner else ""
+            css = "figures" if len(figures) > 1 else "figures one"
+            return f'<div class="{css}">{inner}</div>' + (_html(Note(caption)) if caption else "") if inner else ""
         case Listing(lines, title, warning):
             if not lines:
                 return ""
@@ -122,6 +131,9 @@ def _html(block: Block) -> str:
             return f"<h3>{escape(text)}</h3>"
         case Fold(title, aside, blocks):
             return p.fold(title, aside, "".join(_html(inner) for inner in blocks))
+        case Beside(left, right):
+            sides = ("".join(_html(inner) for inner in side) for side in (left, right))
+            return f'<div class="split">{"".join(f"<div>{side}</div>" for side in sides)}</div>'
         case OnPage(ready):
             return ready
         case _:
@@ -164,6 +176,8 @@ def _markdown(block: Block, out: Path) -> list[str]:
         case Fold(title, aside, blocks):
             inner = [line for part in blocks for line in _markdown(part, out)]
             return [f"### {title}" + (f" ({aside})" if aside else ""), "", *inner]
+        case Beside(left, right):
+            return [line for part in (*left, *right) for line in _markdown(part, out)]
         case _:
             return []
 

@@ -40,6 +40,9 @@ th:first-child, td:first-child, th.text, td.text { text-align: left; }
 th:last-child, td:last-child { padding-right: 8px; }
 td.text { white-space: normal; }
 .oneline td.text, td code { white-space: nowrap; }
+td small { display: block; color: var(--soft); font-size: 12.5px; font-weight: 400; }
+.sticky tbody td:first-child { white-space: nowrap; padding-right: 18px; }
+td.better { background: #e7f4ee; } td.worse { background: #fbeceb; } td.missing { color: var(--faint); font-style: italic; }
 thead small { display: block; font-weight: 400; font-size: 12.5px; }
 thead th { color: var(--soft); font-weight: 600; font-size: 13px; border-bottom: 1.5px solid #b9c3cc; }
 tbody th { font-weight: 600; }
@@ -58,6 +61,7 @@ ul.plain { font-size: 14.5px; overflow-wrap: anywhere; }
 li { margin: 3px 0; }
 .figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 22px 28px; margin: 16px 0 0; }
 .figures > .broad { grid-column: 1 / -1; }
+.figures.one { grid-template-columns: minmax(0, 560px); }
 .figures.small { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .split { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 10px 36px; align-items: start; }
 .stacked > :first-child { grid-column: 1 / -1; }
@@ -78,7 +82,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 footer { color: var(--faint); font-size: 13px; margin-top: 56px; padding-top: 14px; border-top: 1px solid var(--line); }
 @media (max-width: 760px) {
   main { padding: 0 16px 48px; } header { padding-top: 28px; } h1 { font-size: 25px; } h2 { margin-top: 40px; }
-  .figures, .figures.small, .split { grid-template-columns: minmax(0, 1fr); }
+  .figures, .figures.one, .figures.small, .split { grid-template-columns: minmax(0, 1fr); }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   table.headline { font-size: 15px; } .headline .sd { display: block; } th, td { padding-right: 13px; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 8px; }

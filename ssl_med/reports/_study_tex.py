@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ssl_med.reports._blocks import Field, Grid
@@ -59,10 +60,10 @@ def _line(cells: Sequence[Field | str]) -> str:
 
 
 def _cell(cell: Field | str) -> str:
-    if isinstance(cell, str):
-        return escape(cell)
-    text = rf"\textbf{{{escape(cell.text)}}}" if cell.mark in ("best", "better", "worse") else escape(cell.text)
-    return f"{text} {{\\scriptsize {escape(cell.aside)}}}" if cell.aside else text
+    cell = cell if isinstance(cell, Field) else Field(cell)
+    text, aside = (re.sub(r"(?<!\w)-(?=\d)", "$-$", escape(part)) for part in (cell.text, cell.aside))
+    text = rf"\textbf{{{text}}}" if cell.mark in ("best", "better", "worse") else text
+    return rf"{text} {{\scriptsize {aside}}}" if aside else text
 
 
 def escape(text: str) -> str:

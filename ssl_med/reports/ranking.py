@@ -36,7 +36,9 @@ def rank(values: Mapping[str, Sequence[float]]) -> Ranking:
     from scipy.stats import friedmanchisquare, rankdata, studentized_range
 
     rows = list(values)
-    table = np.array([values[row] for row in rows], float).reshape(len(rows), -1)
+    if not rows:
+        return Ranking({}, 0, reason="no row has a result")
+    table = np.array([values[row] for row in rows], float)
     table = table[:, ~np.isnan(table).any(0)]
     count, blocks = table.shape
     if not blocks:

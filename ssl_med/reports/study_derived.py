@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -200,10 +200,10 @@ def published(study: Study) -> list[Published]:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a row took: mean seconds of one pretraining and of one final run, total hours with all trials, and energy."""
+    """What a row took: mean seconds of one pretraining and of one run of each column, hours of all its runs, and energy."""
 
     pretraining: float
-    final: float
+    finals: Mapping[str, float]
     hours: float
     kwh: float
     peak_mb: float
@@ -218,12 +218,14 @@ def costs(study: Study) -> dict[str, Cost]:
         starts = {entry.starts for entry in mine if entry.starts}
         first = [entry.run for entry in study.of("pretrain") if entry.run.folder in starts and not entry.why]
         first = first or [entry.run for entry in mine if entry.role == "pretrain"]
-        finals = [entry.run for entry in mine if entry.role == "final"]
-        runs = [*first, *finals, *(entry.run for entry in mine if entry.role == "tune")]
+        final = [entry for entry in mine if entry.role == "final"]
+        runs = [*first, *(entry.run for entry in mine if entry.role != "pretrain")]
         peak = max((float(run.summary.get("peak_mb") or math.nan) for run in runs), default=math.nan)
         found[row] = Cost(
             pretraining=_mean([seconds(run) for run in first]),
-            final=_mean([seconds(run) for run in finals]),
+            finals={
+                c.label: _mean([seconds(e.run) for e in final if e.column == c.label]) for c in study.declared.columns
+            },
             hours=sum(seconds(run) for run in runs) / 3600,
             kwh=sum(seconds(run) * watts(run) for run in runs) / 3.6e6,
             peak_mb=peak,

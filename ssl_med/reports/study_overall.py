@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from ssl_med.evaluation.statistics import Refusal
-from ssl_med.reports._blocks import Block, Field, Grid, Note, Plots, Section
+from ssl_med.reports._blocks import Beside, Block, Field, Grid, Note, Plots, Section
 from ssl_med.reports._provenance import duration
 from ssl_med.reports.comparison import Difference
 from ssl_med.reports.fairness import percent
@@ -42,7 +42,9 @@ def in_short(study: Study) -> list[str]:
             )
     early = [(key, x) for key, x in study.early_differences.items() if significant(x)]
     if study.early_differences:
-        found = [f"{key[2]} at step {key[3]} with {percent(key[1])} ({x.effect:+.3f})" for key, x in early]
+        found = [
+            f"{key[2]} at step {key[3]} with {percent(key[1])} of the labels ({x.effect:+.3f})" for key, x in early
+        ]
         lines.append(f"Earlier, against {base}, corrected p below 0.05: {listed(found)}." if found else
                      f"At no earlier step does a row differ from {base} with corrected p below 0.05.")  # fmt: skip
     return lines
@@ -98,18 +100,29 @@ def _rank_words(study: Study, count: int) -> str:
 
 def cost_section(study: Study) -> Section:
     """Time, energy, memory and size."""
+    columns = [column.label for column in study.declared.columns]
     rows: list[list[Field | str]] = []
     for row, cost in costs(study).items():
         peak = f"{cost.peak_mb / 1024:.1f} GB" if not math.isnan(cost.peak_mb) else EMPTY
         size = f"{cost.parameters / 1e6:.2f} M" if cost.parameters else EMPTY
-        times = ["none" if math.isnan(cost.pretraining) else duration(cost.pretraining), _duration(cost.final)]
+        first = "none" if math.isnan(cost.pretraining) else duration(cost.pretraining)
+        each = [_duration(cost.finals[column]) for column in columns]
         rows.append(
-            [Field(row, color=study.styles[row].color), *times, f"{cost.hours:.2f} h", f"{cost.kwh:.3f}", peak, size]
+            [
+                Field(row, color=study.styles[row].color),
+                first,
+                *each,
+                f"{cost.hours:.2f} h",
+                f"{cost.kwh:.3f}",
+                peak,
+                size,
+            ]
         )
-    head = ["", "one pretraining", "one final run", "all its runs", "kWh", "peak memory", "pretrained parameters"]
+    each = [Field("one run", column.replace("_", " ")) for column in columns]
+    head = ["", "one pretraining", *each, Field("all its runs"), "kWh", "peak memory", Field("weights", "pretrained")]
     note = (
         "Wall-clock time as the runs recorded it, tests along the way included; 'all its runs' counts pretrainings, trials and "
-        f"final runs. kWh is an estimate: {CPU_WATTS:g} W per processor thread, {GPU_WATTS:g} W per GPU, host included."
+        f"final runs. Weights: parameters of the pretrained file, encoder and decoder. kWh is an estimate: {CPU_WATTS:g} W per processor thread, {GPU_WATTS:g} W per GPU, host included."
     )
     if not any("GB" in str(cell) for line in rows for cell in line):
         note += " Peak memory was not recorded."
@@ -131,7 +144,8 @@ def published_section(study: Study) -> Section | None:
     blocks: list[Block] = [Grid(["", "column", "published", "ours"], rows, text=(0, 1))]
     shown = [x for x in found if x.ours.n]
     if shown:
-        blocks.append(Plots([("Published against ours", "published", scatter(shown, study.styles))]))
+        figure = ("Published against ours", "published", scatter(shown, study.styles))
+        blocks = [Beside(blocks, [Plots([figure])])]
     note = f"Published: {study.declared.source or 'as declared'}. On the line: equal."
     if any(x.scale > 1 for x in found):
         note += " Ours in percent, as in the paper."

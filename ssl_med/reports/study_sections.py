@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from ssl_med.evaluation.statistics import Outcome, Refusal
-from ssl_med.reports._blocks import Block, Field, Grid, Heading, Listing, Note, Plots, Section
+from ssl_med.reports._blocks import Beside, Block, Field, Grid, Heading, Listing, Note, Plots, Section
 from ssl_med.reports.comparison import Difference
 from ssl_med.reports.curves import traces
 from ssl_med.reports.fairness import percent
@@ -48,11 +48,8 @@ def column_section(study: Study, k: int) -> Section:
         )  # fmt: skip
         saving = _saving(study, column)
         stem = f"label-budget-{file_stem(column.label)}"
-        blocks += [
-            Heading("By label budget"),
-            Plots([("Metric against label budget", stem, figure)], INTERVALS),
-            *saving,
-        ]
+        left = [Heading("By label budget"), Plots([("Metric against label budget", stem, figure)], INTERVALS)]
+        blocks.append(Beside(left, saving))
     return Section(f"column-{k}", title, [*blocks, *_early(study, column)])
 
 
@@ -61,21 +58,20 @@ def column_section(study: Study, k: int) -> Section:
 
 def results(study: Study, column: Column) -> Grid:
     """Rows x budgets: mean and spread over seeds."""
-    head: list[Field | str] = ["", *(Field(*budget(x, study.tables.get(column.label))) for x in column.fractions)]
+    table = study.tables.get(column.label)
+    cited = {(x.row, x.fraction): f"{x.published:g}" for x in published(study) if x.column == column.label}
+    beside = {fraction for _, fraction in cited}
+    head: list[Field | str] = [""]
+    for fraction in column.fractions:
+        head += [Field(*budget(fraction, table)), *(["published"] if fraction in beside else [])]
     rows: list[list[Field | str]] = []
-    numbers = study.declared.published
-    cited = any(place.partition("@")[0] == column.label for places in numbers.values() for place in places)
-    beside = {(x.row, x.fraction): x.published for x in published(study) if x.column == column.label} if cited else {}
     for row in study.declared.rows:
         line: list[Field | str] = [Field(row, color=study.styles[row].color)]
         for fraction in column.fractions:
             line.append(_result(study, column, fraction, row))
-            if cited:
-                number = beside.get((row, fraction))
-                line.append(EMPTY if number is None else f"{number:g}")
+            if fraction in beside:
+                line.append(cited.get((row, fraction), EMPTY))
         rows.append(line)
-    if cited:
-        head = [head[0], *(cell for x in head[1:] for cell in (x, "published"))]
     return Grid(head, rows, css="headline wide sticky")
 
 
@@ -208,10 +204,10 @@ def _early(study: Study, column: Column) -> list[Block]:
         rows += [_early_row(study, column, fraction, share, row) for row in study.declared.rows]
     closing = max(step for row in study.declared.rows for x in column.fractions
                   for step in learning_curve(study, column.label, x, row) or [0])  # fmt: skip
-    head = ["labels", "", *(f"step {step}" for step in steps), f"step {closing} (end)"]
+    head = ["", *(f"step {step}" for step in steps), f"step {closing} (end)"]
     blocks: list[Block] = [
         Heading("How fast it learns"),
-        Grid(head, rows, css="sticky wide", text=(0, 1)),
+        Grid(head, rows, css="sticky wide"),
         Note(
             f"Test {table.metric} along the fine-tuning, mean over seeds; below it the difference to {study.declared.baseline} "
             "and p of the same test and family as above. Nothing was chosen on these values."
@@ -223,7 +219,7 @@ def _early(study: Study, column: Column) -> list[Block]:
 
 def _early_row(study: Study, column: Column, fraction: float, share: str, row: str) -> list[Field | str]:
     cells = learning_curve(study, column.label, fraction, row)
-    line: list[Field | str] = [share, Field(row, color=study.styles[row].color)]
+    line: list[Field | str] = [Field(row, f"{share} labels", color=study.styles[row].color)]
     for step in study.early[column.label]:
         outcome = study.early_differences.get((column.label, fraction, row, step))
         line.append(_early_field(cells.get(step, Cell()), outcome))

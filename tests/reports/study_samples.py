@@ -1,7 +1,7 @@
 """Declared studies with known numbers, written as run folders."""
 
 import numpy as np
-from report_samples import SPEC, write_finetune, write_pretrain
+from report_samples import write_finetune, write_pretrain
 
 from ssl_med.reports import records
 from ssl_med.reports.records import Run, read_run
@@ -69,7 +69,7 @@ def sample_study(
 
 def _final(root, row, fraction, seed):
     values = [value(row, fraction, seed, k) for k in range(CASES)]
-    folder = write_finetune(root, row, fraction=fraction, seed=seed, values=values, card={"spec": SPEC})
+    folder = write_finetune(root, row, fraction=fraction, seed=seed, values=values)
     records.write_cases(folder, [{"case": f"c{k:02}", "subject": f"s{k:02}", "dice": v} for k, v in enumerate(values)])
     for step in STEPS:
         records.append_metrics(folder, step, {"curve/dice": early(row, fraction, seed, step)})
