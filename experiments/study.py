@@ -96,9 +96,13 @@ class _Reader:
 
     def unchosen(self, row: str, column: str) -> str:
         """Why a row has no setting to run with."""
-        lost = [n for n in self.matrix.trials() if (n.row, n.column) == (row, column) and self.why(n)]
-        failed = [n for n in lost if self.why(n).startswith(("failed", "its"))]
-        return f"no setting chosen; a trial {self.why(failed[0])}" if failed else "its trials are not done yet"
+        trials = [n for n in self.matrix.trials() if (n.row, n.column) == (row, column)]
+        for why in map(self.why, trials):
+            if why.startswith("failed"):
+                return f"no setting chosen; a trial {why}"
+            if why.startswith("its pretraining"):
+                return f"no setting chosen; a trial whose{why.removeprefix('its')}"
+        return "its trials are not done yet"
 
     def _run(self, folder: Path) -> Run:
         if folder not in self._runs:

@@ -91,7 +91,7 @@ class OnPage:
     html: str
 
 
-Block = Field | Note | Grid | Plots | Listing | Heading | Fold | Beside | OnPage
+Block = Note | Grid | Plots | Listing | Heading | Fold | Beside | OnPage
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,6 @@ def _html(block: Block) -> str:
             return f'<div class="split">{"".join(f"<div>{side}</div>" for side in sides)}</div>'
         case OnPage(ready):
             return ready
-        case _:
-            return _cell("p", block, True)
 
 
 def _cell(tag: str, cell: Field | str, text: bool) -> str:

@@ -101,28 +101,29 @@ def _rank_words(study: Study, count: int) -> str:
 def cost_section(study: Study) -> Section:
     """Time, energy, memory and size."""
     columns = [column.label for column in study.declared.columns]
+    runs = [Field("one run", column.replace("_", " ")) for column in columns]
+    head: list[Field | str] = [
+        "",
+        "one pretraining",
+        *runs,
+        "all its runs",
+        "kWh",
+        "peak memory",
+        Field("weights", "pretrained"),
+    ]
     rows: list[list[Field | str]] = []
     for row, cost in costs(study).items():
         peak = f"{cost.peak_mb / 1024:.1f} GB" if not math.isnan(cost.peak_mb) else EMPTY
         size = f"{cost.parameters / 1e6:.2f} M" if cost.parameters else EMPTY
-        first = "none" if math.isnan(cost.pretraining) else duration(cost.pretraining)
-        each = [_duration(cost.finals[column]) for column in columns]
-        rows.append(
-            [
-                Field(row, color=study.styles[row].color),
-                first,
-                *each,
-                f"{cost.hours:.2f} h",
-                f"{cost.kwh:.3f}",
-                peak,
-                size,
-            ]
-        )
-    each = [Field("one run", column.replace("_", " ")) for column in columns]
-    head = ["", "one pretraining", *each, Field("all its runs"), "kWh", "peak memory", Field("weights", "pretrained")]
+        times = [
+            EMPTY if math.isnan(x) else duration(x) for x in (cost.pretraining, *(cost.finals[c] for c in columns))
+        ]
+        total = [f"{cost.hours:.2f} h", f"{cost.kwh:.3f}"]
+        rows.append([Field(row, color=study.styles[row].color), *times, *total, peak, size])
     note = (
         "Wall-clock time as the runs recorded it, tests along the way included; 'all its runs' counts pretrainings, trials and "
-        f"final runs. Weights: parameters of the pretrained file, encoder and decoder. kWh is an estimate: {CPU_WATTS:g} W per processor thread, {GPU_WATTS:g} W per GPU, host included."
+        "final runs. Weights: parameters of the pretrained file, encoder and decoder. kWh is an estimate: "
+        f"{CPU_WATTS:g} W per processor thread, {GPU_WATTS:g} W per GPU, host included."
     )
     if not any("GB" in str(cell) for line in rows for cell in line):
         note += " Peak memory was not recorded."
@@ -150,7 +151,3 @@ def published_section(study: Study) -> Section | None:
     if any(x.scale > 1 for x in found):
         note += " Ours in percent, as in the paper."
     return Section("published", "Published and ours", [*blocks, Note(note)])
-
-
-def _duration(value: float) -> str:
-    return EMPTY if math.isnan(value) else duration(value)

@@ -48,7 +48,10 @@ def column_section(study: Study, k: int) -> Section:
         )  # fmt: skip
         saving = _saving(study, column)
         stem = f"label-budget-{file_stem(column.label)}"
-        left = [Heading("By label budget"), Plots([("Metric against label budget", stem, figure)], INTERVALS)]
+        left: list[Block] = [
+            Heading("By label budget"),
+            Plots([("Metric against label budget", stem, figure)], INTERVALS),
+        ]
         blocks.append(Beside(left, saving))
     return Section(f"column-{k}", title, [*blocks, *_early(study, column)])
 

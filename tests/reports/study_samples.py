@@ -25,7 +25,17 @@ def value(row, fraction, seed, case=None):
 
 
 def sample_study(
-    root, *, rows=tuple(GAIN), fractions=FRACTIONS, seeds=6, columns=("dice",), test="paired_t", missing=(), tuned=True, **declared
+    root,
+    *,
+    rows=tuple(GAIN),
+    fractions=FRACTIONS,
+    seeds=6,
+    columns=("dice",),
+    test="paired_t",
+    missing=(),
+    tuned=True,
+    early_steps=STEPS,
+    **declared,
 ):
     """Runs of a study and the study.
 
@@ -41,13 +51,17 @@ def sample_study(
     for column in columns:
         for row in rows if tuned else ():
             for lr in LR:
-                folder = write_finetune(root / "tune" / column / f"{lr:g}", row, fraction=0.2, seed=1000, values=[value(row, 0.2, 99) - lr])
+                folder = write_finetune(
+                    root / "tune" / column / f"{lr:g}", row, fraction=0.2, seed=1000, values=[value(row, 0.2, 99) - lr]
+                )
                 entries.append(Entry("tune", row, column, 0.2, 1000, read_run(folder), choice=(("optim.lr", lr),)))
         for seed in range(seeds):
             for fraction in fractions:
                 for row in rows:
                     why = missing.get((row, fraction, seed), "")
-                    run = Run(root / "none") if why else read_run(_final(root / column, row, fraction, seed))
+                    run = (
+                        Run(root / "none") if why else read_run(_final(root / column, row, fraction, seed, early_steps))
+                    )
                     choice = (("optim.lr", LR[0]),) if tuned else ()
                     entries.append(Entry("final", row, column, fraction, seed, run, why, choice, pretrained.get(row)))
     known = {
@@ -55,10 +69,11 @@ def sample_study(
         "collapsed_below": 0.3, "tune_fraction": 0.2,
     }  # fmt: skip
     known |= declared
+    grid = {"optim.lr": list(LR)} if tuned else {}
     return Study(
         Declared(
             rows=tuple(rows),
-            columns=tuple(Column(c, "lits", "finetune", tuple(fractions), {"optim.lr": list(LR)} if tuned else {}) for c in columns),
+            columns=tuple(Column(c, "lits", "finetune", tuple(fractions), grid) for c in columns),
             test=test,
             seeds=tuple(range(seeds)),
             **known,
@@ -67,11 +82,11 @@ def sample_study(
     )
 
 
-def _final(root, row, fraction, seed):
+def _final(root, row, fraction, seed, steps):
     values = [value(row, fraction, seed, k) for k in range(CASES)]
     folder = write_finetune(root, row, fraction=fraction, seed=seed, values=values)
     records.write_cases(folder, [{"case": f"c{k:02}", "subject": f"s{k:02}", "dice": v} for k, v in enumerate(values)])
-    for step in STEPS:
+    for step in steps:
         records.append_metrics(folder, step, {"curve/dice": early(row, fraction, seed, step)})
     return folder
 

@@ -1,0 +1,95 @@
+"""A table's folder, whole or not, as its report sees it."""
+
+import json
+
+import pytest
+
+from experiments.compare import compare, open_matrix
+from experiments.study import failures_of, study_of
+from ssl_med.reports import records
+from ssl_med.reports.records import write_json
+
+TABLE = """
+title: Nodules
+test: paired_t
+trainer: cpu
+pretrain: {data: medmnist, root: nodule2d, seeds: [0]}
+rows: {scratch: {}, simclr: {method: simclr}}
+columns:
+  fine_tuning: {task: nodule2d, root: nodule2d, fractions: [0.1, 1.0], tune: {optim.lr: [0.001, 0.003]}}
+  probe: {task: nodule2d, protocol: linear, root: nodule2d}
+seeds: [0, 1]
+tune: {fraction: 0.1, seeds: [1000]}
+"""
+
+
+@pytest.fixture
+def words(tmp_path):
+    (tmp_path / "small.yaml").write_text(TABLE)
+    return [f"table={tmp_path / 'small.yaml'}", f"root.nodule2d={tmp_path}", f"out={tmp_path / 'out'}"]
+
+
+def finish(matrix, node, value=0.8):
+    """Leaves what a finished run of a node leaves."""
+    kind = node.kind
+    summary = {"kind": kind, "status": "done", "seed": node.seed, "steps": 10, "seconds": 5.0, "data": "medmnist"}
+    if kind != "pretrain":
+        summary |= {"task": "nodule2d", "metric": "auc", "metrics": {"test/auc": value}, "n_test": 2}
+        summary |= {
+            "labels": {"fraction": node.fraction},
+            "init": {},
+            "protocol": "linear" if kind == "probe" else None,
+        }
+    summary |= {"method": matrix.table.rows[node.row].method or None}
+    records.write_summary(matrix.folder(node), summary)
+
+
+def test_what_is_missing_says_why(words):
+    matrix, _ = open_matrix(words)
+    (pretraining,) = matrix.pretrainings()
+    trials = matrix.trials()
+    for trial in trials[:3]:
+        finish(matrix, trial, 0.7 + trial.choice[0][1])
+    choices = {("scratch", "fine_tuning"): {"optim.lr": 0.003}}
+    finals = matrix.finals(choices)
+    done = next(n for n in finals if (n.column, n.row, n.seed) == ("fine_tuning", "scratch", 1))
+    finish(matrix, done)
+    broken = next(n for n in finals if (n.column, n.row, n.seed) == ("probe", "scratch", 0))
+    study = study_of(matrix, choices, {matrix.folder(pretraining): "loss is nan", matrix.folder(broken): "no memory"})
+    why = {(e.role, e.column, e.row, e.fraction, e.seed): e.why for e in study.entries if e.role != "tune"}
+    assert why["pretrain", "", "simclr", 1.0, 0] == "failed: loss is nan"
+    assert why["final", "fine_tuning", "scratch", 0.1, 1] == ""
+    assert why["final", "fine_tuning", "scratch", 0.1, 0] == "not run yet"
+    assert why["final", "probe", "scratch", 1.0, 0] == "failed: no memory"
+    assert why["final", "probe", "simclr", 1.0, 0] == "its pretraining failed: loss is nan"
+    lost = why["final", "fine_tuning", "simclr", 1.0, 1]
+    assert lost == "no setting chosen; a trial whose pretraining failed: loss is nan"
+    assert len(study.of("final")) == 2 * (2 * 2 + 2)  # all that were declared, chosen or not
+    assert study.cell("fine_tuning", 0.1, "scratch").values == (0.8,)
+    assert {e.chosen for e in study.of("final") if e.row == "scratch" and e.column == "fine_tuning"} == {
+        "optim.lr 0.003"
+    }
+
+
+def test_the_report_alone_runs_nothing(words, tmp_path):
+    matrix, _ = open_matrix(words)
+    for trial in matrix.trials():
+        finish(matrix, trial, 0.7 + trial.choice[0][1])
+    choices = {(row, "fine_tuning"): {"optim.lr": 0.003} for row in matrix.table.rows}
+    for node in (*matrix.pretrainings(), *matrix.finals(choices)):
+        finish(matrix, node)
+    gone = matrix.folder(matrix.finals(choices)[0])
+    (gone / records.SUMMARY).unlink()
+    write_json(matrix.out / "progress.json", {"done": 1, "of": 2, "failed": {str(gone): "RunError: disk full"}})
+    before = {path for path in matrix.out.rglob("*") if path.is_file()}
+    assert compare([*words, "--report"]) == matrix.out
+    made = {path.name for path in matrix.out.rglob("*") if path.is_file() and path not in before}
+    assert {"report.html", "report.md", "results.csv", "table.tex"} <= made
+    assert all(name.endswith(".png") for name in made - {"report.html", "report.md", "results.csv", "table.tex"})
+    assert "failed: RunError: disk full" in (matrix.out / "report.md").read_text()
+
+
+def test_failures_of_a_folder_without_progress(tmp_path):
+    assert failures_of(tmp_path / "progress.json") == {}
+    (tmp_path / "progress.json").write_text(json.dumps({"done": 0, "of": 1}))
+    assert failures_of(tmp_path / "progress.json") == {}

@@ -1,0 +1,243 @@
+"""Numbers of a study against computations of their own."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from study_samples import CASES, FRACTIONS, GAIN, STEPS, early, sample_study, value
+
+from ssl_med.evaluation import statistics as s
+from ssl_med.reports.ranking import rank
+from ssl_med.reports.study import TESTS
+from ssl_med.reports.study_derived import (
+    annotation_saving,
+    convergence,
+    costs,
+    crossing,
+    interval,
+    learning_curve,
+    parameters,
+    published,
+    ranking,
+    watts,
+)
+from ssl_med.reports.tables import Cell
+
+SEEDS = 6
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return sample_study(tmp_path_factory.mktemp("study"))
+
+
+def runs(row, fraction):
+    return np.array([value(row, fraction, seed) for seed in range(SEEDS)])
+
+
+def by_hand(family):
+    """Holm as in the paper: sorted, times what is left, never falling."""
+    order = sorted(family, key=family.get)
+    found, least = {}, 0.0
+    for k, key in enumerate(order):
+        least = max(least, min(1.0, family[key] * (len(order) - k)))
+        found[key] = least
+    return found
+
+
+def test_cells_and_differences(study):
+    family = {}
+    for fraction in FRACTIONS:
+        base = runs("scratch", fraction)
+        for row in ("mae", "pcrl", "moco"):
+            cell = study.cell("dice", fraction, row)
+            assert (cell.n, cell.mean) == (SEEDS, pytest.approx(runs(row, fraction).mean()))
+            family[row, fraction] = stats.ttest_rel(runs(row, fraction), base).pvalue
+            for step in STEPS:
+                own, other = ([early(r, fraction, k, step) for k in range(SEEDS)] for r in (row, "scratch"))
+                family[row, fraction, step] = stats.ttest_rel(own, other).pvalue
+    assert study.family == len(family) == 3 * 3 * 3
+    expected = by_hand(family)
+    for (_, fraction, row), difference in study.differences.items():
+        assert difference.outcome.p == pytest.approx(expected[row, fraction])
+        assert difference.outcome.effect == pytest.approx((runs(row, fraction) - runs("scratch", fraction)).mean())
+        assert difference.outcome.family == 27
+    for (_, fraction, row, step), outcome in study.early_differences.items():
+        assert outcome.p == pytest.approx(expected[row, fraction, step])
+
+
+def test_the_interval_draws_patients_of_both_rows_together(study):
+    apart = np.mean(
+        [[value("mae", 0.2, k, c) - value("scratch", 0.2, k, c) for c in range(CASES)] for k in range(SEEDS)], 0
+    )
+    alone = s.bootstrap(s.mean_of(apart), [f"s{k:02}" for k in range(CASES)], resamples=1000)
+    found = study.differences["dice", 0.2, "mae"].interval
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
+    assert found.subjects == CASES
+
+
+def test_the_mean_auc_of_runs_equals_the_mean_of_their_aucs():
+    rng = np.random.default_rng(3)
+    truth = rng.random(60) < 0.3
+    scores = np.round(rng.normal(truth, 1, (4, 60)), 1)  # with ties
+    weights = rng.multinomial(60, np.full(60, 1 / 60), 50).astype(float)
+    weights[0] = ~truth  # one class only
+    each = np.mean([s.auc_of(truth, score)(weights) for score in scores], axis=0)
+    found = s.mean_auc_of(truth, scores)(weights)
+    assert math.isnan(found[0])
+    np.testing.assert_allclose(found, each)
+
+
+def test_every_declared_test_is_applied(tmp_path):
+    a, b = runs("mae", 1.0), runs("scratch", 1.0)
+    expected = {
+        "paired_t": stats.ttest_rel(a, b).pvalue,
+        "welch_t": stats.ttest_ind(a, b, equal_var=False).pvalue,
+        "sign_flip": stats.permutation_test((a - b,), np.mean, permutation_type="samples").pvalue,
+        "wilcoxon": stats.wilcoxon(a, b).pvalue,
+    }
+    assert set(expected) == set(TESTS)
+    for test, p in expected.items():
+        found = sample_study(
+            tmp_path / test, rows=("scratch", "mae"), fractions=(1.0,), tuned=False, test=test, early_steps=()
+        )
+        assert found.family == 1
+        assert found.differences["dice", 1.0, "mae"].outcome.p == pytest.approx(p), test
+
+
+def test_the_best_row_is_named_only_where_it_differs_from_all_others(study, tmp_path):
+    assert study.best("dice", 0.05) == "mae"
+    close = sample_study(tmp_path / "close", rows=("scratch", "pcrl"), fractions=(1.0,), test="sign_flip", seeds=5)
+    assert close.best("dice", 1.0) == ""  # five sign flips tell nothing apart
+    gaps = sample_study(tmp_path / "gaps", fractions=(0.05,), missing=[("moco", 0.05, 3, "not run yet")])
+    assert gaps.best("dice", 0.05) == ""
+
+
+def test_a_missing_cell_stays_in_the_family(tmp_path):
+    study = sample_study(tmp_path, missing=[("moco", 0.05, seed, "failed: loss is nan") for seed in range(SEEDS)])
+    assert study.family == 27
+    refused = study.differences["dice", 0.05, "moco"].outcome
+    assert isinstance(refused, s.Refusal)
+    assert math.isnan(refused.effect)
+    assert list(study.reasons()) == ["failed: loss is nan"]
+    part = sample_study(tmp_path / "part", missing=[("mae", 0.2, 0, "not run yet"), ("mae", 0.2, 4, "not run yet")])
+    kept = [1, 2, 3, 5]
+    found = part.differences["dice", 0.2, "mae"].outcome
+    assert (found.n, found.effect) == (4, pytest.approx((runs("mae", 0.2) - runs("scratch", 0.2))[kept].mean()))
+
+
+def test_learning_curves_end_with_the_final_value(study):
+    curve = learning_curve(study, "dice", 0.2, "mae")
+    assert list(curve) == [*STEPS, 60]
+    assert curve[20].values == pytest.approx([early("mae", 0.2, k, 20) for k in range(SEEDS)])
+    assert curve[60].values == pytest.approx(runs("mae", 0.2))
+
+
+def test_intervals_over_seeds_are_students():
+    x = [0.71, 0.74, 0.69, 0.75]
+    assert interval(Cell(tuple(x))) == pytest.approx(stats.t.interval(0.95, 3, np.mean(x), stats.sem(x)))
+    assert all(map(math.isnan, interval(Cell((0.1, 0.2)))))
+
+
+def test_annotation_saving_is_interpolated_in_the_logarithm(study):
+    assert crossing((0.01, 0.1, 1.0), (0.5, 0.6, 0.8), 0.7) == (pytest.approx(10**-0.5), False)
+    assert crossing((0.01, 1.0), (0.5, 0.6), 0.4) == (0.01, True)
+    assert math.isnan(crossing((0.01, 1.0), (0.5, 0.6), 0.61)[0])
+    target, found = annotation_saving(study, "dice")
+    assert target == pytest.approx(runs("scratch", 1.0).mean())
+    below, above = runs("mae", 0.2).mean(), runs("mae", 1.0).mean()
+    share = (target - below) / (above - below)
+    assert found["mae"].value == pytest.approx(0.2 * 5**share)
+    assert found["mae"].reached == found["mae"].of == SEEDS
+    assert math.isnan(found["moco"].value)
+
+
+def test_convergence_is_the_first_step_near_the_end_of_the_baseline(study):
+    target, found = convergence(study, "dice", 1.0)
+    assert target == pytest.approx(0.95 * runs("scratch", 1.0).mean())
+    at_40 = np.mean([early("mae", 1.0, k, 40) for k in range(SEEDS)])
+    assert at_40 >= target
+    assert np.mean([early("scratch", 1.0, k, 40) for k in range(SEEDS)]) < target
+    assert (found["mae"].value, found["scratch"].value) == (40, 60)
+
+
+def test_ranks_against_scipy_and_the_published_table():
+    rng = np.random.default_rng(0)
+    values = {name: rng.normal(k / 3, 1, 9) for k, name in enumerate("abcd")}
+    found = rank(values)
+    assert found.p == pytest.approx(stats.friedmanchisquare(*values.values()).pvalue)
+    assert found.critical == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 9)), abs=2e-3)  # Demsar 2006, table 5 (a)
+    means = stats.rankdata(-np.array(list(values.values())), axis=0).mean(1)
+    assert dict(found.ranks) == pytest.approx(dict(zip("abcd", means, strict=True)))
+    assert list(found.ranks.values()) == sorted(found.ranks.values())
+    values["a"][3] = math.nan
+    assert rank(values).blocks == 8
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({}, "no row has a result"),
+        ({"a": [math.nan], "b": [0.1]}, "no data set and budget"),
+        ({"a": [1.0] * 6, "b": [0.5] * 6}, "three rows or more; there are 2"),
+        ({"a": [1.0] * 4, "b": [0.5] * 4, "c": [0.1] * 4}, "4 data sets x budgets; 5 are needed"),
+        ({"a": [1.0] * 6, "b": [1.0] * 6, "c": [1.0] * 6}, "all rows are equal"),
+    ],
+)
+def test_when_ranks_have_no_test(values, reason):
+    found = rank(values)
+    assert reason in found.reason
+    assert math.isnan(found.p)
+
+
+def test_rows_without_any_result_are_left_out_of_ranks(tmp_path):
+    gone = [("moco", x, seed, "not run yet") for x in FRACTIONS for seed in range(2)]
+    found, absent = ranking(sample_study(tmp_path, seeds=2, missing=gone))
+    assert absent == ["moco"]
+    assert found.blocks == len(FRACTIONS)
+
+
+def test_costs(study):
+    cost = costs(study)["mae"]
+    finals = [20.0 + seed for seed in range(SEEDS) for _ in FRACTIONS]
+    assert cost.pretraining == 30.0
+    assert cost.finals == {"dice": pytest.approx(np.mean(finals))}
+    total = 30.0 + sum(finals) + 2 * 1020.0  # two trials with seed 1000
+    assert cost.hours == pytest.approx(total / 3600)
+    assert cost.kwh == pytest.approx(total * 2 * 10 / 3.6e6)  # two threads of 10 W
+    assert math.isnan(costs(study)["scratch"].pretraining)
+
+
+def test_power_and_size(study, tmp_path):
+    run = study.entries[0].run
+    assert watts(type(run)(run.folder, {"hardware": "4 x NVIDIA A100"})) == 1600
+    tensors = {
+        name: {"dtype": "F32", "shape": shape} for name, shape in (("encoder.a", [2, 3]), ("x.running_mean", [5]))
+    }
+    header = json.dumps(tensors | {"__metadata__": {"a": "b"}}).encode()
+    (tmp_path / "backbone.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    assert parameters(tmp_path) == 6
+    assert parameters(tmp_path / "none") == 0
+
+
+def test_published_numbers_find_their_cells(tmp_path):
+    numbers = {"mae": {"dice": 85.1, "dice@0.2": 0.7, "gone": 1.0}}
+    study = sample_study(tmp_path, rows=("scratch", "mae"), seeds=2, published=numbers)
+    found = {x.fraction: x for x in published(study)}
+    assert set(found) == {1.0, 0.2}
+    assert (found[1.0].published, found[1.0].scale, found[0.2].scale) == (85.1, 100, 1)
+    assert found[1.0].ours.mean == pytest.approx(runs("mae", 1.0)[:2].mean())
+
+
+def test_collapsed_runs_are_counted(study, tmp_path):
+    assert study.collapsed("dice", 0.05, "mae") == 0
+    bound = float(np.median(runs("mae", 0.05)))
+    harsh = sample_study(tmp_path, rows=("scratch", "mae"), collapsed_below=bound)
+    assert harsh.collapsed("dice", 0.05, "mae") == 3
+
+
+def test_no_two_rows_look_alike(study):
+    looks = {(look.color, look.marker) for look in study.styles.values()}
+    assert len(looks) == len(GAIN)

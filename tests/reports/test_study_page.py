@@ -1,0 +1,155 @@
+"""What stands in the report of a study, complete, with gaps, and at its smallest."""
+
+import csv
+import re
+
+import pytest
+from study_samples import sample_study
+from test_html import Page
+
+from ssl_med.evaluation.statistics import Refusal
+from ssl_med.reports._study_tex import escape
+from ssl_med.reports.study_page import write_study
+
+
+def written(study, out):
+    page = Page(write_study(study, out).read_text())
+    return page, (out / "report.md").read_text(), (out / "table.tex").read_text(), (out / "results.csv").read_text()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    root = tmp_path_factory.mktemp("page")
+    gaps = [("moco", 0.05, seed, "failed: loss is nan") for seed in range(6)] + [("pcrl", 0.2, 5, "not run yet")]
+    study = sample_study(
+        root / "runs", missing=gaps, source="Someone 2021, Table 1", published={"mae": {"dice@0.2": 75.9}}
+    )
+    return (study, root / "report", *written(study, root / "report"))
+
+
+def test_the_page_holds_every_part(report):
+    study, _, page, markdown, _, _ = report
+    sections = ["In short", "dice", "Ranks over all columns and budgets", "Cost", "Published and ours"]
+    for title in [*sections, "How the comparison was made", "What was run"]:
+        assert title in page.text
+        assert f"## {title}" in markdown
+    mae = study.cell("dice", 1.0, "mae")
+    assert f"{mae.mean:.3f} ± {mae.sd:.3f} · n 6" in page.text
+    difference = study.differences["dice", 1.0, "mae"]
+    for words in (f"{difference.outcome.effect:+.3f} [{difference.interval.low:+.3f}", "paired t-test over seeds, two-sided",
+                  "corrected by Holm over all 27 comparisons", "on 10 test cases", "Protocol One network for all.",
+                  "Better than scratch at the end", "6 seeds share one pretraining of each row",
+                  "All 8 trials are listed", "At an end of the grid", "Published: Someone 2021, Table 1"):  # fmt: skip
+        assert words in page.text, words
+        if not words.startswith("Protocol"):
+            assert words in markdown.replace("**", ""), words
+
+
+def test_it_needs_no_network_and_no_script(report):
+    _, out, page, _, _, _ = report
+    assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe")]
+    assert all(attrs["src"].startswith("data:image/") for _, attrs in page.tags if "src" in attrs)
+    assert not re.search(r"url\(|@import", (out / "report.html").read_text())
+    ids = {"#" + attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert {attrs["href"] for tag, attrs in page.tags if tag == "a"} <= ids
+
+
+def test_missing_cells_say_why(report):
+    _, _, page, markdown, tex, table = report
+    line = "6 runs (moco at 5 %, seed 0, 1, 2, 3, 4, 5): failed: loss is nan"
+    assert page.text.count(line) == 3  # on top, under the table, among the runs
+    assert line in markdown
+    assert line.replace("%", r"\%") in tex
+    assert "n 5 of 6" in page.text
+    assert "missing" in page.text
+    rows = list(csv.DictReader(table.splitlines()))
+    gone = [row["missing_because"] for row in rows if row["row"] == "moco" and row["fraction"] == "0.05"]
+    assert gone == ["failed: loss is nan"] * 6
+    assert len(rows) == 3 + 8 + 72
+    done = next(row for row in rows if row["role"] == "final" and not row["missing_because"])
+    assert float(done["value"]) == float(done["test/dice"])
+
+
+def test_pictures_of_the_markdown_exist(report):
+    _, out, _, markdown, _, _ = report
+    figures = re.findall(r"\]\((figures/.*?)\)", markdown)
+    assert len(figures) == 1 + 3 + 1  # budgets, learning at three of them, scatter; too few blocks for ranks
+    assert all((out / figure).read_bytes().startswith(b"\x89PNG") for figure in figures)
+
+
+def test_tex_is_whole(report):
+    tex = report[4]
+    assert tex.count(r"\begin{table}") == tex.count(r"\end{table}") == 2
+    assert tex.count(r"\toprule") == tex.count(r"\bottomrule") == 2
+    for block in re.findall(r"\\begin\{tabular\}\{(l r*|l[r]*)\}(.*?)\\end\{tabular\}", tex, re.DOTALL):
+        columns, body = block
+        lines = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert len(lines) in (5, 4)  # head, and four rows or three challengers
+        assert all(line.count("&") == len(columns) - 1 for line in lines)
+    for words in ("over 6 seeds", "on 10 test cases", "95 \\% bootstrap interval", "Holm over all 27 comparisons"):
+        assert words in tex
+    assert re.search(r"(?<!\\)%", tex.replace("% needs", "")) is None
+    assert escape("a_b & 5 % < {x}") == r"a\_b \& 5 \% $<$ \{x\}"
+
+
+def test_few_seeds_are_refused_in_print(tmp_path):
+    study = sample_study(
+        tmp_path / "runs", rows=("scratch", "mae"), fractions=(1.0,), seeds=3, test="sign_flip", tuned=False
+    )
+    assert all(isinstance(x.outcome, Refusal) for x in study.differences.values())
+    page, markdown, _, _ = written(study, tmp_path / "out")
+    for text in (page.text, markdown):
+        assert "no p" in text
+        assert "3 pairs cannot give p below 0.25" in text
+        assert not re.search(r"(?<!no )\bp (<|0\.)", text)
+
+
+def test_one_row_one_budget(tmp_path):
+    study = sample_study(tmp_path / "runs", rows=("scratch",), fractions=(1.0,), seeds=1, tuned=False)
+    page, markdown, tex, _ = written(study, tmp_path / "out")
+    assert "Difference to" not in page.text
+    assert "By label budget" not in page.text
+    assert "Friedman's test needs three rows or more" in markdown
+    assert tex.count(r"\begin{table}") == 1
+    assert "± nan" not in page.text
+
+
+def test_without_scratch_another_row_is_the_baseline(tmp_path):
+    study = sample_study(tmp_path / "runs", rows=("pcrl", "mae"), seeds=4)
+    page, _, _, _ = written(study, tmp_path / "out")
+    assert "Difference to pcrl" in page.text
+    assert "minus pcrl" in page.text
+    assert "what pcrl reaches with all of them" in page.text
+
+
+def test_before_the_first_result(tmp_path):
+    gone = [(row, x, k, "not run yet") for row in ("scratch", "mae") for x in (0.2, 1.0) for k in range(2)]
+    study = sample_study(tmp_path / "runs", rows=("scratch", "mae"), fractions=(0.2, 1.0), seeds=2, missing=gone)
+    page, markdown, tex, _ = written(study, tmp_path / "out")
+    assert "No run of this column has finished." in page.text
+    assert "8 runs (scratch, mae at 20 %, 100 %, seed 0, 1): not run yet" in markdown
+    assert "no row has a result" in page.text
+    assert "no run of this column has finished" in tex
+
+
+def test_a_baseline_that_failed(tmp_path):
+    gone = [("scratch", x, k, "failed: no memory") for x in (0.2, 1.0) for k in range(2)]
+    study = sample_study(tmp_path / "runs", rows=("scratch", "mae"), fractions=(0.2, 1.0), seeds=2, missing=gone)
+    page, _, _, _ = written(study, tmp_path / "out")
+    assert "needs scratch at 100 % of the labels" in page.text
+    assert study.family == 2 * 3  # the end and two early steps
+
+
+def test_names_cannot_inject(tmp_path):
+    evil = "<script>alert(1)</script>"
+    study = sample_study(
+        tmp_path / "runs", rows=("scratch", "mae"), fractions=(1.0,), seeds=1, title=evil, protocol=evil
+    )
+    page, _, _, _ = written(study, tmp_path / "out")
+    assert "script" not in [tag for tag, _ in page.tags]
+    assert evil in page.text
+
+
+def test_equal_studies_make_equal_reports(tmp_path):
+    study = sample_study(tmp_path / "runs", rows=("scratch", "mae"), fractions=(1.0,), seeds=2)
+    assert write_study(study, tmp_path / "a").read_bytes() == write_study(study, tmp_path / "b").read_bytes()
