@@ -33,7 +33,7 @@ def report_table(matrix: Matrix, choices: Choices, failed: Mapping[Path, str], *
 def study_of(matrix: Matrix, choices: Choices, failed: Mapping[Path, str]) -> Study:
     """The declaration and all its runs."""
     reader = _Reader(matrix, failed)
-    entries = [reader.entry(node) for node in (*matrix.pretrainings(), *matrix.trials(), *matrix.finals(choices))]
+    entries = [reader.entry(node) for node in (*matrix.pretrainings(), *reader.trials, *matrix.finals(choices))]
     every = {
         (row, column): choices.get((row, column), {}) for row in matrix.table.rows for column in matrix.table.columns
     }
@@ -72,6 +72,7 @@ class _Reader:
 
     def __init__(self, matrix: Matrix, failed: Mapping[Path, str]) -> None:
         self.matrix, self.failed = matrix, failed
+        self.trials = matrix.trials()
         self._runs: dict[Path, Run] = {}
 
     def entry(self, node: Node) -> Entry:
@@ -96,8 +97,7 @@ class _Reader:
 
     def unchosen(self, row: str, column: str) -> str:
         """Why a row has no setting to run with."""
-        trials = [n for n in self.matrix.trials() if (n.row, n.column) == (row, column)]
-        for why in map(self.why, trials):
+        for why in (self.why(node) for node in self.trials if (node.row, node.column) == (row, column)):
             if why.startswith("failed"):
                 return f"no setting chosen; a trial {why}"
             if why.startswith("its pretraining"):

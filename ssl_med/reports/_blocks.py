@@ -14,6 +14,8 @@ from ssl_med.reports._examined import markdown_table
 from ssl_med.reports.curves import to_svg
 from ssl_med.reports.pictures import save
 
+MARKED = ("best", "better", "worse")  # cells that stand out
+
 
 @dataclass(frozen=True)
 class Field:
@@ -143,7 +145,7 @@ def _cell(tag: str, cell: Field | str, text: bool) -> str:
     css = " ".join(filter(None, ["text" if text else "", cell.mark]))
     swatch = f'<span class="swatch" style="background:{cell.color}"></span>' if cell.color else ""
     aside = f"<small>{escape(cell.aside)}</small>" if cell.aside else ""
-    return f'<{tag} class="{css}">{swatch}{escape(cell.text)}{aside}</{tag}>'
+    return f'<{tag} class="{css}">{swatch}{escape(cell.text).replace("_", "_<wbr>")}{aside}</{tag}>'
 
 
 # --- Markdown ----------------------------------------------------------------------------------------------------
@@ -183,5 +185,5 @@ def _markdown(block: Block, out: Path) -> list[str]:
 def _plain(cell: Field | str) -> str:
     if isinstance(cell, str):
         return cell
-    text = f"**{cell.text}**" if cell.mark == "best" else cell.text
+    text = f"**{cell.text}**" if cell.mark in MARKED else cell.text
     return f"{text} ({cell.aside})" if cell.aside and cell.text else text or cell.aside

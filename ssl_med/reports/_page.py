@@ -41,7 +41,7 @@ th:last-child, td:last-child { padding-right: 8px; }
 td.text { white-space: normal; }
 .oneline td.text, td code { white-space: nowrap; }
 td small { display: block; color: var(--soft); font-size: 12.5px; font-weight: 400; }
-.sticky tbody td:first-child { white-space: nowrap; padding-right: 18px; }
+.sticky tbody td:first-child { white-space: nowrap; padding-right: 18px; box-shadow: inset 0 -1px var(--line); }
 td.better { background: #e7f4ee; } td.worse { background: #fbeceb; } td.missing { color: var(--faint); font-style: italic; }
 thead small { display: block; font-weight: 400; font-size: 12.5px; }
 thead th { color: var(--soft); font-weight: 600; font-size: 13px; border-bottom: 1.5px solid #b9c3cc; }
@@ -85,6 +85,7 @@ footer { color: var(--faint); font-size: 13px; margin-top: 56px; padding-top: 14
   .figures, .figures.one, .figures.small, .split { grid-template-columns: minmax(0, 1fr); }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   table.headline { font-size: 15px; } .headline .sd { display: block; } th, td { padding-right: 13px; }
+  .sticky tbody td:first-child { white-space: normal; min-width: 108px; }
   dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dd { margin-bottom: 8px; }
   .thumbs { display: flex; flex-wrap: wrap; gap: 14px; margin: 12px 0; }
 .thumbs figure { width: 128px; } .thumbs figcaption { overflow-wrap: anywhere; font-size: 12.5px; }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ssl_med.reports._blocks import Field, Grid
+from ssl_med.reports._blocks import MARKED, Field, Grid
+from ssl_med.reports._study_words import missing_lines
 from ssl_med.reports.study import Column, Study
-from ssl_med.reports.study_sections import difference_grid, difference_notes, missing_lines, results, results_caption
+from ssl_med.reports.study_sections import difference_grid, difference_notes, results, results_caption
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -31,7 +32,6 @@ def tex(study: Study) -> str:
             base, title = study.declared.baseline, study.tables[column.label].title
             what = f"{title}: difference in test {study.metric(column.label)} to {base}."
             caption = " ".join([f"{study.declared.title}.", what, *difference_notes(study, column)])
-            caption = caption.replace("Coloured: corrected p below 0.05.", "Bold: corrected p below 0.05.")
             lines += _table(study, column, "differences", difference_grid(study, column), caption)
     return "\n".join(lines) + "\n"
 
@@ -62,7 +62,7 @@ def _line(cells: Sequence[Field | str]) -> str:
 def _cell(cell: Field | str) -> str:
     cell = cell if isinstance(cell, Field) else Field(cell)
     text, aside = (re.sub(r"(?<!\w)-(?=\d)", "$-$", escape(part)) for part in (cell.text, cell.aside))
-    text = rf"\textbf{{{text}}}" if cell.mark in ("best", "better", "worse") else text
+    text = rf"\textbf{{{text}}}" if cell.mark in MARKED else text
     return rf"{text} {{\scriptsize {aside}}}" if aside else text
 
 

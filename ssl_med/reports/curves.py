@@ -21,6 +21,7 @@ from ssl_med.reports.tables import Table
 
 # Okabe and Ito (2008), without the yellow that vanishes on white
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_FURTHER = ("#7b5ea7", "#8c6d31", "#1c2733", "#a6192e", "#7f8c1f")  # for tables of many rows
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _FIXED = ("pcrl", "models_genesis", "context_restoration", "moco", "simclr")  # these never share a colour
 LINES = ("-", (0, (6, 1.5)), (0, (3, 1.2, 1, 1.2)), (0, (1, 1)))
@@ -83,18 +84,19 @@ def style(method: str, *, variant: int = 0) -> Style:
 
 
 def styles(methods: Mapping[str, str]) -> dict[str, Style]:
-    """Row -> its style; where two rows would look alike, the later one takes the next free colour and marker."""
+    """Row -> its style; where two rows would share a colour, the later one takes the next free one, then another marker."""
     found: dict[str, Style] = {}
-    taken: set[tuple[str, str]] = set()
-    for row, method in methods.items():
-        look = style(method)
-        spare = ((color, marker) for marker in _MARKERS for color in COLORS)
-        while (look.color, look.marker) in taken:
-            color, marker = next(spare)
-            look = Style(color, marker, "-")
-        taken.add((look.color, look.marker))
+    palette = (*COLORS, *_FURTHER)
+    # methods with a colour of their own come first, so that no other takes it
+    for k, row in enumerate(sorted(methods, key=lambda row: methods[row] not in (SCRATCH, *_FIXED))):
+        look = style(methods[row])
+        taken = {other.color for other in found.values()}
+        if look.color in taken:
+            again, place = divmod(k, len(palette))
+            free = [color for color in palette if color not in taken] or [palette[place]]
+            look = Style(free[0], _MARKERS[(k + again) % len(_MARKERS)], LINES[again % len(LINES)])
         found[row] = look
-    return found
+    return {row: found[row] for row in methods}
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def traces(lines: Sequence[Trace], *, title: str, below: str, shares: bool = Fal
         ticks = sorted({x for line in lines for x in line.x})
         span = (np.log(ticks[-1] / ticks[0]) if shares else ticks[-1] - ticks[0]) if len(ticks) > 1 else 1.0
         for k, line in enumerate(lines):
-            shift = 0.012 * span * (k - (len(lines) - 1) / 2)
+            shift = min(0.012, 0.08 / len(lines)) * span * (k - (len(lines) - 1) / 2)
             x = np.array(line.x, float) * np.exp(shift) if shares else np.array(line.x, float) + shift
             bars = np.nan_to_num(np.array([np.subtract(line.mean, line.low), np.subtract(line.high, line.mean)]))
             axes.errorbar(

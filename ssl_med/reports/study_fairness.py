@@ -8,9 +8,9 @@ import numpy as np
 
 from ssl_med.reports._blocks import Block, Field, Grid, Heading, Listing, Note, OnPage, Section
 from ssl_med.reports._provenance import conventions, leak_status, mixed, noted, provenance
+from ssl_med.reports._study_words import missing_lines
 from ssl_med.reports.fairness import leak_warnings, percent, pretrain_warnings
 from ssl_med.reports.study import Column, Entry, Study
-from ssl_med.reports.study_sections import missing_lines
 
 
 def fairness_section(study: Study) -> Section:

@@ -23,6 +23,7 @@ def rank_plot(ranking: Ranking, looks: Mapping[str, Style]) -> Figure:
             axes.plot([value], [place], color=look.color, marker=look.marker, markersize=7, linestyle="none")
         axes.set_yticks(range(len(ranking.ranks)), list(ranking.ranks))
         axes.invert_yaxis()
+        axes.set_xlim(0.7, len(ranking.ranks) + 0.3)
         axes.set_xlabel("mean rank; bar: one critical difference")
         return figure
 

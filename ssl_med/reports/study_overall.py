@@ -9,12 +9,12 @@ from itertools import groupby
 from ssl_med.evaluation.statistics import Refusal
 from ssl_med.reports._blocks import Beside, Block, Field, Grid, Note, Plots, Section
 from ssl_med.reports._provenance import duration
+from ssl_med.reports._study_words import listed
 from ssl_med.reports.comparison import Difference
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.study import Study, significant
 from ssl_med.reports.study_derived import CPU_WATTS, GPU_WATTS, costs, published, ranking
 from ssl_med.reports.study_figures import rank_plot, scatter
-from ssl_med.reports.study_sections import listed
 from ssl_med.reports.tables import EMPTY
 
 
@@ -34,12 +34,10 @@ def in_short(study: Study) -> list[str]:
                 lines.append(
                     f"{word.capitalize()} than {base} at the end, with corrected p below 0.05: {_told(chosen)}."
                 )
-        if not sure:
+        if not sure and refused < len(tested):
             lines.append(f"No row differs from {base} at the end with corrected p below 0.05.")
         if refused:
-            lines.append(
-                f"For {refused} of {len(tested)} differences so few seeds give no p-value; the tables say why."
-            )
+            lines.append(f"For {refused} of {len(tested)} differences there is no p-value; the tables say why.")
     early = [(key, x) for key, x in study.early_differences.items() if significant(x)]
     if study.early_differences:
         found = [

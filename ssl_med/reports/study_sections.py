@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from ssl_med.evaluation.statistics import Outcome, Refusal
 from ssl_med.reports._blocks import Beside, Block, Field, Grid, Heading, Listing, Note, Plots, Section
+from ssl_med.reports._study_words import missing_lines, p_text, titled
 from ssl_med.reports.comparison import Difference
 from ssl_med.reports.curves import traces
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.records import file_stem
-from ssl_med.reports.study import Column, Entry, Study, budget, significant
+from ssl_med.reports.study import Column, Study, budget, significant
 from ssl_med.reports.study_derived import (
     NEAR,
     Reached,
@@ -33,7 +34,7 @@ INTERVALS = (
 def column_section(study: Study, k: int) -> Section:
     """All that one column says."""
     column = study.declared.columns[k]
-    title = column.label.replace("_", " ")
+    title = titled(column.label)
     table = study.tables.get(column.label)
     if table is None:
         return Section(f"column-{k}", title, [Note("No run of this column has finished."), *_missing(study, column)])
@@ -116,21 +117,6 @@ def _missing(study: Study, column: Column) -> list[Block]:
     return [Listing(lines, "Runs of this table that are not there:", warning=True)] if lines else []
 
 
-def missing_lines(entries: Iterable[Entry]) -> list[str]:
-    """One line for each reason: how many runs, and of which rows, budgets and seeds."""
-    found: dict[str, list[Entry]] = {}
-    for entry in entries:
-        found.setdefault(entry.why, []).append(entry)
-    lines = []
-    for why, members in found.items():
-        rows = listed(dict.fromkeys(entry.row for entry in members))
-        shares = listed(dict.fromkeys(percent(entry.fraction) for entry in members if entry.role != "pretrain"))
-        seeds = ", ".join(map(str, sorted({entry.seed for entry in members})))
-        where = f"{rows}{f' at {shares}' if shares else ''}, seed {seeds}"
-        lines.append(f"{len(members)} run{'' if len(members) == 1 else 's'} ({where}): {why}")
-    return lines
-
-
 # --- differences -------------------------------------------------------------------------------------------------
 
 
@@ -156,13 +142,6 @@ def difference_field(difference: Difference) -> Field:
     return Field(text, p_text(difference.outcome), _mark(difference.outcome))
 
 
-def p_text(outcome: Outcome) -> str:
-    """'p 0.031', 'p < 0.001' or 'no p'."""
-    if isinstance(outcome, Refusal):
-        return "no p"
-    return f"p {outcome.p:.3f}" if outcome.p >= 0.001 else "p < 0.001"
-
-
 def _mark(outcome: Outcome) -> str:
     if not significant(outcome):
         return ""
@@ -176,7 +155,8 @@ def difference_notes(study: Study, column: Column) -> list[str]:
         "Difference over the seeds that both rows have. Brackets: 95 % bootstrap interval over the test subjects, the same for "
         "both rows, seeds averaged; each by itself, and silent about other seeds. "
         f"p: {study.test_name} over seeds, two-sided, corrected by Holm over all {study.family} comparisons of this report. "
-        "Coloured: corrected p below 0.05."
+        "Marked: corrected p below 0.05. An interval without 0 beside a large p: other patients would show it for these runs, "
+        "other seeds need not."
     ]
     reasons: dict[str, None] = {}
     for difference in found:
@@ -286,9 +266,3 @@ def _reached(x: Reached, show: Callable[[float], str], first: str) -> tuple[Fiel
 def _seeds(study: Study) -> str:
     seeds = study.declared.seeds
     return f"{len(seeds)} seed{'' if len(seeds) == 1 else 's'}"
-
-
-def listed(words: Iterable[str]) -> str:
-    """Words with commas, the first five where there are many."""
-    found = list(words)
-    return ", ".join(found) if len(found) <= 6 else f"{', '.join(found[:5])} and {len(found) - 5} more"

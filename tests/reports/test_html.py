@@ -13,7 +13,7 @@ from ssl_med.spec import SslMedError
 class Page(HTMLParser):
     """Texts, tags and attributes of a page; complains about tags that do not match."""
 
-    VOID = ("meta", "img", "br", "link", "input", "hr")
+    VOID = ("meta", "img", "br", "wbr", "link", "input", "hr")
 
     def __init__(self, text):
         super().__init__()

@@ -29,7 +29,7 @@ def report(tmp_path_factory):
 
 def test_the_page_holds_every_part(report):
     study, _, page, markdown, _, _ = report
-    sections = ["In short", "dice", "Ranks over all columns and budgets", "Cost", "Published and ours"]
+    sections = ["In short", "Dice", "Ranks over all columns and budgets", "Cost", "Published and ours"]
     for title in [*sections, "How the comparison was made", "What was run"]:
         assert title in page.text
         assert f"## {title}" in markdown

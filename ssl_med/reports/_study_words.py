@@ -1,0 +1,45 @@
+"""Words that several parts of a study's report use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ssl_med.evaluation.statistics import Outcome, Refusal
+from ssl_med.reports.fairness import percent
+from ssl_med.reports.study import Entry
+
+_ROLES = {"pretrain": "pretraining", "tune": "trial", "final": "run"}
+
+
+def missing_lines(entries: Iterable[Entry]) -> list[str]:
+    """One line for each reason: how many runs, and of which rows, budgets and seeds."""
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        found.setdefault((entry.role, entry.why), []).append(entry)
+    lines = []
+    for (role, why), members in found.items():
+        rows = listed(dict.fromkeys(entry.row for entry in members))
+        shares = listed(percent(x) for x in sorted({entry.fraction for entry in members})) if role == "final" else ""
+        seeds = ", ".join(map(str, sorted({entry.seed for entry in members})))
+        where = f"{rows}{f' at {shares}' if shares else ''}, seed {seeds}"
+        lines.append(f"{len(members)} {_ROLES[role]}{'' if len(members) == 1 else 's'} ({where}): {why}")
+    return lines
+
+
+def titled(label: str) -> str:
+    """'fine_tuning' -> 'Fine tuning'."""
+    text = label.replace("_", " ")
+    return text[:1].upper() + text[1:]
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words with commas, the first five where there are many."""
+    found = list(words)
+    return ", ".join(found) if len(found) <= 6 else f"{', '.join(found[:5])} and {len(found) - 5} more"
+
+
+def p_text(outcome: Outcome) -> str:
+    """'p 0.031', 'p < 0.001' or 'no p'."""
+    if isinstance(outcome, Refusal):
+        return "no p"
+    return f"p {outcome.p:.3f}" if outcome.p >= 0.001 else "p < 0.001"
