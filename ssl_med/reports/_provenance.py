@@ -13,15 +13,15 @@ from ssl_med.reports.records import Run
 from ssl_med.reports.tables import EMPTY
 
 
-def provenance(runs: Sequence[Run]) -> str:
-    """Hardware, software, every run, and every setting with its values, as HTML."""
+def provenance(runs: Sequence[Run], *, judged: Sequence[Run] | None = None) -> str:
+    """Hardware, software, every run, and every setting with its values, as HTML; leaks of `judged`, or of all runs."""
     told: dict[str, set[str]] = {"hardware": set(), "software": set(), "code": set()}
     for run in runs:
         told["hardware"].add(_hardware(run))
         told["software"].add(_versions(run))
         told["code"].add(_git(run))
     facts = [(name, "; ".join(sorted(values - {""})) or "not recorded") for name, values in told.items()]
-    text = p.facts([*facts, ("leaks", leak_status(runs))])
+    text = p.facts([*facts, ("leaks", leak_status(runs if judged is None else judged))])
     head = ["run", "status", "method", "data", "task", "labels", "seed", "steps", "time", "metric", "value", "weights"]
     text += p.fold(
         "All runs", f"{len(runs)} folders", p.table(head, map(_row, runs), css="oneline", text=(0, 1, 2, 3, 4, 9, 11))

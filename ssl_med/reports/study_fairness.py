@@ -45,7 +45,10 @@ def runs_section(study: Study) -> Section:
     runs = [entry.run for entry in study.entries if not entry.why]
     missing = missing_lines(entry for entry in study.entries if entry.why)
     blocks: list[Block] = [Listing(missing, "Not there:")] if missing else []
-    blocks += [OnPage(provenance(runs)), Heading("Notes of the runs"), Listing(noted(runs)), Heading("Metrics")]
+    # a trial calls the part that chooses its test part, so its notes on leaks would be read wrongly here
+    judged = [entry.run for entry in study.entries if not entry.why and entry.role != "tune"]
+    blocks += [OnPage(provenance(runs, judged=judged)), Heading("Notes of the runs"), Listing(noted(judged))]
+    blocks.append(Heading("Metrics"))
     return Section("runs", "What was run", [*blocks, Listing(conventions(runs))])
 
 
@@ -74,7 +77,7 @@ def tuning(study: Study, column: Column) -> list[Block]:
         rows.append([Field(row, color=study.styles[row].color), *cells])
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(entry.seed for entry in trials))
     note = (
-        f"Mean {metric} on the part that chooses (never the test part), below it each trial; seeds {seeds}, at "
+        f"Mean {metric} on the part that chooses (never the test part; a pretraining may have seen it without labels), below it each trial; seeds {seeds}, at "
         f"{percent(study.declared.tune_fraction)} of the labels. Marked: taken for all budgets of the column. "
         f"All {len(trials)} trials are listed."
     )
