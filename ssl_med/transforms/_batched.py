@@ -57,21 +57,25 @@ def shuffle(x: Tensor, start: Tensor, size: Tensor, keys: Tensor) -> Tensor:
     shape, device = x.shape[2:], x.device
     volume = math.prod(shape)
     counts = size.prod(-1).flatten()
+    by_volume = torch.argsort(counts, stable=True)
+    mine = torch.empty_like(counts)  # where a window's keys begin
+    mine[by_volume] = torch.cumsum(counts[by_volume], 0) - counts[by_volume]
     window = torch.repeat_interleave(torch.arange(batch * windows, device=device), counts, output_size=len(keys))
     first = (torch.cumsum(counts, 0) - counts)[window]
     write = torch.arange(len(keys), device=device)
-    rest, stride = write - first, 1
-    target = window // windows * volume
+    place, stride = write - first, 1
+    key, rest = keys[mine[window] + place].long(), place
+    source = window // windows * volume
     for axis in range(dims - 1, -1, -1):
-        side = size.view(-1, dims)[window, axis]
-        target = target + (start.view(-1, dims)[window, axis] + rest % side) * stride
+        side = size.reshape(-1, dims)[window, axis]
+        source = source + (start.reshape(-1, dims)[window, axis] + rest % side) * stride
         rest = rest // side
         stride *= shape[axis]
     # window, key and place in the window in one number: its order is the order of the keys within each window
-    place = math.prod(max(1, side // 10) for side in shape).bit_length()
-    spare = max(0, (batch * windows).bit_length() + 31 + place - 63)
-    packed = ((window << (31 - spare)) | (keys.long() >> spare)) << place | (write - first)
-    source = target[first + (torch.sort(packed).values & ((1 << place) - 1))]
+    bits = math.prod(max(2, side // 10) for side in shape).bit_length()
+    spare = max(0, (batch * windows).bit_length() + 31 + bits - 63)
+    packed = ((window << (31 - spare)) | (key >> spare)) << bits | place
+    target = source[first + (torch.sort(packed).values & ((1 << bits) - 1))]
     winner = torch.full((batch * volume,), -1, device=device, dtype=torch.long)
     winner.scatter_reduce_(0, target, write, "amax")
     still = torch.arange(batch * volume, device=device)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ssl_med.spec import SslMedError
-from ssl_med.transforms import _batched, _cpu
+from ssl_med.transforms import _batched, _cpu, _cpu_shuffle
 from ssl_med.transforms import intensity as _intensity
 from ssl_med.transforms._sampling import (
     Noise,
@@ -36,10 +36,11 @@ _CHAIN = 0.95  # probability of one more painted box
 
 
 class Shuffle(NamedTuple):
-    """Windows (B, W, D) by start and size (0: the sample is left alone), and a key per written voxel in window order.
+    """Windows (B, W, D) by start and size (0: the sample is left alone), and a key per written voxel.
 
-    Each window shows its original voxels in random order, and where windows overlap the later one wins: voxel j of a
-    window (row-major) receives the voxel whose key is the window's j-th smallest.
+    Each window shows its original voxels in random order, and where windows overlap the later one wins: the voxel whose
+    key is the window's j-th smallest receives voxel j (row-major). Keys are ordered by the volume of their window, then by
+    sample and window.
     """
 
     start: Tensor
@@ -52,19 +53,18 @@ def sample_shuffle(batch: int, shape: Sequence[int], generator: torch.Generator,
 
     Below 20 voxels a side goes up to 2: windows of one voxel would shuffle nothing.
     """
-    device = generator.device
-    limit = torch.tensor([max(min(2, s), s // 10) for s in shape], device=device)
-    size = 1 + integers(generator, (batch, windows, len(shape)), limit)
-    room = torch.tensor(tuple(shape), device=device) - size + 1
-    start = integers(generator, (batch, windows, len(shape)), room)
-    size = size * (uniform(generator, batch, 1, 1) < p)
-    written = int(size.prod(-1).sum())
-    return Shuffle(start, size, random_bits(generator, written))
+    size, start = random_bits(generator, 2 * len(shape) * batch * windows).long().view(2, len(shape), batch, windows)
+    for axis, side in enumerate(shape):  # a product with 31 random bits, and its upper part, in place
+        size[axis].mul_(max(min(2, side), side // 10)).bitwise_right_shift_(31).add_(1)
+        start[axis].mul_(side + 1 - size[axis]).bitwise_right_shift_(31)
+    size *= uniform(generator, batch, 1) < p
+    written = int(size.prod(0).sum())
+    return Shuffle(start.movedim(0, -1), size.movedim(0, -1), random_bits(generator, written))
 
 
 def apply_shuffle(x: Tensor, params: Shuffle) -> Tensor:
     """Shuffles as `Shuffle` says."""
-    return _cpu.shuffle(x, *params) if on_cpu(x) else _batched.shuffle(x, *params)
+    return _cpu_shuffle.shuffle(x, *params) if on_cpu(x) else _batched.shuffle(x, *params)
 
 
 def local_shuffle(x: Tensor, generator: torch.Generator, *, p: float = 0.5, windows: int = 1000) -> Tensor:
