@@ -18,12 +18,13 @@ from ssl_med.spec import SslMedError
 from ssl_med.transforms import _batched, _cpu, _cpu_shuffle
 from ssl_med.transforms import intensity as _intensity
 from ssl_med.transforms._sampling import (
+    Bits,
     Noise,
+    bit_source,
     integers,
     noise_source,
     on_cpu,
     per_sample,
-    random_bits,
     rearranged,
     uniform,
 )
@@ -36,16 +37,14 @@ _CHAIN = 0.95  # probability of one more painted box
 
 
 class Shuffle(NamedTuple):
-    """Windows (B, W, D) by start and size (0: the sample is left alone), and a key per written voxel.
+    """Windows (B, W, D) by start and size (0: the sample is left alone).
 
-    Each window shows its original voxels in random order, and where windows overlap the later one wins: the voxel whose
-    key is the window's j-th smallest receives voxel j (row-major). Keys are ordered by the volume of their window, then by
-    sample and window.
+    Each window shows its original voxels in random order, and where windows overlap the later one wins. The order comes
+    from one random key per voxel of a window: the voxel with the window's j-th smallest key receives voxel j (row-major).
     """
 
     start: Tensor
     size: Tensor
-    keys: Tensor  # (sum of the sizes' products,) int32, not negative
 
 
 def sample_shuffle(batch: int, shape: Sequence[int], generator: torch.Generator, *, p: float, windows: int) -> Shuffle:
@@ -53,18 +52,22 @@ def sample_shuffle(batch: int, shape: Sequence[int], generator: torch.Generator,
 
     Below 20 voxels a side goes up to 2: windows of one voxel would shuffle nothing.
     """
-    size, start = random_bits(generator, 2 * len(shape) * batch * windows).long().view(2, len(shape), batch, windows)
-    for axis, side in enumerate(shape):  # a product with 31 random bits, and its upper part, in place
+    drawn = bit_source(generator)(2 * len(shape) * batch * windows)
+    size, start = drawn.long().view(2, len(shape), batch, windows)
+    for axis, side in enumerate(shape):  # 31 random bits times the count of choices, and its upper part
         size[axis].mul_(max(min(2, side), side // 10)).bitwise_right_shift_(31).add_(1)
         start[axis].mul_(side + 1 - size[axis]).bitwise_right_shift_(31)
     size *= uniform(generator, batch, 1) < p
-    written = int(size.prod(0).sum())
-    return Shuffle(start.movedim(0, -1), size.movedim(0, -1), random_bits(generator, written))
+    return Shuffle(start.movedim(0, -1), size.movedim(0, -1))
 
 
-def apply_shuffle(x: Tensor, params: Shuffle) -> Tensor:
-    """Shuffles as `Shuffle` says."""
-    return _cpu_shuffle.shuffle(x, *params) if on_cpu(x) else _batched.shuffle(x, *params)
+def apply_shuffle(x: Tensor, params: Shuffle, keys: Bits) -> Tensor:
+    """Shuffles as `Shuffle` says.
+
+    `keys` is called once per sample that is not left alone, for the keys of its windows by rising volume, and in their
+    order where volumes are equal.
+    """
+    return _cpu_shuffle.shuffle(x, *params, keys=keys) if on_cpu(x) else _batched.shuffle(x, *params, keys=keys)
 
 
 def local_shuffle(x: Tensor, generator: torch.Generator, *, p: float = 0.5, windows: int = 1000) -> Tensor:
@@ -75,7 +78,8 @@ def local_shuffle(x: Tensor, generator: torch.Generator, *, p: float = 0.5, wind
     """
     if windows == 0 or p == 0:
         return x.clone()
-    return apply_shuffle(x, sample_shuffle(len(x), x.shape[2:], generator, p=p, windows=windows))
+    params = sample_shuffle(len(x), x.shape[2:], generator, p=p, windows=windows)
+    return apply_shuffle(x, params, bit_source(generator))
 
 
 def shuffle_maps(count: int, shape: Sequence[int], generator: torch.Generator, *, windows: int) -> Tensor:
