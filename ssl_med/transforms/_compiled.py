@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_ARGUMENTS = (
-    "void(int32[::1], uint8[::1], int64[:, ::1], int64[:, ::1], int64[::1], int64[::1], int64[::1], int64[:, ::1], int32[::1])"
-)
+_LINE, _PLANE = "int64[::1]", "int64[:, ::1]"
+_ARGUMENTS = f"void(int32[::1], uint8[::1], {_PLANE}, {_PLANE}, {_LINE}, {_LINE}, {_LINE}, {_PLANE}, int32[::1])"
 
 
 @cache
@@ -74,13 +73,13 @@ def _last_writes(
                 left += np.uint64(owned[v] == 0)
                 owned[v] = 1
             for k in range(left):
-                j = np.uint64(live[k])
-                mine, rank, equal = key[j], np.uint32(0), np.uint32(0)
+                i = np.uint64(live[k])
+                mine, rank, equal = key[i], np.uint32(0), np.uint32(0)
                 for q in range(n):
                     rank = np.uint32(rank + np.uint32(key[q] < mine))
                     equal = np.uint32(equal + np.uint32(key[q] == mine))
                 if equal > 1:
-                    for q in range(j):
+                    for q in range(i):
                         rank = np.uint32(rank + np.uint32(key[q] == mine))
                 source = here + np.uint64(offset[place + np.uint64(rank)])
-                index[base + here + np.uint64(offset[place + j])] = np.int32(source)
+                index[base + here + np.uint64(offset[place + i])] = np.int32(source)

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_med.transforms._sampling import Noise
-
 
 
 def flip_rot(x: Tensor, flips: Tensor, turns: Tensor) -> Tensor:
@@ -49,7 +47,8 @@ def fill_boxes(x: Tensor, start: Tensor, size: Tensor, value: float) -> Tensor:
 def paint(x: Tensor, start: Tensor, size: Tensor, outside: Tensor, active: Tensor, *, noise: Noise) -> Tensor:
     """See `_batched.paint`; noise is drawn only for the boxes, or for the samples that are painted outside of them."""
     y = torch.empty(x.shape, dtype=x.dtype)
-    inside = []
+    inside = size.prod(-1).sum(1) * (active & ~outside)
+    drawn, first = _bits(noise((int(inside.sum()) * x.shape[1],)).to(y.dtype)), 0  # one call: boxes hold few voxels
     for mine, theirs, boxes, out, chosen in zip(
         _bits(y), _bits(x), _boxes(start, size), outside.tolist(), active.tolist(), strict=True
     ):
@@ -59,14 +58,7 @@ def paint(x: Tensor, start: Tensor, size: Tensor, outside: Tensor, active: Tenso
                 mine[box] = theirs[box]
             continue
         mine[...] = theirs
-        if chosen:
-            inside += [mine[box] for box in boxes]
-    if inside:
-        drawn, first = (
-            _bits(noise((sum(box.size for box in inside),)).to(y.dtype)),
-            0,
-        )  # one call: boxes hold few voxels
-        for box in inside:
+        for box in (mine[box] for box in boxes if chosen):
             box[...] = drawn[first : first + box.size].reshape(box.shape)
             first += box.size
     return y

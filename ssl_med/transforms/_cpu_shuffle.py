@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 from functools import lru_cache
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -93,7 +92,8 @@ def shuffle(x: Tensor, start: Tensor, size: Tensor, *, keys: Bits) -> Tensor:
         piece = Piece(corner, number.take(code), begin, drawn[0] if len(drawn) == 1 else np.concatenate(drawn), voxels)
         index = compiled(sizes, piece) if compiled else sources(sizes, piece)
         for sample, row in zip(part.tolist(), index, strict=True):
-            torch.index_select(x[sample].flatten(1), 1, row, out=y[sample].view(x.shape[1], -1))
+            for mine, theirs in zip(y[sample].flatten(1), x[sample].flatten(1), strict=True):
+                torch.index_select(theirs, 0, row, out=mine)
     return y
 
 
@@ -116,11 +116,11 @@ def sources(sizes: Sizes, piece: Piece) -> Tensor:
         many = max(1, _PART // volume)
         for some in (slice(k, min(end, k + many)) for k in range(begin, end, many)):
             here = slice((some.stop - some.start) * volume)
-            sources, values = source[here].reshape(-1, volume), packed[here].reshape(-1, volume)
-            table.take(size[some] - low, 0, out=sources, mode="clip")
-            sources += corner[some]
+            rows, values = source[here].reshape(-1, volume), packed[here].reshape(-1, volume)
+            table.take(size[some] - low, 0, out=rows, mode="clip")
+            rows += corner[some]
             # key and voxel in one number: sorted, a row holds the voxels in the order of their keys
-            values[...] = sources
+            values[...] = rows
             packed.view(np.int32)[_HIGH][here] = keys[(some.start - begin) * volume :][here]
             values.sort(1)
             values &= 2**32 - 1

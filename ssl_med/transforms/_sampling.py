@@ -16,7 +16,8 @@ _PIECE = 2**18  # voxels; 1 MiB of float32 stays in a CPU's second-level cache
 
 def uniform(generator: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
     """U(low, high) on the generator's device."""
-    return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
+    drawn = torch.rand(shape, generator=generator, device=generator.device)
+    return drawn if (low, high) == (0, 1) else drawn * (high - low) + low
 
 
 def integers(generator: torch.Generator, shape: Sequence[int], end: Tensor) -> Tensor:

@@ -52,13 +52,14 @@ def sample_shuffle(batch: int, shape: Sequence[int], generator: torch.Generator,
 
     Below 20 voxels a side goes up to 2: windows of one voxel would shuffle nothing.
     """
-    drawn = bit_source(generator)(2 * len(shape) * batch * windows)
-    size, start = drawn.long().view(2, len(shape), batch, windows)
+    chosen = (uniform(generator, batch) < p).nonzero()[:, 0]
+    drawn = bit_source(generator)(2 * len(shape) * len(chosen) * windows)
+    size, start = drawn.long().view(2, len(shape), len(chosen), windows)
     for axis, side in enumerate(shape):  # 31 random bits times the count of choices, and its upper part
         size[axis].mul_(max(min(2, side), side // 10)).bitwise_right_shift_(31).add_(1)
         start[axis].mul_(side + 1 - size[axis]).bitwise_right_shift_(31)
-    size *= uniform(generator, batch, 1) < p
-    return Shuffle(start.movedim(0, -1), size.movedim(0, -1))
+    left = [size.new_zeros(len(shape), batch, windows).index_copy_(1, chosen, v).movedim(0, -1) for v in (start, size)]
+    return Shuffle(*left)
 
 
 def apply_shuffle(x: Tensor, params: Shuffle, keys: Bits) -> Tensor:
@@ -126,19 +127,19 @@ def sample_paint(
     A further box is drawn with probability 0.95 after each one, up to five; in-painting may draw none, out-painting keeps
     one at least.
     """
-    coins = uniform(generator, batch, 2)
-    outside = coins[:, 1] >= inpaint_rate
-    bounds = ((s // 6, s // 3, s - 4 * s // 7, s - 3 * s // 7) for s in shape)
-    low_in, high_in, low_out, high_out = torch.tensor(list(bounds), device=generator.device).unbind(1)
-    low = torch.where(outside[:, None, None], low_out, low_in)
-    high = torch.where(outside[:, None, None], high_out, high_in)
-    size = (low + integers(generator, (batch, _BOXES, len(shape)), high - low + 1)).clamp_min(1)
-    whole = torch.tensor(tuple(shape), device=generator.device)
-    first = ((whole - size) // 2).clamp(0, 3)  # 3, or as much as a small image allows
-    last = torch.maximum(whole - size - 3, first)
-    start = first + integers(generator, (batch, _BOXES, len(shape)), last - first + 1)
-    chain = uniform(generator, batch, _BOXES) < _CHAIN
+    dims, device = len(shape), generator.device
+    coins = uniform(generator, batch, 2 + _BOXES)
+    outside, chain = coins[:, 1] >= inpaint_rate, coins[:, 2:] < _CHAIN
     chain[:, 0] |= outside
+    inner, outer = [(s // 6, s // 3) for s in shape], [(s - 4 * s // 7, s - 3 * s // 7) for s in shape]
+    bounds = torch.tensor([inner, outer], device=device)[outside.long(), None]  # (B, 1, D, 2)
+    low, high = bounds.unbind(-1)
+    size = (low + integers(generator, (batch, _BOXES, dims), high - low + 1)).clamp_min(1)
+    room = torch.tensor(tuple(shape), device=device) - size
+    first = (room // 2).clamp(0, 3)  # 3, or as much as a small image allows
+    start = first + integers(
+        generator, (batch, _BOXES, dims), torch.maximum(room - 3 - first, torch.zeros_like(first)) + 1
+    )
     return Paint(start, size * chain.long().cumprod(1)[..., None], outside, coins[:, 0] < p)
 
 
