@@ -55,7 +55,7 @@ TIMES_CHANCE = {"cpc": 4.0}
 # Two-view methods: how often views of one image are closer than views of two, and how much more often than before
 SEPARATION, SEPARATION_GAIN = 0.55, 0.03
 # The probe: images that a regression learns from, voxels of each, networks at random that trained ones are compared with
-LABELLED, VOXELS, UNTRAINED = 128, 64, 6
+LABELLED, VOXELS, UNTRAINED = 64, 64, 6
 # What a long run is not asked, and why
 NOT_ASKED: dict[tuple[str, int], set[str]] = {}
 
@@ -185,7 +185,10 @@ def probe(backbone, seen, unseen):
 
     Each of four regressions learns from other images; strengths by leaving one out; scores are those of unseen images.
     """
-    (features, known), (others, truth) = described(backbone, *seen), described(backbone, *unseen)
+    (features, known), (others, truth) = (
+        described(backbone, *(x[: 4 * LABELLED] for x in seen)),
+        described(backbone, *unseen),
+    )
     scores = []
     for k in range(4):
         rows = slice(k * LABELLED * VOXELS, (k + 1) * LABELLED * VOXELS)
@@ -208,7 +211,7 @@ def untrained(dims, channels, norm):
         config = BackboneConfig(name="unet", channels=CHANNELS, norm=norm)
         backbone = build_backbone(config, spatial_dims=dims, in_channels=channels)
         with torch.no_grad():
-            for part in seen[0].split(BATCH[dims]):
+            for part in seen[0][: 32 * BATCH[dims]].split(BATCH[dims]):
                 backbone(part)
         scores.append(probe(backbone, seen, unseen))
     return float(np.mean(scores)), float(np.std(scores, ddof=1))
