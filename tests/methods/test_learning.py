@@ -50,10 +50,12 @@ TIMES_CHANCE = {"cpc": 4.0}
 SEPARATION, SEPARATION_GAIN = 0.55, 0.03
 # The probe: images that a regression learns from, voxels of each, networks at random that trained ones are compared with
 LABELLED, VOXELS, UNTRAINED = 64, 64, 6
-# What a long run is not asked, and why
+# What a long run is not asked: where it was measured to fail; the causes are not established
 NOT_ASKED = {
+    ("byol", 3): {"probe"},  # 0.287 ± 0.009 -> 0.291 after 200 steps
+    ("dino", 2): {"probe"},  # 0.331 ± 0.021 -> 0.338, though views are told apart (0.71 -> 0.89)
     # views are told apart by random weights already, and 200 steps of 8 or of 16 volumes do not add to it (0.66 -> 0.64 and
-    # 0.65), though features improve (0.283 ± 0.010 -> 0.301) and retrieval rises to 0.11; the cause is not established
+    # 0.65), though features improve (0.283 ± 0.010 -> 0.301) and retrieval rises to 0.11
     ("swav", 3): {"task"},
 }
 
