@@ -49,7 +49,7 @@ check: $(READY)  ## what CI runs: lint, format, types, all tests but the long on
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu and not long" -n 2 --dist loadgroup
 
-test-long: $(READY)  ## what every method learns in 3D, about ten minutes
+test-long: $(READY)  ## what long runs of every method learn, about half an hour
 	$(BIN)/python -m pytest -m long -n 2
 
 docs: $(READY)  ## write docs/methods.md from the methods' files
