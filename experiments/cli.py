@@ -29,6 +29,10 @@ usage: ssl-med COMMAND [key=value ...]
   probe    data=NAME protocol=pretext_rotation|pretext_position init=... data.root=DIR
                                                  the same without labels
   report   RUNS... [out=DIR]                     report.html, report.md, results.csv
+  dashboard [project=NAME] [table=NAME] [out=FILE] [--save entity=NAME tracking.wandb=online]
+                                                 W&B workspace as code: a file; --save sends it
+  sweep    method=NAME data=NAME data.root=DIR [out=FILE]
+                                                 W&B sweep file of a method
   prepare  data=NAME data.root=RAW store=DIR     convert once into a store that data.store=DIR reads fast
   phantom  KIND OUT [--subjects N] [--seed N]    synthetic data in a true layout
   weights  inspect FILE                          what a backbone file says of itself
@@ -88,6 +92,18 @@ def _prepare(words: Sequence[str]) -> None:
     from experiments.prepare import prepare
 
     prepare(words)
+
+
+def _dashboard(words: Sequence[str]) -> None:
+    from experiments.dashboard import dashboard
+
+    dashboard(words)
+
+
+def _sweep(words: Sequence[str]) -> None:
+    from experiments.sweep import sweep
+
+    sweep(words)
 
 
 def _list(words: Sequence[str]) -> None:
@@ -156,6 +172,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "finetune": _finetune,
     "probe": _probe,
     "report": _report,
+    "dashboard": _dashboard,
+    "sweep": _sweep,
     "prepare": _prepare,
     "phantom": _phantom,
     "weights": _weights,

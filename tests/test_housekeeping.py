@@ -37,6 +37,7 @@ def test_make_lists_its_targets():
         "finetune",
         "probe",
         "report",
+        "dashboard",
         "phantom",
         "bench",
         "clean",
