@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 from experiments.compose import TrackingConfig
@@ -43,7 +44,7 @@ def _sign(sign: str) -> Panel:
     return Panel(f"Collapse: {sign.replace('_', ' ')}", (f"collapse/{sign}",))
 
 
-# what one solution does without learning, `*_trivial`, stands beside each pretext metric
+# `*_trivial`, what a solution without learning scores, stands beside each pretext metric
 SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Loss": (
         Panel("Training loss", ("train/loss",)),
@@ -180,7 +181,7 @@ def _save(view: Any) -> str:
     try:
         view.save()
     except (wandb.errors.Error, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = shorten(str(error), 200, placeholder=" ...")
         raise SslMedError(
             f"dashboard: W&B did not take it ({reason}); log in by `wandb login`, check project={view.project} and "
             f"entity={view.entity}"
