@@ -31,6 +31,7 @@ from experiments.callbacks import (
     Throughput,
 )
 from experiments.compose import RunConfig, TrainerConfig
+from experiments.curve import TestCurve
 from experiments.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
@@ -121,6 +122,8 @@ class Session:
             callbacks.append(Collapse(c.log_every, patience=c.collapse_patience, batch_size=c.batch_size))
         if validate:
             callbacks.append(best)
+        if c.test_every_steps and self.config.kind == "finetune":
+            callbacks.append(TestCurve(c.test_every_steps))
         if c.patience:
             callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False, strict=False))
         if c.progress:

@@ -93,7 +93,8 @@ def build(schema: type[T], layers: Iterable[Layer], *, prefix: str) -> T:
     for layer in layers:
         if layer.tree:
             last = layer.source
-        for key, value in layer.tree.items():
+        for key, given in layer.tree.items():
+            value = _as_choice(schema, key, given)
             spelled = f"{prefix}.{key}" if prefix else key
             try:
                 config = OmegaConf.unsafe_merge(config, {key: value})  # nothing else holds it, so it need not be copied
@@ -107,6 +108,13 @@ def build(schema: type[T], layers: Iterable[Layer], *, prefix: str) -> T:
         raise SslMedError(f"{last}: {prefix}: {_first_line(error)}") from None
     assert isinstance(result, schema)
     return result
+
+
+def _as_choice(schema: type, key: str, value: Any) -> Any:
+    """A word among the choices of a key although yaml reads it as a number: trainer.precision=32."""
+    hint = typing.get_type_hints(schema).get(key)
+    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    return str(value) if value not in choices and str(value) in choices else value
 
 
 def _explain(source: str, spelled: str, value: Any, schema: type, key: str, error: Exception) -> str:

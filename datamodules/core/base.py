@@ -59,6 +59,9 @@ class CommonConfig:
     pretrain_share: float = 0.0
     """PCRL's semi-supervised splits on one data set, 9:1 is 0.9: this share of the training subjects is for pretraining
     alone, the rest for labels alone; give it to both commands; 0: both use all"""
+    tuning_share: float = 0.0
+    """finetune, probe: put the test part away to choose settings, and test on the validation part or, where there is none,
+    on this share of the training subjects; 0: off"""
     share_by: Literal["subject", "image"] = "subject"
     """pretrain_share counts subjects; image: scans or films, as PCRL's lists, and patients may then be on both sides"""
     quarantine: str = ""
@@ -71,6 +74,8 @@ class CommonConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.quarantine_budget <= 1:
             raise SslMedError(f"data.quarantine_budget is {self.quarantine_budget:g}; it must lie in [0, 1]")
+        if not 0 <= self.tuning_share < 1:
+            raise SslMedError(f"data.tuning_share is {self.tuning_share:g}; it must lie in (0, 1), or be 0")
         if not 0 <= self.pretrain_share < 1:
             raise SslMedError(f"data.pretrain_share is {self.pretrain_share:g}; it must lie in (0, 1), or be 0")
 
@@ -248,6 +253,8 @@ class MedicalData(pl.LightningDataModule, ABC):
         kept = self.keep(cases)
         if not self.use_test:
             split = {**split, "test": []}
+        elif self.config.tuning_share:
+            split = self._for_tuning(split, cases)
         other_side = self._other_side(cases, set(split["train"])) if self.config.pretrain_share else set()
         of_subject: dict[str, list[Any]] = {}
         for case in kept:
@@ -348,6 +355,23 @@ class MedicalData(pl.LightningDataModule, ABC):
         if config.split not in options:
             raise SslMedError(f"data.split '{config.split}' is unknown{nearest(config.split, options)}")
         return check_split(self.named_split(config.split, cases), source=f"data.split={config.split}")
+
+    def _for_tuning(self, split: Split, cases: Sequence[Any]) -> Split:
+        """The split without its test part: validation subjects or some of the training take its place."""
+        if split["val"]:
+            self.notes.append("tuning: tested on the validation part; the test part is put away")
+            return {"train": split["train"], "val": [], "test": split["val"]}
+        training = set(split["train"])
+        groups: dict[str, set[str]] = {}
+        for case in cases:
+            if case.subject in training:
+                groups.setdefault(self.split_group(case), set()).add(case.subject)
+        share = self.config.tuning_share
+        held, kept = share_split(groups, share=share, seed=self.config.split_seed)
+        self.notes.append(
+            f"tuning: tested on {len(held)} of the {len(held) + len(kept)} training subjects; the test part is put away"
+        )
+        return {"train": kept, "val": [], "test": held}
 
     def _other_side(self, cases: Sequence[Any], subjects: set[str]) -> set[str]:
         """Names of the training cases that data.pretrain_share gives to the other command."""
