@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -165,17 +166,18 @@ class Preemption(pl.Callback):
 
 
 class Throughput(pl.Callback):
-    """Logs `speed/samples_per_second`: samples of optimiser steps over their wall-clock time, validations left out.
+    """Logs `speed/samples_per_second`: samples of optimiser steps over their wall-clock time, evaluations left out.
 
     Reading of data is part of the time. The clock starts after the first step, which warms caches up.
 
     Args:
         every: steps between measurements.
         samples: of one optimiser step, over all devices.
+        paused: seconds so far that other callbacks took and that are no training.
     """
 
-    def __init__(self, every: int, *, samples: int) -> None:
-        self.every, self.samples = every, samples
+    def __init__(self, every: int, *, samples: int, paused: Callable[[], float]) -> None:
+        self.every, self.samples, self.paused = every, samples, paused
         self._start: tuple[int, float] | None = None  # step and second
         self._validation = 0.0
 
@@ -193,7 +195,7 @@ class Throughput(pl.Callback):
     def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        now, step = time.perf_counter(), trainer.global_step
+        now, step = time.perf_counter() - self.paused(), trainer.global_step
         if self._start is None:
             self._start = step, now
         elif step - self._start[0] >= self.every:

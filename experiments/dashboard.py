@@ -50,6 +50,7 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
         Panel("Training loss", ("train/loss",)),
         Panel("Validation loss", ("val/loss",)),
         Panel("Validation score of the task", ("val/dice", "val/auc", "val/auroc")),
+        Panel("Test score along the training", ("curve/dice", "curve/auc", "curve/auroc")),
     ),
     "Pretext": tuple(_pretext(metric) for metric in ("mse", "accuracy", "retrieval")),
     "Probes while pretraining": (Panel("Online probes", ("^online/",), "pattern"),),

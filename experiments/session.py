@@ -110,10 +110,11 @@ class Session:
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+        curves = [TestCurve(c.test_every_steps)] if self.config.kind == "finetune" and c.test_every_steps else []
         callbacks: list[pl.Callback] = [
             FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps),
             self.preemption,
-            Throughput(c.log_every, samples=c.batch_size * c.accumulate),
+            Throughput(c.log_every, samples=c.batch_size * c.accumulate, paused=lambda: sum(x.seconds for x in curves)),
             last,
         ]
         if self.config.kind == "finetune" and not self.config.labels.shots:
@@ -122,8 +123,7 @@ class Session:
             callbacks.append(Collapse(c.log_every, patience=c.collapse_patience, batch_size=c.batch_size))
         if validate:
             callbacks.append(best)
-        if c.test_every_steps and self.config.kind == "finetune":
-            callbacks.append(TestCurve(c.test_every_steps))
+        callbacks += curves
         if c.patience:
             callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False, strict=False))
         if c.progress:

@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from datamodules.phantoms import chest14, lits, medmnist
+from experiments import callbacks
 from experiments import dashboard as module
 from experiments.cli import main
 from experiments.compose import compose_finetune, compose_pretrain, compose_probe
@@ -171,7 +173,8 @@ def tracked(tmp_path_factory):
             "masks": ["finetune", "task=lits", *NET, *volume, "init=scratch"],
             "findings": ["finetune", "task=chest14", *NET, *FILM, f"data.root={films}", "init=scratch"],
         }.items():  # fmt: skip
-            assert main([*map(str, words), *TINY, f"out={root / name}"]) == 0, name
+            curve = ["trainer.test_every_steps=2", "trainer.select=last"] if words[0] == "finetune" else []
+            assert main([*map(str, words), *TINY, *curve, f"out={root / name}"]) == 0, name
     return root
 
 
@@ -228,3 +231,26 @@ def test_pictures_of_scans_are_left_out_unless_asked_for(tracked, tmp_path):
     assert list((tmp_path / "run" / "figures").glob("*.png"))
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
     assert not list((tmp_path / "run" / "wandb").rglob("*.png"))
+
+
+def test_throughput_leaves_out_what_is_no_training(monkeypatch):
+    """Steps of 1 s with 4 samples each; a validation of 100 s and a test of 50 s lie between them."""
+    clock, step, aside, logged = [0.0], [0], [0.0], []
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: clock[0])
+    trainer = SimpleNamespace(global_step=0)
+    network = SimpleNamespace(log=lambda key, value, **_: logged.append((step[0], key, value)))
+    watch = callbacks.Throughput(2, samples=4, paused=lambda: aside[0])
+    watch.on_train_start(trainer, network)
+    for number in range(1, 8):
+        clock[0] += 1 if number > 1 else 30  # the first step warms up
+        trainer.global_step = step[0] = number
+        watch.on_train_batch_end(trainer, network, None, None, 0)
+        if number == 3:
+            watch.on_validation_start(trainer, network)
+            clock[0] += 100
+            watch.on_validation_end(trainer, network)
+        if number == 4:
+            clock[0] += 50
+            aside[0] += 50
+    assert logged == [(3, "speed/samples_per_second", 4.0), (5, "speed/samples_per_second", 4.0),
+                      (7, "speed/samples_per_second", 4.0)]  # fmt: skip
