@@ -36,6 +36,7 @@ def test_make_lists_its_targets():
         "pretrain",
         "finetune",
         "probe",
+        "compare",
         "report",
         "dashboard",
         "phantom",
