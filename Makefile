@@ -13,7 +13,7 @@ PROTOCOL ?= linear
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check test-long docs pretrain finetune probe report phantom bench clean
+.PHONY: help setup demo test check test-long docs pretrain finetune probe report dashboard phantom bench clean
 
 # A missing word ends before anything is installed, in one line, with exit code 2.
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(1): $(2) is missing; for example: $(3))))
@@ -69,6 +69,9 @@ compare: $(READY)  ## TABLE=hippocampus ARGS="root.hippocampus=DIR jobs=2 --dry-
 
 report: $(READY)  ## RUNS="DIR ..." ARGS="out=DIR": report.html, report.md, results.csv
 	@$(BIN)/ssl-med report $(RUNS) $(ARGS)
+
+dashboard: $(READY)  ## ARGS="table=NAME out=FILE": the W&B workspace as a file; ARGS="--save entity=NAME tracking.wandb=online" sends it
+	@$(BIN)/ssl-med dashboard $(ARGS)
 
 phantom: $(READY)  ## KIND=luna|lits|brats|chest14 OUT=DIR ARGS="--subjects N": synthetic scans in a true layout
 	@$(BIN)/ssl-med phantom $(KIND) $(or $(OUT),phantoms/$(KIND)) $(ARGS)

@@ -31,6 +31,10 @@ usage: ssl-med COMMAND [key=value ...]
   compare  table=NAME root.DATA=DIR [scale=small] [jobs=N] [--dry-run]
                                                  a declared matrix of runs; resumes; one report
   report   RUNS... [out=DIR]                     report.html, report.md, results.csv
+  dashboard [project=NAME] [table=NAME] [out=FILE] [--save entity=NAME tracking.wandb=online]
+                                                 W&B workspace as code: a file; --save sends it
+  sweep    method=NAME data=NAME data.root=DIR [out=FILE]
+                                                 W&B sweep file of a method
   prepare  data=NAME data.root=RAW store=DIR     convert once into a store that data.store=DIR reads fast
   phantom  KIND OUT [--subjects N] [--seed N]    synthetic data in a true layout
   weights  inspect FILE                          what a backbone file says of itself
@@ -96,6 +100,18 @@ def _prepare(words: Sequence[str]) -> None:
     from experiments.prepare import prepare
 
     prepare(words)
+
+
+def _dashboard(words: Sequence[str]) -> None:
+    from experiments.dashboard import dashboard
+
+    dashboard(words)
+
+
+def _sweep(words: Sequence[str]) -> None:
+    from experiments.sweep import sweep
+
+    sweep(words)
 
 
 def _list(words: Sequence[str]) -> None:
@@ -167,6 +183,8 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "probe": _probe,
     "compare": _compare,
     "report": _report,
+    "dashboard": _dashboard,
+    "sweep": _sweep,
     "prepare": _prepare,
     "phantom": _phantom,
     "weights": _weights,

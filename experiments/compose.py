@@ -111,6 +111,15 @@ class TrackingConfig:
     """W&B project"""
     entity: str = ""
     """W&B team or user; empty: the account's default"""
+    table: str = ""
+    """comparison that the run belongs to, one of its tags"""
+    pictures: bool = False
+    """W&B gets the pictures of test cases too: they show the scans"""
+
+    def __post_init__(self) -> None:
+        longest = 58  # "table:NAME" is a W&B tag, of at most 64
+        if len(self.table) > longest:
+            raise SslMedError(f"tracking.table has {len(self.table)} letters; W&B takes at most {longest}")
 
 
 @dataclass
@@ -206,6 +215,7 @@ class RunConfig:
                 tree |= {"task": to_plain(self.task), "labels": to_plain(self.labels)}
             for section in ("data", "backbone"):
                 tree[section] = to_plain(getattr(self, section))
+            tree["tracking"] = to_plain(self.tracking)
             tree["trainer"] = {key: getattr(self.trainer, key) for key in PASS}
             return tree | asdict(self.general)
         else:
@@ -321,7 +331,9 @@ def compose_probe(words: Sequence[str]) -> RunConfig:
     chosen, line = _choose(
         rest, required=("data",) if pretext else ("task",), optional=("trainer",) if pretext else ("data", "trainer")
     )
-    own: tuple[str, ...] = ("data", "backbone", "trainer", "transfer", "probe", "seed", "out", "resume", "init")
+    own: tuple[str, ...] = (
+        "data", "backbone", "trainer", "tracking", "transfer", "probe", "seed", "out", "resume", "init",
+    )  # fmt: skip
     if pretext:
         name = data_name = chosen["data"]
         data_class = get_class("datamodules", data_name, kind="data", base=MedicalData)
@@ -331,7 +343,7 @@ def compose_probe(words: Sequence[str]) -> RunConfig:
         data_class, data_name, layers = _of_task(chosen, line)
     _known([line], own)
     _known([line.section("trainer")], PASS, prefix="trainer.")
-    _known(layers, (*own, "optim", "tracking", "task"))
+    _known(layers, (*own, "optim", "task"))
     kept = {"trainer": PASS, "transfer": tuple(item.name for item in fields(InitConfig))}
     layers = [*(_without(layer, kept) for layer in layers[:-1]), line]
     once = Layer("", {"trainer": {"max_epochs": 1}})  # one pass
@@ -356,7 +368,7 @@ def _of_task(chosen: dict[str, str], line: Layer) -> tuple[type[MedicalData], st
 
 def _without(layer: Layer, kept: dict[str, tuple[str, ...]]) -> Layer:
     """A yaml's layer without the sections of training and, of some sections, with the kept keys alone."""
-    tree = {key: value for key, value in layer.tree.items() if key not in ("optim", "tracking")}
+    tree = {key: value for key, value in layer.tree.items() if key != "optim"}
     for section, keys in kept.items():
         if section in tree:
             tree[section] = {key: value for key, value in layer.section(section).tree.items() if key in keys}

@@ -86,7 +86,7 @@ def finetune(words: Sequence[str]) -> Path:
         epoch_batches=epoch_batches,
     )
     ledger, leakage = check_leak(initial, data, allow=config.data.allow_overlap)
-    session = Session.open(config)
+    session = Session.open(config, method=initial.method)
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
@@ -146,6 +146,7 @@ def _finish(
             "errors": error_analysis(session.folder, module),
             "pictures": picture_cases(session.folder, module, data, trainer, config.task),
         }
+        session.track_pictures(errors["pictures"])
     session.summarize(
         status="done" if done else "interrupted",
         method=initial.method,

@@ -45,7 +45,7 @@ def pretrain(words: Sequence[str]) -> Path:
     )
     data.setup("fit")
     method.before_training(data.count("train"))
-    session = Session.open(config)
+    session = Session.open(config, method=config.name)
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()

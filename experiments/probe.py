@@ -87,20 +87,24 @@ def probe(words: Sequence[str]) -> Path:
     data.setup()
     ledger, leakage = check_leak(initial, data, allow=config.data.allow_overlap)
     run = _Probe(config, initial, data, config.folder())
-    session = Session.open(config)
+    session = Session.open(config, method=initial.method)
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
-    session.record_subjects(ledger)
-    say(f"probing {config.name} ({config.protocol}) from {config.general.init} -> {session.folder}")
-    notes = [note for note in notes_of(config, initial, data, ledger, leakage) if note != NO_VALIDATION]
-    if initial.card is None and initial.config.norm == "batch":
-        notes.append("random weights: batch statistics are those of the initialisation, mean 0 and variance 1")
-    tell(initial, notes, say)
-    result = run.result()
-    for note in result.notes:
-        say(f"note: {note}")
-    _finish(session, run, initial, leakage, result, notes=[*notes, *result.notes], seconds=time.perf_counter() - start)
+    with session:
+        session.open_loggers()
+        session.record_subjects(ledger)
+        say(f"probing {config.name} ({config.protocol}) from {config.general.init} -> {session.folder}")
+        notes = [note for note in notes_of(config, initial, data, ledger, leakage) if note != NO_VALIDATION]
+        if initial.card is None and initial.config.norm == "batch":
+            notes.append("random weights: batch statistics are those of the initialisation, mean 0 and variance 1")
+        tell(initial, notes, say)
+        result = run.result()
+        for note in result.notes:
+            say(f"note: {note}")
+        _finish(
+            session, run, initial, leakage, result, notes=[*notes, *result.notes], seconds=time.perf_counter() - start
+        )
     return session.folder
 
 
@@ -325,11 +329,15 @@ def _finish(
     described = run.data.describe()
     metrics = {f"test/{key}": value for key, value in result.metrics.items()}
     write_cases(session.folder, result.rows)
+    session.track_result(metrics)
+    told = []
     for case, arrays in result.pictures.items():
         path = session.folder / FIGURES / f"{file_stem(case)}.png"
         image, truth, prediction = arrays["image"], arrays["truth"], arrays["prediction"]
         names = config.spec.class_names
         save_overlay(path, image=image, truth=truth, prediction=prediction, class_names=names, case=case)
+        told.append({"case": case, "why": "first cases", "file": f"{FIGURES}/{path.name}"})
+    session.track_pictures(told)
     session.summarize(
         status="done",
         method=initial.method,

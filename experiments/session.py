@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +20,19 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
-from experiments.callbacks import BestCheckpoint, Collapse, FiniteLoss, Preemption, Progress, RunError
+from experiments.callbacks import (
+    BestCheckpoint,
+    Budget,
+    Collapse,
+    FiniteLoss,
+    Preemption,
+    Progress,
+    RunError,
+    Throughput,
+)
 from experiments.compose import RunConfig, TrainerConfig
 from experiments.curve import TestCurve
-from experiments.tracking import JsonLines, build_loggers, close_loggers
+from experiments.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.ledger import Ledger, Members
@@ -41,6 +50,7 @@ class Session:
     folder: Path
     resume_from: Path | None
     seconds_before: float
+    method: str
     loggers: list[Logger] = field(default_factory=list)
 
     def __enter__(self) -> Session:
@@ -50,8 +60,12 @@ class Session:
         close_loggers(self.loggers, failed=error is not None)
 
     @classmethod
-    def open(cls, config: RunConfig) -> Session | None:
+    def open(cls, config: RunConfig, *, method: str) -> Session | None:
         """Creates or continues the run folder; None when the same run is finished there already.
+
+        Args:
+            config: of the run.
+            method: that pretrains, or that the weights come from.
 
         Raises:
             SslMedError: the folder holds another run, or an unfinished one and `resume=false`.
@@ -74,7 +88,7 @@ class Session:
         if last.is_file():
             resume_from = last
             seconds = max((line.get("seconds", 0.0) for line in read_metrics(folder)), default=0.0)
-        return cls(config, folder, resume_from, seconds)
+        return cls(config, folder, resume_from, seconds, method)
 
     def trainer(self, *, validate: bool, length: TrainerConfig | None = None) -> pl.Trainer:
         """The Lightning Trainer that the config, or `length`, describes; `validate` when there is a validation part."""
@@ -85,7 +99,7 @@ class Session:
             )
         # a run that is shorter than the interval validates once, at its end
         interval = min(c.val_every_steps, c.max_steps * c.accumulate) if c.max_steps > 0 else c.val_every_steps
-        self.loggers = build_loggers(self.config, self.folder, seconds_before=self.seconds_before)
+        self.open_loggers()
         self.preemption = Preemption()
         mode = "min" if c.monitor.endswith("loss") else "max"
         best = BestCheckpoint(self.folder, filename="best", monitor=c.monitor, mode=mode, enable_version_counter=False)
@@ -96,17 +110,20 @@ class Session:
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+        curves = [TestCurve(c.test_every_steps)] if self.config.kind == "finetune" and c.test_every_steps else []
         callbacks: list[pl.Callback] = [
             FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps),
             self.preemption,
+            Throughput(c.log_every, samples=c.batch_size * c.accumulate, paused=lambda: sum(x.seconds for x in curves)),
             last,
         ]
+        if self.config.kind == "finetune" and not self.config.labels.shots:
+            callbacks.append(Budget(self.config.labels.fraction))
         if self.config.kind == "pretrain" and c.collapse_patience:
             callbacks.append(Collapse(c.log_every, patience=c.collapse_patience, batch_size=c.batch_size))
         if validate:
             callbacks.append(best)
-        if c.test_every_steps and self.config.kind == "finetune":
-            callbacks.append(TestCurve(c.test_every_steps))
+        callbacks += curves
         if c.patience:
             callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False, strict=False))
         if c.progress:
@@ -134,6 +151,10 @@ class Session:
             enable_model_summary=False,
             default_root_dir=self.folder,
         )
+
+    def open_loggers(self) -> None:
+        """Starts metrics.jsonl and, unless it is off, the W&B run; `__exit__` ends them."""
+        self.loggers = build_loggers(self.config, self.folder, method=self.method, seconds_before=self.seconds_before)
 
     def fit(self, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> bool:
         """Trains to the end or to a signal; True when it reached its end."""
@@ -174,6 +195,19 @@ class Session:
         """Salted hashes of who took part, by part."""
         if is_first_process():
             write_json(self.folder / SUBJECTS, ledger.to_dict())
+
+    def track_result(self, metrics: Mapping[str, float]) -> None:
+        """Logs the test result of a run that Lightning does not train, beside its share of labels."""
+        labels = self.config.labels
+        budget = {} if labels.shots or not self.config.labelled else {LABEL_FRACTION: labels.fraction}
+        for logger in self.loggers:
+            logger.log_metrics({**metrics, **budget}, step=0)
+
+    def track_pictures(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """W&B gets the pictures of test cases where `tracking.pictures` allows it."""
+        if self.config.tracking.pictures:
+            captions = [f"{item['case']}: {item['why']}" for item in told]
+            log_pictures(self.loggers, [self.folder / item["file"] for item in told], captions)
 
     def summarize(self, **values: Any) -> None:
         """summary.json: `values` with what every run states."""

@@ -42,7 +42,8 @@ MAY_IMPORT = {
 # libraries that only some modules may name
 ONLY_IN = {
     "omegaconf": {"ssl_med.config", "experiments.compose"},
-    "wandb": {"experiments.tracking"},
+    "wandb": {"experiments.tracking", "experiments.dashboard"},
+    "wandb_workspaces": {"experiments.dashboard"},
     "nibabel": {"datamodules"},
     "PIL": {"datamodules"},
     "pydicom": {"datamodules"},
