@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.core.base import MedicalData
-from experiments.online import Online, OnlineConfig, check_monitor, spelled
+from experiments.online import PREFIX, Online, OnlineConfig, check_monitor, spelled
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.config import Layer, build, config_hash, parse_words, read_yaml, to_plain
 from ssl_med.evaluation.dense import DenseConfig
@@ -282,7 +282,12 @@ def compose_pretrain(words: Sequence[str]) -> RunConfig:
     method_class = _method_class(chosen["method"])
     data_class = get_class("datamodules", chosen["data"], kind="data", base=MedicalData)
     layers = _layers(chosen, line, ("data", "method", "trainer"), data_class, chosen["data"])
-    _known(layers, ("method", "data", "backbone", "optim", "trainer", "tracking", "seed", "out", "resume"))
+    keys = ("method", "data", "backbone", "optim", "trainer", "tracking", "seed", "out", "resume")
+    _known(layers[:-1], keys)
+    _known([line], (*keys, "online"))
+    if str(line.section("trainer").tree.get("monitor", "")).startswith(PREFIX):
+        # recipes that keep the last weights have no value to choose by; whoever names one here has
+        layers.insert(-1, Layer("", {"trainer": {"select": "best"}}))
     method = _section(method_class.Config, layers, "method")
     return _finish(
         "pretrain",

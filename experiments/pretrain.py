@@ -51,6 +51,8 @@ def pretrain(words: Sequence[str]) -> Path:
     if config.online is not None:
         workers = config.trainer.num_workers
         online = OnlineProbe(config.online, precision=config.trainer.precision, num_workers=workers)
+    # who probes reads first: a damaged file is no run
+    probed = online.read(method.backbone) if online is not None and is_first_process() else ""
     session = Session.open(config)
     if session is None:
         say(f"finished already: {config.folder()}")
@@ -65,8 +67,8 @@ def pretrain(words: Sequence[str]) -> Path:
         say(f"pretraining {config.name} on {config.data.name} -> {session.folder}")
         for note in notes:
             say(f"note: {note}")
-        if online is not None and is_first_process():
-            say(online.read(method.backbone))
+        if probed:
+            say(probed)
         trainer = session.trainer(validate="val" in data.subjects(), online=online)
         complete = session.fit(trainer, method, data)
         if trainer.is_global_zero:
