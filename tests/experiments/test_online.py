@@ -99,7 +99,7 @@ def test_the_number_is_that_of_the_encoder_that_leaves_the_run(base, nodules, ro
         *base, *nodules, "online.every_steps=9", "online.neighbours=7", "trainer.max_steps=2", f"out={tmp_path / 'run'}"
     )
     online = summary_of(tmp_path / "run")["online"]
-    backbone, *_ = load_backbone(tmp_path / "run" / "backbone.safetensors", in_channels=1)
+    backbone, *_ = load_backbone(tmp_path / "run" / "backbone.safetensors", in_channels=1, with_decoder=False)
     config = compose_pretrain([*base[1:], *nodules])
     data = config.online.data_class(config.online.data, labelled=True, batch_size=64)
     data.setup()
@@ -237,7 +237,7 @@ def test_what_is_wrong_is_one_line_before_work_starts(base, nodules, roots, tmp_
         assert not (tmp_path / "x").exists()
         return line
 
-    task, root, patch = nodules
+    task, root, _ = nodules
     films = f"online.data.root={roots / 'films'}"
     assert "key 'online.every' is unknown" in refused(task, root, "online.every=3")
     assert "key 'online.data.patchsize' is unknown" in refused(task, root, "online.data.patchsize=3")
@@ -250,7 +250,7 @@ def test_what_is_wrong_is_one_line_before_work_starts(base, nodules, roots, tmp_
     assert "has masks; an online probe needs classes or findings" in refused("online.task=montgomery_lungs", films)
     assert "is 3D, the pretraining on chest14 is 2D" in refused("online.task=luna", films)
     assert "images have 3 channels" in refused("online.task=bach", films)
-    assert "online.data.patch_size [30, 30]" in refused(task, root, "online.data.patch_size=[30,30]")
+    assert "online.data.patch_size [31, 31]" in refused(task, root, "online.data.patch_size=[31,31]")
     assert "online.levels [7]" in refused(*nodules, "online.levels=[7]")
     assert "trainer.monitor=online/knn_auc: there is no online probe" in refused("trainer.monitor=online/knn_auc")
     line = refused(*nodules, "trainer.monitor=online/auc")
