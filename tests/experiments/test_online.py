@@ -142,13 +142,14 @@ def test_a_linear_probe_of_findings_draws_whole_patients(roots, base, tmp_path):
 
 def test_candidates_of_scans_are_probed_in_3d(roots, tmp_path):
     words = ["pretrain", *SIMCLR, "data=luna", f"data.root={roots / 'luna'}", *TINY, "backbone.channels=[8,8,16]"]
-    words += ["data.patch_size=[16,16,16]", "data.crops_per_volume=2", "data.tissue_max=1", "trainer.max_steps=2"]
+    words += ["data.patch_size=[16,16,16]", "data.crops_per_volume=2", "data.tissue_max=1", "trainer.max_steps=3"]
     words += ["online.task=luna", f"online.data.root={roots / 'luna'}", "online.data.patch_size=[16,16,16]"]
-    run(*words, "online.every_epochs=1", "online.data.negatives_per_positive=1", f"out={tmp_path / 'run'}")
+    words += ["data.split_ratios=[0.4,0.4,0.2]", "online.data.split_ratios=[0.4,0.4,0.2]"]
+    run(*words, "online.every_epochs=2", "online.data.negatives_per_positive=1", f"out={tmp_path / 'run'}")
     online = summary_of(tmp_path / "run")["online"]
     assert online["key"] == "online/knn_auc"
-    assert online["steps"] == [0, 2], "an epoch of 4 scans, 2 crops each, has two batches of 4"
-    assert 0 < online["samples"]["val"] < 20
+    assert online["steps"] == [0, 2, 3], "an epoch of 2 scans, 2 crops each, has one batch of 4"
+    assert online["samples"] == {"train": 10, "val": 8}, "every positive and as many negatives"
 
 
 def test_patience_counts_probes_and_ends_the_run(base, nodules, tmp_path, monkeypatch):
