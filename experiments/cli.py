@@ -22,6 +22,9 @@ usage: ssl-med COMMAND [key=value ...]
   check    data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]
                                                  read every file once; report what is wrong; exit code 1 if anything is
   pretrain method=NAME data=NAME data.root=DIR   pretrain a backbone
+           [online.task=NAME online.data.root=DIR]
+                                                 and probe it on labels meanwhile; trainer.monitor=online/knn_auc
+                                                 keeps the best weights, trainer.patience=N stops
   finetune task=NAME init=RUN|FILE|scratch data.root=DIR
                                                  train on labels, test once
   probe    task=NAME protocol=linear|knn|fewshot init=RUN|FILE|scratch data.root=DIR

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.core.base import MedicalData
+from experiments.online import PREFIX, Online, OnlineConfig, check_monitor, spelled
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.config import Layer, build, config_hash, parse_words, read_yaml, to_plain
 from ssl_med.evaluation.dense import DenseConfig
@@ -66,9 +67,10 @@ class TrainerConfig:
     val_every_steps: int = 0
     """validate every so many batches; 0: after each epoch"""
     patience: int = 0
-    """stop when the monitored value has not improved for so many validations; 0: never"""
+    """stop when the monitored value has not improved for so many validations, of an online probe: probes; 0: never"""
     monitor: str = "val/loss"
-    """value that names the best weights; lower is better for losses, higher for everything else"""
+    """value that names the best weights: of the validation (val/...), the collapse monitors or the online probe; lower is
+    better for losses, mse, alignment and uniformity, higher for everything else"""
     select: Literal["best", "last"] = "best"
     """weights that leave the run: best validation, or the last"""
     test_every_steps: int = 0
@@ -192,6 +194,7 @@ class RunConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     protocol: str = ""
     probe: Any = None
+    online: Online | None = None
 
     @property
     def labelled(self) -> bool:
@@ -208,6 +211,7 @@ class RunConfig:
         tree: dict[str, Any] = {"kind": self.kind, "name": self.name}
         if self.kind == "pretrain":
             tree["method"] = {"name": self.name, **to_plain(self.method)}
+            tree["online"] = self.online.tree() if self.online else to_plain(OnlineConfig())
             skipped = {"init"}
         elif self.kind == "probe":
             tree |= {"protocol": self.protocol, "probe": to_plain(self.probe), "transfer": to_plain(self.transfer)}
@@ -228,9 +232,10 @@ class RunConfig:
     def public_tree(self) -> dict[str, Any]:
         """`tree()` for what is shared: paths of data, which may name patients, as salted hashes."""
         tree = self.tree()
-        for key in PATHS:
-            if tree["data"].get(key):
-                tree["data"][key] = f"path-{salted(str(Path(tree['data'][key]).resolve()))[:12]}"
+        for data in (tree["data"], tree.get("online", {}).get("data", {})):
+            for key in PATHS:
+                if data.get(key):
+                    data[key] = f"path-{salted(str(Path(data[key]).resolve()))[:12]}"
         return tree
 
     def hash(self) -> str:
@@ -241,12 +246,15 @@ class RunConfig:
         for key in ("num_workers", "progress", "log_every", "checkpoint_every_steps", "collapse_patience"):
             tree["trainer"].pop(key, None)
         tree.get("probe", {}).pop("cache", None)
-        tree["data"].pop("cache_gb", None)
-        # crops are the same from a store, but its scans are mixed more freely; where it lies does not matter
-        tree["data"]["store"] = bool(tree["data"]["store"])
-        tree["data"]["root"] = str(Path(tree["data"]["root"]).resolve())
-        if self.data.quarantine and Path(self.data.quarantine).is_file():
-            tree["data"]["quarantine"] = salted(Path(self.data.quarantine).read_bytes())
+        if self.online is None:
+            tree.pop("online", None)
+        for data in (tree["data"], *((tree["online"]["data"],) if self.online else ())):
+            data.pop("cache_gb", None)
+            # crops are the same from a store, but its scans are mixed more freely; where it lies does not matter
+            data["store"] = bool(data["store"])
+            data["root"] = str(Path(data["root"]).resolve())
+            if data["quarantine"] and Path(data["quarantine"]).is_file():
+                data["quarantine"] = salted(Path(data["quarantine"]).read_bytes())
         if self.kind != "pretrain" and self.general.init != SCRATCH:
             tree["init"] = str(Path(tree["init"]).resolve())
         return config_hash(tree)
@@ -291,7 +299,12 @@ def compose_pretrain(words: Sequence[str]) -> RunConfig:
     method_class = _method_class(chosen["method"])
     data_class = get_class("datamodules", chosen["data"], kind="data", base=MedicalData)
     layers = _layers(chosen, line, ("data", "method", "trainer"), data_class, chosen["data"])
-    _known(layers, ("method", "data", "backbone", "optim", "trainer", "tracking", "seed", "out", "resume"))
+    keys = ("method", "data", "backbone", "optim", "trainer", "tracking", "seed", "out", "resume")
+    _known(layers[:-1], keys)
+    _known([line], (*keys, "online"))
+    if str(line.section("trainer").tree.get("monitor", "")).startswith(PREFIX):
+        # recipes that keep the last weights have no value to choose by; whoever names one here has
+        layers.insert(-1, Layer("", {"trainer": {"select": "best"}}))
     method = _section(method_class.Config, layers, "method")
     return _finish(
         "pretrain",
@@ -301,7 +314,29 @@ def compose_pretrain(words: Sequence[str]) -> RunConfig:
         data_name=chosen["data"],
         method_class=method_class,
         method=method,
+        online=_online(line, chosen),
     )
+
+
+def _online(line: Layer, chosen: dict[str, str]) -> Online | None:
+    """What `online.task=NAME online.data.root=DIR ...` asks for; None without a task."""
+    section = line.section("online")
+    own = Layer(line.source, {key: value for key, value in section.tree.items() if key != "data"})
+    settings = build(OnlineConfig, [own], prefix="online")
+    if not settings.task:
+        if section.tree:
+            raise SslMedError(f"online.task=NAME is missing; there are: {', '.join(names('task'))}")
+        return None
+    picked = {"task": settings.task, **({"trainer": chosen["trainer"]} if "trainer" in chosen else {})}
+    with spelled():
+        data_class, name, layers = _of_task(picked, Layer(line.source, {"data": section.section("data").tree}))
+        data: Any = build(data_class.Config, [Layer("", {"name": name}), *_sections(layers, "data")], prefix="data")
+        if not data.root:
+            raise SslMedError(f"data.root is missing: point it at the folder of task '{settings.task}', data.root=DIR")
+        if not Path(data.root).is_dir():
+            raise SslMedError(f"data.root={data.root}: no such folder; it should hold {data_class.layout}")
+    task = build(TaskConfig, [Layer("", {"name": settings.task}), *_sections(layers, "task")], prefix="task")
+    return Online(settings, data_class, data, task)
 
 
 def compose_finetune(words: Sequence[str]) -> RunConfig:
@@ -466,6 +501,7 @@ def _finish(
     method_class: type[Method] | None = None,
     method: Any = None,
     protocol: str = "",
+    online: Online | None = None,
 ) -> RunConfig:
     general_keys = ("seed", "out", "init", "resume")
     general_layers = [Layer(x.source, {k: v for k, v in x.tree.items() if k in general_keys}) for x in layers]
@@ -475,6 +511,11 @@ def _finish(
     probe = None
     if kind == "probe":
         probe = _section(_probe_schema(protocol, spec, name), layers, "probe")
+    backbone = resolve(_section(BackboneConfig, layers, "backbone"), spec)
+    trainer = _section(TrainerConfig, layers, "trainer")
+    if online is not None:
+        online.check(spec, backbone)
+    check_monitor(trainer.monitor, online)
     return RunConfig(
         kind=kind,
         name=name,
@@ -482,9 +523,9 @@ def _finish(
         method=method,
         data_class=data_class,
         data=data,
-        backbone=resolve(_section(BackboneConfig, layers, "backbone"), spec),
+        backbone=backbone,
         optim=_section(OptimConfig, layers, "optim"),
-        trainer=_section(TrainerConfig, layers, "trainer"),
+        trainer=trainer,
         tracking=_section(TrackingConfig, layers, "tracking"),
         general=build(GeneralConfig, general_layers, prefix=""),
         labels=_section(LabelsConfig if kind == "probe" else BudgetConfig, layers, "labels"),
@@ -492,6 +533,7 @@ def _finish(
         task=build(TaskConfig, [Layer("", {"name": name}), *_sections(layers, "task")], prefix="task"),
         protocol=protocol,
         probe=probe,
+        online=online,
     )
 
 

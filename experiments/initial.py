@@ -16,7 +16,7 @@ from ssl_med.evaluation.protocols import TransferConfig
 from ssl_med.ledger import Leakage, Ledger, compare
 from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone, build_decoder, resolve
 from ssl_med.networks.init import init_weights
-from ssl_med.spec import SslMedError
+from ssl_med.spec import DataSpec, SslMedError
 
 
 @dataclass(frozen=True)
@@ -106,16 +106,15 @@ def notes_of(
     """What the reader of the result should know before it starts."""
     notes: list[str] = list(data.describe().get("notes", []))
     if initial.card is not None:
-        notes += differences(initial.card, config)
+        notes += differences(initial.card.data_spec(), config.spec)
         notes += _share(initial.card, config, ledger)
     if leakage is not None and leakage.status != "none":
         notes.append(str(leakage))
     return notes
 
 
-def differences(card: Card, config: RunConfig) -> list[str]:
+def differences(was: DataSpec, now: DataSpec) -> list[str]:
     """Where the data differ from those of the pretraining, although the user may have chosen it."""
-    was, now = card.data_spec(), config.spec
     notes = []
     for name in ("intensity", "spacing_mm", "orientation"):
         before, after = getattr(was, name), getattr(now, name)

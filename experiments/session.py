@@ -32,6 +32,7 @@ from experiments.callbacks import (
 )
 from experiments.compose import RunConfig, TrainerConfig
 from experiments.curve import TestCurve
+from experiments.online import PREFIX, OnlineProbe, ProbeCheckpoint, ProbeStopping
 from experiments.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
@@ -39,6 +40,7 @@ from ssl_med.ledger import Ledger, Members
 from ssl_med.reports.records import read_metrics, write_json, write_summary
 from ssl_med.spec import SslMedError
 
+LOWER_IS_BETTER = ("loss", "mse", "alignment", "uniformity")  # ends of names
 LAST, BEST, CONFIG, SUMMARY, SUBJECTS = "last.ckpt", "best.ckpt", "config.yaml", "summary.json", "subjects.json"
 
 
@@ -90,10 +92,13 @@ class Session:
             seconds = max((line.get("seconds", 0.0) for line in read_metrics(folder)), default=0.0)
         return cls(config, folder, resume_from, seconds, method)
 
-    def trainer(self, *, validate: bool, length: TrainerConfig | None = None) -> pl.Trainer:
+    def trainer(
+        self, *, validate: bool, length: TrainerConfig | None = None, online: OnlineProbe | None = None
+    ) -> pl.Trainer:
         """The Lightning Trainer that the config, or `length`, describes; `validate` when there is a validation part."""
         c = length or self.config.trainer
-        if c.patience and not validate:
+        probed = online is not None and c.monitor.startswith(PREFIX)
+        if c.patience and not validate and not probed:
             raise SslMedError(
                 "trainer.patience needs a validation part, and the split has none; set trainer.patience=0"
             )
@@ -101,8 +106,8 @@ class Session:
         interval = min(c.val_every_steps, c.max_steps * c.accumulate) if c.max_steps > 0 else c.val_every_steps
         self.open_loggers()
         self.preemption = Preemption()
-        mode = "min" if c.monitor.endswith("loss") else "max"
-        best = BestCheckpoint(self.folder, filename="best", monitor=c.monitor, mode=mode, enable_version_counter=False)
+        mode = "min" if c.monitor.endswith(LOWER_IS_BETTER) else "max"
+        finite = FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps)
         last = ModelCheckpoint(
             self.folder,
             filename="last",
@@ -111,21 +116,35 @@ class Session:
             enable_version_counter=False,
         )
         curves = [TestCurve(c.test_every_steps)] if self.config.kind == "finetune" and c.test_every_steps else []
+        besides = [*curves, *([online] if online is not None else [])]
         callbacks: list[pl.Callback] = [
-            FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps),
+            finite,
             self.preemption,
-            Throughput(c.log_every, samples=c.batch_size * c.accumulate, paused=lambda: sum(x.seconds for x in curves)),
+            Throughput(
+                c.log_every, samples=c.batch_size * c.accumulate, paused=lambda: sum(x.seconds for x in besides)
+            ),
             last,
         ]
         if self.config.kind == "finetune" and not self.config.labels.shots:
             callbacks.append(Budget(self.config.labels.fraction))
         if self.config.kind == "pretrain" and c.collapse_patience:
             callbacks.append(Collapse(c.log_every, patience=c.collapse_patience, batch_size=c.batch_size))
-        if validate:
-            callbacks.append(best)
+        if online is not None:
+            online.before = finite.check
+            callbacks.append(online)
+        best: dict[str, Any] = {"filename": "best", "monitor": c.monitor, "mode": mode, "enable_version_counter": False}
+        stop: dict[str, Any] = {"patience": c.patience, "mode": mode, "check_finite": False, "strict": False}
+        if online is not None and probed:
+            online.watchers = [ProbeCheckpoint(self.folder, save_on_train_epoch_end=False, **best)]
+            if c.patience:
+                online.watchers.append(ProbeStopping(c.monitor, check_on_train_epoch_end=False, **stop))
+            callbacks += online.watchers
+        else:
+            if validate:
+                callbacks.append(BestCheckpoint(self.folder, **best))
+            if c.patience:
+                callbacks.append(EarlyStopping(c.monitor, **stop))
         callbacks += curves
-        if c.patience:
-            callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False, strict=False))
         if c.progress:
             callbacks.append(Progress(c.log_every))
         _quiet()
@@ -280,6 +299,7 @@ def _same_run(stored: Path, config: RunConfig) -> None:
         different = sorted(
             f"{section}.{key}" if isinstance(value, dict) else section
             for section, value in mine.items()
+            if section in tree  # an older version may not have had it
             for key in (value if isinstance(value, dict) else [section])
             if (value[key] if isinstance(value, dict) else value)
             != ((tree.get(section) or {}).get(key) if isinstance(value, dict) else tree.get(section))

@@ -8,7 +8,7 @@ from pathlib import Path
 from ssl_med.reports._examined import markdown_errors, markdown_table
 from ssl_med.reports._provenance import conventions, duration, leak_status, noted
 from ssl_med.reports.comparison import difference_lines, difference_notes, differences
-from ssl_med.reports.curves import label_efficiency, loss_curves
+from ssl_med.reports.curves import label_efficiency, loss_curves, probe_curves
 from ssl_med.reports.pictures import save
 from ssl_med.reports.records import Run, file_stem
 from ssl_med.reports.tables import Table, caption, markdown
@@ -38,7 +38,7 @@ def markdown_report(tables: Sequence[Table], pretrained: Sequence[Run], runs: Se
             time = duration(run.summary.get("seconds"))
             lines.append(f"| {run.name} | {run.data} | {run.summary.get('steps')} | {time} |")
         lines.append("")
-        for k, figure in enumerate(loss_curves(pretrained)):
+        for k, figure in enumerate([*loss_curves(pretrained), *probe_curves(pretrained)]):
             picture = save(figure, out / "figures" / f"pretraining-{k}.png")
             lines += [f"![{figure.axes[0].get_title(loc='left')}]({picture.relative_to(out).as_posix()})", ""]
     broken = [f"- {run.folder}: {run.problem}" for run in runs if run.problem]

@@ -15,7 +15,7 @@ from ssl_med.reports._examined import html_errors
 from ssl_med.reports._markdown import TITLE, markdown_report
 from ssl_med.reports._provenance import duration, notes_section, provenance
 from ssl_med.reports.comparison import difference_lines, difference_notes, differences
-from ssl_med.reports.curves import label_efficiency, loss_curves, style, to_svg, validation_curves
+from ssl_med.reports.curves import label_efficiency, loss_curves, probe_curves, style, to_svg, validation_curves
 from ssl_med.reports.fairness import percent, pretrain_warnings
 from ssl_med.reports.records import Run, file_stem, find_runs
 from ssl_med.reports.tables import EMPTY, Cell, Table, caption, results_csv, tabulate
@@ -154,6 +154,7 @@ def _pretraining(runs: Sequence[Run]) -> str:
     for data in sorted({run.data for run in runs}):
         same = [run for run in runs if run.data == data]
         text += f"<h3>on {escape(data)}</h3>{_gallery(loss_curves(same), 'Pretraining loss')}"
+        text += _gallery(probe_curves(same), "Online probe")
         text += p.warning("The pretrainings are not equal in everything:", pretrain_warnings(same))
     return text
 
