@@ -17,7 +17,7 @@ from ssl_med.spec import SslMedError
 USAGE = """\
 usage: ssl-med COMMAND [key=value ...]
 
-  list methods|presets|data|tasks|phantoms [--json]
+  list methods|presets|data|tasks|maps|phantoms [--json]
                                                  what there is; a preset is a named variant: method=pcrl/contraloss
   check    data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]
                                                  read every file once; report what is wrong; exit code 1 if anything is
@@ -28,6 +28,8 @@ usage: ssl-med COMMAND [key=value ...]
                                                  what a frozen encoder knows; masks: linear only, on voxels
   probe    data=NAME protocol=pretext_rotation|pretext_position init=... data.root=DIR
                                                  the same without labels
+  external RUN task=NAME data.root=DIR map=NAME|same [map.CLASS=CLASS ...] [part=all|test]
+                                                 test a fine-tuning on another data set, without training
   report   RUNS... [out=DIR]                     report.html, report.md, results.csv
   prepare  data=NAME data.root=RAW store=DIR     convert once into a store that data.store=DIR reads fast
   phantom  KIND OUT [--subjects N] [--seed N]    synthetic data in a true layout
@@ -78,6 +80,17 @@ def _probe(words: Sequence[str]) -> None:
         probe(words)
 
 
+def _external(words: Sequence[str]) -> None:
+    from experiments.external import external
+    from experiments.external_settings import compose_external
+    from ssl_med.config import to_yaml
+
+    if "--show" in words:
+        print(to_yaml(compose_external([w for w in words if w != "--show"]).config.tree()), end="")
+    else:
+        external(words)
+
+
 def _report(words: Sequence[str]) -> None:
     from experiments.report import report
 
@@ -98,6 +111,7 @@ def _list(words: Sequence[str]) -> None:
         "presets": presets,
         "data": lambda: names("data"),
         "tasks": lambda: names("task"),
+        "maps": lambda: names("map"),
         "phantoms": lambda: list_names("datamodules.phantoms"),
     }
     what = [word for word in words if word != "--json"]
@@ -155,6 +169,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "pretrain": _pretrain,
     "finetune": _finetune,
     "probe": _probe,
+    "external": _external,
     "report": _report,
     "prepare": _prepare,
     "phantom": _phantom,

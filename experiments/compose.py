@@ -160,7 +160,7 @@ class GeneralConfig:
 class RunConfig:
     """Everything that defines a run; `tree()` is what config.yaml holds."""
 
-    kind: Literal["pretrain", "finetune", "probe"]
+    kind: Literal["pretrain", "finetune", "probe", "external"]
     name: str
     method_class: type[Method] | None
     method: Any
@@ -176,11 +176,14 @@ class RunConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     protocol: str = ""
     probe: Any = None
+    external: Any = None
 
     @property
     def labelled(self) -> bool:
         """Whether the run reads labels."""
-        return self.kind == "finetune" or (self.kind == "probe" and not self.protocol.startswith("pretext"))
+        return self.kind in ("finetune", "external") or (
+            self.kind == "probe" and not self.protocol.startswith("pretext")
+        )
 
     @property
     def spec(self) -> DataSpec:
@@ -193,10 +196,13 @@ class RunConfig:
         if self.kind == "pretrain":
             tree["method"] = {"name": self.name, **to_plain(self.method)}
             skipped = {"init"}
-        elif self.kind == "probe":
-            tree |= {"protocol": self.protocol, "probe": to_plain(self.probe), "transfer": to_plain(self.transfer)}
-            if self.labelled:
-                tree |= {"task": to_plain(self.task), "labels": to_plain(self.labels)}
+        elif self.kind in ("probe", "external"):
+            if self.kind == "external":
+                tree |= {"external": to_plain(self.external), "task": to_plain(self.task)}
+            else:
+                tree |= {"protocol": self.protocol, "probe": to_plain(self.probe), "transfer": to_plain(self.transfer)}
+                if self.labelled:
+                    tree |= {"task": to_plain(self.task), "labels": to_plain(self.labels)}
             for section in ("data", "backbone"):
                 tree[section] = to_plain(getattr(self, section))
             tree["trainer"] = {key: getattr(self.trainer, key) for key in PASS}
@@ -438,7 +444,7 @@ def _data_only(name: str, line: Layer) -> tuple[type[MedicalData], Any, list[Lay
 
 
 def _finish(
-    kind: Literal["pretrain", "finetune", "probe"],
+    kind: Literal["pretrain", "finetune", "probe", "external"],
     name: str,
     layers: list[Layer],
     *,

@@ -108,7 +108,7 @@ class Session:
             callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False, strict=False))
         if c.progress:
             callbacks.append(Progress(c.log_every))
-        _quiet()
+        quiet()
         return pl.Trainer(
             accelerator=c.accelerator,
             devices=c.devices if c.devices == "auto" else int(c.devices),
@@ -167,10 +167,11 @@ class Session:
         assert isinstance(jsonl, JsonLines)
         return round(jsonl.seconds, 1)
 
-    def record_subjects(self, ledger: Ledger) -> None:
-        """Salted hashes of who took part, by part."""
+    def record_subjects(self, ledger: Ledger, pretrained: Ledger | None = None) -> None:
+        """Salted hashes of who took part, by part, and of who took part in the pretraining before."""
         if is_first_process():
-            write_json(self.folder / SUBJECTS, ledger.to_dict())
+            before = {"pretraining": pretrained.to_dict()} if pretrained is not None else {}
+            write_json(self.folder / SUBJECTS, ledger.to_dict() | before)
 
     def summarize(self, **values: Any) -> None:
         """summary.json: `values` with what every run states."""
@@ -266,7 +267,8 @@ def _strategy(name: str, devices: str, num_nodes: int) -> str | Strategy:
     return name
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Leaves out what Lightning, torch and MONAI say of themselves."""
     import logging
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
