@@ -84,14 +84,10 @@ def compose_external(words: Sequence[str]) -> ExternalRun:
     preset = _preset(single.get("map", ""))
     middle = [_without(layer, {"trainer": PASS, "task": (), "backbone": (), "transfer": ()}) for layer in layers[:-1]]
     middle.append(Layer(preset.source, {"data": preset.section("data").tree}))
-    dims = data_class.spatial_dims(
-        build(data_class.Config, [Layer("", {"name": data_name}), *_sections([*middle, line], "data")], prefix="data")
-    )
-    if dims != trained.spec.spatial_dims:
-        raise SslMedError(
-            f"task={chosen['task']}: is {dims}D, {trained.folder} was trained in {trained.spec.spatial_dims}D"
-        )
     forced = _prepared(trained, data_class.Config, line)
+    named = Layer("", {"name": data_name})
+    plain: Any = build(data_class.Config, [named, *_sections([*middle, line], "data")], prefix="data")
+    _check_kind(trained, data_class.make_spec(plain, labelled=True), data_class.Config, chosen["task"])
     base = _of_run(trained)
     config = _finish(
         "external", chosen["task"], [base, *middle, forced, line], data_class=data_class, data_name=data_name
@@ -208,11 +204,27 @@ def _prepared(trained: TrainedRun, schema: type, line: Layer) -> Layer:
     return Layer(str(trained.folder), {"data": wanted})
 
 
+def _check_kind(trained: TrainedRun, spec: DataSpec, schema: type, task: str) -> None:
+    """Refuses data whose dimensions, channels or kind of intensity no setting makes those of the run."""
+    was = trained.spec
+    if spec.spatial_dims != was.spatial_dims:
+        raise SslMedError(f"task={task}: is {spec.spatial_dims}D, {trained.folder} was trained in {was.spatial_dims}D")
+    if spec.in_channels != was.in_channels:
+        raise SslMedError(
+            f"task={task}: {trained.folder} was trained with {was.in_channels} channels ({', '.join(was.channel_names)}), "
+            f"'{spec.name}' has {spec.in_channels} ({', '.join(spec.channel_names)})"
+        )
+    chosen = any(field.name == "intensity" for field in fields(schema))
+    if not chosen and spec.intensity.kind != was.intensity.kind:
+        raise SslMedError(
+            f"task={task}: {trained.folder} was trained with intensities by {_range(was)}, '{spec.name}' has {_range(spec)}"
+        )
+
+
 def _check_prepared(trained: TrainedRun, spec: DataSpec, task: str) -> None:
     """Refuses data that cannot be prepared as those of the run."""
     was = trained.spec
     pairs = {
-        "channels": (was.in_channels, spec.in_channels),
         "a patch of": (was.patch_size, spec.patch_size),
         "intensities by": (_range(was), _range(spec)),
         "voxels of": (was.spacing_mm, spec.spacing_mm),
