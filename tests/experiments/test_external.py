@@ -223,6 +223,7 @@ def test_the_pretraining_is_compared_too(roots, tmp_path, capsys):
         f"init={tmp_path / 'pre'}",
         "data.intensity=window",
     ]
+    tune.append("data.modalities=[FLAIR]")
     more = ["data.intensity_low=-200", "data.intensity_high=200", "data.patch_size=[16,16,8]", "trainer.max_steps=1"]
     assert main([*tune, *more, *CPU, "trainer.batch_size=2", f"out={tmp_path / 'run'}"]) == 0
     network = json.loads((tmp_path / "run" / "summary.json").read_text())["network"]
