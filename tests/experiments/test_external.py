@@ -231,10 +231,10 @@ def test_the_pretraining_is_compared_too(roots, tmp_path, capsys):
     capsys.readouterr()
     asked = ["task=lits", root, f"map.{region}=liver"]
     run_external(tmp_path / "run", tmp_path / "no", *asked, code=2)
-    assert "leak: the pretraining saw 4 subjects and 4 files" in capsys.readouterr().err
+    assert "leak: the pretraining saw 3 subjects and 3 files" in capsys.readouterr().err
     summary = run_external(tmp_path / "run", tmp_path / "yes", *asked, "data.allow_overlap=true")
     assert summary["leakage"]["training"]["status"] == "none"
-    assert summary["leakage"]["pretraining"]["subjects"]["test"] == 4
+    assert summary["leakage"]["pretraining"]["subjects"]["test"] == 3
 
 
 @pytest.mark.parametrize(
