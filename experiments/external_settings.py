@@ -104,6 +104,11 @@ def compose_external(words: Sequence[str]) -> ExternalRun:
         uncertain=classes.uncertain,
     )
     notes = [*mapped.notes(), f"prepared as trained: {_told(forced)}"]
+    size = getattr(config.data, "image_size", 0)
+    if size and "image_size" not in forced.section("data").tree:
+        notes.append(
+            f"data.image_size={size} is this data set's own: the run took its images in the size of their files"
+        )
     if spec.channel_names != trained.spec.channel_names:
         notes.append(
             f"channels, in this order: trained on {', '.join(trained.spec.channel_names)}; "
