@@ -17,7 +17,7 @@ from ssl_med.spec import SslMedError
 USAGE = """\
 usage: ssl-med COMMAND [key=value ...]
 
-  list methods|presets|data|tasks|tables|phantoms [--json]
+  list methods|presets|data|tasks|tables|maps|phantoms [--json]
                                                  what there is; a preset is a named variant: method=pcrl/contraloss
   check    data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]
                                                  read every file once; report what is wrong; exit code 1 if anything is
@@ -33,6 +33,8 @@ usage: ssl-med COMMAND [key=value ...]
                                                  the same without labels
   compare  table=NAME root.DATA=DIR [scale=small] [jobs=N] [--dry-run]
                                                  a declared matrix of runs; resumes; one report
+  external RUN task=NAME data.root=DIR map=NAME|same [map.CLASS=CLASS ...] [part=all|test]
+                                                 test a fine-tuning on another data set, without training
   report   RUNS... [out=DIR]                     report.html, report.md, results.csv
   dashboard [project=NAME] [table=NAME] [out=FILE] [--save entity=NAME tracking.wandb=online]
                                                  W&B workspace as code: a file; --save sends it
@@ -93,6 +95,17 @@ def _compare(words: Sequence[str]) -> None:
     compare(words)
 
 
+def _external(words: Sequence[str]) -> None:
+    from experiments.external import external
+    from experiments.external_settings import compose_external
+    from ssl_med.config import to_yaml
+
+    if "--show" in words:
+        print(to_yaml(compose_external([w for w in words if w != "--show"]).config.tree()), end="")
+    else:
+        external(words)
+
+
 def _report(words: Sequence[str]) -> None:
     from experiments.report import report
 
@@ -127,6 +140,7 @@ def _list(words: Sequence[str]) -> None:
         "data": lambda: names("data"),
         "tasks": lambda: names("task"),
         "tables": tables,
+        "maps": lambda: names("map"),
         "phantoms": lambda: list_names("datamodules.phantoms"),
     }
     what = [word for word in words if word != "--json"]
@@ -185,6 +199,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "finetune": _finetune,
     "probe": _probe,
     "compare": _compare,
+    "external": _external,
     "report": _report,
     "dashboard": _dashboard,
     "sweep": _sweep,

@@ -178,7 +178,7 @@ class GeneralConfig:
 class RunConfig:
     """Everything that defines a run; `tree()` is what config.yaml holds."""
 
-    kind: Literal["pretrain", "finetune", "probe"]
+    kind: Literal["pretrain", "finetune", "probe", "external"]
     name: str
     method_class: type[Method] | None
     method: Any
@@ -195,11 +195,14 @@ class RunConfig:
     protocol: str = ""
     probe: Any = None
     online: Online | None = None
+    external: Any = None
 
     @property
     def labelled(self) -> bool:
         """Whether the run reads labels."""
-        return self.kind == "finetune" or (self.kind == "probe" and not self.protocol.startswith("pretext"))
+        return self.kind in ("finetune", "external") or (
+            self.kind == "probe" and not self.protocol.startswith("pretext")
+        )
 
     @property
     def spec(self) -> DataSpec:
@@ -213,10 +216,13 @@ class RunConfig:
             tree["method"] = {"name": self.name, **to_plain(self.method)}
             tree["online"] = self.online.tree() if self.online else to_plain(OnlineConfig())
             skipped = {"init"}
-        elif self.kind == "probe":
-            tree |= {"protocol": self.protocol, "probe": to_plain(self.probe), "transfer": to_plain(self.transfer)}
-            if self.labelled:
-                tree |= {"task": to_plain(self.task), "labels": to_plain(self.labels)}
+        elif self.kind in ("probe", "external"):
+            if self.kind == "external":
+                tree |= {"external": to_plain(self.external), "task": to_plain(self.task)}
+            else:
+                tree |= {"protocol": self.protocol, "probe": to_plain(self.probe), "transfer": to_plain(self.transfer)}
+                if self.labelled:
+                    tree |= {"task": to_plain(self.task), "labels": to_plain(self.labels)}
             for section in ("data", "backbone"):
                 tree[section] = to_plain(getattr(self, section))
             tree["tracking"] = to_plain(self.tracking)
@@ -492,7 +498,7 @@ def _data_only(name: str, line: Layer) -> tuple[type[MedicalData], Any, list[Lay
 
 
 def _finish(
-    kind: Literal["pretrain", "finetune", "probe"],
+    kind: Literal["pretrain", "finetune", "probe", "external"],
     name: str,
     layers: list[Layer],
     *,

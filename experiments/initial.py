@@ -88,13 +88,17 @@ def build_network(config: RunConfig, *, with_decoder: bool) -> Initial:
     return Initial(backbone, decoder, architecture, card, report)
 
 
-def check_leak(initial: Initial, data: MedicalData, *, allow: bool) -> tuple[Ledger, Leakage | None]:
+def check_leak(
+    initial: Initial, data: MedicalData, *, allow: bool, files_of: Sequence[str] = ("val", "test")
+) -> tuple[Ledger, Leakage | None]:
     """Who takes part here, and whether the pretraining saw whom this run validates or tests on.
+
+    The files of the parts `files_of` are read for the ledger.
 
     Raises:
         SslMedError: it did, and `allow` is off.
     """
-    ledger = ledger_of(data, files_of=("val", "test"))
+    ledger = ledger_of(data, files_of=files_of)
     if initial.card is None:
         return ledger, None
     return ledger, compare(initial.card.ledger(), ledger, allow=allow)

@@ -116,7 +116,7 @@ class Session:
             enable_version_counter=False,
         )
         curves = [TestCurve(c.test_every_steps)] if self.config.kind == "finetune" and c.test_every_steps else []
-        besides = [*curves, *([online] if online is not None else [])]
+        besides: list[TestCurve | OnlineProbe] = [*curves, *([online] if online is not None else [])]
         callbacks: list[pl.Callback] = [
             finite,
             self.preemption,
@@ -147,7 +147,7 @@ class Session:
         callbacks += curves
         if c.progress:
             callbacks.append(Progress(c.log_every))
-        _quiet()
+        quiet()
         return pl.Trainer(
             accelerator=c.accelerator,
             devices=c.devices if c.devices == "auto" else int(c.devices),
@@ -210,10 +210,11 @@ class Session:
         assert isinstance(jsonl, JsonLines)
         return round(jsonl.seconds, 1)
 
-    def record_subjects(self, ledger: Ledger) -> None:
-        """Salted hashes of who took part, by part."""
+    def record_subjects(self, ledger: Ledger, pretrained: Ledger | None = None) -> None:
+        """Salted hashes of who took part, by part, and of who took part in the pretraining before."""
         if is_first_process():
-            write_json(self.folder / SUBJECTS, ledger.to_dict())
+            before = {"pretraining": pretrained.to_dict()} if pretrained is not None else {}
+            write_json(self.folder / SUBJECTS, ledger.to_dict() | before)
 
     def track_result(self, metrics: Mapping[str, float]) -> None:
         """Logs the test result of a run that Lightning does not train, beside its share of labels."""
@@ -323,7 +324,8 @@ def _strategy(name: str, devices: str, num_nodes: int) -> str | Strategy:
     return name
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Leaves out what Lightning, torch and MONAI say of themselves."""
     import logging
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

@@ -114,6 +114,7 @@ class MedicalData(pl.LightningDataModule, ABC):
         label_fraction: share of the training subjects whose labels are used.
         label_shots: subjects of each class whose labels are used, in place of a share; 0: by share.
         test: use the test part; None: when labelled.
+        only_test: there is nothing but a test part: "test", that of the split; "all", every subject; "": as the split says.
     """
 
     Config: ClassVar[type]
@@ -135,8 +136,10 @@ class MedicalData(pl.LightningDataModule, ABC):
         label_fraction: float = 1.0,
         label_shots: int = 0,
         test: bool | None = None,
+        only_test: Literal["", "test", "all"] = "",
     ) -> None:
         super().__init__()
+        self.only_test = only_test
         self.label_shots, self.use_test = label_shots, labelled if test is None else test
         self.config, self.need, self.labelled = config, need or Need(), labelled
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
@@ -249,7 +252,9 @@ class MedicalData(pl.LightningDataModule, ABC):
         if self.config.store:
             self.store = self.open_store(Path(self.config.store))
         cases = self.cases()
-        split = self.split(cases)
+        split = self.split(cases) if self.only_test != "all" else {"test": sorted({case.subject for case in cases})}
+        if self.only_test:
+            split = {part: split["test"] if part == "test" else [] for part in PARTS}
         kept = self.keep(cases)
         if not self.use_test:
             split = {**split, "test": []}
@@ -264,14 +269,15 @@ class MedicalData(pl.LightningDataModule, ABC):
             part: [case for name in split[part] for case in of_subject.get(name, ()) if self.usable(case)]
             for part in PARTS
         }
-        if not self.parts["train"]:
+        if not self.parts["train"] and not self.only_test:
             raise SslMedError(f"data.split={self.config.split}: no training subject is left below {root}")
-        if not self.parts["val"]:
+        if not self.parts["val"] and not self.only_test:
             self.notes.append(NO_VALIDATION)
-        if self.labelled:
+        if self.labelled and not self.only_test:
             self._budget()
         if self.use_test and not self.parts["test"]:
-            raise SslMedError(f"data.split={self.config.split}: no test subject is left below {root}")
+            why = "" if self.only_test == "all" else f"data.split={self.config.split}: "
+            raise SslMedError(f"{why}no test subject is left below {root}")
         if self.store is not None:
             used = (case for part in self.parts.values() for case in part)
             self.store.require([item for case in used for item in self.items(case, labels=self.labelled)])

@@ -198,6 +198,26 @@ def paired_bootstrap(
     return _intervals(differences, subjects, kind=kind, level=level, resamples=resamples, seed=seed)
 
 
+def difference_of(first: Interval, second: Interval) -> Interval:
+    """Interval of first minus second on two sets of subjects that have nobody in common.
+
+    From the two intervals by the recovery of variances (MOVER; Zou and Donner, Stat. Med. 27, 2008), which keeps their skew.
+    """
+    reason = " and ".join(dict.fromkeys(interval.reason for interval in (first, second) if interval.reason))
+    effect = first.estimate - second.estimate
+    low = effect - math.hypot(first.estimate - first.low, second.high - second.estimate)
+    high = effect + math.hypot(first.high - first.estimate, second.estimate - second.low)
+    return replace(
+        first,
+        estimate=effect,
+        low=math.nan if reason else low,
+        high=math.nan if reason else high,
+        subjects=first.subjects + second.subjects,
+        undefined=first.undefined + second.undefined,
+        reason=reason,
+    )
+
+
 def _intervals(
     statistics: Mapping[str, Statistic],
     subjects: Sequence[Any] | Array,

@@ -21,8 +21,8 @@ from ssl_med.reports.records import SCRATCH, Case, Run
 from ssl_med.reports.tables import EMPTY, Table
 from ssl_med.spec import Target
 
-_TARGETS: dict[str, Target] = {"dice": "mask", "auc": "class", "auroc": "multilabel"}
-_RESAMPLES = 1000
+TARGETS: dict[str, Target] = {"dice": "mask", "auc": "class", "auroc": "multilabel"}
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _by_seed(runs: Sequence[Run]) -> dict[int, list[Run]]:
 
 
 def _interval(metric: str, own: Sequence[Run], base: Sequence[Run]) -> tuple[Interval | None, str]:
-    target = _TARGETS.get(metric)
+    target = TARGETS.get(metric)
     first = {str(case["case"]): case for case in base[0].cases}
     if target is None or not first:
         return None, f"{metric} cannot be computed from the test cases" if first else "a run has no test_cases.csv"
@@ -113,12 +113,14 @@ def _interval(metric: str, own: Sequence[Run], base: Sequence[Run]) -> tuple[Int
         return None, "the runs were tested on different cases"
     names = [key.removeprefix("score/") for key in first[order[0]] if key.startswith("score/")]
     each = [headline(target, names, [cases[name] for name in order]) for cases in tables]
-    statistics = {"own": _average(each[: len(own)]), "base": _average(each[len(own) :])}
+    statistics = {"own": average(each[: len(own)]), "base": average(each[len(own) :])}
     subjects = [_subject(first[name]) for name in order]
-    return paired_bootstrap(statistics, "base", subjects, resamples=_RESAMPLES)["own"], ""
+    return paired_bootstrap(statistics, "base", subjects, resamples=RESAMPLES)["own"], ""
 
 
-def _average(statistics: Sequence[Statistic]) -> Statistic:
+def average(statistics: Sequence[Statistic]) -> Statistic:
+    """Mean of a metric over runs that were tested on the same cases."""
+
     def statistic(weights: NDArray[Any]) -> NDArray[Any]:
         mean: NDArray[Any] = np.mean([each(weights) for each in statistics], axis=0)
         return mean
