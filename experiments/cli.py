@@ -91,7 +91,7 @@ def _prepare(words: Sequence[str]) -> None:
 
 
 def _list(words: Sequence[str]) -> None:
-    from experiments.compose import names, presets
+    from experiments.layers import names, presets
 
     kinds: dict[str, Callable[[], list[str] | dict[str, str]]] = {
         "methods": lambda: names("method"),

@@ -7,7 +7,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-from experiments.compose import compose_pretrain, names
+from experiments.compose import compose_pretrain
+from experiments.layers import names
 from experiments.pretrain import build_method
 from ssl_med.methods._base import RETRIEVAL, Method
 from ssl_med.methods._restoration import Restorer

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.core.base import NO_VALIDATION, MedicalData
-from experiments.compose import SCRATCH, RunConfig, compose_probe
+from experiments.compose import RunConfig, compose_probe
 from experiments.initial import (
     Initial,
     backbone_summary,
@@ -26,6 +26,7 @@ from experiments.initial import (
     tell,
 )
 from experiments.session import Session, say
+from experiments.settings import SCRATCH
 from ssl_med.config import to_plain
 from ssl_med.evaluation import dense, pretext, probes
 from ssl_med.evaluation.features import (

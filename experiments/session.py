@@ -21,7 +21,8 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
 from experiments.callbacks import BestCheckpoint, Collapse, FiniteLoss, Preemption, Progress, RunError
-from experiments.compose import RunConfig, TrainerConfig
+from experiments.compose import RunConfig
+from experiments.settings import TrainerConfig
 from experiments.tracking import JsonLines, build_loggers, close_loggers
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm

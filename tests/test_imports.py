@@ -41,7 +41,7 @@ MAY_IMPORT = {
 }
 # libraries that only some modules may name
 ONLY_IN = {
-    "omegaconf": {"ssl_med.config", "experiments.compose"},
+    "omegaconf": {"ssl_med.config"},
     "wandb": {"experiments.tracking"},
     "nibabel": {"datamodules"},
     "PIL": {"datamodules"},

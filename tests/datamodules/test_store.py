@@ -24,7 +24,7 @@ from datamodules.core.readers import Volume
 from datamodules.core.store import MANIFEST, StoredArray, content_hash, write_array
 from datamodules.phantoms import brats, chest14, lits, luna
 from experiments.cli import main
-from experiments.compose import compose_prepare
+from experiments.compose_data import compose_prepare
 from experiments.prepare import prepare
 from ssl_med.catalogue import list_names
 from ssl_med.spec import Intensity, Need, SslMedError
