@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,7 +77,7 @@ def parse_words(words: Iterable[str]) -> Layer:
     return Layer("command line", tree)
 
 
-def build(schema: type[T], layers: Iterable[Layer], *, prefix: str) -> T:
+def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
     """Dataclass defaults overlaid by each layer in turn -> an instance of `schema`.
 
     Args:
@@ -88,6 +88,8 @@ def build(schema: type[T], layers: Iterable[Layer], *, prefix: str) -> T:
     Raises:
         SslMedError: unknown key, wrong type, contradiction (raised by the schema's own `__post_init__`).
     """
+    if not any(layer.tree for layer in layers):  # nothing is asked: the schema itself, which is quicker
+        return schema()
     config = OmegaConf.structured(schema)
     last = "defaults"
     for layer in layers:
