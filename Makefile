@@ -24,7 +24,7 @@ $(call need,probe,TASK,make probe TASK=luna PROTOCOL=linear INIT=RUN ARGS="data.
 $(call need,phantom,KIND,make phantom KIND=lits OUT=DIR)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install into .venv (PYTHON=python3.12 chooses the interpreter)
 
@@ -48,7 +48,7 @@ check: $(READY)  ## what CI runs: lint, format, types, all tests but the long on
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu and not long" -n 2 --dist loadgroup
 
-test-long: $(READY)  ## what every method learns in 3D, about ten minutes
+test-long: $(READY)  ## the tests marked long: what every method learns; longer than make check
 	$(BIN)/python -m pytest -m long -n 2
 
 docs: $(READY)  ## write docs/methods.md from the methods' files

@@ -32,8 +32,9 @@ from experiments.settings import (
 from ssl_med.catalogue import nearest
 from ssl_med.config import Layer, build, config_hash, to_plain
 from ssl_med.evaluation.dense import DenseConfig
+from ssl_med.evaluation.fewshot import FewshotConfig
 from ssl_med.evaluation.pretext import PretextConfig
-from ssl_med.evaluation.probes import FewshotConfig, KnnConfig, LinearConfig
+from ssl_med.evaluation.probes import KnnConfig, LinearConfig
 from ssl_med.evaluation.protocols import InitConfig, TransferConfig
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.ledger import salted

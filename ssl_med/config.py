@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_med.catalogue import nearest
-from ssl_med.spec import SslMedError
+from ssl_med.spec import SslMedError, first_line
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -46,7 +46,7 @@ def read_yaml(path: Path, source: str) -> Layer:
     except OSError as error:
         raise SslMedError(f"{source}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # yaml's and omegaconf's own families of errors share no base class
-        raise SslMedError(f"{source}: is not valid yaml ({_first_line(error)})") from None
+        raise SslMedError(f"{source}: is not valid yaml ({first_line(error)})") from None
     if not isinstance(tree, dict):
         raise SslMedError(f"{source}: must hold a mapping at the top")
     return Layer(source, {str(key): value for key, value in tree.items()})
@@ -62,7 +62,7 @@ def parse_words(words: Iterable[str]) -> Layer:
         try:
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
         except Exception as error:
-            raise SslMedError(f"command line: the value of '{key}' cannot be parsed ({_first_line(error)})") from None
+            raise SslMedError(f"command line: the value of '{key}' cannot be parsed ({first_line(error)})") from None
         node = tree
         *parents, leaf = key.split(".")
         for parent in parents:
@@ -98,7 +98,8 @@ def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
         for key, value in layer.tree.items():
             spelled = f"{prefix}.{key}" if prefix else key
             try:
-                config = OmegaConf.unsafe_merge(config, {key: value})  # nothing else holds it, so it need not be copied
+                # nothing else holds it, so it need not be copied
+                config = OmegaConf.unsafe_merge(config, {key: _as_written(schema, key, value)})
             except (OmegaConfBaseException, ValueError) as error:
                 raise SslMedError(_explain(layer.source, spelled, value, schema, key, error)) from None
     try:
@@ -106,9 +107,15 @@ def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
     except SslMedError as error:
         raise SslMedError(f"{last}: {error}") from None
     except OmegaConfBaseException as error:
-        raise SslMedError(f"{last}: {prefix}: {_first_line(error)}") from None
+        raise SslMedError(f"{last}: {prefix}: {first_line(error)}") from None
     assert isinstance(result, schema)
     return result
+
+
+def _as_written(schema: type, key: str, value: Any) -> Any:
+    """`off` and `on`, which yaml reads as false and true, where the field is one of several words."""
+    word = {False: "off", True: "on"}[value] if isinstance(value, bool) else ""
+    return word if word and word in typing.get_args(typing.get_type_hints(schema).get(key)) else value
 
 
 def _explain(source: str, spelled: str, value: Any, schema: type, key: str, error: Exception) -> str:
@@ -118,7 +125,7 @@ def _explain(source: str, spelled: str, value: Any, schema: type, key: str, erro
         return f"{source}: key '{spelled}' is unknown{nearest(key, names)}"
     inner = bad[len(key) + 1 :] if bad.startswith(f"{key}.") else ""
     where = f"{spelled}.{inner}" if inner else spelled
-    reason = _first_line(error)
+    reason = first_line(error)
     if "not in" in reason and inner:
         return f"{source}: key '{where}' is unknown ({reason})"
     return f"{source}: '{where}' is {value!r}; it must be {_type_words(typing.get_type_hints(schema)[key])}"
@@ -130,11 +137,6 @@ def _type_words(hint: Any) -> str:
     if hint in (int, float, bool, str):
         return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
     return str(hint)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def to_plain(config: Any) -> Any:

@@ -430,7 +430,8 @@ def altered(array, rng):
 def test_copies_are_told_from_other_patients(shared_data, pattern, copies):
     """No false alarm among all pairs of different patients; most altered copies are found among all the others."""
     from datamodules.core.geometry import reorient
-    from datamodules.core.readers import read_film, read_volume
+    from datamodules.core.readers import read_volume
+    from datamodules.formats.pictures import read_film
 
     rng = np.random.default_rng(0)
     paths = sorted(shared_data.glob(pattern))

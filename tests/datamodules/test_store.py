@@ -17,11 +17,12 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
+from datamodules.core.arrays import StoredArray, write_array
 from datamodules.core.crops import TiledStarts, find_starts, integral, tile_starts, tissue_weight
 from datamodules.core.intensity import histogram, is_small, scale_of_counts, scale_of_values
 from datamodules.core.lazy import LazyCodes
-from datamodules.core.readers import Volume
-from datamodules.core.store import MANIFEST, StoredArray, content_hash, write_array
+from datamodules.core.store import MANIFEST, content_hash
+from datamodules.formats.grids import Volume
 from datamodules.phantoms import brats, chest14, lits, luna
 from experiments.cli import main
 from experiments.compose_data import compose_prepare
@@ -588,7 +589,7 @@ def test_a_store_that_cannot_be_written_is_read_all_the_same(raw, tmp_path, monk
     def no(path, content):
         raise PermissionError(13, "read-only", str(path))
 
-    monkeypatch.setattr("datamodules.core.store.write_atomic", no)
+    monkeypatch.setattr("datamodules.core.checked.write_atomic", no)
     more = ["data.tissue_max=0.55"]  # tables of its own
     pairs = (samples(build(raw, "luna", *more, *where), "train") for where in ((), (f"data.store={store}",)))
     for one, other in zip(*pairs, strict=True):
