@@ -17,7 +17,7 @@ from ssl_med.spec import SslMedError
 USAGE = """\
 usage: ssl-med COMMAND [key=value ...]
 
-  list methods|presets|data|tasks|phantoms [--json]
+  list methods|presets|data|tasks|tables|phantoms [--json]
                                                  what there is; a preset is a named variant: method=pcrl/contraloss
   check    data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]
                                                  read every file once; report what is wrong; exit code 1 if anything is
@@ -28,6 +28,8 @@ usage: ssl-med COMMAND [key=value ...]
                                                  what a frozen encoder knows; masks: linear only, on voxels
   probe    data=NAME protocol=pretext_rotation|pretext_position init=... data.root=DIR
                                                  the same without labels
+  compare  table=NAME root.DATA=DIR [scale=small] [jobs=N] [--dry-run]
+                                                 a declared matrix of runs; resumes; one report
   report   RUNS... [out=DIR]                     report.html, report.md, results.csv
   prepare  data=NAME data.root=RAW store=DIR     convert once into a store that data.store=DIR reads fast
   phantom  KIND OUT [--subjects N] [--seed N]    synthetic data in a true layout
@@ -78,6 +80,12 @@ def _probe(words: Sequence[str]) -> None:
         probe(words)
 
 
+def _compare(words: Sequence[str]) -> None:
+    from experiments.compare import compare
+
+    compare(words)
+
+
 def _report(words: Sequence[str]) -> None:
     from experiments.report import report
 
@@ -92,12 +100,14 @@ def _prepare(words: Sequence[str]) -> None:
 
 def _list(words: Sequence[str]) -> None:
     from experiments.layers import names, presets
+    from experiments.matrix import tables
 
     kinds: dict[str, Callable[[], list[str] | dict[str, str]]] = {
         "methods": lambda: names("method"),
         "presets": presets,
         "data": lambda: names("data"),
         "tasks": lambda: names("task"),
+        "tables": tables,
         "phantoms": lambda: list_names("datamodules.phantoms"),
     }
     what = [word for word in words if word != "--json"]
@@ -155,6 +165,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "pretrain": _pretrain,
     "finetune": _finetune,
     "probe": _probe,
+    "compare": _compare,
     "report": _report,
     "prepare": _prepare,
     "phantom": _phantom,

@@ -22,6 +22,7 @@ from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
 from experiments.callbacks import BestCheckpoint, Collapse, FiniteLoss, Preemption, Progress, RunError
 from experiments.compose import RunConfig
+from experiments.curve import TestCurve
 from experiments.settings import TrainerConfig
 from experiments.tracking import JsonLines, build_loggers, close_loggers
 from ssl_med.config import config_hash, read_yaml, to_yaml
@@ -105,6 +106,8 @@ class Session:
             callbacks.append(Collapse(c.log_every, patience=c.collapse_patience, batch_size=c.batch_size))
         if validate:
             callbacks.append(best)
+        if c.test_every_steps and self.config.kind == "finetune":
+            callbacks.append(TestCurve(c.test_every_steps))
         if c.patience:
             callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False, strict=False))
         if c.progress:

@@ -46,6 +46,8 @@ class TrainerConfig:
     """value that names the best weights; lower is better for losses, higher for everything else"""
     select: Literal["best", "last"] = "best"
     """weights that leave the run: best validation, or the last"""
+    test_every_steps: int = 0
+    """finetune: test every so many steps for a learning curve (curve/METRIC), on which nothing is chosen; 0: never"""
     checkpoint_every_steps: int = 500
     """write last.ckpt every so many steps, besides each validation and the end"""
     collapse_patience: int = 20
@@ -63,6 +65,11 @@ class TrainerConfig:
         for key in ("batch_size", "accumulate", "num_nodes", "log_every", "checkpoint_every_steps"):
             if getattr(self, key) < 1:
                 raise SslMedError(f"trainer.{key} is {getattr(self, key)}; it must be at least 1")
+        if self.test_every_steps and (self.select == "best" or self.patience):
+            raise SslMedError(
+                "trainer.test_every_steps looks at the test part during training, so nothing may be chosen on the way; "
+                "set trainer.select=last and trainer.patience=0"
+            )
         if self.collapse_patience < 0:
             raise SslMedError(f"trainer.collapse_patience is {self.collapse_patience}; it must be 0 or more")
         if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):

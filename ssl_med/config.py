@@ -95,11 +95,12 @@ def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
     for layer in layers:
         if layer.tree:
             last = layer.source
-        for key, value in layer.tree.items():
+        for key, given in layer.tree.items():
+            value = _as_choice(schema, key, given)
             spelled = f"{prefix}.{key}" if prefix else key
             try:
                 # nothing else holds it, so it need not be copied
-                config = OmegaConf.unsafe_merge(config, {key: _as_written(schema, key, value)})
+                config = OmegaConf.unsafe_merge(config, {key: value})
             except (OmegaConfBaseException, ValueError) as error:
                 raise SslMedError(_explain(layer.source, spelled, value, schema, key, error)) from None
     try:
@@ -112,10 +113,12 @@ def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
     return result
 
 
-def _as_written(schema: type, key: str, value: Any) -> Any:
-    """`off` and `on`, which yaml reads as false and true, where the field is one of several words."""
-    word = {False: "off", True: "on"}[value] if isinstance(value, bool) else ""
-    return word if word and word in typing.get_args(typing.get_type_hints(schema).get(key)) else value
+def _as_choice(schema: type, key: str, value: Any) -> Any:
+    """A word among the choices of a key although yaml reads it as a number or a truth value: precision=32, wandb=off."""
+    hint = typing.get_type_hints(schema).get(key)
+    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+    word = {False: "off", True: "on"}[value] if isinstance(value, bool) else str(value)
+    return word if value not in choices and word in choices else value
 
 
 def _explain(source: str, spelled: str, value: Any, schema: type, key: str, error: Exception) -> str:

@@ -181,6 +181,8 @@ class MedicalData(pl.LightningDataModule, ABC):
         kept = self.keep(cases)
         if not self.use_test:
             split = {**split, "test": []}
+        elif self.config.tuning_share:
+            split = self._for_tuning(split, cases)
         other_side = self._other_side(cases, set(split["train"])) if self.config.pretrain_share else set()
         of_subject: dict[str, list[Any]] = {}
         for case in kept:
@@ -281,6 +283,23 @@ class MedicalData(pl.LightningDataModule, ABC):
         if config.split not in options:
             raise SslMedError(f"data.split '{config.split}' is unknown{nearest(config.split, options)}")
         return check_split(self.named_split(config.split, cases), source=f"data.split={config.split}")
+
+    def _for_tuning(self, split: Split, cases: Sequence[Any]) -> Split:
+        """The split without its test part: validation subjects or some of the training take its place."""
+        if split["val"]:
+            self.notes.append("tuning: tested on the validation part; the test part is put away")
+            return {"train": split["train"], "val": [], "test": split["val"]}
+        training = set(split["train"])
+        groups: dict[str, set[str]] = {}
+        for case in cases:
+            if case.subject in training:
+                groups.setdefault(self.split_group(case), set()).add(case.subject)
+        share = self.config.tuning_share
+        held, kept = share_split(groups, share=share, seed=self.config.split_seed)
+        self.notes.append(
+            f"tuning: tested on {len(held)} of the {len(held) + len(kept)} training subjects; the test part is put away"
+        )
+        return {"train": kept, "val": [], "test": held}
 
     def _other_side(self, cases: Sequence[Any], subjects: set[str]) -> set[str]:
         """Names of the training cases that data.pretrain_share gives to the other command."""

@@ -39,6 +39,9 @@ class CommonConfig:
     pretrain_share: float = 0.0
     """PCRL's semi-supervised splits on one data set, 9:1 is 0.9: this share of the training subjects is for pretraining
     alone, the rest for labels alone; give it to both commands; 0: both use all"""
+    tuning_share: float = 0.0
+    """finetune, probe: put the test part away to choose settings, and test on the validation part or, where there is none,
+    on this share of the training subjects; 0: off"""
     share_by: Literal["subject", "image"] = "subject"
     """pretrain_share counts subjects; image: scans or films, as PCRL's lists, and patients may then be on both sides"""
     quarantine: str = ""
@@ -51,6 +54,8 @@ class CommonConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.quarantine_budget <= 1:
             raise SslMedError(f"data.quarantine_budget is {self.quarantine_budget:g}; it must lie in [0, 1]")
+        if not 0 <= self.tuning_share < 1:
+            raise SslMedError(f"data.tuning_share is {self.tuning_share:g}; it must lie in (0, 1), or be 0")
         if not 0 <= self.pretrain_share < 1:
             raise SslMedError(f"data.pretrain_share is {self.pretrain_share:g}; it must lie in (0, 1), or be 0")
 
