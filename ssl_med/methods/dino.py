@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from ssl_med.distributed import all_reduce_mean
 from ssl_med.losses.distillation import soft_cross_entropy
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods._checks import check_positive, check_share
 from ssl_med.methods._multicrop import crops, multi_crop, pool_crops, small_size
 from ssl_med.methods._pair import Embedding, ViewConfig
 from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
@@ -73,12 +74,12 @@ class DINOConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("temperature", "teacher_temperature", "warmup_temperature"):
-            if getattr(self, key) <= 0:
-                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must be positive")
-        for key in ("momentum", "center_momentum", "warmup"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must lie in [0, 1]")
+        check_positive(
+            temperature=self.temperature,
+            teacher_temperature=self.teacher_temperature,
+            warmup_temperature=self.warmup_temperature,
+        )
+        check_share(momentum=self.momentum, center_momentum=self.center_momentum, warmup=self.warmup)
         if self.small_crops < 0 or not 0 < self.small_share <= 1:
             raise SslMedError("method.small_crops must be 0 or more, and method.small_share must lie in (0, 1]")
         if self.freeze_steps < 0 or self.out_dim < 2:

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather, rank
 from ssl_med.losses.distillation import sinkhorn, soft_cross_entropy
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods._checks import check_positive
 from ssl_med.methods._multicrop import multi_crop, pool_crops, small_size
 from ssl_med.methods._pair import ViewConfig
 from ssl_med.methods._schedule import Schedule, ScheduleConfig
@@ -68,9 +69,7 @@ class SwAVConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("temperature", "epsilon"):
-            if getattr(self, key) <= 0:
-                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must be positive")
+        check_positive(temperature=self.temperature, epsilon=self.epsilon)
         if self.iterations < 1 or self.prototypes < 2:
             raise SslMedError("method.iterations must be at least 1 and method.prototypes at least 2")
         if self.small_crops < 0 or not 0 < self.small_share <= 1:
