@@ -73,5 +73,5 @@ bench: $(READY)  ## time per training step of every method; ARGS=data|speed|prec
 	@$(BIN)/python -m experiments.bench $(ARGS)
 
 clean:  ## remove caches and build leftovers; runs and .venv stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -589,7 +589,7 @@ def test_a_store_that_cannot_be_written_is_read_all_the_same(raw, tmp_path, monk
     def no(path, content):
         raise PermissionError(13, "read-only", str(path))
 
-    monkeypatch.setattr("datamodules.core.checked.write_atomic", no)
+    monkeypatch.setattr("datamodules.core.store.write_atomic", no)
     more = ["data.tissue_max=0.55"]  # tables of its own
     pairs = (samples(build(raw, "luna", *more, *where), "train") for where in ((), (f"data.store={store}",)))
     for one, other in zip(*pairs, strict=True):

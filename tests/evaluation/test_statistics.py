@@ -245,7 +245,7 @@ def test_chunks_change_nothing(monkeypatch):
     for kind in ("expanded", "bca"):
         whole = bootstrap(mean_of(value), np.arange(20), kind=kind, resamples=300)
         with monkeypatch.context() as patch:
-            patch.setattr(s, "_CHUNK", 137)
+            patch.setattr("ssl_med.evaluation.bootstrap.CHUNK", 137)
             assert bootstrap(mean_of(value), np.arange(20), kind=kind, resamples=300) == whole
 
 
