@@ -417,6 +417,7 @@ def altered(array, rng):
     return bent * rng.uniform(0.8, 1.3) + rng.uniform(-0.2, 0.2) + rng.normal(0, 0.01, bent.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.parametrize(
     ("pattern", "copies"),

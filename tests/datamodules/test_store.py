@@ -480,6 +480,7 @@ prepare.prepare(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_kill_costs_no_finished_case(raw, tmp_path):
     asked = words(raw, "lits", f"store={tmp_path / 's'}", "workers=1")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -501,6 +502,7 @@ def test_a_kill_costs_no_finished_case(raw, tmp_path):
     assert (store / MANIFEST).read_bytes() == (whole / MANIFEST).read_bytes()
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent(raw, tmp_path):
     slow = "import time, experiments.prepare as p; w = p._work; p._work = lambda *a, **k: time.sleep(60)\n"
     code = f"{slow}import sys; p.prepare(sys.argv[1:])"

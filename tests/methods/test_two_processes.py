@@ -89,6 +89,7 @@ def two_process_results(tmp_path_factory):
     return {job: (torch.load(f"{folder}/result{i}.pt"), expected[job]) for i, job in enumerate(jobs)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dims", "words"), JOBS)
 def test_loss_gradient_and_whole_state_agree(two_process_results, name, dims, words):
     if refusal(name, dims):
