@@ -21,6 +21,7 @@ $(call need,pretrain,METHOD,make pretrain METHOD=pcrl DATA=luna ARGS="data.root=
 $(call need,pretrain,DATA,make pretrain METHOD=pcrl DATA=luna ARGS="data.root=DIR")
 $(call need,finetune,TASK,make finetune TASK=lits INIT=RUN ARGS="data.root=DIR")
 $(call need,probe,TASK,make probe TASK=luna PROTOCOL=linear INIT=RUN ARGS="data.root=DIR")
+$(call need,compare,TABLE,make compare TABLE=hippocampus ARGS="root.hippocampus=DIR")
 $(call need,phantom,KIND,make phantom KIND=lits OUT=DIR)
 
 help:  ## this list
@@ -62,6 +63,9 @@ finetune: $(READY)  ## TASK=lits INIT=RUN|FILE|scratch ARGS="data.root=DIR label
 
 probe: $(READY)  ## TASK=luna PROTOCOL=linear|knn|fewshot INIT=RUN|FILE|scratch ARGS="data.root=DIR ..."
 	@$(BIN)/ssl-med probe task=$(TASK) protocol=$(PROTOCOL) init=$(INIT) $(ARGS)
+
+compare: $(READY)  ## TABLE=hippocampus ARGS="root.hippocampus=DIR jobs=2 --dry-run": a declared matrix of runs and its report
+	@$(BIN)/ssl-med compare table=$(TABLE) $(ARGS)
 
 report: $(READY)  ## RUNS="DIR ..." ARGS="out=DIR": report.html, report.md, results.csv
 	@$(BIN)/ssl-med report $(RUNS) $(ARGS)

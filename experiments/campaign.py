@@ -16,6 +16,7 @@ from experiments.workers import Finished, Job
 from ssl_med.reports.records import read_run, write_json
 
 PROGRESS, CHOICES = "progress.json", "choices.json"
+AGAIN = 20  # times that a run which was asked to stop is started again
 
 
 class Launcher(Protocol):
@@ -44,6 +45,7 @@ class Campaign:
         self.failed: dict[Path, str] = {}
         self.done: set[Path] = set()
         self.seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        self.again: dict[Path, int] = defaultdict(int)
         self.waiting = [*matrix.pretrainings(), *matrix.trials()]
         self.planned_finals = False
         self._finished(list(self.waiting))
@@ -81,6 +83,11 @@ class Campaign:
         node: Node = finished.job.key
         folder = self.matrix.folder(node)
         run = read_run(folder)
+        if not finished.error and run.summary.get("status") == "interrupted" and self.again[folder] < AGAIN:
+            self.again[folder] += 1
+            self.waiting.insert(0, node)
+            say(f"interrupted, goes on: {node.name}, {run.summary.get('steps')} steps")
+            return
         error = finished.error or run.problem
         if error:
             self.failed[folder] = error
