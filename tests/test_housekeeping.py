@@ -37,6 +37,7 @@ def test_make_lists_its_targets():
         "pretrain",
         "finetune",
         "probe",
+        "compare",
         "report",
         "phantom",
         "bench",
