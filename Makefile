@@ -25,7 +25,7 @@ $(call need,compare,TABLE,make compare TABLE=hippocampus ARGS="root.hippocampus=
 $(call need,phantom,KIND,make phantom KIND=lits OUT=DIR)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install into .venv (PYTHON=python3.12 chooses the interpreter)
 
@@ -41,15 +41,15 @@ demo: $(READY)  ## the main job on synthetic scans: pretrain, fine-tune, report;
 	$(BIN)/python -m experiments.demo
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow and not long and not gpu" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow and not long and not gpu" -n 2 --dist loadfile
 
 check: $(READY)  ## what CI runs: lint, format, types, all tests but the long ones and those of a GPU
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu and not long" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not gpu and not long" -n 2 --dist loadfile
 
-test-long: $(READY)  ## what long runs of every method learn, about half an hour
+test-long: $(READY)  ## the tests marked long: what every method learns; longer than make check
 	$(BIN)/python -m pytest -m long -n 2
 
 docs: $(READY)  ## write docs/methods.md from the methods' files
@@ -80,5 +80,5 @@ bench: $(READY)  ## time per training step of every method; ARGS=data|speed|prec
 	@$(BIN)/python -m experiments.bench $(ARGS)
 
 clean:  ## remove caches and build leftovers; runs and .venv stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -28,9 +28,9 @@ from datamodules.core.films import GREY, RGB, FilmConfig, check_classes, film_pa
 from datamodules.core.intensity import decode, encode
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop, thumbnail
-from datamodules.core.readers import Array
 from datamodules.core.splits import PARTS, Split
 from datamodules.core.volumes import Crops, Loaded, Sample
+from datamodules.formats.grids import Array
 from ssl_med.spec import DataSpec, Intensity, Need, SslMedError, Target
 
 _STEP = 32  # a multiple that every backbone can halve

@@ -131,7 +131,7 @@ def _sweep(words: Sequence[str]) -> None:
 
 
 def _list(words: Sequence[str]) -> None:
-    from experiments.compose import names, presets
+    from experiments.layers import names, presets
     from experiments.matrix import tables
 
     kinds: dict[str, Callable[[], list[str] | dict[str, str]]] = {

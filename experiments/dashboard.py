@@ -9,7 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
 
-from experiments.compose import TrackingConfig
+from experiments.settings import TrackingConfig
 from experiments.tracking import LABEL_FRACTION, PICTURES
 from ssl_med.config import Layer, build, parse_words
 from ssl_med.reports.records import write_json

@@ -14,9 +14,9 @@ from experiments.errors import RESAMPLES, error_analysis, interval_of, picture_c
 from experiments.external_settings import ExternalRun, compose_external
 from experiments.session import Session, ledger_of, quiet, say
 from ssl_med.evaluation.analysis import headline
+from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
 from ssl_med.evaluation.external import External
 from ssl_med.evaluation.metrics import CONVENTIONS
-from ssl_med.evaluation.statistics import Interval, bootstrap, difference_of
 from ssl_med.evaluation.tasks import Row
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage, Ledger, compare

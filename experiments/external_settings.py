@@ -7,18 +7,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.compose import (
-    PASS,
-    RunConfig,
-    _choose,
-    _conf,
-    _finish,
-    _known,
-    _of_task,
-    _sections,
-    _without,
-    names,
-)
+from experiments.compose import PASS, RunConfig, finish, of_task, without
+from experiments.layers import check_keys, choose, names, read_conf, sections_of
 from experiments.trained import TrainedRun
 from ssl_med.catalogue import nearest
 from ssl_med.config import Layer, build
@@ -74,22 +64,22 @@ def compose_external(words: Sequence[str]) -> ExternalRun:
     part = single.get("part", "all")
     if part not in ("all", "test"):
         raise SslMedError(f"part is '{part}'; it must be all or test")
-    chosen, line = _choose(rest, required=("task",), optional=("data", "trainer"))
-    data_class, data_name, layers = _of_task(chosen, line)
-    _known([line], ("task", "data", "trainer", "out", "resume"))
-    _known([line.section("trainer")], PASS, prefix="trainer.")
-    _known([line.section("task")], _SCORING, prefix="task.")
+    chosen, line = choose(rest, required=("task",), optional=("data", "trainer"))
+    data_class, data_name, layers = of_task(chosen, line)
+    check_keys([line], ("task", "data", "trainer", "out", "resume"))
+    check_keys([line.section("trainer")], PASS, prefix="trainer.")
+    check_keys([line.section("task")], _SCORING, prefix="task.")
     if part == "all" and any(key.startswith("split") for key in line.section("data").tree):
         raise SslMedError("data.split is of part=test; all labelled cases are tested unless part=test")
     preset = _preset(single.get("map", ""))
-    middle = [_without(layer, {"trainer": PASS, "task": (), "backbone": (), "transfer": ()}) for layer in layers[:-1]]
+    middle = [without(layer, {"trainer": PASS, "task": (), "backbone": (), "transfer": ()}) for layer in layers[:-1]]
     middle.append(Layer(preset.source, {"data": preset.section("data").tree}))
     forced = _prepared(trained, data_class.Config, line)
     named = Layer("", {"name": data_name})
-    plain: Any = build(data_class.Config, [named, *_sections([*middle, line], "data")], prefix="data")
+    plain: Any = build(data_class.Config, [named, *sections_of([*middle, line], "data")], prefix="data")
     _check_kind(trained, data_class.make_spec(plain, labelled=True), data_class.Config, chosen["task"])
     base = _of_run(trained)
-    config = _finish(
+    config = finish(
         "external", chosen["task"], [base, *middle, forced, line], data_class=data_class, data_name=data_name
     )
     spec = config.spec
@@ -133,8 +123,8 @@ def _preset(name: str) -> Layer:
         return Layer(f"map={name}", {})
     if name not in names("map"):
         raise SslMedError(f"map '{name}' is unknown{nearest(name, [SAME, *names('map')])}")
-    layer = _conf("map", name)
-    _known([layer], _MAP_KEYS)
+    layer = read_conf("map", name)
+    check_keys([layer], _MAP_KEYS)
     return layer
 
 

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
-from experiments.compose import BudgetConfig, RunConfig, TrainerConfig, compose_finetune
+from experiments.compose import RunConfig, compose_finetune
 from experiments.errors import error_analysis, interval_of, picture_cases
 from experiments.initial import (
     Initial,
@@ -23,6 +23,7 @@ from experiments.initial import (
     tell,
 )
 from experiments.session import Session, say
+from experiments.settings import BudgetConfig, TrainerConfig
 from ssl_med.evaluation.metrics import CONVENTIONS
 from ssl_med.evaluation.protocols import TransferConfig, describe
 from ssl_med.evaluation.tasks import task_class

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.core.base import MedicalData
-from experiments.compose import SCRATCH, RunConfig
+from experiments.compose import RunConfig
 from experiments.session import ledger_of
+from experiments.settings import SCRATCH
 from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone, read_card
 from ssl_med.config import to_plain
 from ssl_med.evaluation.protocols import TransferConfig

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.core.base import NO_VALIDATION, MedicalData
-from experiments.compose import SCRATCH, RunConfig, compose_probe
+from experiments.compose import RunConfig, compose_probe
 from experiments.initial import (
     Initial,
     backbone_summary,
@@ -26,8 +26,9 @@ from experiments.initial import (
     tell,
 )
 from experiments.session import Session, say
+from experiments.settings import SCRATCH
 from ssl_med.config import to_plain
-from ssl_med.evaluation import dense, pretext, probes
+from ssl_med.evaluation import dense, fewshot, pretext, probes
 from ssl_med.evaluation.features import (
     Features,
     cached,
@@ -234,7 +235,7 @@ class _Probe:
         if spec.target == "mask":
             raise SslMedError("protocol=fewshot needs class labels")
         train, test = self._features(self._pooled, ("train", "test"))
-        found = probes.fewshot(self.config.probe, spec, train, test, seed=self.config.general.seed)
+        found = fewshot.fewshot(self.config.probe, spec, train, test, seed=self.config.general.seed)
         subjects = self._subjects()
         first = len(found.ids) - len(
             subjects

@@ -30,9 +30,10 @@ from experiments.callbacks import (
     RunError,
     Throughput,
 )
-from experiments.compose import RunConfig, TrainerConfig
+from experiments.compose import RunConfig
 from experiments.curve import TestCurve
 from experiments.online import PREFIX, OnlineProbe, ProbeCheckpoint, ProbeStopping
+from experiments.settings import TrainerConfig
 from experiments.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm

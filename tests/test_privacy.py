@@ -67,6 +67,7 @@ def everything(root, task, out):
     return main(["check", f"data={task}", f"data.root={root}", f"out={out / 'check'}", "workers=0"])
 
 
+@pytest.mark.slow
 def test_names_in_headers_and_below_the_root(tmp_path, capsys):
     root = brats.generate(tmp_path / "data", subjects=6, seed=0, size=(32, 32, 24))
     rename(root)

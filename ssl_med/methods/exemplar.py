@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from ssl_med.losses.triplet import triplet
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._predictive import check_share
+from ssl_med.methods._checks import check_positive, check_share
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms._sampling import uniform
 from ssl_med.transforms.intensity import brightness_contrast
@@ -57,8 +57,7 @@ class ExemplarConfig:
 
     def __post_init__(self) -> None:
         check_share(flip=self.flip, rot90=self.rot90, jitter=self.jitter, zoom_p=self.zoom_p)
-        if self.margin <= 0:
-            raise SslMedError(f"method.margin is {self.margin:g}; it must be positive")
+        check_positive(margin=self.margin)
         if not 0 <= self.zoom < 1:
             raise SslMedError(f"method.zoom is {self.zoom:g}; it must lie in [0, 1)")
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_med.evaluation.analysis import headline
-from ssl_med.evaluation.statistics import Interval, Outcome, Refusal, Statistic, holm, paired_bootstrap, sign_flip
+from ssl_med.evaluation.bootstrap import Interval, Statistic, paired_bootstrap
+from ssl_med.evaluation.statistics import Outcome, Refusal, holm, sign_flip
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.records import SCRATCH, Case, Run
 from ssl_med.reports.tables import EMPTY, Table

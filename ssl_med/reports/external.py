@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ssl_med.evaluation.analysis import headline
-from ssl_med.evaluation.statistics import Interval, bootstrap, difference_of
+from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
 from ssl_med.reports.comparison import RESAMPLES, TARGETS, average
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.records import Case, Run

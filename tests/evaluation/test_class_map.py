@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of, mean_of
 from ssl_med.evaluation.external import ClassMap, External, fit
-from ssl_med.evaluation.statistics import Interval, bootstrap, difference_of, mean_of
 from ssl_med.evaluation.tasks import TaskConfig, task_class
 from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder
 from ssl_med.spec import DataSpec, SslMedError

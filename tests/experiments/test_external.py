@@ -13,8 +13,8 @@ from datamodules.chexpert import CheXpertData
 from datamodules.core.films import TableConfig
 from datamodules.phantoms import chest14, chexpert, lits, medmnist, montgomery, msd, shenzhen
 from experiments.cli import main
-from experiments.compose import CONF, names
 from experiments.external_settings import compose_external
+from experiments.layers import CONF, names
 from ssl_med.config import read_yaml
 from ssl_med.evaluation.external import ClassMap, fit
 

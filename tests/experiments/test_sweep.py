@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from experiments.cli import main
-from experiments.compose import compose_pretrain, names, presets
+from experiments.compose import compose_pretrain
+from experiments.layers import names, presets
 from experiments.sweep import SweepConfig, parameters, specification
 
 EVERY = [*names("method"), *presets()]
