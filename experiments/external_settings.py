@@ -90,7 +90,10 @@ def compose_external(words: Sequence[str]) -> ExternalRun:
         trained=str(trained.run.summary.get("hash")),
         part="all" if part == "all" else "test",
         map=single.get("map", ""),
-        classes={name: list(sources) for name, sources in classes.classes.items()},
+        classes={
+            name: [spec.class_names[k] for k in sources]
+            for name, sources in zip(mapped.spec.class_names, mapped.sources, strict=True)
+        },
         uncertain=classes.uncertain,
     )
     notes = [*mapped.notes(), f"prepared as trained: {_told(forced)}"]

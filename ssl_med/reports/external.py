@@ -73,7 +73,7 @@ def _interval(metric: str, tables: Sequence[Sequence[Case]]) -> Interval:
         return replace(nothing, reason="the runs were tested on different cases")
     names = [key.removeprefix("score/") for key in tables[0][0] if key.startswith("score/")]
     each = [headline(TARGETS[metric], names, [cases[name] for name in order]) for cases in by_name]
-    return bootstrap(average(each), [str(by_name[0][name]["subject"]) for name in order], resamples=RESAMPLES)
+    return bootstrap(average(each), [by_name[0][name]["subject"] for name in order], resamples=RESAMPLES)
 
 
 def _span(key: str, table: Table) -> str:

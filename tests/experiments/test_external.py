@@ -107,6 +107,12 @@ def test_tuberculosis_in_and_out_of_domain_in_one_table(roots, trained, tmp_path
     assert f"{mean:.3f} ±" in out
     assert drop.strip()[0] in "+-"
     assert "(2)" in inside
+    interval = summary["interval"]
+    one = tmp_path / "one"
+    assert main(["report", str(folder), f"out={one}"]) == 0
+    assert (
+        f"[{interval['low']:.3f}, {interval['high']:.3f}]" in (one / "report.md").read_text().partition("## Error")[0]
+    )
     page = (tmp_path / "report" / "report.html").read_text()
     assert "In and out of domain" in page
     assert "shenzhen → montgomery" in page
