@@ -13,7 +13,7 @@ PROTOCOL ?= linear
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check test-long docs pretrain finetune probe report phantom bench clean
+.PHONY: help setup demo test check test-long docs pretrain finetune probe report dashboard phantom bench clean
 
 # A missing word ends before anything is installed, in one line, with exit code 2.
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(1): $(2) is missing; for example: $(3))))
@@ -21,10 +21,11 @@ $(call need,pretrain,METHOD,make pretrain METHOD=pcrl DATA=luna ARGS="data.root=
 $(call need,pretrain,DATA,make pretrain METHOD=pcrl DATA=luna ARGS="data.root=DIR")
 $(call need,finetune,TASK,make finetune TASK=lits INIT=RUN ARGS="data.root=DIR")
 $(call need,probe,TASK,make probe TASK=luna PROTOCOL=linear INIT=RUN ARGS="data.root=DIR")
+$(call need,compare,TABLE,make compare TABLE=hippocampus ARGS="root.hippocampus=DIR")
 $(call need,phantom,KIND,make phantom KIND=lits OUT=DIR)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install into .venv (PYTHON=python3.12 chooses the interpreter)
 
@@ -40,15 +41,15 @@ demo: $(READY)  ## the main job on synthetic scans: pretrain, fine-tune, report;
 	$(BIN)/python -m experiments.demo
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow and not long and not gpu" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow and not long and not gpu" -n 2 --dist loadfile
 
 check: $(READY)  ## what CI runs: lint, format, types, all tests but the long ones and those of a GPU
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu and not long" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not gpu and not long" -n 2 --dist loadfile
 
-test-long: $(READY)  ## what every method learns in 3D, about ten minutes
+test-long: $(READY)  ## the tests marked long: what every method learns; longer than make check
 	$(BIN)/python -m pytest -m long -n 2
 
 docs: $(READY)  ## write docs/methods.md from the methods' files
@@ -63,8 +64,14 @@ finetune: $(READY)  ## TASK=lits INIT=RUN|FILE|scratch ARGS="data.root=DIR label
 probe: $(READY)  ## TASK=luna PROTOCOL=linear|knn|fewshot INIT=RUN|FILE|scratch ARGS="data.root=DIR ..."
 	@$(BIN)/ssl-med probe task=$(TASK) protocol=$(PROTOCOL) init=$(INIT) $(ARGS)
 
+compare: $(READY)  ## TABLE=hippocampus ARGS="root.hippocampus=DIR jobs=2 --dry-run": a declared matrix of runs and its report
+	@$(BIN)/ssl-med compare table=$(TABLE) $(ARGS)
+
 report: $(READY)  ## RUNS="DIR ..." ARGS="out=DIR": report.html, report.md, results.csv
 	@$(BIN)/ssl-med report $(RUNS) $(ARGS)
+
+dashboard: $(READY)  ## ARGS="table=NAME out=FILE": the W&B workspace as a file; ARGS="--save entity=NAME tracking.wandb=online" sends it
+	@$(BIN)/ssl-med dashboard $(ARGS)
 
 phantom: $(READY)  ## KIND=luna|lits|brats|chest14 OUT=DIR ARGS="--subjects N": synthetic scans in a true layout
 	@$(BIN)/ssl-med phantom $(KIND) $(or $(OUT),phantoms/$(KIND)) $(ARGS)
@@ -73,5 +80,5 @@ bench: $(READY)  ## time per training step of every method; ARGS=data|speed|prec
 	@$(BIN)/python -m experiments.bench $(ARGS)
 
 clean:  ## remove caches and build leftovers; runs and .venv stay
-	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.core.readers import Array
 from datamodules.core.scans import Scan, ScanData, SegmentationConfig, volume_spec
 from datamodules.core.volumes import Content
+from datamodules.formats.grids import Array
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 SEQUENCES = ("flair", "t1", "t1ce", "t2")

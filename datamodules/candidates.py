@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from datamodules.core.base import read_table
 from datamodules.core.candidates import CandidateConfig, CandidateData, CandidateScan, mark_lesions, read_candidates
+from datamodules.core.cases import read_table
 from datamodules.core.files import find_volumes, stem
 from datamodules.core.scans import volume_spec
 from datamodules.core.volumes import Content

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
-from datamodules.core.base import read_table
+from datamodules.core.cases import read_table
 from datamodules.core.films import Film, FilmData, TableConfig
 from datamodules.core.splits import Split
 from ssl_med.spec import SslMedError, Target

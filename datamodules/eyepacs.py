@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.core.base import read_table
+from datamodules.core.cases import read_table
 from datamodules.core.films import RGB, Film, FilmData, TableConfig, image_files
 from datamodules.core.splits import Split
 from ssl_med.spec import SslMedError, Target

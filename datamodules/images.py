@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from datamodules.core.base import read_table
+from datamodules.core.cases import read_table
 from datamodules.core.dicom import read_dicom_image
 from datamodules.core.films import GREY, RGB, Film, FilmData, TableConfig, image_files
-from datamodules.core.readers import Array
 from datamodules.core.splits import PARTS, Split
+from datamodules.formats.grids import Array
 from ssl_med.ledger import salted
 from ssl_med.spec import Intensity, SslMedError, Target
 

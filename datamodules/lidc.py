@@ -24,16 +24,16 @@ import torch
 from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 
-from datamodules.core.base import VolumeConfig
+from datamodules.core.configs import VolumeConfig
 from datamodules.core.crops import cut
 from datamodules.core.dicom import Series, modality_of, read_series_header
 from datamodules.core.files import find_volumes
 from datamodules.core.geometry import world_to_voxel
 from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
-from datamodules.core.readers import Array
 from datamodules.core.scans import Scan, ScanData, volume_spec
 from datamodules.core.volumes import Cache, Content, Sample, voxel_size
+from datamodules.formats.grids import Array
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 _PATIENT = re.compile(r"LIDC-IDRI-\d{4}")

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.core.readers import Array
 from datamodules.core.scans import Scan, ScanData, SegmentationConfig, volume_spec
 from datamodules.core.splits import Split
 from datamodules.core.volumes import Content
+from datamodules.formats.grids import Array
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,9 +28,9 @@ from datamodules.core.films import GREY, RGB, FilmConfig, check_classes, film_pa
 from datamodules.core.intensity import decode, encode
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop, thumbnail
-from datamodules.core.readers import Array
 from datamodules.core.splits import PARTS, Split
 from datamodules.core.volumes import Crops, Loaded, Sample
+from datamodules.formats.grids import Array
 from ssl_med.spec import DataSpec, Intensity, Need, SslMedError, Target
 
 _STEP = 32  # a multiple that every backbone can halve
@@ -163,7 +163,7 @@ class MedMNISTData(MedicalData):
         assert found is not None
         rows = Rows(
             cases,
-            _images(found, cases[0].part),
+            {part: _images(found, part) for part in {case.part for case in cases}},
             spec=self.spec,
             size=self.config.image_size,
             seed=self.seed,
@@ -188,7 +188,7 @@ class Rows(Dataset[Sample]):
 
     Args:
         cases: the rows.
-        images: uint8 (N, *S) or (N, rows, columns, 3).
+        images: uint8 (N, *S) or (N, rows, columns, 3) of each part.
         spec: crop size, intensity and target.
         size: shorter side after resizing; 0: none.
         seed: of the crops.
@@ -197,7 +197,15 @@ class Rows(Dataset[Sample]):
     """
 
     def __init__(
-        self, cases: Sequence[_Item], images: Array, *, spec: DataSpec, size: int, seed: int, need: Need, train: bool
+        self,
+        cases: Sequence[_Item],
+        images: Mapping[str, Array],
+        *,
+        spec: DataSpec,
+        size: int,
+        seed: int,
+        need: Need,
+        train: bool,
     ) -> None:
         self.cases, self.images, self.spec, self.size = cases, images, spec, size
         self.seed, self.need, self.train = seed, need, train
@@ -207,7 +215,7 @@ class Rows(Dataset[Sample]):
 
     def codes(self, case: _Item) -> Array:
         """Codes (C, *S) of a row."""
-        image = self.images[case.row]
+        image = self.images[case.part][case.row]
         image = image.transpose(2, 0, 1) if self.spec.in_channels == 3 else image[None]
         codes = encode(image, self.spec.intensity, source=case.name)
         return resized(codes, self.size) if self.size else codes

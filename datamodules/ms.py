@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.core.files import stem
-from datamodules.core.readers import VOLUME_ENDINGS, Array
+from datamodules.core.readers import VOLUME_ENDINGS
 from datamodules.core.scans import (
     AnyIntensityConfig,
     Scan,
@@ -27,6 +27,7 @@ from datamodules.core.scans import (
     volume_spec,
 )
 from datamodules.core.volumes import Content
+from datamodules.formats.grids import Array
 from ssl_med.spec import DataSpec, SslMedError
 
 

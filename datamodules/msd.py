@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from datamodules.core.files import stem
-from datamodules.core.readers import Array, Header, Volume, check_channels, read_channels
+from datamodules.core.readers import check_channels, read_channels
 from datamodules.core.scans import (
     AnyIntensityConfig,
     Scan,
@@ -28,6 +28,7 @@ from datamodules.core.scans import (
     volume_spec,
 )
 from datamodules.core.volumes import Content
+from datamodules.formats.grids import Array, Header, Volume
 from ssl_med.catalogue import nearest
 from ssl_med.spec import DataSpec, SslMedError
 

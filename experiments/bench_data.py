@@ -27,11 +27,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from datamodules.core.arrays import ArrayRecord, StoredArray, write_array
 from datamodules.core.crops import resize
 from datamodules.core.intensity import Scale, decode
 from datamodules.core.lazy import LazyCodes
-from datamodules.core.readers import Array, read_volume
-from datamodules.core.store import ArrayRecord, StoredArray, write_array
+from datamodules.core.readers import read_volume
+from datamodules.formats.grids import Array
 from datamodules.luna import LunaConfig, LunaData
 from datamodules.phantoms._files import write_metaimage, write_nifti
 from datamodules.phantoms.luna import generate

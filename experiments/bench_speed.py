@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from ssl_med.networks.backbone import BackboneConfig, resolve
 from ssl_med.networks.queue import Queue
 from ssl_med.optim import OptimConfig
 from ssl_med.spec import Batch, DataSpec, SslMedError
-from ssl_med.transforms import corruptions
+from ssl_med.transforms import _compiled, corruptions
 from ssl_med.transforms.intensity import nonlinear
 
 TABLES = ("transforms", "genesis", "pcrl", "losses")
@@ -162,6 +163,8 @@ def transforms(config: BenchSpeedConfig) -> list[dict[str, Any]]:
     x = crops_like_ct(config.crops, shape, generator)
     images = list(x.numpy())
     maps = corruptions.shuffle_maps(config.maps, shape, generator, windows=windows)
+    if _compiled.sources() is None:
+        say("\nnumba is not installed: rows with and without it are the same")
 
     def loop(work: Callable[[Any], Any]) -> Variant:
         return Variant("definition", BASE, lambda: [work(image) for image in images], len(images))
@@ -170,6 +173,7 @@ def transforms(config: BenchSpeedConfig) -> list[dict[str, Any]]:
         return Variant(name, equivalence, work, len(x))
 
     exact = ours("ours", LAW, lambda: corruptions.local_shuffle(x, generator, p=1.0, windows=windows))
+    plain = ours("ours, without numba", LAW, lambda: _without_numba(exact.work))
     pooled = ours(
         "ours, pooled", "same law, few maps", lambda: corruptions.pooled_shuffle(x, generator, maps=maps, p=1.0)
     )
@@ -181,12 +185,14 @@ def transforms(config: BenchSpeedConfig) -> list[dict[str, Any]]:
         "Models Genesis pair": [
             loop(lambda image: reference.generate_pair(image, genesis)),
             ours("ours", LAW, lambda: methods[0].views(batch, generator)),
+            ours("ours, without numba", LAW, lambda: _without_numba(lambda: methods[0].views(batch, generator))),
             ours("ours, pooled", "same law, few maps", lambda: methods[1].views(batch, generator)),
         ],
-        shuffling: [loop(lambda image: reference.local_shuffle(image, windows=windows)), exact, pooled],
+        shuffling: [loop(lambda image: reference.local_shuffle(image, windows=windows)), exact, plain, pooled],
         f"{shuffling}, against MONAI": [
             _monai_shuffle(x[0], windows),
             replace(exact, equivalence=NEAR),
+            replace(plain, equivalence=NEAR),
             replace(pooled, equivalence=NEAR),
         ],
         "non-linear": [
@@ -198,6 +204,11 @@ def transforms(config: BenchSpeedConfig) -> list[dict[str, Any]]:
     }
     size = "×".join(map(str, shape))
     return _table(f"Transforms, per crop of {size}, batches of {len(x)}", pieces, config.repeats)
+
+
+def _without_numba(work: Callable[[], Any]) -> None:
+    with mock.patch.object(_compiled, "sources", return_value=None):
+        work()
 
 
 def _monai_shuffle(image: Tensor, windows: int) -> Variant:

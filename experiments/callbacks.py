@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from tqdm import tqdm
 
+from experiments.tracking import LABEL_FRACTION
 from ssl_med.distributed import all_reduce_sum
 
 
@@ -160,6 +163,55 @@ class Preemption(pl.Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+class Throughput(pl.Callback):
+    """Logs `speed/samples_per_second`: samples of optimiser steps over their wall-clock time, evaluations left out.
+
+    Reading of data is part of the time. The clock starts after the first step, which warms caches up.
+
+    Args:
+        every: steps between measurements.
+        samples: of one optimiser step, over all devices.
+        paused: seconds so far that other callbacks took and that are no training.
+    """
+
+    def __init__(self, every: int, *, samples: int, paused: Callable[[], float]) -> None:
+        self.every, self.samples, self.paused = every, samples, paused
+        self._start: tuple[int, float] | None = None  # step and second
+        self._validation = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._start = None
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._validation = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        if self._start is not None:
+            step, second = self._start
+            self._start = step, second + time.perf_counter() - self._validation
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now, step = time.perf_counter() - self.paused(), trainer.global_step
+        if self._start is None:
+            self._start = step, now
+        elif step - self._start[0] >= self.every:
+            rate = (step - self._start[0]) * self.samples / (now - self._start[1])
+            pl_module.log("speed/samples_per_second", rate, batch_size=1)
+            self._start = step, now
+
+
+class Budget(pl.Callback):
+    """Logs the share of labels beside the test result, so that W&B can draw one over the other."""
+
+    def __init__(self, fraction: float) -> None:
+        self.fraction = fraction
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        pl_module.log(LABEL_FRACTION, self.fraction, batch_size=1)
 
 
 class Progress(pl.Callback):

@@ -12,10 +12,11 @@ from tqdm import tqdm
 
 from datamodules.core.base import MedicalData
 from datamodules.core.quarantine import quarantine_line
-from datamodules.doctor.examine import Checkup, Source, examine
+from datamodules.doctor.examine import Checkup, examine
 from datamodules.doctor.findings import KINDS, Finding
 from datamodules.doctor.inspect import thumbnail
-from experiments.compose import compose_check, compose_source
+from datamodules.doctor.source import Source
+from experiments.compose_data import compose_check, compose_source
 from experiments.session import say
 from ssl_med.ledger import salted
 from ssl_med.reports.checkup import Picture, write_checkup

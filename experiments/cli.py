@@ -17,11 +17,14 @@ from ssl_med.spec import SslMedError
 USAGE = """\
 usage: ssl-med COMMAND [key=value ...]
 
-  list methods|presets|data|tasks|tables|phantoms [--json]
+  list methods|presets|data|tasks|tables|maps|phantoms [--json]
                                                  what there is; a preset is a named variant: method=pcrl/contraloss
   check    data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]
                                                  read every file once; report what is wrong; exit code 1 if anything is
   pretrain method=NAME data=NAME data.root=DIR   pretrain a backbone
+           [online.task=NAME online.data.root=DIR]
+                                                 and probe it on labels meanwhile; trainer.monitor=online/knn_auc
+                                                 keeps the best weights, trainer.patience=N stops
   finetune task=NAME init=RUN|FILE|scratch data.root=DIR
                                                  train on labels, test once
   probe    task=NAME protocol=linear|knn|fewshot init=RUN|FILE|scratch data.root=DIR
@@ -30,7 +33,13 @@ usage: ssl-med COMMAND [key=value ...]
                                                  the same without labels
   compare  table=NAME root.DATA=DIR [scale=small] [jobs=N] [--dry-run] [--report]
                                                  a declared matrix of runs; resumes; one report; --report: only that
+  external RUN task=NAME data.root=DIR map=NAME|same [map.CLASS=CLASS ...] [part=all|test]
+                                                 test a fine-tuning on another data set, without training
   report   RUNS... [out=DIR]                     report.html, report.md, results.csv
+  dashboard [project=NAME] [table=NAME] [out=FILE] [--save entity=NAME tracking.wandb=online]
+                                                 W&B workspace as code: a file; --save sends it
+  sweep    method=NAME data=NAME data.root=DIR [out=FILE]
+                                                 W&B sweep file of a method
   prepare  data=NAME data.root=RAW store=DIR     convert once into a store that data.store=DIR reads fast
   phantom  KIND OUT [--subjects N] [--seed N]    synthetic data in a true layout
   weights  inspect FILE                          what a backbone file says of itself
@@ -86,6 +95,17 @@ def _compare(words: Sequence[str]) -> None:
     compare(words)
 
 
+def _external(words: Sequence[str]) -> None:
+    from experiments.external import external
+    from experiments.external_settings import compose_external
+    from ssl_med.config import to_yaml
+
+    if "--show" in words:
+        print(to_yaml(compose_external([w for w in words if w != "--show"]).config.tree()), end="")
+    else:
+        external(words)
+
+
 def _report(words: Sequence[str]) -> None:
     from experiments.report import report
 
@@ -98,8 +118,20 @@ def _prepare(words: Sequence[str]) -> None:
     prepare(words)
 
 
+def _dashboard(words: Sequence[str]) -> None:
+    from experiments.dashboard import dashboard
+
+    dashboard(words)
+
+
+def _sweep(words: Sequence[str]) -> None:
+    from experiments.sweep import sweep
+
+    sweep(words)
+
+
 def _list(words: Sequence[str]) -> None:
-    from experiments.compose import names, presets
+    from experiments.layers import names, presets
     from experiments.matrix import tables
 
     kinds: dict[str, Callable[[], list[str] | dict[str, str]]] = {
@@ -108,6 +140,7 @@ def _list(words: Sequence[str]) -> None:
         "data": lambda: names("data"),
         "tasks": lambda: names("task"),
         "tables": tables,
+        "maps": lambda: names("map"),
         "phantoms": lambda: list_names("datamodules.phantoms"),
     }
     what = [word for word in words if word != "--json"]
@@ -166,7 +199,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "finetune": _finetune,
     "probe": _probe,
     "compare": _compare,
+    "external": _external,
     "report": _report,
+    "dashboard": _dashboard,
+    "sweep": _sweep,
     "prepare": _prepare,
     "phantom": _phantom,
     "weights": _weights,

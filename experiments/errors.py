@@ -14,8 +14,8 @@ from torch.utils.data import default_collate
 
 from datamodules.core.base import MedicalData
 from ssl_med.evaluation.analysis import BINS, Curve, analyse, choose_cases, headline
+from ssl_med.evaluation.bootstrap import bootstrap
 from ssl_med.evaluation.metrics import FROC_RATES, froc_curve
-from ssl_med.evaluation.statistics import bootstrap
 from ssl_med.evaluation.tasks import Row, TaskConfig, marks
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.reports import errors as figures

@@ -10,7 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from datamodules.core.base import MedicalData
-from experiments.compose import BudgetConfig, RunConfig, TrainerConfig, compose_finetune
+from datamodules.core.splits import PARTS
+from experiments.compose import RunConfig, compose_finetune
 from experiments.errors import error_analysis, interval_of, picture_cases
 from experiments.initial import (
     Initial,
@@ -22,6 +23,7 @@ from experiments.initial import (
     tell,
 )
 from experiments.session import Session, say
+from experiments.settings import BudgetConfig, TrainerConfig
 from ssl_med.evaluation.metrics import CONVENTIONS
 from ssl_med.evaluation.protocols import TransferConfig, describe
 from ssl_med.evaluation.tasks import task_class
@@ -85,13 +87,14 @@ def finetune(words: Sequence[str]) -> Path:
         transfer=transfer,
         epoch_batches=epoch_batches,
     )
-    ledger, leakage = check_leak(initial, data, allow=config.data.allow_overlap)
-    session = Session.open(config)
+    # an external test compares itself with all who took part here
+    ledger, leakage = check_leak(initial, data, allow=config.data.allow_overlap, files_of=PARTS)
+    session = Session.open(config, method=initial.method)
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
     with session:
-        session.record_subjects(ledger)
+        session.record_subjects(ledger, initial.card.ledger() if initial.card is not None else None)
         say(f"finetuning {config.name} from {config.general.init} -> {session.folder}")
         notes = notes_of(config, initial, data, ledger, leakage)
         tell(initial, notes, say)
@@ -146,6 +149,7 @@ def _finish(
             "errors": error_analysis(session.folder, module),
             "pictures": picture_cases(session.folder, module, data, trainer, config.task),
         }
+        session.track_pictures(errors["pictures"])
     session.summarize(
         status="done" if done else "interrupted",
         method=initial.method,
@@ -156,6 +160,10 @@ def _finish(
         subjects=described["subjects"],
         leakage=asdict(leakage) if leakage is not None else None,
         backbone=backbone_summary(initial),
+        network={
+            "spec": config.spec.to_dict(),
+            "skips": initial.decoder.skips if initial.decoder is not None else None,
+        },
         steps=steps,
         seconds=session.seconds(),
         weights=weights,

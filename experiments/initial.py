@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.core.base import MedicalData
-from experiments.compose import SCRATCH, RunConfig
+from experiments.compose import RunConfig
 from experiments.session import ledger_of
+from experiments.settings import SCRATCH
 from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone, read_card
 from ssl_med.config import to_plain
 from ssl_med.evaluation.protocols import TransferConfig
 from ssl_med.ledger import Leakage, Ledger, compare
 from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone, build_decoder, resolve
 from ssl_med.networks.init import init_weights
-from ssl_med.spec import SslMedError
+from ssl_med.spec import DataSpec, SslMedError
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,17 @@ def build_network(config: RunConfig, *, with_decoder: bool) -> Initial:
     return Initial(backbone, decoder, architecture, card, report)
 
 
-def check_leak(initial: Initial, data: MedicalData, *, allow: bool) -> tuple[Ledger, Leakage | None]:
+def check_leak(
+    initial: Initial, data: MedicalData, *, allow: bool, files_of: Sequence[str] = ("val", "test")
+) -> tuple[Ledger, Leakage | None]:
     """Who takes part here, and whether the pretraining saw whom this run validates or tests on.
+
+    The files of the parts `files_of` are read for the ledger.
 
     Raises:
         SslMedError: it did, and `allow` is off.
     """
-    ledger = ledger_of(data, files_of=("val", "test"))
+    ledger = ledger_of(data, files_of=files_of)
     if initial.card is None:
         return ledger, None
     return ledger, compare(initial.card.ledger(), ledger, allow=allow)
@@ -106,16 +111,15 @@ def notes_of(
     """What the reader of the result should know before it starts."""
     notes: list[str] = list(data.describe().get("notes", []))
     if initial.card is not None:
-        notes += differences(initial.card, config)
+        notes += differences(initial.card.data_spec(), config.spec)
         notes += _share(initial.card, config, ledger)
     if leakage is not None and leakage.status != "none":
         notes.append(str(leakage))
     return notes
 
 
-def differences(card: Card, config: RunConfig) -> list[str]:
+def differences(was: DataSpec, now: DataSpec) -> list[str]:
     """Where the data differ from those of the pretraining, although the user may have chosen it."""
-    was, now = card.data_spec(), config.spec
     notes = []
     for name in ("intensity", "spacing_mm", "orientation"):
         before, after = getattr(was, name), getattr(now, name)

@@ -7,7 +7,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-from experiments.compose import compose_pretrain, names
+from experiments.compose import compose_pretrain
+from experiments.layers import names
 from experiments.pretrain import build_method
 from ssl_med.methods._base import RETRIEVAL, Method
 from ssl_med.methods._restoration import Restorer
@@ -93,24 +94,28 @@ def _flow(text: str) -> str:
 
 
 @cache
+def _built(name: str, data: str) -> Method | SslMedError:
+    """The method for one data set at the settings of a laptop, or why it refuses."""
+    try:
+        return build_method(compose_pretrain([f"method={name}", f"data={data}", "trainer=cpu"]))
+    except SslMedError as error:
+        return error
+
+
 def _example(name: str) -> Method:
     for data in ("lits", "brats"):
-        try:
-            return build_method(compose_pretrain([f"method={name}", f"data={data}", "trainer=cpu"]))
-        except SslMedError:
-            continue
+        method = _built(name, data)
+        if isinstance(method, Method):
+            return method
     raise SslMedError(f"method '{name}' builds with none of the data sets of the page")
 
 
 def _dims(name: str) -> str:
     found = []
     for dims, data in ((2, "chest14"), (3, "lits")):
-        try:
-            build_method(compose_pretrain([f"method={name}", f"data={data}", "trainer=cpu"]))
-        except SslMedError as error:
-            if "works in" in str(error):
-                continue
-        found.append(f"{dims}D")
+        method = _built(name, data)
+        if isinstance(method, Method) or "works in" not in str(method):
+            found.append(f"{dims}D")
     return ", ".join(found)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from experiments.compose import RunConfig, compose_pretrain
-from experiments.session import Session, git_revision, ledger_of, say, versions
+from experiments.initial import differences
+from experiments.online import OnlineProbe
+from experiments.session import Session, git_revision, is_first_process, ledger_of, say, versions
 from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.config import to_plain
 from ssl_med.ledger import Ledger
@@ -45,22 +47,48 @@ def pretrain(words: Sequence[str]) -> Path:
     )
     data.setup("fit")
     method.before_training(data.count("train"))
-    session = Session.open(config)
+    online = None
+    if config.online is not None:
+        workers = config.trainer.num_workers
+        online = OnlineProbe(config.online, precision=config.trainer.precision, num_workers=workers)
+    # who probes reads first: a damaged file is no run
+    probed = online.read(method.backbone) if online is not None and is_first_process() else ""
+    session = Session.open(config, method=config.name)
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
     with session:
         ledger = ledger_of(data)
-        session.record_subjects(ledger)
         notes = list(data.describe().get("notes", []))
+        if online is not None:
+            ledger, more = _with_probed(ledger, online, config)
+            notes += more
+        session.record_subjects(ledger)
         say(f"pretraining {config.name} on {config.data.name} -> {session.folder}")
         for note in notes:
             say(f"note: {note}")
-        trainer = session.trainer(validate="val" in data.subjects())
+        if probed:
+            say(probed)
+        trainer = session.trainer(validate="val" in data.subjects(), online=online)
         complete = session.fit(trainer, method, data)
         if trainer.is_global_zero:
-            _finish(session, method, trainer, ledger, complete=complete, notes=notes)
+            _finish(session, method, trainer, ledger, online, complete=complete, notes=notes)
     return session.folder
+
+
+def _with_probed(ledger: Ledger, online: OnlineProbe, config: RunConfig) -> tuple[Ledger, list[str]]:
+    """The ledger with whom the online probe looks at, and what the reader of its numbers should know.
+
+    They are a part of their own and not trained on, so that later runs may validate on them and never test.
+    """
+    probed = ledger_of(online.data).parts
+    name = f"online probe of {online.online.settings.task}"
+    notes = [f"{name}: {note}" for note in (*online.data.notes, *differences(config.spec, online.spec))]
+    both = probed["val"] & ledger.parts["train"]
+    if both:
+        words = f"{len(both.subjects)} subjects and {len(both.volumes)} files of its validation part are pretrained on"
+        notes.append(f"{name}: {words}, so its values are somewhat too good")
+    return Ledger({**ledger.parts, "online": probed["train"] | probed["val"]}, ledger.salt), notes
 
 
 def _finish(
@@ -68,6 +96,7 @@ def _finish(
     method: Method,
     trainer: pl.Trainer,
     ledger: Ledger,
+    online: OnlineProbe | None,
     *,
     complete: bool,
     notes: list[str],
@@ -75,6 +104,8 @@ def _finish(
     config = session.config
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     common = {"method": config.name, "steps": trainer.global_step, "seconds": session.seconds(), "notes": notes}
+    if online is not None:
+        common["online"] = online.summary(session.seconds())
     if not complete:
         session.summarize(status="interrupted", metrics=metrics, **common)
         say(f"interrupted at step {trainer.global_step}; the same command goes on from there")
@@ -95,4 +126,6 @@ def _finish(
     save_backbone(session.folder / "backbone.safetensors", backbone=method.backbone, decoder=method.decoder, card=card)
     session.summarize(status="done", metrics=metrics, weights=weights, **common)
     say(f"done: {trainer.global_step} steps, {session.seconds():.0f} s, weights: {weights}")
+    for line in online.lines(session.seconds()) if online is not None else ():
+        say(line)
     say(f"backbone for finetune: init={session.folder}")

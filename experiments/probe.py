@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.core.base import NO_VALIDATION, MedicalData
-from experiments.compose import SCRATCH, RunConfig, compose_probe
+from experiments.compose import RunConfig, compose_probe
 from experiments.initial import (
     Initial,
     backbone_summary,
@@ -26,8 +26,9 @@ from experiments.initial import (
     tell,
 )
 from experiments.session import Session, say
+from experiments.settings import SCRATCH
 from ssl_med.config import to_plain
-from ssl_med.evaluation import dense, pretext, probes
+from ssl_med.evaluation import dense, fewshot, pretext, probes
 from ssl_med.evaluation.features import (
     Features,
     cached,
@@ -87,20 +88,24 @@ def probe(words: Sequence[str]) -> Path:
     data.setup()
     ledger, leakage = check_leak(initial, data, allow=config.data.allow_overlap)
     run = _Probe(config, initial, data, config.folder())
-    session = Session.open(config)
+    session = Session.open(config, method=initial.method)
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
-    session.record_subjects(ledger)
-    say(f"probing {config.name} ({config.protocol}) from {config.general.init} -> {session.folder}")
-    notes = [note for note in notes_of(config, initial, data, ledger, leakage) if note != NO_VALIDATION]
-    if initial.card is None and initial.config.norm == "batch":
-        notes.append("random weights: batch statistics are those of the initialisation, mean 0 and variance 1")
-    tell(initial, notes, say)
-    result = run.result()
-    for note in result.notes:
-        say(f"note: {note}")
-    _finish(session, run, initial, leakage, result, notes=[*notes, *result.notes], seconds=time.perf_counter() - start)
+    with session:
+        session.open_loggers()
+        session.record_subjects(ledger)
+        say(f"probing {config.name} ({config.protocol}) from {config.general.init} -> {session.folder}")
+        notes = [note for note in notes_of(config, initial, data, ledger, leakage) if note != NO_VALIDATION]
+        if initial.card is None and initial.config.norm == "batch":
+            notes.append("random weights: batch statistics are those of the initialisation, mean 0 and variance 1")
+        tell(initial, notes, say)
+        result = run.result()
+        for note in result.notes:
+            say(f"note: {note}")
+        _finish(
+            session, run, initial, leakage, result, notes=[*notes, *result.notes], seconds=time.perf_counter() - start
+        )
     return session.folder
 
 
@@ -230,7 +235,7 @@ class _Probe:
         if spec.target == "mask":
             raise SslMedError("protocol=fewshot needs class labels")
         train, test = self._features(self._pooled, ("train", "test"))
-        found = probes.fewshot(self.config.probe, spec, train, test, seed=self.config.general.seed)
+        found = fewshot.fewshot(self.config.probe, spec, train, test, seed=self.config.general.seed)
         subjects = self._subjects()
         first = len(found.ids) - len(
             subjects
@@ -325,11 +330,15 @@ def _finish(
     described = run.data.describe()
     metrics = {f"test/{key}": value for key, value in result.metrics.items()}
     write_cases(session.folder, result.rows)
+    session.track_result(metrics)
+    told = []
     for case, arrays in result.pictures.items():
         path = session.folder / FIGURES / f"{file_stem(case)}.png"
         image, truth, prediction = arrays["image"], arrays["truth"], arrays["prediction"]
         names = config.spec.class_names
         save_overlay(path, image=image, truth=truth, prediction=prediction, class_names=names, case=case)
+        told.append({"case": case, "why": "first cases", "file": f"{FIGURES}/{path.name}"})
+    session.track_pictures(told)
     session.summarize(
         status="done",
         method=initial.method,

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,16 +20,28 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
-from experiments.callbacks import BestCheckpoint, Collapse, FiniteLoss, Preemption, Progress, RunError
-from experiments.compose import RunConfig, TrainerConfig
+from experiments.callbacks import (
+    BestCheckpoint,
+    Budget,
+    Collapse,
+    FiniteLoss,
+    Preemption,
+    Progress,
+    RunError,
+    Throughput,
+)
+from experiments.compose import RunConfig
 from experiments.curve import TestCurve
-from experiments.tracking import JsonLines, build_loggers, close_loggers
+from experiments.online import PREFIX, OnlineProbe, ProbeCheckpoint, ProbeStopping
+from experiments.settings import TrainerConfig
+from experiments.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
 from ssl_med.config import config_hash, read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.ledger import Ledger, Members
 from ssl_med.reports.records import read_metrics, write_json, write_summary
 from ssl_med.spec import SslMedError
 
+LOWER_IS_BETTER = ("loss", "mse", "alignment", "uniformity")  # ends of names
 LAST, BEST, CONFIG, SUMMARY, SUBJECTS = "last.ckpt", "best.ckpt", "config.yaml", "summary.json", "subjects.json"
 
 
@@ -41,6 +53,7 @@ class Session:
     folder: Path
     resume_from: Path | None
     seconds_before: float
+    method: str
     loggers: list[Logger] = field(default_factory=list)
 
     def __enter__(self) -> Session:
@@ -50,8 +63,12 @@ class Session:
         close_loggers(self.loggers, failed=error is not None)
 
     @classmethod
-    def open(cls, config: RunConfig) -> Session | None:
+    def open(cls, config: RunConfig, *, method: str) -> Session | None:
         """Creates or continues the run folder; None when the same run is finished there already.
+
+        Args:
+            config: of the run.
+            method: that pretrains, or that the weights come from.
 
         Raises:
             SslMedError: the folder holds another run, or an unfinished one and `resume=false`.
@@ -74,21 +91,24 @@ class Session:
         if last.is_file():
             resume_from = last
             seconds = max((line.get("seconds", 0.0) for line in read_metrics(folder)), default=0.0)
-        return cls(config, folder, resume_from, seconds)
+        return cls(config, folder, resume_from, seconds, method)
 
-    def trainer(self, *, validate: bool, length: TrainerConfig | None = None) -> pl.Trainer:
+    def trainer(
+        self, *, validate: bool, length: TrainerConfig | None = None, online: OnlineProbe | None = None
+    ) -> pl.Trainer:
         """The Lightning Trainer that the config, or `length`, describes; `validate` when there is a validation part."""
         c = length or self.config.trainer
-        if c.patience and not validate:
+        probed = online is not None and c.monitor.startswith(PREFIX)
+        if c.patience and not validate and not probed:
             raise SslMedError(
                 "trainer.patience needs a validation part, and the split has none; set trainer.patience=0"
             )
         # a run that is shorter than the interval validates once, at its end
         interval = min(c.val_every_steps, c.max_steps * c.accumulate) if c.max_steps > 0 else c.val_every_steps
-        self.loggers = build_loggers(self.config, self.folder, seconds_before=self.seconds_before)
+        self.open_loggers()
         self.preemption = Preemption()
-        mode = "min" if c.monitor.endswith("loss") else "max"
-        best = BestCheckpoint(self.folder, filename="best", monitor=c.monitor, mode=mode, enable_version_counter=False)
+        mode = "min" if c.monitor.endswith(LOWER_IS_BETTER) else "max"
+        finite = FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps)
         last = ModelCheckpoint(
             self.folder,
             filename="last",
@@ -96,22 +116,39 @@ class Session:
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+        curves = [TestCurve(c.test_every_steps)] if self.config.kind == "finetune" and c.test_every_steps else []
+        besides: list[TestCurve | OnlineProbe] = [*curves, *([online] if online is not None else [])]
         callbacks: list[pl.Callback] = [
-            FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps),
+            finite,
             self.preemption,
+            Throughput(
+                c.log_every, samples=c.batch_size * c.accumulate, paused=lambda: sum(x.seconds for x in besides)
+            ),
             last,
         ]
+        if self.config.kind == "finetune" and not self.config.labels.shots:
+            callbacks.append(Budget(self.config.labels.fraction))
         if self.config.kind == "pretrain" and c.collapse_patience:
             callbacks.append(Collapse(c.log_every, patience=c.collapse_patience, batch_size=c.batch_size))
-        if validate:
-            callbacks.append(best)
-        if c.test_every_steps and self.config.kind == "finetune":
-            callbacks.append(TestCurve(c.test_every_steps))
-        if c.patience:
-            callbacks.append(EarlyStopping(c.monitor, patience=c.patience, mode=mode, check_finite=False, strict=False))
+        if online is not None:
+            online.before = finite.check
+            callbacks.append(online)
+        best: dict[str, Any] = {"filename": "best", "monitor": c.monitor, "mode": mode, "enable_version_counter": False}
+        stop: dict[str, Any] = {"patience": c.patience, "mode": mode, "check_finite": False, "strict": False}
+        if online is not None and probed:
+            online.watchers = [ProbeCheckpoint(self.folder, save_on_train_epoch_end=False, **best)]
+            if c.patience:
+                online.watchers.append(ProbeStopping(c.monitor, check_on_train_epoch_end=False, **stop))
+            callbacks += online.watchers
+        else:
+            if validate:
+                callbacks.append(BestCheckpoint(self.folder, **best))
+            if c.patience:
+                callbacks.append(EarlyStopping(c.monitor, **stop))
+        callbacks += curves
         if c.progress:
             callbacks.append(Progress(c.log_every))
-        _quiet()
+        quiet()
         return pl.Trainer(
             accelerator=c.accelerator,
             devices=c.devices if c.devices == "auto" else int(c.devices),
@@ -134,6 +171,10 @@ class Session:
             enable_model_summary=False,
             default_root_dir=self.folder,
         )
+
+    def open_loggers(self) -> None:
+        """Starts metrics.jsonl and, unless it is off, the W&B run; `__exit__` ends them."""
+        self.loggers = build_loggers(self.config, self.folder, method=self.method, seconds_before=self.seconds_before)
 
     def fit(self, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> bool:
         """Trains to the end or to a signal; True when it reached its end."""
@@ -170,10 +211,24 @@ class Session:
         assert isinstance(jsonl, JsonLines)
         return round(jsonl.seconds, 1)
 
-    def record_subjects(self, ledger: Ledger) -> None:
-        """Salted hashes of who took part, by part."""
+    def record_subjects(self, ledger: Ledger, pretrained: Ledger | None = None) -> None:
+        """Salted hashes of who took part, by part, and of who took part in the pretraining before."""
         if is_first_process():
-            write_json(self.folder / SUBJECTS, ledger.to_dict())
+            before = {"pretraining": pretrained.to_dict()} if pretrained is not None else {}
+            write_json(self.folder / SUBJECTS, ledger.to_dict() | before)
+
+    def track_result(self, metrics: Mapping[str, float]) -> None:
+        """Logs the test result of a run that Lightning does not train, beside its share of labels."""
+        labels = self.config.labels
+        budget = {} if labels.shots or not self.config.labelled else {LABEL_FRACTION: labels.fraction}
+        for logger in self.loggers:
+            logger.log_metrics({**metrics, **budget}, step=0)
+
+    def track_pictures(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """W&B gets the pictures of test cases where `tracking.pictures` allows it."""
+        if self.config.tracking.pictures:
+            captions = [f"{item['case']}: {item['why']}" for item in told]
+            log_pictures(self.loggers, [self.folder / item["file"] for item in told], captions)
 
     def summarize(self, **values: Any) -> None:
         """summary.json: `values` with what every run states."""
@@ -246,6 +301,7 @@ def _same_run(stored: Path, config: RunConfig) -> None:
         different = sorted(
             f"{section}.{key}" if isinstance(value, dict) else section
             for section, value in mine.items()
+            if section in tree  # an older version may not have had it
             for key in (value if isinstance(value, dict) else [section])
             if (value[key] if isinstance(value, dict) else value)
             != ((tree.get(section) or {}).get(key) if isinstance(value, dict) else tree.get(section))
@@ -269,7 +325,8 @@ def _strategy(name: str, devices: str, num_nodes: int) -> str | Strategy:
     return name
 
 
-def _quiet() -> None:
+def quiet() -> None:
+    """Leaves out what Lightning, torch and MONAI say of themselves."""
     import logging
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

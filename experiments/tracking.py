@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from experiments.compose import RunConfig
 from ssl_med.reports.records import append_metrics
+
+LABEL_FRACTION = "labels/fraction"  # logged beside the test metrics
+PICTURES = "pictures/test"
+LONGEST_TAG = 64
 
 
 class JsonLines(Logger):
@@ -45,7 +50,35 @@ class JsonLines(Logger):
         """Nothing: config.yaml holds them."""
 
 
-def build_loggers(config: RunConfig, folder: Path, *, seconds_before: float) -> list[Logger]:
+def facets(config: RunConfig, *, method: str) -> dict[str, str | int | float]:
+    """What a run is, in the dimensions that runs are grouped, filtered and compared by."""
+    found: dict[str, str | int | float] = {"method": method, "data": config.data.name}
+    if config.kind != "pretrain":
+        protocol = config.protocol or getattr(config.transfer, "protocol", "")
+        found |= {"task": config.name, "protocol": protocol}
+    if config.labelled:
+        labels = config.labels
+        found |= {"shots": labels.shots} if labels.shots else {"fraction": labels.fraction}
+    found["seed"] = config.general.seed
+    if config.tracking.table:
+        found["table"] = config.tracking.table
+    return found
+
+
+def tags_of(found: dict[str, str | int | float]) -> list[str]:
+    """Facets as W&B tags, "fraction:0.1"."""
+    return [
+        f"{key}:{value:g}" if isinstance(value, float) else f"{key}:{value}"[:LONGEST_TAG]
+        for key, value in found.items()
+    ]
+
+
+def group_of(found: dict[str, str | int | float]) -> str:
+    """Runs of one group differ by their seed alone, "method:pcrl data:lits ...": W&B draws their mean and spread."""
+    return " ".join(tags_of({key: value for key, value in found.items() if key not in ("seed", "table")}))
+
+
+def build_loggers(config: RunConfig, folder: Path, *, method: str, seconds_before: float) -> list[Logger]:
     """metrics.jsonl, and W&B unless it is off."""
     loggers: list[Logger] = [JsonLines(folder, seconds_before=seconds_before)]
     if config.tracking.wandb != "off":
@@ -53,24 +86,32 @@ def build_loggers(config: RunConfig, folder: Path, *, seconds_before: float) -> 
 
         # W&B would record the command line, with its paths, and what the terminal shows
         private = wandb.Settings(console="off", x_disable_meta=True, save_code=False)
-        group = config.name if config.kind == "pretrain" else f"{config.name}-{config.labels.fraction:g}"
+        found = facets(config, method=method)
+        named = folder.name.endswith(config.hash())
         loggers.append(
             WandbLogger(
                 name=folder.name,
-                id=folder.name,
+                id=folder.name if named else f"{folder.name}-{config.hash()}",  # two folders may have one name
                 save_dir=str(folder),
                 offline=config.tracking.wandb == "offline",
                 project=config.tracking.project,
                 entity=config.tracking.entity or None,
-                group=group,
+                group=group_of(found),
                 job_type=config.kind,
-                tags=[config.kind, config.name, config.data.name, f"seed{config.general.seed}"],
-                config=config.public_tree(),
+                tags=[config.kind, *tags_of(found)],
+                config={**config.public_tree(), "facets": found},
                 resume="allow",
                 settings=private,
             )
         )
     return loggers
+
+
+def log_pictures(loggers: list[Logger], paths: Sequence[Path], captions: Sequence[str]) -> None:
+    """Sends PNG files of test cases to W&B."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and paths:
+            logger.log_image(PICTURES, [str(path) for path in paths], caption=list(captions))
 
 
 def close_loggers(loggers: list[Logger], *, failed: bool) -> None:

@@ -54,11 +54,12 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        held = [*self._idle, *((pipe, process) for pipe, (process, _, _) in self._busy.items())]
-        for pipe, process in held:
+        processes = [process for _, process in self._idle] + [process for process, _, _ in self._busy.values()]
+        for pipe in [*self._busy, *(pipe for pipe, _ in self._idle)]:
             pipe.close()
+        for process in processes:
             process.terminate()
-        for _, process in held:
+        for process in processes:
             process.join(5)
 
     @property
@@ -125,17 +126,17 @@ def _serve(pipe: Connection, threads: int, parent: int) -> None:
             kind, words, log = pipe.recv()
         except (EOFError, OSError):
             return
-        error = _carry_out(kind, words, Path(log))
+        error = carry_out(kind, words, Path(log))
         now = _resident_mb()
         first = first or now
         grown = now > first + RETIRE_AFTER_MB
         with contextlib.suppress(BrokenPipeError):
-            pipe.send((error, _peak_mb(), grown))
+            pipe.send((error, peak_mb(), grown))
         if grown:
             return
 
 
-def _carry_out(kind: str, words: Sequence[str], log: Path) -> str:
+def carry_out(kind: str, words: Sequence[str], log: Path) -> str:
     """One command; its error in a line, or ''."""
     from experiments.finetune import finetune
     from experiments.pretrain import pretrain
@@ -170,11 +171,12 @@ def _resident_mb() -> float:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        return _peak_mb()
+        return peak_mb()
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
+    """Most memory that this process has had."""
     import resource
 
     unit = 2**20 if sys.platform == "darwin" else 2**10

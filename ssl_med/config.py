@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssl_med.catalogue import nearest
-from ssl_med.spec import SslMedError
+from ssl_med.spec import SslMedError, first_line
 
 T = TypeVar("T")
 Tree = dict[str, Any]
@@ -46,7 +46,7 @@ def read_yaml(path: Path, source: str) -> Layer:
     except OSError as error:
         raise SslMedError(f"{source}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # yaml's and omegaconf's own families of errors share no base class
-        raise SslMedError(f"{source}: is not valid yaml ({_first_line(error)})") from None
+        raise SslMedError(f"{source}: is not valid yaml ({first_line(error)})") from None
     if not isinstance(tree, dict):
         raise SslMedError(f"{source}: must hold a mapping at the top")
     return Layer(source, {str(key): value for key, value in tree.items()})
@@ -62,7 +62,7 @@ def parse_words(words: Iterable[str]) -> Layer:
         try:
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
         except Exception as error:
-            raise SslMedError(f"command line: the value of '{key}' cannot be parsed ({_first_line(error)})") from None
+            raise SslMedError(f"command line: the value of '{key}' cannot be parsed ({first_line(error)})") from None
         node = tree
         *parents, leaf = key.split(".")
         for parent in parents:
@@ -77,7 +77,7 @@ def parse_words(words: Iterable[str]) -> Layer:
     return Layer("command line", tree)
 
 
-def build(schema: type[T], layers: Iterable[Layer], *, prefix: str) -> T:
+def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
     """Dataclass defaults overlaid by each layer in turn -> an instance of `schema`.
 
     Args:
@@ -88,6 +88,8 @@ def build(schema: type[T], layers: Iterable[Layer], *, prefix: str) -> T:
     Raises:
         SslMedError: unknown key, wrong type, contradiction (raised by the schema's own `__post_init__`).
     """
+    if not any(layer.tree for layer in layers):  # nothing is asked: the schema itself, which is quicker
+        return schema()
     config = OmegaConf.structured(schema)
     last = "defaults"
     for layer in layers:
@@ -97,7 +99,8 @@ def build(schema: type[T], layers: Iterable[Layer], *, prefix: str) -> T:
             value = _as_choice(schema, key, given)
             spelled = f"{prefix}.{key}" if prefix else key
             try:
-                config = OmegaConf.unsafe_merge(config, {key: value})  # nothing else holds it, so it need not be copied
+                # nothing else holds it, so it need not be copied
+                config = OmegaConf.unsafe_merge(config, {key: value})
             except (OmegaConfBaseException, ValueError) as error:
                 raise SslMedError(_explain(layer.source, spelled, value, schema, key, error)) from None
     try:
@@ -105,16 +108,17 @@ def build(schema: type[T], layers: Iterable[Layer], *, prefix: str) -> T:
     except SslMedError as error:
         raise SslMedError(f"{last}: {error}") from None
     except OmegaConfBaseException as error:
-        raise SslMedError(f"{last}: {prefix}: {_first_line(error)}") from None
+        raise SslMedError(f"{last}: {prefix}: {first_line(error)}") from None
     assert isinstance(result, schema)
     return result
 
 
 def _as_choice(schema: type, key: str, value: Any) -> Any:
-    """A word among the choices of a key although yaml reads it as a number: trainer.precision=32."""
+    """A word among the choices of a key although yaml reads it as a number or a truth value: precision=32, wandb=off."""
     hint = typing.get_type_hints(schema).get(key)
     choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-    return str(value) if value not in choices and str(value) in choices else value
+    word = {False: "off", True: "on"}[value] if isinstance(value, bool) else str(value)
+    return word if value not in choices and word in choices else value
 
 
 def _explain(source: str, spelled: str, value: Any, schema: type, key: str, error: Exception) -> str:
@@ -124,7 +128,7 @@ def _explain(source: str, spelled: str, value: Any, schema: type, key: str, erro
         return f"{source}: key '{spelled}' is unknown{nearest(key, names)}"
     inner = bad[len(key) + 1 :] if bad.startswith(f"{key}.") else ""
     where = f"{spelled}.{inner}" if inner else spelled
-    reason = _first_line(error)
+    reason = first_line(error)
     if "not in" in reason and inner:
         return f"{source}: key '{where}' is unknown ({reason})"
     return f"{source}: '{where}' is {value!r}; it must be {_type_words(typing.get_type_hints(schema)[key])}"
@@ -136,11 +140,6 @@ def _type_words(hint: Any) -> str:
     if hint in (int, float, bool, str):
         return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
     return str(hint)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def to_plain(config: Any) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ssl_med.spec import SslMedError
 
+_REMEDY = {"pretraining": "pretrain with the same data.split and data.split_seed, test on other subjects"}
 _SAMPLE = 16384  # bytes at the start, in the middle and at the end of a file
 
 
@@ -100,6 +101,15 @@ class Ledger:
         }
         return {"salt": self.salt, "parts": parts}
 
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Ledger:
+        """Inverse of `to_dict`."""
+        parts = {
+            name: Members(frozenset(keys["subjects"]), frozenset(keys["volumes"]))
+            for name, keys in tree["parts"].items()
+        }
+        return cls(parts, tree["salt"])
+
     def card_fields(self) -> dict[str, Any]:
         """As `ssl_med.checkpoint.Card` holds it."""
         everyone, trained = Members(), self.parts.get("train", Members())
@@ -116,28 +126,30 @@ class Leakage:
 
     * status: "none"; "allowed" when there is overlap and the user wants it; "unknown" when there is nothing to compare.
     * subjects, volumes: how many of each held-out part took part in the pretraining.
+    * by: what they took part in, where it is not the pretraining.
     """
 
     status: str
     subjects: Mapping[str, int] = field(default_factory=dict)
     volumes: Mapping[str, int] = field(default_factory=dict)
     why: str = ""
+    by: str = "pretraining"
 
     def __str__(self) -> str:
         if self.status == "unknown":
-            return f"overlap of pretraining and test was not checked: {self.why}"
+            return f"overlap of {self.by} and test was not checked: {self.why}"
         if self.status == "none":
-            return "no subject and no file of validation and test took part in the pretraining"
+            return f"no subject and no file of validation and test took part in the {self.by}"
         found = [
             f"{self.subjects[part]} subjects and {self.volumes[part]} files of the {part} part"
             for part in self.subjects
             if self.subjects[part] or self.volumes[part]
         ]
-        return f"the pretraining saw {' and '.join(found)}"
+        return f"the {self.by} saw {' and '.join(found)}"
 
 
-def compare(pretrained: Ledger | None, task: Ledger, *, allow: bool) -> Leakage:
-    """Whether the pretraining saw what the task validates or tests on.
+def compare(pretrained: Ledger | None, task: Ledger, *, allow: bool, by: str = "pretraining") -> Leakage:
+    """Whether the pretraining, or what `by` names, saw what the task validates or tests on.
 
     Nothing of the test part may have taken part in any way. The validation part may not have been trained on; that the
     pretraining validated on it too does no harm, since neither validation makes a test result.
@@ -146,22 +158,23 @@ def compare(pretrained: Ledger | None, task: Ledger, *, allow: bool) -> Leakage:
         SslMedError: there is overlap and `allow` is off.
     """
     if pretrained is None:
-        return Leakage("unknown", why="the backbone file names no subjects")
+        return Leakage("unknown", why="the backbone file names no subjects", by=by)
     if pretrained.salt != task.salt:
-        return Leakage("unknown", why="the backbone file was made under another SSL_MED_SALT")
+        return Leakage("unknown", why=f"the {by} was recorded under another SSL_MED_SALT", by=by)
     trained = pretrained.parts.get("train", Members())
     seen = {"val": trained, "test": trained | pretrained.parts.get("val", Members())}
     found = {part: task.parts.get(part, Members()) & members for part, members in seen.items()}
     if not any(found.values()):
-        return Leakage("none")
+        return Leakage("none", by=by)
     leakage = Leakage(
         "allowed",
         {part: len(members.subjects) for part, members in found.items()},
         {part: len(members.volumes) for part, members in found.items()},
+        by=by,
     )
     if not allow:
         raise SslMedError(
-            f"leak: {leakage}, so its results would be too good; pretrain with the same data.split and data.split_seed, "
-            "test on other subjects, or set data.allow_overlap=true, which every report then says"
+            f"leak: {leakage}, so its results would be too good; {_REMEDY.get(by, 'test on other subjects')}, or set "
+            "data.allow_overlap=true, which every report then says"
         )
     return leakage

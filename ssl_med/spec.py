@@ -16,6 +16,11 @@ class SslMedError(ValueError):
     """The request is wrong: one clear line that names the file or key and the remedy. The command exits with 2."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in one line; its type when it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 class Batch(TypedDict, total=False):
     """What every data module yields. `label` or `mask` is present when the split is labelled.
 

@@ -1,10 +1,12 @@
 """Shared fixtures: one thread per test process, and the folder of real sample data when it is there."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from wandb_server import Server
 
 os.environ.setdefault("WANDB_MODE", "offline")
 torch.set_num_threads(1)
@@ -18,6 +20,17 @@ def shared_data():
     if not (folder / "README.md").is_file():
         pytest.skip(f"real sample data not found at {folder}; set SSL_MED_REAL_DATA to its folder")
     return folder
+
+
+@pytest.fixture
+def wandb_server():
+    """A W&B server on the loopback interface that remembers what it got."""
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.compose import CONF, names
+from experiments.layers import CONF, names
 from ssl_med.catalogue import get_class, list_names
 from ssl_med.methods._base import Method
 from ssl_med.spec import SslMedError

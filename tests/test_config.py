@@ -18,6 +18,7 @@ class Schema:
     steps: int = 3
     sizes: tuple[int, ...] = (1, 2)
     kind: Literal["a", "b"] = "a"
+    watch: Literal["off", "offline"] = "offline"
     inner: Inner = field(default_factory=Inner)
 
     def __post_init__(self):
@@ -29,6 +30,15 @@ def test_layers_overlay_in_order():
     first = Layer("one.yaml", {"temperature": 0.5, "steps": 7})
     config = build(Schema, [first, parse_words(["steps=9", "sizes=[3,4]", "inner.low=-2"])], prefix="method")
     assert (config.temperature, config.steps, config.sizes, config.inner.low) == (0.5, 9, (3, 4), -2.0)
+
+
+def test_off_is_a_word_where_words_are_asked_for():
+    """Yaml reads it as false."""
+    assert build(Schema, [parse_words(["watch=off"])], prefix="method").watch == "off"
+    with pytest.raises(SslMedError, match=r"'method.watch' is True; it must be one of 'off', 'offline'"):
+        build(Schema, [parse_words(["watch=on"])], prefix="method")
+    with pytest.raises(SslMedError, match=r"'method.kind' is False; it must be one of"):
+        build(Schema, [parse_words(["kind=off"])], prefix="method")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,10 @@ MAY_IMPORT = {
     "ssl_med.methods": PARTS,
     "ssl_med.evaluation": PARTS,
     # for SslMedError, and for statistics, which need no torch
-    "ssl_med.reports": {"ssl_med.spec", "ssl_med.evaluation.statistics", "ssl_med.evaluation.analysis"},
+    "ssl_med.reports": {
+        "ssl_med.spec",
+        *(f"ssl_med.evaluation.{name}" for name in ("statistics", "bootstrap", "analysis")),
+    },
     "datamodules": {
         "ssl_med.spec",
         "ssl_med.config",
@@ -41,8 +44,9 @@ MAY_IMPORT = {
 }
 # libraries that only some modules may name
 ONLY_IN = {
-    "omegaconf": {"ssl_med.config", "experiments.compose"},
-    "wandb": {"experiments.tracking"},
+    "omegaconf": {"ssl_med.config"},
+    "wandb": {"experiments.tracking", "experiments.dashboard"},
+    "wandb_workspaces": {"experiments.dashboard"},
     "nibabel": {"datamodules"},
     "PIL": {"datamodules"},
     "pydicom": {"datamodules"},

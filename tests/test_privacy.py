@@ -1,5 +1,9 @@
-"""A patient's name in headers, in file names and in folders reaches no artefact that is shared."""
+"""A patient's name in headers, in file names and in folders reaches no artefact that is shared; nothing is sent unasked."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -7,7 +11,7 @@ import numpy as np
 import pytest
 
 from datamodules.lits import LitsConfig, LitsData
-from datamodules.phantoms import brats, lits
+from datamodules.phantoms import brats, lits, medmnist
 from experiments.cli import main
 
 NAME = "Doe^Jane"
@@ -63,6 +67,7 @@ def everything(root, task, out):
     return main(["check", f"data={task}", f"data.root={root}", f"out={out / 'check'}", "workers=0"])
 
 
+@pytest.mark.slow
 def test_names_in_headers_and_below_the_root(tmp_path, capsys):
     root = brats.generate(tmp_path / "data", subjects=6, seed=0, size=(32, 32, 24))
     rename(root)
@@ -117,3 +122,78 @@ def test_a_table_that_names_patients(tmp_path):
     listed = (out / "quarantine.txt").read_text()
     assert f"{NAME}/scan.nii.gz\tunreadable" in listed
     assert f"{NAME}.nii.gz\tabsent" in listed
+
+
+# commands of argv[2], one after the other; each address that Python asks for or connects to becomes a line of argv[1]
+WATCHED = """
+import json, sys
+
+lines = open(sys.argv[1], "w", buffering=1)
+
+def watch(event, arguments):
+    if event in ("socket.connect", "socket.sendto"):
+        address = arguments[1]
+        print(f"{event} {address if isinstance(address, str) else address[0]}", file=lines)
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+        print(f"{event} {arguments[0]}", file=lines)
+
+sys.addaudithook(watch)
+from experiments.cli import main
+
+sys.exit(max(main(words) for words in json.loads(sys.argv[2])))
+"""
+
+
+def watched(server, tmp_path, *commands):
+    """Runs commands whose W&B, and whose proxy to every other host, is `server`; the addresses that Python used.
+
+    W&B's own process is no Python: what it sends arrives at the server.
+    """
+    seen = tmp_path / "addresses.txt"
+    command = [sys.executable, "-c", WATCHED, str(seen), json.dumps([[str(word) for word in c] for c in commands])]
+    environment = {**server.environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return seen.read_text().splitlines()
+
+
+@pytest.fixture
+def nodules(tmp_path):
+    root = medmnist.generate(tmp_path / "nodules", subjects=100, seed=0)
+    return [*TINY, f"data.root={root}", *WIDTHS]
+
+
+@pytest.mark.slow
+def test_offline_is_the_default_and_opens_no_connection(nodules, wandb_server, tmp_path):
+    nodules = [word for word in nodules if word != "trainer=cpu"]  # which turns W&B off
+    steps = ["trainer.max_steps=2", "trainer.accelerator=cpu", "optim.schedule=constant"]
+    probed = [word for word in nodules if word.startswith(("data", "trainer.batch_size", "trainer.progress"))]
+    addresses = watched(
+        wandb_server,
+        tmp_path,
+        ["pretrain", "method=rotation", "data=medmnist", *nodules, *steps, "out=pre"],
+        ["finetune", "task=nodule2d", *nodules[:-1], *steps, "init=pre", "out=fine"],
+        ["probe", "task=nodule2d", "protocol=knn", *probed, "init=pre", "trainer.accelerator=cpu", "out=probe"],
+        ["report", "pre", "fine", "probe", "out=report"],
+        ["sweep", "method=rotation", "data=medmnist", "out=sweep.yaml"],
+        ["dashboard", "out=dashboard.json"],
+    )
+    for run in ("pre", "fine", "probe"):
+        assert "wandb: offline" in (tmp_path / run / "config.yaml").read_text()
+        assert len(list((tmp_path / run / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert wandb_server.connections == 0
+    # W&B's own process on this machine is spoken to through a socket file
+    assert [line for line in addresses if not line.startswith(f"socket.connect {os.sep}")] == []
+
+
+@pytest.mark.slow
+def test_online_reaches_the_server_and_the_guard_sees_it(nodules, wandb_server, tmp_path):
+    words = ["pretrain", "method=rotation", "data=medmnist", *nodules, "trainer.max_steps=2", "out=pre"]
+    watched(wandb_server, tmp_path, [*words, "tracking.wandb=online"])
+    assert wandb_server.variables("UpsertBucket")[0]["tags"][:2] == ["pretrain", "method:rotation"]
+    history = [json.loads(line) for line in wandb_server.lines["wandb-history.jsonl"]]
+    assert any("train/accuracy" in line for line in history)
+    assert wandb_server.connections > 0
+    assert wandb_server.hosts == []
+    told = json.dumps([wandb_server.operations, wandb_server.lines]) + str(wandb_server.files)
+    assert str(tmp_path) not in told, "the folder of the data is a salted hash"

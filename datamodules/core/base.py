@@ -6,19 +6,20 @@ import dataclasses
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.core.cases import case_files, has_uid
 from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader, Traced
 from datamodules.core.quarantine import Quarantine
-from datamodules.core.readers import PLACEHOLDER, Header, Volume, assumed_headers, voxel_file
+from datamodules.core.readers import PLACEHOLDER, assumed_headers, voxel_file
 from datamodules.core.splits import PARTS, Split, check_split, file_split, label_budget, random_split, share_split
 from datamodules.core.store import Item, Store
+from datamodules.formats.grids import Header, Volume
 from ssl_med.catalogue import nearest
 from ssl_med.config import to_plain
 from ssl_med.ledger import salted
@@ -26,79 +27,6 @@ from ssl_med.spec import DataSpec, Need, SslMedError
 
 NO_VALIDATION = "no validation part: the last weights are used"
 UID = r"[0-2](\.(0|[1-9]\d*)){5,}|2\.25\.\d{20,}"  # DICOM PS3.5, 9: one of a kind in the world
-
-
-@dataclass
-class CommonConfig:
-    """Settings of every family."""
-
-    name: str = ""
-    """file name in datamodules"""
-    root: str = ""
-    """folder of the data set as it is distributed"""
-    store: str = ""
-    """folder made by `ssl-med prepare`: voxels are read from it, names, tables and lists from the root"""
-    patch_size: tuple[int, ...] = ()
-    """size of a crop in voxels"""
-    intensity_low: float = -1000.0
-    """lower end of the intensity window (CT: HU; MRI: percentile of the non-zero voxels)"""
-    intensity_high: float = 1000.0
-    """upper end"""
-    split: str = "random"
-    """random, file, or one the family offers"""
-    split_file: str = ""
-    """split=file: JSON with train, val and test lists of subject ids, or FILE:key"""
-    split_ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    """split=random: shares of the subjects"""
-    split_seed: int = 0
-    """split=random: its own seed, so that all training seeds share one test set"""
-    test_is_val: bool = False
-    """split=file without a test list: test on the val list, and validate on nobody"""
-    cache_gb: float = 4.0
-    """memory for decoded scans, per loader process"""
-    pretrain_share: float = 0.0
-    """PCRL's semi-supervised splits on one data set, 9:1 is 0.9: this share of the training subjects is for pretraining
-    alone, the rest for labels alone; give it to both commands; 0: both use all"""
-    tuning_share: float = 0.0
-    """finetune, probe: put the test part away to choose settings, and test on the validation part or, where there is none,
-    on this share of the training subjects; 0: off"""
-    share_by: Literal["subject", "image"] = "subject"
-    """pretrain_share counts subjects; image: scans or films, as PCRL's lists, and patients may then be on both sides"""
-    quarantine: str = ""
-    """file of `ssl-med check` that lists what to leave out; the split is made before, so it stays the same"""
-    quarantine_budget: float = 0.05
-    """largest share of the cases that the quarantine may leave out"""
-    allow_overlap: bool = False
-    """finetune: go on when the pretraining saw subjects or files of val and test; every report says so"""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.quarantine_budget <= 1:
-            raise SslMedError(f"data.quarantine_budget is {self.quarantine_budget:g}; it must lie in [0, 1]")
-        if not 0 <= self.tuning_share < 1:
-            raise SslMedError(f"data.tuning_share is {self.tuning_share:g}; it must lie in (0, 1), or be 0")
-        if not 0 <= self.pretrain_share < 1:
-            raise SslMedError(f"data.pretrain_share is {self.pretrain_share:g}; it must lie in (0, 1), or be 0")
-
-
-@dataclass
-class VolumeConfig(CommonConfig):
-    """Settings of volumetric families."""
-
-    spacing_mm: tuple[float, ...] | None = None
-    """voxel size to resample to; null: as acquired"""
-    orientation: str = "LPS"
-    """patient directions in which the axes x, y, z increase"""
-    crops_per_volume: int = 16
-    """crops of each scan in an epoch"""
-    mixed_volumes: int = 8
-    """scans whose crops are shuffled together when not all scans fit into the cache"""
-
-
-class Case(Protocol):
-    """One scan, film or candidate list: a public name and the subject that it belongs to."""
-
-    name: str
-    subject: str
 
 
 class MedicalData(pl.LightningDataModule, ABC):
@@ -114,6 +42,7 @@ class MedicalData(pl.LightningDataModule, ABC):
         label_fraction: share of the training subjects whose labels are used.
         label_shots: subjects of each class whose labels are used, in place of a share; 0: by share.
         test: use the test part; None: when labelled.
+        only_test: there is nothing but a test part: "test", that of the split; "all", every subject; "": as the split says.
     """
 
     Config: ClassVar[type]
@@ -135,8 +64,10 @@ class MedicalData(pl.LightningDataModule, ABC):
         label_fraction: float = 1.0,
         label_shots: int = 0,
         test: bool | None = None,
+        only_test: Literal["", "test", "all"] = "",
     ) -> None:
         super().__init__()
+        self.only_test = only_test
         self.label_shots, self.use_test = label_shots, labelled if test is None else test
         self.config, self.need, self.labelled = config, need or Need(), labelled
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
@@ -249,7 +180,9 @@ class MedicalData(pl.LightningDataModule, ABC):
         if self.config.store:
             self.store = self.open_store(Path(self.config.store))
         cases = self.cases()
-        split = self.split(cases)
+        split = self.split(cases) if self.only_test != "all" else {"test": sorted({case.subject for case in cases})}
+        if self.only_test:
+            split = {part: split["test"] if part == "test" else [] for part in PARTS}
         kept = self.keep(cases)
         if not self.use_test:
             split = {**split, "test": []}
@@ -264,14 +197,15 @@ class MedicalData(pl.LightningDataModule, ABC):
             part: [case for name in split[part] for case in of_subject.get(name, ()) if self.usable(case)]
             for part in PARTS
         }
-        if not self.parts["train"]:
+        if not self.parts["train"] and not self.only_test:
             raise SslMedError(f"data.split={self.config.split}: no training subject is left below {root}")
-        if not self.parts["val"]:
+        if not self.parts["val"] and not self.only_test:
             self.notes.append(NO_VALIDATION)
-        if self.labelled:
+        if self.labelled and not self.only_test:
             self._budget()
         if self.use_test and not self.parts["test"]:
-            raise SslMedError(f"data.split={self.config.split}: no test subject is left below {root}")
+            why = "" if self.only_test == "all" else f"data.split={self.config.split}: "
+            raise SslMedError(f"{why}no test subject is left below {root}")
         if self.store is not None:
             used = (case for part in self.parts.values() for case in part)
             self.store.require([item for case in used for item in self.items(case, labels=self.labelled)])
@@ -522,7 +456,7 @@ class MedicalData(pl.LightningDataModule, ABC):
             return f"{self.config.name}:{here}:{case.subject}"
 
         return {
-            part: sorted({identity(case) for case in cases} | {f"uid:{case.uid}" for case in cases if _has_uid(case)})
+            part: sorted({identity(case) for case in cases} | {f"uid:{case.uid}" for case in cases if has_uid(case)})
             for part, cases in self.parts.items()
             if cases
         }
@@ -551,47 +485,3 @@ class MedicalData(pl.LightningDataModule, ABC):
             "positives": {part: self.positives(cases) for part, cases in self.parts.items() if self.labelled},
             "notes": list(self.notes),
         }
-
-
-def _has_uid(case: Any) -> bool:
-    return bool(getattr(case, "uid", ""))
-
-
-def case_files(case: Any, *, masks: bool = True) -> list[str]:
-    """The files that a case names: its fields that are called path, image, mask or file, alone or in the plural."""
-    found: list[str] = []
-    for field in dataclasses.fields(case):
-        words = field.name.removesuffix("s").split("_")
-        if {"path", "image", "file", "mask"}.isdisjoint(words) or ("mask" in words and not masks):
-            continue
-        value = getattr(case, field.name)
-        found += [item for item in (value if isinstance(value, tuple) else (value,)) if isinstance(item, str) and item]
-    return found
-
-
-def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
-    """Rows of a CSV file as dictionaries.
-
-    Raises:
-        SslMedError: missing file or column, a row that breaks off, or no text at all; names the file and the place.
-    """
-    import csv
-
-    if not path.is_file():
-        raise SslMedError(f"{path}: no such file; it is part of the data set")
-    columns, rows = tuple(columns), []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        try:
-            missing = [column for column in columns if column not in (reader.fieldnames or [])]
-            if missing:
-                raise SslMedError(
-                    f"{path}: column '{missing[0]}' is missing; it has {', '.join(reader.fieldnames or [])}"
-                )
-            for row in reader:
-                if any(row[column] is None for column in columns):
-                    raise SslMedError(f"{path}: line {reader.line_num} is cut off; download it again")
-                rows.append(row)
-        except (UnicodeDecodeError, csv.Error):
-            raise SslMedError(f"{path}: is no table of text in UTF-8; download it again") from None
-    return rows

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from datamodules.core.base import VolumeConfig, read_table
+from datamodules.core.cases import read_table
+from datamodules.core.configs import VolumeConfig
 from datamodules.core.crops import cut
 from datamodules.core.geometry import world_to_voxel
 from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
-from datamodules.core.readers import Array, read_header
+from datamodules.core.readers import read_header
 from datamodules.core.scans import Scan, ScanData
 from datamodules.core.volumes import Cache, Sample
+from datamodules.formats.grids import Array
 from ssl_med.spec import SslMedError
 
 

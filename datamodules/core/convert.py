@@ -7,20 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.core.arrays import ArrayRecord, write_array
 from datamodules.core.base import MedicalData
 from datamodules.core.geometry import spacing_of
 from datamodules.core.lazy import label_rows
-from datamodules.core.readers import Header
-from datamodules.core.store import (
-    FORMAT,
-    ArrayRecord,
-    Item,
-    Record,
-    Store,
-    content_hash,
-    digest,
-    write_array,
-)
+from datamodules.core.store import FORMAT, Item, Record, Store, content_hash, digest
+from datamodules.formats.grids import Header
 from ssl_med.spec import SslMedError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datamodules.core.readers import Array
+from datamodules.formats.grids import Array
 
 Size = tuple[int, ...]
 _PROPOSALS, _ROUNDS = 4096, 8

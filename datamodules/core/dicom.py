@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.core.readers import Array, Header, Volume, check_grid
+from datamodules.formats.grids import Array, Header, Volume, check_grid
 from ssl_med.spec import SslMedError
 
 ENDINGS = (".dcm", ".dicom", ".ima")

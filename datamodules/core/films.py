@@ -14,16 +14,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.core.base import CommonConfig, MedicalData
+from datamodules.core.base import MedicalData
+from datamodules.core.configs import CommonConfig
 from datamodules.core.crops import Grid, cut, film_boxes, pad_to, resize, window_start
 from datamodules.core.intensity import decode, encode
 from datamodules.core.lazy import film_codes
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop
-from datamodules.core.readers import Array, Header, Volume, read_color, read_film
 from datamodules.core.splits import Split, random_split
 from datamodules.core.store import Item, Store
 from datamodules.core.volumes import Cache, Loaded, Sample
+from datamodules.formats.grids import Array, Header, Volume
+from datamodules.formats.pictures import read_color, read_film
 from ssl_med.spec import DataSpec, Intensity, Need, SslMedError, Target
 
 GREY = ("grey",)

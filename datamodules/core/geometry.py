@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datamodules.core.readers import Array, Volume
+from datamodules.formats.grids import Array, Volume
 from ssl_med.spec import SslMedError
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

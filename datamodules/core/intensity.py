@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from datamodules.core.readers import Array
+from datamodules.formats.grids import Array
 from ssl_med.spec import Intensity, SslMedError
 
 TOP = 65535  # code of 1.0; one HU of a 2000 HU window is 33 codes, so whole HU stay apart

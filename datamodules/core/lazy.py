@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.core.arrays import ArrayRecord, StoredArray
 from datamodules.core.crops import Size, Starts, TiledStarts, tile_starts, tissue_weight
 from datamodules.core.intensity import Scale, bits, is_small, scale_of_counts, scale_of_values
-from datamodules.core.readers import Array
-from datamodules.core.store import FORMAT, ArrayRecord, Item, Store, StoredArray, digest
+from datamodules.core.store import FORMAT, Item, Store, digest
 from datamodules.core.volumes import Content
+from datamodules.formats.grids import Array
 from ssl_med.spec import Intensity
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from datamodules.core.readers import Array
+from datamodules.formats.grids import Array
 from ssl_med.spec import SslMedError
 
 Key = tuple[int, int]  # epoch and index: all that a sample's randomness may depend on, besides the seed

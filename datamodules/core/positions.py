@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from datamodules.core.crops import Grid, Size, cut, resize, start_grid
 from datamodules.core.intensity import decode
-from datamodules.core.readers import Array
+from datamodules.formats.grids import Array
 from ssl_med.spec import Positions
 
 

@@ -11,14 +11,17 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch.utils.data import Dataset
 
-from datamodules.core.base import MedicalData, VolumeConfig
+from datamodules.core.arrays import StoredArray
+from datamodules.core.base import MedicalData
+from datamodules.core.configs import VolumeConfig
 from datamodules.core.crops import Starts
 from datamodules.core.geometry import check_orientation, reorient, resample, resampled_shape
 from datamodules.core.intensity import encode
 from datamodules.core.lazy import LazyMask, lazy_codes, stored_starts
-from datamodules.core.readers import Array, Header, Volume, read_header, read_labels, read_volume
-from datamodules.core.store import Item, StoredArray
+from datamodules.core.readers import read_header, read_labels, read_volume
+from datamodules.core.store import Item
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow, grown_world
+from datamodules.formats.grids import Array, Header, Volume
 from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 
 

@@ -16,7 +16,7 @@ from datamodules.core.geometry import spacing_of
 from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop, thumbnail
-from datamodules.core.readers import Array
+from datamodules.formats.grids import Array
 from ssl_med.spec import Need, SslMedError
 
 Size = tuple[int, ...]

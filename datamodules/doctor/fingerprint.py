@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from datamodules.core.readers import Array
+from datamodules.formats.grids import Array
 
 CELLS = {2: 32, 3: 24}
 FINE = {2: 128, 3: 56}

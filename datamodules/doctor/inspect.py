@@ -19,10 +19,11 @@ from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
 from datamodules.core.geometry import reorient, spacing_of
-from datamodules.core.readers import Array, Header, Volume, read_header, read_volume
+from datamodules.core.readers import read_header, read_volume
 from datamodules.doctor.files import DICOM, FILMS, Found
 from datamodules.doctor.findings import Finding
 from datamodules.doctor.fingerprint import grid_of, texture_similarity, voxel_hash
+from datamodules.formats.grids import Array, Header, Volume
 from ssl_med.spec import SslMedError
 
 THINNEST, THICKEST, LONGEST = 0.01, 50.0, 3000.0  # mm: voxels outside and longer axes are no medical scan

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_med.evaluation.statistics import Statistic, auc_of, mean_of
+from ssl_med.evaluation.bootstrap import Statistic, auc_of, mean_of
 from ssl_med.spec import Target
 
 Array = NDArray[Any]

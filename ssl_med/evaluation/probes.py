@@ -1,13 +1,10 @@
-"""Probes of frozen features: linear, nearest neighbours, few-shot prototypes.
+"""Probes of frozen features: linear and nearest neighbours.
 
-Source of the linear probe and the prototypes: Anton et al., "How well do self-supervised models transfer to medical
-imaging?", Journal of Imaging 8, 2022, Sec. 4.3; prototypes: Snell et al., NeurIPS 2017; weighted nearest neighbours: Wu et
-al., CVPR 2018.
+Source of the linear probe: Anton et al., "How well do self-supervised models transfer to medical imaging?", Journal of
+Imaging 8, 2022, Sec. 4.3; weighted nearest neighbours: Wu et al., CVPR 2018.
 
-Where we differ, and why:
-- several findings a sample are one logistic regression each, since the paper's tasks have one class a sample.
-- support images of an episode come from training patients and queries from test patients (`pool: false`), since two images
-  of one patient in support and query would make the result too good; the paper draws both from all images.
+Where we differ, and why: several findings a sample are one logistic regression each, since the paper's tasks have one class a
+sample.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ from ssl_med.evaluation.logistic import Logistic, fit_classes, fit_findings
 from ssl_med.evaluation.metrics import auroc, balanced_accuracy
 from ssl_med.spec import DataSpec, SslMedError
 
-_CHUNK = 1 << 24  # numbers of a block of similarities or episodes
+CHUNK = 1 << 24  # numbers of a block of similarities or episodes
 
 
 @dataclass
@@ -87,31 +84,6 @@ class KnnConfig(LevelsConfig):
             raise SslMedError(f"probe.neighbours {list(self.neighbours)} must be positive numbers")
         if self.temperature <= 0:
             raise SslMedError(f"probe.temperature is {self.temperature:g}; it must be positive")
-
-
-@dataclass
-class FewshotConfig(LevelsConfig):
-    """Nearest class mean in episodes; defaults of Anton et al. 2022."""
-
-    ways: int = 0
-    """classes of an episode; 0: the paper's, 5 where there are as many, else 2"""
-    shots: int = 20
-    """support samples of a class"""
-    queries: int = 15
-    """query samples of a class"""
-    episodes: int = 600
-    """number of episodes"""
-    pool: bool = False
-    """support and queries from training and test samples together, as in the paper; patients may then be in both"""
-
-    def __post_init__(self) -> None:
-        if self.ways < 0 or self.ways == 1:
-            raise SslMedError(
-                f"probe.ways is {self.ways}; an episode needs two classes or more (0: the paper's number)"
-            )
-        for key in ("shots", "queries", "episodes"):
-            if getattr(self, key) < 1:
-                raise SslMedError(f"probe.{key} is {getattr(self, key)}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -212,7 +184,7 @@ def knn_scores(x: Tensor, database: Features, spec: DataSpec, *, neighbours: lis
     keys = F.normalize(database.x.double(), dim=1)
     result = torch.zeros(len(neighbours), len(x), classes, dtype=torch.float64, device=x.device)
     most = max(neighbours)
-    for rows in torch.split(torch.arange(len(x), device=x.device), max(1, _CHUNK // len(database))):
+    for rows in torch.split(torch.arange(len(x), device=x.device), max(1, CHUNK // len(database))):
         similarity, nearest = (F.normalize(x[rows].double(), dim=1) @ keys.T).topk(most, dim=1)
         weight = ((similarity - similarity[:, :1]) / temperature).exp()[..., None]  # a common factor cancels
         use = weight * known[nearest]
@@ -237,151 +209,3 @@ def finding_values(label: Tensor, scores: Tensor) -> np.ndarray:
             for score in scores.cpu().numpy()
         ]
     )
-
-
-# --------------------------------------------------------------------------------------------------- few-shot
-
-
-@dataclass(frozen=True)
-class Fewshot:
-    """Accuracy of each episode (E,), and of each query sample: how often it was asked and right."""
-
-    accuracy: Tensor
-    ids: tuple[str, ...]
-    label: Tensor
-    asked: Tensor
-    right: Tensor
-    notes: tuple[str, ...] = ()
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Mean accuracy and the half width of its 95 % interval, 1.96 sd / sqrt(E) with n in the denominator of sd."""
-        each = self.accuracy.double()
-        half = 1.96 * float(each.std(correction=0)) / math.sqrt(len(each))
-        return {"accuracy": float(each.mean()), "accuracy_ci95": half}
-
-
-def fewshot(config: FewshotConfig, spec: DataSpec, train: Features, test: Features, *, seed: int) -> Fewshot:
-    """Episodes over cached features; of several findings a sample only samples with exactly one count, as in the paper."""
-    notes = []
-    if config.pool:
-        support = query = train + test
-        notes.append("support and queries come from training and test samples together: patients may be in both")
-    else:
-        support, query = train, test
-    places = [_by_class(part, spec) for part in (support, query)]
-    least = (config.shots, config.queries) if not config.pool else (config.shots + config.queries,) * 2
-    usable = [
-        k
-        for k in range(len(spec.class_names))
-        if all(len(place[k]) >= n for place, n in zip(places, least, strict=True))
-    ]
-    dropped = [spec.class_names[k] for k in range(len(spec.class_names)) if k not in usable]
-    if dropped and spec.target == "class":
-        k = spec.class_names.index(dropped[0])
-        raise SslMedError(
-            f"class '{dropped[0]}' has {len(places[0][k])} support and {len(places[1][k])} query samples, an episode "
-            f"needs {least[0]} and {least[1]}; lower probe.shots or probe.queries, or take more subjects"
-        )
-    ways = config.ways or (5 if len(usable) >= 5 else 2)
-    if len(usable) < ways:
-        raise SslMedError(
-            f"probe.ways is {ways}, but {len(usable)} classes have {least[0]} support and {least[1]} query samples; "
-            "lower probe.ways, probe.shots or probe.queries"
-        )
-    if dropped:
-        notes.append(f"findings with too few samples of their own are left out: {', '.join(dropped)}")
-    rng = np.random.default_rng([seed, 0xFE3])
-    episodes = draw_episodes(
-        [places[0][k] for k in usable],
-        [places[1][k] for k in usable],
-        ways=ways,
-        shots=config.shots,
-        queries=config.queries,
-        count=config.episodes,
-        rng=rng,
-        pool=config.pool,
-    )
-    right = episode_answers(support.x, query.x, *episodes)
-    asked = torch.zeros(len(query), dtype=torch.long)
-    hits = torch.zeros(len(query), dtype=torch.long)
-    flat = episodes[1].flatten()
-    asked.index_add_(0, flat, torch.ones_like(flat))
-    hits.index_add_(0, flat, right.flatten().long().cpu())
-    label = torch.full((len(query),), -1)
-    for k, rows in enumerate(places[1]):
-        label[torch.from_numpy(rows)] = k
-    notes.append(
-        f"{ways}-way {config.shots}-shot, {config.queries} queries a class, {config.episodes} episodes; "
-        "the interval is over episodes, not over patients"
-    )
-    return Fewshot(right.double().flatten(1).mean(1).cpu(), query.ids, label, asked, hits, tuple(notes))
-
-
-def _by_class(features: Features, spec: DataSpec) -> list[np.ndarray]:
-    """Rows of each class; of findings those that have no other and are known throughout."""
-    label = features.label.cpu().numpy()
-    if spec.target == "class":
-        return [np.flatnonzero(label == k) for k in range(len(spec.class_names))]
-    single = (label.sum(1) == 1) & ((label == 0) | (label == 1)).all(1)
-    return [np.flatnonzero(single & (label[:, k] == 1)) for k in range(label.shape[1])]
-
-
-def draw_episodes(
-    support: list[np.ndarray],
-    query: list[np.ndarray],
-    *,
-    ways: int,
-    shots: int,
-    queries: int,
-    count: int,
-    rng: np.random.Generator,
-    pool: bool,
-) -> tuple[Tensor, Tensor]:
-    """Rows of support (E, ways, shots) and query samples (E, ways, queries), without repetition within an episode.
-
-    Args:
-        support: rows of each class.
-        query: rows of each class; the same when `pool`.
-        ways: W classes of an episode.
-        shots: S.
-        queries: Q.
-        count: E.
-        rng: draws classes, then samples.
-        pool: support and queries of a class are drawn together, so that they never overlap.
-    """
-    first = np.empty((count, ways, shots), np.int64)
-    second = np.empty((count, ways, queries), np.int64)
-    for episode in range(count):
-        for way, k in enumerate(rng.choice(len(support), ways, replace=False)):
-            if pool:
-                both = rng.choice(support[k], shots + queries, replace=False)
-                first[episode, way], second[episode, way] = both[:shots], both[shots:]
-            else:
-                first[episode, way] = rng.choice(support[k], shots, replace=False)
-                second[episode, way] = rng.choice(query[k], queries, replace=False)
-    return torch.from_numpy(first), torch.from_numpy(second)
-
-
-def episode_answers(support: Tensor, query: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Whether the nearest class mean (squared Euclidean distance) is the query's own.
-
-    Args:
-        support: (N, D) features.
-        query: (M, D) features.
-        first: (E, W, S) rows of `support`.
-        second: (E, W, Q) rows of `query`.
-
-    Returns:
-        (E, W, Q) bool.
-    """
-    support, query = support.double(), query.double()
-    answers = []
-    numbers = (first.shape[1] * (first.shape[2] + second.shape[2])) * support.shape[1]
-    for rows in torch.split(torch.arange(len(first)), max(1, _CHUNK // numbers)):
-        means = support[first[rows].to(support.device)].mean(2)  # (e, W, D)
-        asked = query[second[rows].to(query.device)].flatten(1, 2)  # (e, W Q, D)
-        distance = torch.cdist(asked, means, compute_mode="donot_use_mm_for_euclid_dist")
-        own = torch.arange(first.shape[1], device=support.device).repeat_interleave(second.shape[2])
-        answers.append((distance.argmin(2) == own).view(-1, *second.shape[1:]))
-    return torch.cat(answers)

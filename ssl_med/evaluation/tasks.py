@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -192,22 +192,31 @@ class Segmentation(Task):
         return {key: float(np.mean([row[key] for row in rows])) for key in keys}
 
 
-class Classification(Task):
-    """One class of K per sample; scored by AUC, its one-against-rest mean for more than two classes, and by accuracy."""
+class _PooledTask(Task):
+    """A head on the pooled last level of the encoder."""
 
-    metric = "auc"
     needs_decoder = False
+    known_losses: ClassVar[tuple[str, ...]]
+    labels: ClassVar[str]  # what they are called, for messages
 
     def __init__(self, config: TaskConfig, spec: DataSpec, backbone: Backbone, decoder: Decoder | None) -> None:
         super().__init__(config, spec)
         self.head = ClassificationHead(
             backbone.out_channels, len(spec.class_names), hidden=config.hidden or None, dropout=config.dropout
         )
-        _check_loss(config, ("auto", "ce"), "classes")
+        _check_loss(config, self.known_losses, self.labels)
 
-    def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
+    def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
         logits: Tensor = self.head(backbone.pool(backbone(image)))
         return logits
+
+
+class Classification(_PooledTask):
+    """One class of K per sample; scored by AUC, its one-against-rest mean for more than two classes, and by accuracy."""
+
+    metric = "auc"
+    known_losses = ("auto", "ce")
+    labels = "classes"
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
         return F.cross_entropy(logits.float(), batch["label"])
@@ -254,25 +263,15 @@ class Classification(Task):
         return {"auc": mean, "classes_scored": float((~np.isnan(each)).sum()), **result}
 
 
-class Multilabel(Task):
+class Multilabel(_PooledTask):
     """Any number of findings per sample; scored by the mean AUROC of the findings that have both labels.
 
     A label that is nan is not known: it is left out of the loss and of its finding's AUROC.
     """
 
     metric = "auroc"
-    needs_decoder = False
-
-    def __init__(self, config: TaskConfig, spec: DataSpec, backbone: Backbone, decoder: Decoder | None) -> None:
-        super().__init__(config, spec)
-        self.head = ClassificationHead(
-            backbone.out_channels, len(spec.class_names), hidden=config.hidden or None, dropout=config.dropout
-        )
-        _check_loss(config, ("auto", "bce"), "findings")
-
-    def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
-        logits: Tensor = self.head(backbone.pool(backbone(image)))
-        return logits
+    known_losses = ("auto", "bce")
+    labels = "findings"
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
         known = ~batch["label"].isnan()

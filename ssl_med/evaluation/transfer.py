@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssl_med.distributed import gather_objects, rank
 from ssl_med.evaluation.protocols import TransferConfig, parts, start_steps
-from ssl_med.evaluation.tasks import Row, TaskConfig, task_class
+from ssl_med.evaluation.tasks import Row, Task, TaskConfig, task_class
 from ssl_med.networks.backbone import Backbone, Decoder
 from ssl_med.networks.init import init_weights
 from ssl_med.optim import OptimConfig, configure
@@ -58,7 +58,7 @@ class Transfer(pl.LightningModule):
         self.starts = start_steps(self.transfer, len(backbone.channels))
         self.spec, self.optim, self.batch_size, self.seed = spec, optim, batch_size, seed
         self.backbone, self.decoder = backbone, decoder
-        self.task = task_class(spec)(task, spec, backbone, decoder)
+        self.task: Task = task_class(spec)(task, spec, backbone, decoder)
         init_weights(self.task, init)
         if self.transfer.protocol == "frozen":
             self.backbone.requires_grad_(False)

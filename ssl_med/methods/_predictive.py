@@ -10,17 +10,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_med.methods._base import Method, Metric, Tensors, full
+from ssl_med.methods._checks import check_share
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.patches import Grid, cut, make_grid, permute, sample_corners, standardize
 
 ACCURACY = Metric("accuracy", higher_is_better=True)
-
-
-def check_share(**values: float) -> None:
-    """Refuses probabilities and shares outside [0, 1]; keys are names below `method`."""
-    for key, value in values.items():
-        if not 0 <= value <= 1:
-            raise SslMedError(f"method.{key} is {value:g}; it must lie in [0, 1]")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ssl_med.losses.restoration import mae, mse, ssim_loss
 from ssl_med.methods._base import Method, Metric, Tensors, full
+from ssl_med.methods._checks import check_share
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.heads import RestorationHead
 from ssl_med.rng import seeded_generator
@@ -37,8 +38,7 @@ class RestorationConfig:
     """probability per axis that an image is mirrored, input and target alike"""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.flip <= 1:
-            raise SslMedError(f"method.flip is {self.flip:g}; it must lie in [0, 1]")
+        check_share(flip=self.flip)
 
 
 @dataclass

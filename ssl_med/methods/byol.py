@@ -23,11 +23,12 @@ from torch.nn import functional as F
 
 from ssl_med.losses.distillation import cosine_distance
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods._checks import check_share
 from ssl_med.methods._pair import Embedding, ViewConfig, random_view
 from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
-from ssl_med.spec import Batch, SslMedError
+from ssl_med.spec import Batch
 
 
 @dataclass
@@ -47,8 +48,7 @@ class BYOLConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum <= 1:
-            raise SslMedError(f"method.momentum is {self.momentum:g}; it must lie in [0, 1]")
+        check_share(momentum=self.momentum)
 
 
 class BYOL(Method):

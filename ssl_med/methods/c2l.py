@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from ssl_med.distributed import all_reduce_mean, gather, rank
 from ssl_med.losses.contrastive import info_nce, nce, nce_mean
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods._checks import check_positive, check_share
 from ssl_med.methods._pair import Embedding, ViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
@@ -63,10 +64,8 @@ class C2LConfig:
     """dimension of the contrasted embedding"""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise SslMedError(f"method.temperature is {self.temperature:g}; it must be positive")
-        if not 0 <= self.momentum <= 1:
-            raise SslMedError(f"method.momentum is {self.momentum:g}; it must lie in [0, 1]")
+        check_positive(temperature=self.temperature)
+        check_share(momentum=self.momentum)
         if self.holes < 0 or self.rotation_deg < 0:
             raise SslMedError("method.holes and method.rotation_deg must be 0 or more")
 

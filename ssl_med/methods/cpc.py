@@ -36,7 +36,8 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather_with_grad, rank
 from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, check_share
+from ssl_med.methods._checks import check_share
+from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.spatial import flip
 

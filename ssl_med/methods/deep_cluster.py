@@ -39,6 +39,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.methods._base import Method, Tensors, full
+from ssl_med.methods._checks import check_positive
 from ssl_med.methods._multicrop import crops, multi_crop, pool_crops, small_size
 from ssl_med.methods._pair import ViewConfig, random_view
 from ssl_med.methods._predictive import ACCURACY
@@ -89,8 +90,7 @@ class DeepClusterConfig:
             raise SslMedError("method.clusters must be at least 2, method.heads and method.iterations at least 1")
         if self.every < 1:
             raise SslMedError(f"method.every is {self.every:g}; it must be at least 1, or images would be left out")
-        if self.temperature <= 0:
-            raise SslMedError(f"method.temperature is {self.temperature:g}; it must be positive")
+        check_positive(temperature=self.temperature)
         if self.components < 0 or self.small_crops < 0 or not 0 < self.small_share <= 1:
             raise SslMedError(
                 "method.components and method.small_crops must be 0 or more, and method.small_share must lie in (0, 1]"

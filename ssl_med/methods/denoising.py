@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_med.methods._checks import check_positive
 from ssl_med.methods._restoration import GenesisConfig, Restoration
-from ssl_med.spec import SslMedError
 from ssl_med.transforms.intensity import gaussian_noise
 
 
@@ -30,8 +30,7 @@ class DenoisingConfig(GenesisConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sigma <= 0:
-            raise SslMedError(f"method.sigma is {self.sigma:g}; it must be positive")
+        check_positive(sigma=self.sigma)
 
 
 class Denoising(Restoration):

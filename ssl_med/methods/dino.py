@@ -28,28 +28,25 @@ from torch.nn import functional as F
 from ssl_med.distributed import all_reduce_mean
 from ssl_med.losses.distillation import soft_cross_entropy
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._multicrop import crops, multi_crop, pool_crops, small_size
+from ssl_med.methods._checks import check_positive, check_share
+from ssl_med.methods._multicrop import MultiCropConfig, crops, multi_crop, pool_crops, small_size
 from ssl_med.methods._pair import Embedding, ViewConfig
-from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
+from ssl_med.methods._schedule import Schedule, cosine_to
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector, Prototypes
 from ssl_med.spec import Batch, SslMedError
 
 
 @dataclass
-class DINOConfig(ScheduleConfig):
+class DINOConfig(MultiCropConfig):
     """Defaults of the official run with a ResNet-50."""
 
     view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.14, 1.0), blur=1.0))
     """first large crop"""
     view2: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.14, 1.0), blur=0.1, solarize=0.2))
     """second large crop"""
-    small_view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)))
-    """small crops"""
     small_crops: int = 8
     """number of small crops"""
-    small_share: float = 96 / 224
-    """side of a small crop as a share of a large one's"""
     momentum: float = 0.996
     """EMA coefficient of the teacher at the start; it ends at 1"""
     temperature: float = 0.1
@@ -62,8 +59,6 @@ class DINOConfig(ScheduleConfig):
     """share of the training over which tau_t rises linearly"""
     center_momentum: float = 0.9
     """largest share of the former centre in the next one"""
-    freeze_steps: int = 313
-    """optimiser steps before the output layer learns"""
     hidden_dim: int = 2048
     """width of the head"""
     bottleneck: int = 256
@@ -73,16 +68,14 @@ class DINOConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("temperature", "teacher_temperature", "warmup_temperature"):
-            if getattr(self, key) <= 0:
-                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must be positive")
-        for key in ("momentum", "center_momentum", "warmup"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must lie in [0, 1]")
-        if self.small_crops < 0 or not 0 < self.small_share <= 1:
-            raise SslMedError("method.small_crops must be 0 or more, and method.small_share must lie in (0, 1]")
-        if self.freeze_steps < 0 or self.out_dim < 2:
-            raise SslMedError("method.freeze_steps must be 0 or more and method.out_dim at least 2")
+        check_positive(
+            temperature=self.temperature,
+            teacher_temperature=self.teacher_temperature,
+            warmup_temperature=self.warmup_temperature,
+        )
+        check_share(momentum=self.momentum, center_momentum=self.center_momentum, warmup=self.warmup)
+        if self.out_dim < 2:
+            raise SslMedError(f"method.out_dim is {self.out_dim}; it must be at least 2")
 
 
 class DINO(Method):

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods._checks import check_positive, check_share
 from ssl_med.methods._pair import Embedding, TwoViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
@@ -45,10 +46,8 @@ class MoCoConfig(TwoViewConfig):
     """dimension of the contrasted embedding"""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise SslMedError(f"method.temperature is {self.temperature:g}; it must be positive")
-        if not 0 <= self.momentum <= 1:
-            raise SslMedError(f"method.momentum is {self.momentum:g}; it must lie in [0, 1]")
+        check_positive(temperature=self.temperature)
+        check_share(momentum=self.momentum)
         if self.head not in ("mlp", "linear"):
             raise SslMedError(f"method.head is '{self.head}'; it must be mlp or linear")
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_med.methods._checks import check_share
 from ssl_med.methods._restoration import ShuffleConfig, Shuffling
-from ssl_med.spec import SslMedError
 from ssl_med.transforms.corruptions import models_genesis
 
 
@@ -38,9 +38,7 @@ class ModelsGenesisConfig(ShuffleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("shuffle", "nonlinear", "paint", "inpaint_rate"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must lie in [0, 1]")
+        check_share(shuffle=self.shuffle, nonlinear=self.nonlinear, paint=self.paint, inpaint_rate=self.inpaint_rate)
 
 
 class ModelsGenesis(Shuffling):

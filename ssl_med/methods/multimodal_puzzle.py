@@ -25,6 +25,7 @@ import torch
 
 from ssl_med.losses.permutation import assign, sinkhorn, unpermuted_mse
 from ssl_med.methods._base import Tensors, full
+from ssl_med.methods._checks import check_positive
 from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, cells_of
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch, SslMedError
@@ -47,8 +48,7 @@ class MultimodalPuzzleConfig(PatchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0:
-            raise SslMedError(f"method.temperature is {self.temperature:g}; it must be positive")
+        check_positive(temperature=self.temperature)
         if self.iterations < 1:
             raise SslMedError(f"method.iterations is {self.iterations}; Sinkhorn needs at least one")
 

@@ -34,8 +34,8 @@ from torch.nn import functional as F
 from ssl_med.losses.distillation import cosine_distance
 from ssl_med.losses.restoration import mse
 from ssl_med.methods._base import Tensors, full
+from ssl_med.methods._checks import check_share
 from ssl_med.methods._multicrop import crops, small_size
-from ssl_med.methods._predictive import check_share
 from ssl_med.methods._restoration import RestorationConfig, Restorer, grey_error
 from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.heads import Projector, RestorationHead

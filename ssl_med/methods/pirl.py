@@ -27,8 +27,9 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce, nce
 from ssl_med.methods._base import RETRIEVAL, Tensors, full, retrieval
+from ssl_med.methods._checks import check_positive, check_share
 from ssl_med.methods._pair import ViewConfig, random_view
-from ssl_med.methods._predictive import PatchConfig, PatchMethod, cells_of, check_share
+from ssl_med.methods._predictive import PatchConfig, PatchMethod, cells_of
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.memory import Memory
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
@@ -62,8 +63,7 @@ class PIRLConfig(PatchConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_share(weight=self.weight, memory_momentum=self.memory_momentum)
-        if self.temperature <= 0:
-            raise SslMedError(f"method.temperature is {self.temperature:g}; it must be positive")
+        check_positive(temperature=self.temperature)
         if self.negatives < 1:
             raise SslMedError(f"method.negatives is {self.negatives}; it must be at least 1")
 

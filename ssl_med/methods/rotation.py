@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ssl_med.methods._base import Method, Tensors
-from ssl_med.methods._predictive import ACCURACY, check_share, classify
+from ssl_med.methods._checks import check_share
+from ssl_med.methods._predictive import ACCURACY, classify
 from ssl_med.networks.heads import ClassificationHead
 from ssl_med.spec import Batch
 from ssl_med.transforms.rotations import apply_rotations, rotate, rotations_of

@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather_with_grad, rank
 from ssl_med.losses.contrastive import nt_xent
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods._checks import check_positive
 from ssl_med.methods._pair import TwoViewConfig, random_view
 from ssl_med.networks.heads import Projector
-from ssl_med.spec import Batch, SslMedError
+from ssl_med.spec import Batch
 
 
 @dataclass
@@ -37,8 +38,7 @@ class SimCLRConfig(TwoViewConfig):
     """linear layers of the projection head"""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0:
-            raise SslMedError(f"method.temperature is {self.temperature:g}; it must be positive")
+        check_positive(temperature=self.temperature)
 
 
 class SimCLR(Method):

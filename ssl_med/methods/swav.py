@@ -27,30 +27,23 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather, rank
 from ssl_med.losses.distillation import sinkhorn, soft_cross_entropy
 from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._multicrop import multi_crop, pool_crops, small_size
+from ssl_med.methods._checks import check_positive
+from ssl_med.methods._multicrop import MultiCropConfig, multi_crop, pool_crops, small_size
 from ssl_med.methods._pair import ViewConfig
-from ssl_med.methods._schedule import Schedule, ScheduleConfig
+from ssl_med.methods._schedule import Schedule
 from ssl_med.networks.heads import Projector, Prototypes
 from ssl_med.networks.queue import Queue
 from ssl_med.spec import Batch, SslMedError
 
 
 @dataclass
-class SwAVConfig(ScheduleConfig):
+class SwAVConfig(MultiCropConfig):
     """Defaults of the official run with batches of 256."""
 
     view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.14, 1.0)))
     """the two large crops"""
-    small_view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)))
-    """small crops"""
-    small_crops: int = 6
-    """number of small crops"""
-    small_share: float = 96 / 224
-    """side of a small crop as a share of a large one's"""
     prototypes: int = 300
     """number of clusters K"""
-    freeze_steps: int = 313
-    """optimiser steps before prototypes learn"""
     temperature: float = 0.1
     """tau of the predictions"""
     epsilon: float = 0.05
@@ -68,15 +61,11 @@ class SwAVConfig(ScheduleConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for key in ("temperature", "epsilon"):
-            if getattr(self, key) <= 0:
-                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must be positive")
+        check_positive(temperature=self.temperature, epsilon=self.epsilon)
         if self.iterations < 1 or self.prototypes < 2:
             raise SslMedError("method.iterations must be at least 1 and method.prototypes at least 2")
-        if self.small_crops < 0 or not 0 < self.small_share <= 1:
-            raise SslMedError("method.small_crops must be 0 or more, and method.small_share must lie in (0, 1]")
-        if self.queue < 0 or self.freeze_steps < 0:
-            raise SslMedError("method.queue and method.freeze_steps must be 0 or more")
+        if self.queue < 0:
+            raise SslMedError(f"method.queue is {self.queue}; it must be 0 or more")
 
 
 class SwAV(Method):

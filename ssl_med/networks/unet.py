@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -62,7 +62,10 @@ class UNetEncoder(Backbone):
         """(B, C, *S) -> (B, channels[i], *S / 2^i), finest first."""
         pyramid: list[Tensor] = []
         for level in self.levels:
-            x = level(self.halve(pyramid[-1]) if pyramid else x)
+            if pyramid:
+                with torch.autocast(x.device.type, enabled=False):  # on a CPU it would widen bfloat16 to pick a value
+                    x = self.halve(x)
+            x = level(x)
             pyramid.append(x)
         return pyramid
 
@@ -128,19 +131,49 @@ def joined_up(x: Tensor, skip: Tensor | None, up: Any, conv: Any) -> Tensor:
     convolve, transpose = (F.conv2d, F.conv_transpose2d) if dims == 2 else (F.conv3d, F.conv_transpose3d)
     below, beside = conv.weight[:, : x.shape[1]], conv.weight[:, x.shape[1] :]
     # the kernels' product: the 3^d one, mirrored as a correlation demands, spread by the 2^d one
-    kernel = transpose(below.flip(list(range(2, 2 + dims))), up.weight.transpose(0, 1)).transpose(0, 1)
-    y: Tensor = transpose(x, kernel, stride=2, padding=1)
+    kernel = transpose(below.flip(list(range(2, 2 + dims))), up.weight.transpose(0, 1)).transpose(0, 1).contiguous()
     # up's bias passes the 3^d kernel, of which less lies inside at the border: first, inner and last voxel per axis
     constant = up.bias.view(1, -1, *[1] * dims).expand(1, -1, *[3] * dims)
-    offset = convolve(constant, below, conv.bias, padding=1)
-    for axis in range(2, 2 + dims):
-        place = torch.ones(y.shape[axis], dtype=torch.long, device=y.device)
-        place[0], place[-1] = 0, 2
-        offset = offset.index_select(axis, place)
-    y += offset
+    offset = convolve(constant, below, conv.bias, padding=1)[0]
+    inner = offset.flatten(1)[:, 3**dims // 2]
+    y: Tensor = transpose(x, kernel, inner, stride=2, padding=1)
+    y = _AddToBorder.apply(y, offset - inner.view(-1, *[1] * dims))  # type: ignore[no-untyped-call]
     if skip is not None:
         y += convolve(skip, beside, padding=1)
     return y
+
+
+class _AddToBorder(torch.autograd.Function):
+    """Adds to the voxels of a border, in place, what belongs to their side, edge or corner; the interior is not read.
+
+    y: (B, Q, *S). offset: (Q, 3, ..., 3) for first, inner and last voxels of each axis; its center is taken as 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, offset: Tensor) -> Tensor:
+        for place, region in _border(y):
+            region += offset.flatten(1)[:, place].view(-1, *[1] * (y.ndim - 2))
+        ctx.mark_dirty(y)
+        ctx.type = offset.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        grad = grads[0]
+        dims = grad.ndim - 2
+        offset = grad.new_zeros(grad.shape[1], 3**dims, dtype=ctx.type)
+        for place, region in _border(grad):
+            offset[:, place] = region.sum([0, *range(2, 2 + dims)], dtype=ctx.type)
+        return grad, offset.view(-1, *[3] * dims)
+
+
+def _border(y: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Views of sides, edges and corners of (B, Q, *S), and where each stands in a row-major table of 3^d regions."""
+    ranges = slice(0, 1), slice(1, -1), slice(-1, None)
+    index: Any
+    for place, index in enumerate(product(ranges, repeat=y.ndim - 2)):
+        if any(part != ranges[1] for part in index):
+            yield place, y[(..., *index)]
 
 
 def joining_pays(x: Tensor, *, out_channels: int) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 from ssl_med.reports._examined import markdown_errors, markdown_table
 from ssl_med.reports._provenance import conventions, duration, leak_status, noted
 from ssl_med.reports.comparison import difference_lines, difference_notes, differences
-from ssl_med.reports.curves import label_efficiency, loss_curves
+from ssl_med.reports.curves import label_efficiency, loss_curves, probe_curves
+from ssl_med.reports.external import external_lines, external_notes
 from ssl_med.reports.pictures import save
 from ssl_med.reports.records import Run, file_stem
 from ssl_med.reports.tables import Table, caption, markdown
@@ -16,7 +17,9 @@ from ssl_med.reports.tables import Table, caption, markdown
 TITLE = "What did pretraining bring?"
 
 
-def markdown_report(tables: Sequence[Table], pretrained: Sequence[Run], runs: Sequence[Run], out: Path) -> str:
+def markdown_report(
+    tables: Sequence[Table], outside: Sequence[Table], pretrained: Sequence[Run], runs: Sequence[Run], out: Path
+) -> str:
     """Text of report.md; its figures are written as PNG into `out`/figures."""
     lines = [f"# {TITLE}", ""]
     for k, table in enumerate(tables):
@@ -30,7 +33,13 @@ def markdown_report(tables: Sequence[Table], pretrained: Sequence[Run], runs: Se
         lines += [f"![Test {table.metric} against label fraction]({picture.relative_to(out).as_posix()})", ""]
         if table.warnings:
             lines += ["**The rows are not equal in everything:**", "", *(f"- {w}" for w in table.warnings), ""]
-    for table in tables:
+    if outside:
+        lines += ["## In and out of domain", ""]
+    for table in outside:
+        lines += [f"### {table.title}", "", *markdown_table(external_lines(table)), "", *external_notes(table), ""]
+        if table.warnings:
+            lines += ["**The rows are not equal in everything:**", "", *(f"- {w}" for w in table.warnings), ""]
+    for table in [*tables, *outside]:
         lines += markdown_errors(table, out)
     if pretrained:
         lines += ["## Pretraining", "", "| run | data | steps | time |", "| --- | --- | ---: | ---: |"]
@@ -38,7 +47,7 @@ def markdown_report(tables: Sequence[Table], pretrained: Sequence[Run], runs: Se
             time = duration(run.summary.get("seconds"))
             lines.append(f"| {run.name} | {run.data} | {run.summary.get('steps')} | {time} |")
         lines.append("")
-        for k, figure in enumerate(loss_curves(pretrained)):
+        for k, figure in enumerate([*loss_curves(pretrained), *probe_curves(pretrained)]):
             picture = save(figure, out / "figures" / f"pretraining-{k}.png")
             lines += [f"![{figure.axes[0].get_title(loc='left')}]({picture.relative_to(out).as_posix()})", ""]
     broken = [f"- {run.folder}: {run.problem}" for run in runs if run.problem]

@@ -29,6 +29,7 @@ def provenance(runs: Sequence[Run], *, judged: Sequence[Run] | None = None) -> s
     for kind, settings, title in (
         ("finetune", finetune_settings, "Settings of fine-tuning"),
         ("probe", finetune_settings, "Settings of probes"),
+        ("external", finetune_settings, "Settings of external tests"),
         ("pretrain", pretrain_settings, "Settings of pretraining"),
     ):
         found = [settings(run) for run in runs if run.kind == kind and not run.problem]
@@ -60,7 +61,7 @@ def leak_status(runs: Sequence[Run]) -> str:
 
 
 def _row(run: Run) -> list[str]:
-    get, tuned = run.summary.get, run.tested
+    get, tuned = run.summary.get, run.tested or run.external
     status = "done" if not run.problem else str(get("status") or "broken")
     value = f"{run.value:.3f}" if tuned and not math.isnan(run.value) else ""
     low, high = run.interval

@@ -15,23 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_med.evaluation.analysis import headline, scores
-from ssl_med.evaluation.statistics import (
-    Interval,
-    Outcome,
-    Refusal,
-    Statistic,
-    holm,
-    mean_auc_of,
-    paired_bootstrap,
-    sign_flip,
-)
+from ssl_med.evaluation.bootstrap import Interval, Statistic, mean_auc_of, paired_bootstrap
+from ssl_med.evaluation.statistics import Outcome, Refusal, holm, sign_flip
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.records import SCRATCH, Case, Run
 from ssl_med.reports.tables import EMPTY, Table
 from ssl_med.spec import Target
 
-_TARGETS: dict[str, Target] = {"dice": "mask", "auc": "class", "auroc": "multilabel"}
-_RESAMPLES = 1000
+TARGETS: dict[str, Target] = {"dice": "mask", "auc": "class", "auroc": "multilabel"}
+RESAMPLES = 1000
 Test = Callable[[Sequence[float], Sequence[float]], Outcome]
 
 
@@ -118,7 +110,7 @@ def _by_seed(runs: Sequence[Run]) -> dict[int, list[Run]]:
 
 
 def _interval(metric: str, own: Sequence[Run], base: Sequence[Run]) -> tuple[Interval | None, str]:
-    target = _TARGETS.get(metric)
+    target = TARGETS.get(metric)
     first = {str(case["case"]): case for case in base[0].cases}
     if target is None or not first:
         return None, f"{metric} cannot be computed from the test cases" if first else "a run has no test_cases.csv"
@@ -130,13 +122,13 @@ def _interval(metric: str, own: Sequence[Run], base: Sequence[Run]) -> tuple[Int
         return None, "the runs were tested on different cases"
     names = [key.removeprefix("score/") for key in first[order[0]] if key.startswith("score/")]
     rows = [[cases[name] for name in order] for cases in tables]
-    statistics = {"own": _average(target, names, rows[: len(own)]), "base": _average(target, names, rows[len(own) :])}
+    statistics = {"own": average(target, names, rows[: len(own)]), "base": average(target, names, rows[len(own) :])}
     subjects = [_subject(first[name]) for name in order]
-    return paired_bootstrap(statistics, "base", subjects, resamples=_RESAMPLES)["own"], ""
+    return paired_bootstrap(statistics, "base", subjects, resamples=RESAMPLES)["own"], ""
 
 
-def _average(target: Target, names: Sequence[str], runs: Sequence[Sequence[Case]]) -> Statistic:
-    """Mean of the headline metric over runs on the same cases."""
+def average(target: Target, names: Sequence[str], runs: Sequence[Sequence[Case]]) -> Statistic:
+    """Mean of the headline metric over runs that were tested on the same cases."""
     if target == "class" and len(names) == 2:
         found = [scores(target, names, rows) for rows in runs]
         return mean_auc_of(found[0][0][:, 1], np.stack([score[:, 1] for _, score in found]))

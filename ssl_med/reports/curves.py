@@ -203,6 +203,31 @@ def loss_curves(runs: Sequence[Run]) -> list[Figure]:
     return figures
 
 
+def probe_curves(runs: Sequence[Run]) -> list[Figure]:
+    """Online probes of pretrainings, one panel per task and metric, one line per run."""
+    panels: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        about = run.summary.get("online") or {}
+        if "key" in about:
+            panels.setdefault((str(about["task"]), str(about["key"])), []).append(run)
+    figures = []
+    for (task, key), members in sorted(panels.items()):
+        with mpl.rc_context(RC):
+            figure, axes = panel(f"Online probe: {task}, {key.partition('/')[2].replace('_', ' ')}")
+            for k, run in enumerate(members):
+                look = style(run.method, variant=sum(other.method == run.method for other in members[:k]))
+                steps, values = series(run, key)
+                name = f" · {run.name}" if len(members) > 1 else ""
+                axes.plot(
+                    steps, values, color=look.color, linestyle=look.line, marker=look.marker, markersize=4,
+                    markerfacecolor=look.face, label=f"{run.method}{name}",
+                )  # fmt: skip
+            axes.set_xlabel("optimiser step")
+            _legend(axes)
+            figures.append(figure)
+    return figures
+
+
 def validation_curves(table: Table) -> list[Figure]:
     """Validation metric of fine-tuning, one panel per label fraction: thin: seeds, thick: their mean."""
     key = f"val/{table.metric}"

@@ -13,6 +13,7 @@ _FREE = (
     "backbone", "trainer.progress", "trainer.num_workers", "trainer.log_every",
     "trainer.checkpoint_every_steps", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
     "trainer.strategy", "trainer.channels_last", "data.allow_overlap", "data.quarantine_budget", "task.pictures",
+    "external.trained",
 )  # fmt: skip
 # The optimiser belongs to a pretraining method as its loss does; the budget does not.
 _FREE_IN_PRETRAINING = ("optim",)
@@ -25,22 +26,21 @@ def leak_warnings(runs: Sequence[Run], label: Label) -> list[str]:
     """One line for each row whose pretraining saw, or may have seen, what the row is tested on."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
-        if not run.card:
-            continue
-        status = run.leakage.get("status")
-        if status == "allowed":
-            parts = [
-                f"{run.leakage['subjects'][part]} subjects and {run.leakage['volumes'][part]} files of the {part} part"
-                for part in run.leakage["subjects"]
-                if run.leakage["subjects"][part] or run.leakage["volumes"][part]
-            ]
-            line = f"LEAK: pretraining saw {' and '.join(parts)} (data.allow_overlap=true)"
-        elif status == "none":
-            continue
-        else:
-            why = run.leakage.get("why") or "the run did not record it"
-            line = f"it is not known whether pretraining saw the test subjects: {why}"
-        found.setdefault(line, {})[label(run)] = None
+        for leakage in run.leaks:
+            status, by = leakage.get("status"), leakage.get("by", "pretraining")
+            if status == "allowed":
+                parts = [
+                    f"{leakage['subjects'][part]} subjects and {leakage['volumes'][part]} files of the {part} part"
+                    for part in leakage["subjects"]
+                    if leakage["subjects"][part] or leakage["volumes"][part]
+                ]
+                line = f"LEAK: {by} saw {' and '.join(parts)} (data.allow_overlap=true)"
+            elif status == "none":
+                continue
+            else:
+                why = leakage.get("why") or "the run did not record it"
+                line = f"it is not known whether {by} saw the test subjects: {why}"
+            found.setdefault(line, {})[label(run)] = None
     return [f"{', '.join(rows)}: {line}" for line, rows in found.items()]
 
 

@@ -15,10 +15,11 @@ from ssl_med.reports._examined import html_errors
 from ssl_med.reports._markdown import TITLE, markdown_report
 from ssl_med.reports._provenance import duration, notes_section, provenance
 from ssl_med.reports.comparison import difference_lines, difference_notes, differences
-from ssl_med.reports.curves import label_efficiency, loss_curves, style, to_svg, validation_curves
+from ssl_med.reports.curves import label_efficiency, loss_curves, probe_curves, style, to_svg, validation_curves
+from ssl_med.reports.external import external_lines, external_notes
 from ssl_med.reports.fairness import percent, pretrain_warnings
 from ssl_med.reports.records import Run, file_stem, find_runs
-from ssl_med.reports.tables import EMPTY, Cell, Table, caption, results_csv, tabulate
+from ssl_med.reports.tables import EMPTY, Cell, Table, caption, results_csv, tabulate, tabulate_external
 from ssl_med.spec import SslMedError
 
 MOST_CASES = 200  # rows of the per-case table; test_cases.csv of each run holds all
@@ -41,26 +42,29 @@ def build_report(runs: Sequence[Path], out: Path) -> Path:
     if not found:
         raise SslMedError(f"{', '.join(map(str, runs))}: no run found; a run folder holds a summary.json")
     tables = tabulate(found)
+    outside = tabulate_external(found)
     pretrained = [run for run in found if run.kind == "pretrain" and not run.problem]
     out.mkdir(parents=True, exist_ok=True)
     (out / "results.csv").write_text(results_csv(found), encoding="utf-8")
-    (out / "report.md").write_text(markdown_report(tables, pretrained, found, out), encoding="utf-8")
+    (out / "report.md").write_text(markdown_report(tables, outside, pretrained, found, out), encoding="utf-8")
     page = out / "report.html"
-    page.write_text(p.page("ssl_med report", _body(tables, pretrained, found)), encoding="utf-8")
+    page.write_text(p.page("ssl_med report", _body(tables, outside, pretrained, found)), encoding="utf-8")
     return page
 
 
 # --- the page ----------------------------------------------------------------------------------------------
 
 
-def _body(tables: Sequence[Table], pretrained: Sequence[Run], runs: Sequence[Run]) -> str:
+def _body(tables: Sequence[Table], outside: Sequence[Table], pretrained: Sequence[Run], runs: Sequence[Run]) -> str:
     parts = [(f"task-{k}", f"Results: {table.title}", _results(table)) for k, table in enumerate(tables)]
+    if outside:
+        parts.append(("outside", "In and out of domain", "".join(_outside(table) for table in outside)))
     if pretrained:
         parts.append(("pretraining", "Pretraining", _pretraining(pretrained)))
     pictures = "".join(case_pictures(table) for table in tables)
     if pictures:
         parts.append(("pictures", "Predictions", pictures))
-    errors = "".join(html_errors(table) for table in tables)
+    errors = "".join(html_errors(table) for table in [*tables, *outside])
     if errors:
         parts.append(("errors", "Error analysis", errors))
     if tables:
@@ -120,6 +124,13 @@ def _results(table: Table) -> str:
     return text + (f"<h3>Fine-tuning</h3>{curves}" if curves else "")
 
 
+def _outside(table: Table) -> str:
+    lines = [[escape(cell) for cell in line] for line in external_lines(table)]
+    text = f"<h3>{escape(table.title)}</h3>{p.table(lines[0], lines[1:], css='headline wide sticky')}"
+    text += "".join(f'<p class="note">{escape(note)}</p>' for note in external_notes(table))
+    return text + p.warning("The rows are not equal in everything:", table.warnings)
+
+
 def _method_table(table: Table, metric: str = "") -> str:
     rows = []
     for row in table.rows:
@@ -154,6 +165,7 @@ def _pretraining(runs: Sequence[Run]) -> str:
     for data in sorted({run.data for run in runs}):
         same = [run for run in runs if run.data == data]
         text += f"<h3>on {escape(data)}</h3>{_gallery(loss_curves(same), 'Pretraining loss')}"
+        text += _gallery(probe_curves(same), "Online probe")
         text += p.warning("The pretrainings are not equal in everything:", pretrain_warnings(same))
     return text
 

@@ -22,6 +22,7 @@ CONFIG, METRICS, SUMMARY, CASES, FIGURES = (
     "test_cases.csv",
     "figures",
 )
+IN_DOMAIN = "in_domain_cases.csv"  # of an external test: the trained run's test cases, scored by the mapped classes
 FORMAT = 1  # of summary.json; raised when a key changes its meaning
 SCRATCH = "scratch"
 ANALYSIS = "analysis-"  # figures of the error analysis; the others show a case each
@@ -55,14 +56,14 @@ def append_metrics(folder: Path, step: int, values: Mapping[str, float]) -> None
         file.write(line.encode())
 
 
-def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes test_cases.csv, one row per test case: "case" first, then every key in order of appearance."""
+def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]], *, name: str = CASES) -> None:
+    """Writes test_cases.csv or the table `name`: one row per test case, "case" first, then every key in order of appearance."""
     columns = list(dict.fromkeys(["case", *(key for row in rows for key in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _replace(folder / CASES, text.getvalue())
+    _replace(folder / name, text.getvalue())
 
 
 def file_stem(case: str) -> str:
@@ -107,7 +108,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """'pretrain', 'finetune', 'probe', or '' when unknown."""
+        """'pretrain', 'finetune', 'probe', 'external', or '' when unknown."""
         return str(self.summary.get("kind", ""))
 
     @property
@@ -116,9 +117,14 @@ class Run:
         return self.kind in ("finetune", "probe")
 
     @property
+    def external(self) -> bool:
+        """Whether the run tested a fine-tuning on another data set."""
+        return self.kind == "external"
+
+    @property
     def protocol(self) -> str:
         """How weights met the task: 'finetune' or 'frozen', or the protocol of a probe; '' for a pretraining."""
-        if not self.tested:
+        if not self.tested and not self.external:
             return ""
         return str(self.summary.get("protocol") or self._part("transfer").get("protocol") or "finetune")
 
@@ -166,6 +172,25 @@ class Run:
     def leakage(self) -> Mapping[str, Any]:
         """What the pretraining saw of validation and test; empty when that was not recorded, and for scratch."""
         return self._part("leakage")
+
+    @property
+    def leaks(self) -> list[Mapping[str, Any]]:
+        """What each training before the test saw of it; an empty one was not recorded."""
+        if not self.external:
+            return [self.leakage] if self.card else []
+        return [self.leakage.get(by) or {} for by in ("training", *(("pretraining",) if self.card else ()))]
+
+    @property
+    def trained_on(self) -> str:
+        """Of an external test: the task that was trained, with its data set where the names differ; else ''."""
+        told = self._part("trained_on")
+        task, data = str(told.get("task", "")), str(told.get("data", ""))
+        return task if task == data or not data else f"{task} on {data}"
+
+    @cached_property
+    def inside(self) -> list[Case]:
+        """Of an external test: rows of the in-domain test, scored by the same classes."""
+        return read_cases(self.folder, IN_DOMAIN)
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -256,9 +281,9 @@ def read_metrics(folder: Path) -> list[Line]:
     return lines
 
 
-def read_cases(folder: Path) -> list[Case]:
-    """test_cases.csv as a list, numbers as float, an empty cell as nan; [] without the file."""
-    path = folder / CASES
+def read_cases(folder: Path, name: str = CASES) -> list[Case]:
+    """test_cases.csv, or a table of another name, as a list, numbers as float, an empty cell as nan; [] without the file."""
+    path = folder / name
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:
@@ -279,8 +304,8 @@ def read_run(folder: Path) -> Run:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return Run(folder, problem=f"{SUMMARY} cannot be read ({str(error).splitlines()[0]})")
-    if not isinstance(summary, dict) or summary.get("kind") not in ("pretrain", "finetune", "probe"):
-        return Run(folder, problem=f"{SUMMARY} names no kind of run (pretrain, finetune or probe)")
+    if not isinstance(summary, dict) or summary.get("kind") not in ("pretrain", "finetune", "probe", "external"):
+        return Run(folder, problem=f"{SUMMARY} names no kind of run (pretrain, finetune, probe or external)")
     run = Run(folder, summary)
     return Run(folder, summary, _problem(run))
 
@@ -292,7 +317,7 @@ def _problem(run: Run) -> str:
     if status != "done":
         steps = run.summary.get("steps", "?")
         return f"{status or 'no status'} at step {steps}; the same command goes on from there"
-    if run.tested:
+    if run.tested or run.external:
         if not run.task or not run.metric:
             return f"{SUMMARY} names no task or no metric"
         if math.isnan(run.value):

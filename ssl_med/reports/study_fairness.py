@@ -77,7 +77,8 @@ def tuning(study: Study, column: Column) -> list[Block]:
         rows.append([Field(row, color=study.styles[row].color), *cells])
     seeds = ", ".join(str(seed) for seed in dict.fromkeys(entry.seed for entry in trials))
     note = (
-        f"Mean {metric} on the part that chooses (never the test part; a pretraining may have seen it without labels), below it each trial; seeds {seeds}, at "
+        f"Mean {metric} on the part that chooses (never the test part; a pretraining may have seen it without labels), "
+        f"below it each trial; seeds {seeds}, at "
         f"{percent(study.declared.tune_fraction)} of the labels. Marked: taken for all budgets of the column. "
         f"All {len(trials)} trials are listed."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,7 +62,14 @@ class Table:
 
     @property
     def title(self) -> str:
-        """Task, with the data set where its name differs, and the protocol where it is not plain fine-tuning."""
+        """Task, with the data set where its name differs, and the protocol where it is not plain fine-tuning.
+
+        Of external tests: what was trained, and what it was tested on.
+        """
+        if self.runs[0].external:
+            return (
+                f"{self.runs[0].trained_on} → {self.data if self.task == self.data else f'{self.task} on {self.data}'}"
+            )
         name = self.task if self.task == self.data else f"{self.task} on {self.data}"
         protocol = self.runs[0].protocol
         return name if protocol == "finetune" else f"{name}, {protocol}"
@@ -122,6 +130,24 @@ def tabulate(runs: Iterable[Run]) -> list[Table]:
         if run.tested and not run.problem:
             groups.setdefault((run.task, run.data, run.metric, run.protocol), []).append(run)
     return [_table(*key[:3], members) for key, members in sorted(groups.items())]
+
+
+def tabulate_external(runs: Iterable[Run]) -> list[Table]:
+    """One table for each pair of data sets with one map of classes, among the finished external tests."""
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        if run.external and not run.problem:
+            told = [run.summary.get(key) or {} for key in ("map", "tested_on")]
+            key = (
+                run.trained_on,
+                run.task,
+                run.data,
+                run.metric,
+                run.protocol,
+                *(json.dumps(x, sort_keys=True) for x in told),
+            )
+            groups.setdefault(key, []).append(run)
+    return [_table(key[1], key[2], key[3], members) for key, members in sorted(groups.items())]
 
 
 def _table(task: str, data: str, metric: str, runs: Sequence[Run]) -> Table:
@@ -201,7 +227,7 @@ def results_csv(runs: Iterable[Run], *, first: Mapping[str, Sequence[Any]] | Non
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*first, *head, *metrics])
     for k, run in enumerate(runs):
-        get, tuned = run.summary.get, run.tested
+        get, tuned = run.summary.get, run.tested or run.external
         row = [
             run.folder,
             run.kind,

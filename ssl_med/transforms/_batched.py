@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssl_med.transforms._sampling import Noise, per_sample
+from ssl_med.transforms._sampling import Bits, Noise, per_sample
 
 
 def flip_rot(x: Tensor, flips: Tensor, turns: Tensor) -> Tensor:
@@ -51,31 +51,41 @@ def paint(x: Tensor, start: Tensor, size: Tensor, outside: Tensor, active: Tenso
     return torch.where(painted & per_sample(active, x), noise(x.shape), x)
 
 
-def shuffle(x: Tensor, start: Tensor, size: Tensor, keys: Tensor) -> Tensor:
+def shuffle(x: Tensor, start: Tensor, size: Tensor, *, keys: Bits) -> Tensor:
     """Last writer wins, without a sequence: a voxel shows what the highest write that reaches it brings."""
     batch, windows, dims = start.shape
     shape, device = x.shape[2:], x.device
     volume = math.prod(shape)
-    counts = size.prod(-1).flatten()
-    window = torch.repeat_interleave(torch.arange(batch * windows, device=device), counts, output_size=len(keys))
+    counts = size.prod(-1)
+    drawn = [keys(count) for count in counts.sum(1).tolist() if count]
+    if not drawn:
+        return x.clone()
+    by_volume = counts.argsort(dim=1, stable=True)
+    by_volume = (by_volume + torch.arange(batch, device=device)[:, None] * windows).flatten()
+    counts = counts.flatten()
+    mine = torch.empty_like(counts)  # where a window's keys begin
+    mine[by_volume] = torch.cumsum(counts[by_volume], 0) - counts[by_volume]
+    total = sum(map(len, drawn))
+    window = torch.repeat_interleave(torch.arange(batch * windows, device=device), counts, output_size=total)
     first = (torch.cumsum(counts, 0) - counts)[window]
-    write = torch.arange(len(keys), device=device)
-    rest, stride = write - first, 1
-    target = window // windows * volume
+    write = torch.arange(total, device=device)
+    place, stride = write - first, 1
+    key, rest = torch.cat(drawn)[mine[window] + place].long(), place
+    source = window // windows * volume
     for axis in range(dims - 1, -1, -1):
-        side = size.view(-1, dims)[window, axis]
-        target = target + (start.view(-1, dims)[window, axis] + rest % side) * stride
+        side = size.reshape(-1, dims)[window, axis]
+        source = source + (start.reshape(-1, dims)[window, axis] + rest % side) * stride
         rest = rest // side
         stride *= shape[axis]
     # window, key and place in the window in one number: its order is the order of the keys within each window
-    place = math.prod(max(1, side // 10) for side in shape).bit_length()
-    spare = max(0, (batch * windows).bit_length() + 31 + place - 63)
-    packed = ((window << (31 - spare)) | (keys.long() >> spare)) << place | (write - first)
-    source = target[first + (torch.sort(packed).values & ((1 << place) - 1))]
+    bits = math.prod(max(2, side // 10) for side in shape).bit_length()
+    spare = max(0, (batch * windows).bit_length() + 31 + bits - 63)
+    packed = ((window << (31 - spare)) | (key >> spare)) << bits | place
+    target = source[first + (torch.sort(packed).values & ((1 << bits) - 1))]
     winner = torch.full((batch * volume,), -1, device=device, dtype=torch.long)
     winner.scatter_reduce_(0, target, write, "amax")
     still = torch.arange(batch * volume, device=device)
-    index = still if len(keys) == 0 else torch.where(winner < 0, still, source[winner.clamp_min(0)])
+    index = torch.where(winner < 0, still, source[winner.clamp_min(0)])
     index = (index.view(batch, 1, volume) % volume).expand(-1, x.shape[1], -1)
     return x.flatten(2).gather(2, index).view_as(x)
 

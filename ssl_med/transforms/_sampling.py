@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 Noise = Callable[[Sequence[int]], Tensor]  # shape -> fresh U(0, 1) numbers
+Bits = Callable[[int], Tensor]  # count -> as many fresh int32, not negative
 _PIECE = 2**18  # voxels; 1 MiB of float32 stays in a CPU's second-level cache
 
 
 def uniform(generator: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
     """U(low, high) on the generator's device."""
-    return torch.rand(shape, generator=generator, device=generator.device) * (high - low) + low
+    drawn = torch.rand(shape, generator=generator, device=generator.device)
+    return drawn if (low, high) == (0, 1) else drawn * (high - low) + low
 
 
 def integers(generator: torch.Generator, shape: Sequence[int], end: Tensor) -> Tensor:
@@ -59,13 +61,18 @@ def _numpy_bits(generator: torch.Generator) -> np.random.SFC64:
     return np.random.SFC64(seed.tolist())
 
 
-def random_bits(generator: torch.Generator, count: int) -> Tensor:
-    """(count,) int32, uniform over 0..2^31 - 1; on a CPU made as in `noise_source`."""
+def bit_source(generator: torch.Generator) -> Bits:
+    """Numbers uniform over 0..2^31 - 1; on a CPU made as in `noise_source`."""
     if generator.device.type != "cpu":
-        return torch.empty(count, dtype=torch.int32, device=generator.device).random_(generator=generator)
-    raw = _numpy_bits(generator).random_raw((count + 1) // 2).view(np.int32)[:count]
-    raw &= 2**31 - 1
-    return torch.from_numpy(raw)
+        return lambda count: torch.empty(count, dtype=torch.int32, device=generator.device).random_(generator=generator)
+    bits = _numpy_bits(generator)
+
+    def draw(count: int) -> Tensor:
+        raw = bits.random_raw((count + 1) // 2).view(np.int32)[:count]
+        raw &= 2**31 - 1
+        return torch.from_numpy(raw)
+
+    return draw
 
 
 def noise_source(generator: torch.Generator, like: Tensor) -> Noise:

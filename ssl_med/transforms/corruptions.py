@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 
 from ssl_med.spec import SslMedError
-from ssl_med.transforms import _batched, _cpu
+from ssl_med.transforms import _batched, _cpu, _cpu_shuffle
 from ssl_med.transforms import intensity as _intensity
 from ssl_med.transforms._sampling import (
+    Bits,
     Noise,
+    bit_source,
     integers,
     noise_source,
     on_cpu,
     per_sample,
-    random_bits,
     rearranged,
     uniform,
 )
@@ -36,15 +37,14 @@ _CHAIN = 0.95  # probability of one more painted box
 
 
 class Shuffle(NamedTuple):
-    """Windows (B, W, D) by start and size (0: the sample is left alone), and a key per written voxel in window order.
+    """Windows (B, W, D) by start and size (0: the sample is left alone).
 
-    Each window shows its original voxels in random order, and where windows overlap the later one wins: voxel j of a
-    window (row-major) receives the voxel whose key is the window's j-th smallest.
+    Each window shows its original voxels in random order, and where windows overlap the later one wins. The order comes
+    from one random key per voxel of a window: the voxel with the window's j-th smallest key receives voxel j (row-major).
     """
 
     start: Tensor
     size: Tensor
-    keys: Tensor  # (sum of the sizes' products,) int32, not negative
 
 
 def sample_shuffle(batch: int, shape: Sequence[int], generator: torch.Generator, *, p: float, windows: int) -> Shuffle:
@@ -52,19 +52,23 @@ def sample_shuffle(batch: int, shape: Sequence[int], generator: torch.Generator,
 
     Below 20 voxels a side goes up to 2: windows of one voxel would shuffle nothing.
     """
-    device = generator.device
-    limit = torch.tensor([max(min(2, s), s // 10) for s in shape], device=device)
-    size = 1 + integers(generator, (batch, windows, len(shape)), limit)
-    room = torch.tensor(tuple(shape), device=device) - size + 1
-    start = integers(generator, (batch, windows, len(shape)), room)
-    size = size * (uniform(generator, batch, 1, 1) < p)
-    written = int(size.prod(-1).sum())
-    return Shuffle(start, size, random_bits(generator, written))
+    chosen = (uniform(generator, batch) < p).nonzero()[:, 0]
+    drawn = bit_source(generator)(2 * len(shape) * len(chosen) * windows)
+    size, start = drawn.long().view(2, len(shape), len(chosen), windows)
+    for axis, side in enumerate(shape):  # 31 random bits times the count of choices, and its upper part
+        size[axis].mul_(max(min(2, side), side // 10)).bitwise_right_shift_(31).add_(1)
+        start[axis].mul_(side + 1 - size[axis]).bitwise_right_shift_(31)
+    left = [size.new_zeros(len(shape), batch, windows).index_copy_(1, chosen, v).movedim(0, -1) for v in (start, size)]
+    return Shuffle(*left)
 
 
-def apply_shuffle(x: Tensor, params: Shuffle) -> Tensor:
-    """Shuffles as `Shuffle` says."""
-    return _cpu.shuffle(x, *params) if on_cpu(x) else _batched.shuffle(x, *params)
+def apply_shuffle(x: Tensor, params: Shuffle, keys: Bits) -> Tensor:
+    """Shuffles as `Shuffle` says.
+
+    `keys` is called once per sample that is not left alone, for the keys of its windows by rising volume, and in their
+    order where volumes are equal.
+    """
+    return _cpu_shuffle.shuffle(x, *params, keys=keys) if on_cpu(x) else _batched.shuffle(x, *params, keys=keys)
 
 
 def local_shuffle(x: Tensor, generator: torch.Generator, *, p: float = 0.5, windows: int = 1000) -> Tensor:
@@ -75,7 +79,8 @@ def local_shuffle(x: Tensor, generator: torch.Generator, *, p: float = 0.5, wind
     """
     if windows == 0 or p == 0:
         return x.clone()
-    return apply_shuffle(x, sample_shuffle(len(x), x.shape[2:], generator, p=p, windows=windows))
+    params = sample_shuffle(len(x), x.shape[2:], generator, p=p, windows=windows)
+    return apply_shuffle(x, params, bit_source(generator))
 
 
 def shuffle_maps(count: int, shape: Sequence[int], generator: torch.Generator, *, windows: int) -> Tensor:
@@ -122,19 +127,19 @@ def sample_paint(
     A further box is drawn with probability 0.95 after each one, up to five; in-painting may draw none, out-painting keeps
     one at least.
     """
-    coins = uniform(generator, batch, 2)
-    outside = coins[:, 1] >= inpaint_rate
-    bounds = ((s // 6, s // 3, s - 4 * s // 7, s - 3 * s // 7) for s in shape)
-    low_in, high_in, low_out, high_out = torch.tensor(list(bounds), device=generator.device).unbind(1)
-    low = torch.where(outside[:, None, None], low_out, low_in)
-    high = torch.where(outside[:, None, None], high_out, high_in)
-    size = (low + integers(generator, (batch, _BOXES, len(shape)), high - low + 1)).clamp_min(1)
-    whole = torch.tensor(tuple(shape), device=generator.device)
-    first = ((whole - size) // 2).clamp(0, 3)  # 3, or as much as a small image allows
-    last = torch.maximum(whole - size - 3, first)
-    start = first + integers(generator, (batch, _BOXES, len(shape)), last - first + 1)
-    chain = uniform(generator, batch, _BOXES) < _CHAIN
+    dims, device = len(shape), generator.device
+    coins = uniform(generator, batch, 2 + _BOXES)
+    outside, chain = coins[:, 1] >= inpaint_rate, coins[:, 2:] < _CHAIN
     chain[:, 0] |= outside
+    inner, outer = [(s // 6, s // 3) for s in shape], [(s - 4 * s // 7, s - 3 * s // 7) for s in shape]
+    bounds = torch.tensor([inner, outer], device=device)[outside.long(), None]  # (B, 1, D, 2)
+    low, high = bounds.unbind(-1)
+    size = (low + integers(generator, (batch, _BOXES, dims), high - low + 1)).clamp_min(1)
+    room = torch.tensor(tuple(shape), device=device) - size
+    first = (room // 2).clamp(0, 3)  # 3, or as much as a small image allows
+    start = first + integers(
+        generator, (batch, _BOXES, dims), torch.maximum(room - 3 - first, torch.zeros_like(first)) + 1
+    )
     return Paint(start, size * chain.long().cumprod(1)[..., None], outside, coins[:, 0] < p)
 
 

@@ -417,6 +417,7 @@ def altered(array, rng):
     return bent * rng.uniform(0.8, 1.3) + rng.uniform(-0.2, 0.2) + rng.normal(0, 0.01, bent.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.realdata
 @pytest.mark.parametrize(
     ("pattern", "copies"),
@@ -430,7 +431,8 @@ def altered(array, rng):
 def test_copies_are_told_from_other_patients(shared_data, pattern, copies):
     """No false alarm among all pairs of different patients; most altered copies are found among all the others."""
     from datamodules.core.geometry import reorient
-    from datamodules.core.readers import read_film, read_volume
+    from datamodules.core.readers import read_volume
+    from datamodules.formats.pictures import read_film
 
     rng = np.random.default_rng(0)
     paths = sorted(shared_data.glob(pattern))

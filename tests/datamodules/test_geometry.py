@@ -15,7 +15,7 @@ from datamodules.core.geometry import (
     spacing_of,
     world_to_voxel,
 )
-from datamodules.core.readers import Volume
+from datamodules.formats.grids import Volume
 from ssl_med.spec import SslMedError
 
 DIRECTION = {"L": (1, 0, 0), "R": (-1, 0, 0), "P": (0, 1, 0), "A": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}

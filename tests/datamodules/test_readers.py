@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules.core.readers import read_film, read_header, read_labels, read_volume
+from datamodules.core.readers import read_header, read_labels, read_volume
+from datamodules.formats.pictures import read_film
 from ssl_med.spec import SslMedError
 
 SHAPE = (3, 4, 5)

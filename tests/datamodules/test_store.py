@@ -17,14 +17,15 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
+from datamodules.core.arrays import StoredArray, write_array
 from datamodules.core.crops import TiledStarts, find_starts, integral, tile_starts, tissue_weight
 from datamodules.core.intensity import histogram, is_small, scale_of_counts, scale_of_values
 from datamodules.core.lazy import LazyCodes
-from datamodules.core.readers import Volume
-from datamodules.core.store import MANIFEST, StoredArray, content_hash, write_array
+from datamodules.core.store import MANIFEST, content_hash
+from datamodules.formats.grids import Volume
 from datamodules.phantoms import brats, chest14, lits, luna
 from experiments.cli import main
-from experiments.compose import compose_prepare
+from experiments.compose_data import compose_prepare
 from experiments.prepare import prepare
 from ssl_med.catalogue import list_names
 from ssl_med.spec import Intensity, Need, SslMedError
@@ -479,6 +480,7 @@ prepare.prepare(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_kill_costs_no_finished_case(raw, tmp_path):
     asked = words(raw, "lits", f"store={tmp_path / 's'}", "workers=1")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -500,6 +502,7 @@ def test_a_kill_costs_no_finished_case(raw, tmp_path):
     assert (store / MANIFEST).read_bytes() == (whole / MANIFEST).read_bytes()
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_killed_parent(raw, tmp_path):
     slow = "import time, experiments.prepare as p; w = p._work; p._work = lambda *a, **k: time.sleep(60)\n"
     code = f"{slow}import sys; p.prepare(sys.argv[1:])"

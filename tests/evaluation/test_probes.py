@@ -9,18 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from ssl_med.evaluation.features import Features, cached, check_levels, extract, pooled, weights_key
+from ssl_med.evaluation.fewshot import FewshotConfig, draw_episodes, episode_answers, fewshot
 from ssl_med.evaluation.pretext import position_samples, rotation_samples
-from ssl_med.evaluation.probes import (
-    FewshotConfig,
-    KnnConfig,
-    LinearConfig,
-    draw_episodes,
-    episode_answers,
-    fewshot,
-    knn,
-    knn_scores,
-    linear,
-)
+from ssl_med.evaluation.probes import KnnConfig, LinearConfig, knn, knn_scores, linear
 from ssl_med.networks.backbone import BackboneConfig, build_backbone
 from ssl_med.spec import DataSpec, SslMedError
 

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from ssl_med.evaluation import statistics as s
+from ssl_med.evaluation.bootstrap import auc_of, bootstrap, mean_of, paired_bootstrap, resampled
 from ssl_med.evaluation.metrics import auroc, multilabel_auroc
 from ssl_med.spec import SslMedError
 
@@ -165,28 +166,28 @@ def test_weighted_statistics_equal_repeating_cases():
     score, value = rng.integers(0, 9, (n, 3)) / 9, rng.random(n)
     value[3] = np.nan
     weights = rng.integers(0, 3, (25, n)).astype(float)
-    fast = (s.auc_of(truth, score), s.mean_of(value), s.auc_of(truth[:, 0], score[:, 0]))
+    fast = (auc_of(truth, score), mean_of(value), auc_of(truth[:, 0], score[:, 0]))
     slow = (
-        s.resampled(lambda t, p: multilabel_auroc(t, p)[0], truth, score),
-        s.resampled(np.nanmean, value),
-        s.resampled(lambda t, p: auroc(t[~np.isnan(t)], p[~np.isnan(t)]), truth[:, 0], score[:, 0]),
+        resampled(lambda t, p: multilabel_auroc(t, p)[0], truth, score),
+        resampled(np.nanmean, value),
+        resampled(lambda t, p: auroc(t[~np.isnan(t)], p[~np.isnan(t)]), truth[:, 0], score[:, 0]),
     )
     for one, other in zip(fast, slow, strict=True):
         assert one(weights) == pytest.approx(other(weights), abs=1e-12, nan_ok=True)
-    assert np.isnan(s.auc_of(np.ones(4), np.arange(4.0))(np.ones((2, 4)))).all()
+    assert np.isnan(auc_of(np.ones(4), np.arange(4.0))(np.ones((2, 4)))).all()
 
 
 @pytest.mark.parametrize(("kind", "name"), [("percentile", "percentile"), ("bca", "BCa")])
 def test_intervals_equal_scipy(kind, name):
     rng = np.random.default_rng(0)
     value = rng.exponential(size=50)
-    ours = s.bootstrap(s.mean_of(value), np.arange(50), kind=kind, resamples=40_000)
+    ours = bootstrap(mean_of(value), np.arange(50), kind=kind, resamples=40_000)
     theirs = stats.bootstrap((value,), np.mean, method=name, n_resamples=40_000, rng=1).confidence_interval
     # 40,000 draws leave the ends, and those of scipy, some hundredths of a standard error to chance
     near = 0.1 * value.std() / math.sqrt(50)
     assert ours.estimate == pytest.approx(value.mean())
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=near)
-    other = s.bootstrap(s.mean_of(value), np.arange(50), kind="percentile", resamples=40_000)
+    other = bootstrap(mean_of(value), np.arange(50), kind="percentile", resamples=40_000)
     assert (ours.high - other.high > near) == (kind == "bca")  # a right tail moves BCa to the right
 
 
@@ -194,58 +195,58 @@ def test_subjects_are_drawn_whole():
     """Ten equal cases of one subject carry no more than one case does."""
     rng = np.random.default_rng(0)
     value = rng.random(30)
-    single = s.bootstrap(s.mean_of(value), np.arange(30))
-    repeated = s.bootstrap(s.mean_of(np.repeat(value, 10)), np.repeat(np.arange(30), 10))
+    single = bootstrap(mean_of(value), np.arange(30))
+    repeated = bootstrap(mean_of(np.repeat(value, 10)), np.repeat(np.arange(30), 10))
     assert (repeated.low, repeated.high) == pytest.approx((single.low, single.high))
-    blind = s.bootstrap(s.mean_of(np.repeat(value, 10)), np.arange(300))
+    blind = bootstrap(mean_of(np.repeat(value, 10)), np.arange(300))
     assert blind.high - blind.low < 0.5 * (single.high - single.low)
     names = np.array([f"p{k:02d}" for k in range(30)])
-    assert s.bootstrap(s.mean_of(value), names) == single
+    assert bootstrap(mean_of(value), names) == single
 
 
 def test_pairing_removes_what_methods_share():
     rng = np.random.default_rng(1)
     hard = rng.normal(0.6, 0.2, 60)
     values = {"scratch": hard, "pcrl": hard + 0.02 + rng.normal(0, 0.01, 60), "moco": hard}
-    found = s.paired_bootstrap({name: s.mean_of(v) for name, v in values.items()}, "scratch", np.arange(60))
+    found = paired_bootstrap({name: mean_of(v) for name, v in values.items()}, "scratch", np.arange(60))
     assert list(found) == ["pcrl", "moco"]
     assert 0.015 < found["pcrl"].low < found["pcrl"].high < 0.025
     assert (found["moco"].low, found["moco"].high) == (0.0, 0.0)
-    alone = s.bootstrap(s.mean_of(values["pcrl"]), np.arange(60))
+    alone = bootstrap(mean_of(values["pcrl"]), np.arange(60))
     assert alone.high - alone.low > 10 * (found["pcrl"].high - found["pcrl"].low)
-    difference = s.bootstrap(s.mean_of(values["pcrl"] - hard), np.arange(60))
+    difference = bootstrap(mean_of(values["pcrl"] - hard), np.arange(60))
     assert (found["pcrl"].low, found["pcrl"].high) == pytest.approx((difference.low, difference.high))
     with pytest.raises(SslMedError, match="baseline 'mae' is not among the methods"):
-        s.paired_bootstrap({"a": s.mean_of(hard)}, "mae", np.arange(60))
+        paired_bootstrap({"a": mean_of(hard)}, "mae", np.arange(60))
 
 
 def test_an_interval_that_cannot_be_had_says_why():
-    one = s.bootstrap(s.mean_of([0.5, 0.6]), ["p", "p"])
+    one = bootstrap(mean_of([0.5, 0.6]), ["p", "p"])
     assert "no interval: 1 subject, 6 are needed)" in str(one)
-    assert s.bootstrap(s.mean_of(np.arange(5.0)), np.arange(5)).reason == "5 subjects, 6 are needed"
-    assert not s.bootstrap(s.mean_of(np.arange(6.0)), np.arange(6)).reason
-    assert not s.bootstrap(s.mean_of(np.arange(5.0)), np.arange(5), level=0.9).reason  # the range holds it in 1 - 2/2^5
+    assert bootstrap(mean_of(np.arange(5.0)), np.arange(5)).reason == "5 subjects, 6 are needed"
+    assert not bootstrap(mean_of(np.arange(6.0)), np.arange(6)).reason
+    assert not bootstrap(mean_of(np.arange(5.0)), np.arange(5), level=0.9).reason  # the range holds it in 1 - 2/2^5
     assert one.estimate == pytest.approx(0.55)
     assert math.isnan(one.low)
     truth = np.array([1.0] + [0.0] * 9)
-    rare = s.bootstrap(s.auc_of(truth, np.arange(10.0)), np.arange(10))
+    rare = bootstrap(auc_of(truth, np.arange(10.0)), np.arange(10))
     assert "the metric is not defined in" in rare.reason
     assert abs(rare.undefined / 2000 - 0.9**10) < 0.05
-    assert s.bootstrap(s.auc_of(np.zeros(9), np.arange(9.0)), np.arange(9)).reason == "the metric is not defined"
+    assert bootstrap(auc_of(np.zeros(9), np.arange(9.0)), np.arange(9)).reason == "the metric is not defined"
     for kind in ("expanded", "percentile", "bca"):
-        flat = s.bootstrap(s.mean_of(np.ones(6)), np.arange(6), kind=kind)
+        flat = bootstrap(mean_of(np.ones(6)), np.arange(6), kind=kind)
         assert (flat.low, flat.high) == (1.0, 1.0)
     with pytest.raises(SslMedError, match="level of an interval is 95"):
-        s.bootstrap(s.mean_of([1.0, 2.0]), [0, 1], level=95)
+        bootstrap(mean_of([1.0, 2.0]), [0, 1], level=95)
 
 
 def test_chunks_change_nothing(monkeypatch):
     value = np.random.default_rng(0).random(20)
     for kind in ("expanded", "bca"):
-        whole = s.bootstrap(s.mean_of(value), np.arange(20), kind=kind, resamples=300)
+        whole = bootstrap(mean_of(value), np.arange(20), kind=kind, resamples=300)
         with monkeypatch.context() as patch:
-            patch.setattr(s, "_CHUNK", 137)
-            assert s.bootstrap(s.mean_of(value), np.arange(20), kind=kind, resamples=300) == whole
+            patch.setattr("ssl_med.evaluation.bootstrap.CHUNK", 137)
+            assert bootstrap(mean_of(value), np.arange(20), kind=kind, resamples=300) == whole
 
 
 STUDIES = 1000
@@ -256,7 +257,7 @@ def covered(simulate, *, truth, **options):
     hits = 0
     for number in range(STUDIES):
         statistic, subjects = simulate(np.random.default_rng([7, number]))
-        found = s.bootstrap(statistic, subjects, resamples=400, seed=number, **options)
+        found = bootstrap(statistic, subjects, resamples=400, seed=number, **options)
         hits += found.low <= truth <= found.high
     return hits / STUDIES
 
@@ -267,14 +268,14 @@ def test_intervals_of_clustered_means_cover_the_truth(kind):
 
     def simulate(rng):
         subjects = np.repeat(np.arange(100), rng.integers(1, 5, 100))
-        return s.mean_of(0.7 + rng.normal(0, 0.1, 100)[subjects] + rng.normal(0, 0.05, len(subjects))), subjects
+        return mean_of(0.7 + rng.normal(0, 0.1, 100)[subjects] + rng.normal(0, 0.05, len(subjects))), subjects
 
     assert abs(covered(simulate, truth=0.7, kind=kind) - 0.95) < TOLERANCE
 
 
 def test_the_expanded_interval_covers_the_truth_with_few_patients():
     def simulate(rng):
-        return s.mean_of(0.7 + rng.normal(0, 0.1, 12)), np.arange(12)
+        return mean_of(0.7 + rng.normal(0, 0.1, 12)), np.arange(12)
 
     assert abs(covered(simulate, truth=0.7) - 0.95) < TOLERANCE
     assert covered(simulate, truth=0.7, kind="percentile") < 0.95 - TOLERANCE  # why it is the default
@@ -283,7 +284,7 @@ def test_the_expanded_interval_covers_the_truth_with_few_patients():
 def test_intervals_of_an_auc_cover_the_truth():
     def simulate(rng):
         truth = rng.permutation(np.repeat([0, 1], 75))
-        return s.auc_of(truth, rng.normal(truth, 1)), np.arange(150)
+        return auc_of(truth, rng.normal(truth, 1)), np.arange(150)
 
     assert abs(covered(simulate, truth=stats.norm.cdf(1 / math.sqrt(2))) - 0.95) < TOLERANCE
 
@@ -293,9 +294,9 @@ def test_paired_differences_cover_the_truth():
     for number in range(STUDIES):
         rng = np.random.default_rng([11, number])
         hard = rng.normal(0.7, 0.15, 100)
-        better = s.mean_of(hard + 0.01 + rng.normal(0, 0.03, 100))
-        found = s.paired_bootstrap(
-            {"a": s.mean_of(hard), "b": better}, "a", np.arange(100), resamples=400, seed=number
-        )["b"]
+        better = mean_of(hard + 0.01 + rng.normal(0, 0.03, 100))
+        found = paired_bootstrap({"a": mean_of(hard), "b": better}, "a", np.arange(100), resamples=400, seed=number)[
+            "b"
+        ]
         hits += found.low <= 0.01 <= found.high
     assert abs(hits / STUDIES - 0.95) < TOLERANCE

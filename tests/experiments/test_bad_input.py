@@ -62,10 +62,10 @@ def test_wrong_types_and_contradictions(capsys):
 
 
 def test_a_yaml_typo_names_the_yaml(capsys, tmp_path, monkeypatch):
-    from experiments import compose
+    from experiments import layers
 
-    shutil.copytree(compose.CONF, tmp_path / "conf")
-    monkeypatch.setattr(compose, "CONF", tmp_path / "conf")
+    shutil.copytree(layers.CONF, tmp_path / "conf")
+    monkeypatch.setattr(layers, "CONF", tmp_path / "conf")
     with (tmp_path / "conf/method/moco.yaml").open("a") as file:
         file.write("method:\n  temprature: 0.1\n")
     line = refused(capsys, "pretrain", "method=moco", "data=luna")

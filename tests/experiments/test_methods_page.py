@@ -1,6 +1,6 @@
 """docs/methods.md says what the methods' files say."""
 
-from experiments.compose import names
+from experiments.layers import names
 from experiments.methods_page import PAGE, README, page, with_table
 
 

@@ -1,6 +1,7 @@
-"""Every method learns: a short run on phantoms beats a trivial solver, and its frozen features beat random ones.
+"""Every method learns on phantoms: it beats a trivial solver at its task, and its frozen features beat random ones.
 
-A run has the settings of `trainer=cpu`, what a method's yaml says of it included; only length and data are the test's own.
+Short runs of films, in CI, are asked for the task; long runs of films and volumes for both. A run has the settings of
+`trainer=cpu`, what a method's yaml says of it included; length, data, network and its normalisation are the test's own.
 """
 
 import time
@@ -16,18 +17,29 @@ from sklearn.metrics import r2_score
 from test_methods import SIZE, SWEEP, batch_of, channels_of, generator, make, refusal
 from torch.nn import functional as F
 
-from ssl_med.methods._base import RETRIEVAL
+from ssl_med.catalogue import get_class
+from ssl_med.evaluation.dense import sample_voxels
+from ssl_med.methods._base import RETRIEVAL, Method
+from ssl_med.methods._restoration import Restorer
+from ssl_med.networks.backbone import BackboneConfig, build_backbone
 
 TRAIN, TEST = 512, 256
 BATCH = {2: 16, 3: 8}
-STEPS = 120
-# tasks that need longer before they are solved better than by chance
-LONGER = {
-    ("cpc", 2): 2,
-    ("deep_cluster", 2): 2.5,
-    ("dino", 2): 10 / 3,
-    ("pcrl_v2", 2): 5 / 3,
-    ("relative_position", 3): 2,
+CHANNELS = (8, 16, 32)
+# Steps of the short runs, and of methods that need more
+SHORT = 120
+SHORT_OF = {"cpc": 240, "deep_cluster": 300, "dino": 400, "pcrl_v2": 200}
+# Steps of the long runs, and of methods that need more
+LONG = 200
+LONG_OF = {
+    "byol": 400,
+    "cpc": 300,
+    "deep_cluster": 400,
+    "dino": 600,
+    "pcrl_v2": 300,
+    "pirl": 300,
+    "rotation": 300,
+    "swav": 400,
 }
 # The metric must cover so much of the way from the trivial solver to perfection ...
 GAIN = 0.2
@@ -36,48 +48,24 @@ GAIN = 0.2
 TIMES_CHANCE = {"cpc": 4.0}
 # Two-view methods: how often views of one image are closer than views of two, and how much more often than before
 SEPARATION, SEPARATION_GAIN = 0.55, 0.03
-# Coefficient of determination of the frozen features above that of the same network at random
-PROBE_GAIN = 0.05
-# What a run of this length is not asked, with what it was measured to reach; the causes are not established.
-# "task": separation or share of the way to perfection; "probe": R^2.
+# The probe: images that a regression learns from, voxels of each, networks at random that trained ones are compared with
+LABELLED, VOXELS, UNTRAINED = 64, 64, 6
+# What a long run is not asked: where it was measured to fail; the causes are not established
 NOT_ASKED = {
-    ("byol", 2): {"probe"},  # 0.25 -> 0.28; after twice the steps 0.24
-    ("byol", 3): {"task", "probe"},  # 0.49 -> 0.49, 0.39 -> 0.44
-    ("cpc", 2): {"probe"},  # 0.25 -> 0.28
-    ("cube_pp", 2): {"probe"},  # 0.25 -> 0.26; after twice the steps 0.28
-    ("cube_pp", 3): {"probe"},  # 0.39 -> 0.44
-    ("deep_cluster", 3): {"task"},  # 7 %: 120 steps are two epochs
-    ("dino", 3): {"task", "probe"},  # 0.59 -> 0.55, 0.39 -> 0.43
-    ("exemplar", 2): {"task", "probe"},  # 0.81 -> 0.84, 0.25 -> 0.16; after twice the steps 0.82 and 0.10
-    ("exemplar", 3): {"task", "probe"},  # 0.77 -> 0.77, 0.39 -> 0.41
-    ("inpainting", 3): {"task"},  # 9 %
-    ("jigsaw", 2): {"probe"},  # 0.25 -> 0.28, also after twice the steps
-    ("local_shuffling", 2): {"task"},  # -4 %, the untouched input being the trivial solver; after twice the steps -2 %
-    ("local_shuffling", 3): {"task"},  # -42 %
-    ("mae", 2): {"probe"},  # 0.25 -> 0.22; after twice the steps 0.24
-    ("models_genesis", 2): {"probe"},  # 0.25 -> 0.28, also after twice the steps
-    ("models_genesis", 3): {"probe"},  # 0.39 -> 0.39
-    ("multimodal_puzzle", 2): {"probe"},  # 0.35 -> 0.39; after twice the steps 0.34
-    ("multimodal_puzzle", 3): {"probe"},  # 0.50 -> 0.52
-    ("nonlinear", 3): {"probe"},  # 0.39 -> 0.42
-    ("outpainting", 3): {"probe"},  # 0.39 -> 0.30
-    ("patch_shuffling", 2): {"probe"},  # 0.25 -> 0.26; after twice the steps 0.21
-    ("pcrl_v2", 3): {"task"},  # -10 %
-    ("pirl", 3): {"task"},  # 0.45 -> 0.53: the memory is full from the second epoch on
-    ("rotation", 3): {"task"},  # 14 %, of ten classes
-    ("rubik_cube", 2): {"probe"},  # 0.25 -> 0.20; after twice the steps 0.18
-    ("semantic_genesis", 2): {"probe"},  # 0.25 -> 0.15
-    ("semantic_genesis", 3): {"probe"},  # 0.39 -> 0.41
-    ("swav", 3): {"task", "probe"},  # 0.60 -> 0.63, 0.39 -> 0.40
+    ("byol", 3): {"probe"},  # 0.287 ± 0.009 -> 0.291 after 200 steps
+    ("dino", 2): {"probe"},  # 0.331 ± 0.021 -> 0.338, though views are told apart (0.71 -> 0.89)
+    # views are told apart by random weights already, and 200 steps of 8 or of 16 volumes do not add to it (0.66 -> 0.64 and
+    # 0.65), though features improve (0.283 ± 0.010 -> 0.301) and retrieval rises to 0.11
+    ("swav", 3): {"task"},
 }
 
 
 @cache
 def phantoms(n, dims, seed, channels=1):
-    """(n, channels, *S) images of one anatomy, and what differs between them, (n, factors).
+    """(n, channels, *S) images of one anatomy and (n, 3, *S) where its body, its organ and its spots are, 0 or 1.
 
     A body with an organ at one place, spots, and a texture all over it: enough to restore, to tell up from down and one
-    patch from another, and to recognise an image by. Brightness and noise are nuisances that are not among the factors.
+    patch from another, and to recognise an image by. Brightness, texture and noise hide what a voxel belongs to.
     """
     g = generator(seed)
     axes = torch.meshgrid(*[torch.linspace(-1, 1, s) for s in SIZE[dims]], indexing="ij")
@@ -102,11 +90,9 @@ def phantoms(n, dims, seed, channels=1):
     phase = sum(a * wide(direction[:, i] * frequency) for i, a in enumerate(axes)) + wide(uniform(0, 6.28))
     image = 0.1 + body * (0.3 + wide(amplitude) * phase.sin() + 0.25 * torch.stack(spots).amax(0)) + 0.25 * organ
     image = image * wide(uniform(0.75, 1.25)) + 0.04 * torch.randn(image.shape, generator=g)
-    # a wave has no sign: products of the components of its direction, the last square being told by the others
-    pairs = [(i, j) for i in range(dims) for j in range(i, dims)][:-1]
-    factors = [count.float(), size, frequency, amplitude, *(direction[:, i] * direction[:, j] for i, j in pairs)]
     image = image.clamp(0, 1)[:, None]
-    return torch.cat([1 - image if c % 2 else image for c in range(channels)], 1), torch.stack(factors, 1)
+    structures = torch.stack([body, organ, torch.stack(spots).amax(0)], 1) > 0.5
+    return torch.cat([1 - image if c % 2 else image for c in range(channels)], 1), structures.float()
 
 
 class Phantoms(pl.LightningDataModule):
@@ -172,36 +158,63 @@ def separation(method, images):
     return float((similarity.diag()[:, None] > similarity)[others].float().mean())
 
 
+def normalisation(name):
+    """Of the network: as in `trainer=cpu` over groups of an image's channels, but over the batch, as published, where
+    intensities are restored.
+
+    Groups take brightness and contrast out of an image. What a network has not seen it cannot restore: in an autoencoder
+    of films half of the error after 200 steps was that of the image's mean (0.0021 of 0.0043; over the batch 0 of 0.0016).
+    """
+    return "batch" if issubclass(get_class("ssl_med.methods", name, kind="method", base=Method), Restorer) else "group"
+
+
 @torch.no_grad()
-def described(method, images):
-    """Frozen features: films, the pooled last level; volumes, all levels, pooled and concatenated.
+def described(backbone, images, structures):
+    """Features of voxels, those of all levels joined, as the suite's dense probe takes them, and what they belong to."""
+    backbone.eval()
+    levels, chosen = tuple(range(len(backbone.channels))), generator(3)
+    parts = []
+    for image, mask in zip(images.split(64), structures.split(64), strict=True):
+        batch = {"image": image, "mask": mask, "id": [""] * len(image)}
+        parts.append(sample_voxels(backbone, batch, levels, VOXELS, chosen)[1:])
+    return [torch.cat(x).double().numpy() for x in zip(*parts, strict=True)]
 
-    A choice made on measurements: in volumes the last level alone hardly improved in restoration, all levels did; in films
-    the last level alone told trained from random weights better.
+
+def probe(backbone, seen, unseen):
+    """Mean R^2, over body, organ and spots, of linear regressions of a voxel's structure on its frozen features.
+
+    Each of four regressions learns from other images; strengths by leaving one out; scores are those of unseen images.
     """
-    method.eval()
-    found = []
-    for part in images.split(64):
-        pyramid = method.backbone(part)
-        found.append(torch.cat([x.flatten(2).mean(2) for x in (pyramid[-1:] if images.ndim == 4 else pyramid)], 1))
-    return torch.cat(found).double()
-
-
-def probe(method, seen, unseen):
-    """Mean R^2 over factors, on unseen images, of ridge regressions on standardised frozen features.
-
-    Each of four regressions knows the factors of another 64 (films) or 128 (volumes) images; strengths by leaving one out.
-    """
-    features, others = described(method, seen[0]), described(method, unseen[0])
-    labelled = 64 if seen[0].ndim == 4 else 128
+    (features, known), (others, truth) = (
+        described(backbone, *(x[: 4 * LABELLED] for x in seen)),
+        described(backbone, *unseen),
+    )
     scores = []
-    for x, y in list(zip(features.split(labelled), seen[1].split(labelled), strict=True))[:4]:
-        mean, scale = x.mean(0), x.std(0)
-        scale = scale.clamp_min(0.1 * scale.median())  # a channel that hardly ever fires is not blown up
-        ridge = RidgeCV(alphas=np.logspace(-1, 4, 16), alpha_per_target=True)
-        told = ridge.fit(((x - mean) / scale).numpy(), y.numpy()).predict(((others - mean) / scale).numpy())
-        scores.append(r2_score(unseen[1].numpy(), told))
+    for k in range(4):
+        rows = slice(k * LABELLED * VOXELS, (k + 1) * LABELLED * VOXELS)
+        mean, scale = features[rows].mean(0), features[rows].std(0)
+        scale = scale.clip(0.1 * np.median(scale))  # a channel that hardly ever fires is not blown up
+        ridge = RidgeCV(alphas=np.logspace(-1, 4, 6), alpha_per_target=True)
+        scores.append(
+            r2_score(truth, ridge.fit((features[rows] - mean) / scale, known[rows]).predict((others - mean) / scale))
+        )
     return float(np.mean(scores))
+
+
+@cache
+def untrained(dims, channels, norm):
+    """Mean and standard deviation of the probe over networks at random, with batch statistics of the same images."""
+    seen, unseen = phantoms(TRAIN, dims, 1, channels), phantoms(TEST, dims, 2, channels)
+    scores = []
+    for seed in range(UNTRAINED):
+        torch.manual_seed(seed)
+        config = BackboneConfig(name="unet", channels=CHANNELS, norm=norm)
+        backbone = build_backbone(config, spatial_dims=dims, in_channels=channels)
+        with torch.no_grad():
+            for part in seen[0][: 32 * BATCH[dims]].split(BATCH[dims]):
+                backbone(part)
+        scores.append(probe(backbone, seen, unseen))
+    return float(np.mean(scores)), float(np.std(scores, ddof=1))
 
 
 def expect_solved(method, name, *, metric, trivial, apart, apart_before):
@@ -216,26 +229,36 @@ def expect_solved(method, name, *, metric, trivial, apart, apart_before):
 
 
 @pytest.mark.parametrize(
-    ("name", "dims"),
-    [pytest.param(*p.values, id=p.id, marks=pytest.mark.long if p.values[1] == 3 else ()) for p in SWEEP],
+    ("name", "dims", "length"),
+    [
+        pytest.param(*p.values, length, id=f"{p.id}-{length}", marks=pytest.mark.long if length == "long" else ())
+        for length in ("short", "long")
+        for p in SWEEP
+        if length == "long" or p.values[1] == 2
+    ],
 )
-def test_a_short_run_solves_the_task_and_shapes_the_features(name, dims):
+def test_a_run_solves_the_task_and_shapes_the_features(name, dims, length):
     if refusal(name, dims):
         pytest.skip(refusal(name, dims))
-    method = make(name, dims, norm="group", small={})
-    seen, unseen = (phantoms(n, dims, seed, channels_of(name)) for n, seed in ((TRAIN, 1), (TEST, 2)))
+    norm, channels = normalisation(name), channels_of(name)
+    method = make(name, dims, f"backbone.channels={str(list(CHANNELS)).replace(' ', '')}", norm=norm, small={})
+    seen, unseen = phantoms(TRAIN, dims, 1, channels), phantoms(TEST, dims, 2, channels)
     paired = method.metric is RETRIEVAL
-    random, before = probe(method, seen, unseen), separation(method, unseen[0]) if paired else 0.0
-    steps, start = round(STEPS * LONGER.get((name, dims), 1)), time.process_time()
+    before = separation(method, unseen[0]) if paired else 0.0
+    steps = SHORT_OF.get(name, SHORT) if length == "short" else LONG_OF.get(name, LONG)
+    start = time.process_time()
     train(method, seen[0], steps=steps, batch=BATCH[dims])
     took = time.process_time() - start
-    (metric, trivial), trained = solved(method, unseen[0]), probe(method, seen, unseen)
+    metric, trivial = solved(method, unseen[0])
     after = separation(method, unseen[0]) if paired else 0.0
     apart = f"{before:.2f} -> {after:.2f}" if paired else ""
-    parts = [name, f"{dims}D", steps, f"{method.metric.name} {metric:.4f}", f"{trivial:.4f}", apart]
-    print("|", *(f"{x} |" for x in [*parts, f"{random:.2f} -> {trained:.2f}", f"{took:.1f}"]))
-    asked = {"task", "probe"} - NOT_ASKED.get((name, dims), set())
+    row = [name, f"{dims}D", steps, f"{method.metric.name} {metric:.4f}", f"{trivial:.4f}", apart]
+    asked = {"task", "probe"} - NOT_ASKED.get((name, dims), set()) if length == "long" else {"task"}
+    if length == "long":
+        trained, (chance, spread) = probe(method.backbone, seen, unseen), untrained(dims, channels, norm)
+        row.append(f"{chance:.3f} ± {spread:.3f} -> {trained:.3f}")
+    print("|", *(f"{x} |" for x in [*row, f"{took:.1f}"]))
     if "task" in asked:
         expect_solved(method, name, metric=metric, trivial=trivial, apart=after, apart_before=before)
-    if "probe" in asked:
-        assert trained > random + PROBE_GAIN
+    if length == "long" and "probe" in asked:
+        assert trained > chance + spread

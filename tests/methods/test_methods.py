@@ -10,7 +10,8 @@ from functools import cache
 import pytest
 import torch
 
-from experiments.compose import compose_pretrain, names, presets
+from experiments.compose import compose_pretrain
+from experiments.layers import names, presets
 from ssl_med.catalogue import get_class
 from ssl_med.checkpoint import Card, load_backbone, save_backbone
 from ssl_med.config import to_plain

@@ -468,7 +468,7 @@ def test_exemplar_needs_a_second_image():
 # --- learning --------------------------------------------------------------------------------------------------------
 
 
-def bodies(n, dims, seed=0, channels=1):
+def bodies(n, dims, seed=0):
     """Trunks with two lungs, a heart, a spine and a liver, each moved and scaled a little: a place and a direction matter.
 
     Blobs, which lie anywhere, say nothing of either.
@@ -494,33 +494,28 @@ def bodies(n, dims, seed=0, channels=1):
     image = image + draw(0.1, 0.25) * organ((0.15, -0.15, 0), (0.25, 0.3, 0.3))
     image = image + draw(0.1, 0.25) * organ((-0.35, -0.1, -0.6), (0.5, 0.4, 0.3))
     image = (image + 0.4 * organ((0, 0.55, 0), (0.12, 0.14, 2)))[:, None]
-    image = (image + 0.02 * torch.randn(image.shape, generator=g)).clamp(0, 1)
-    return torch.cat([1 - image if c % 2 else image for c in range(channels)], 1)
+    return (image + 0.02 * torch.randn(image.shape, generator=g)).clamp(0, 1)
 
 
-# name -> images, steps, batch, learning rate, words, and how many times better than the trivial solver at least
+# What a short run of test_learning.py does not show is learned by an easier task:
+# images, steps, learning rate, words, and how many times better than the trivial solver at least
 LEARNS = {
-    "rotation": (bodies, 100, 16, 3e-3, ["method.every=false"], 2),
-    "relative_position": (bodies, 100, 16, 3e-3, ["method.hidden_dim=256"], 4),
-    "jigsaw": (bodies, 40, 16, 3e-3, ["method.permutations=10", "method.hidden_dim=128"], 5),
-    "rubik_cube": (bodies, 50, 16, 3e-3, ["method.permutations=10", "method.hidden_dim=128"], 5),
-    "rubik_cube_plus": (bodies, 60, 16, 3e-3, ["method.permutations=10", "method.hidden_dim=128"], 4),
-    "multimodal_puzzle": (bodies, 50, 16, 3e-3, ["method.hidden_dim=128"], 4),
-    "cpc": (bodies, 100, 8, 3e-3, ["method.code_dim=64", "method.context_dim=64"], 3),
-    "exemplar": (blobs, 100, 16, 1e-3, ["method.code_dim=128", "method.zoom_p=0"], 6),
+    "rotation": (bodies, 100, 3e-3, ["method.every=false"], 2),
+    "exemplar": (blobs, 100, 1e-3, ["method.code_dim=128", "method.zoom_p=0"], 6),
 }
 
 
-@pytest.mark.parametrize("name", LEARNS)
-@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [("exemplar", 2), *(pytest.param(name, 3, marks=pytest.mark.long) for name in ("exemplar", "rotation"))],
+)
 def test_the_pretext_task_is_learned_on_unseen_images(name, dims):
-    images, steps, size, lr, words, times = LEARNS[name]
+    images, steps, lr, words, times = LEARNS[name]
     method = make(name, dims, *words)
-    channels = test_methods.channels_of(name)
-    train, test = (images(n, dims, seed=seed, channels=channels) for n, seed in ((256, 1), (64, 2)))
+    train, test = images(256, dims, seed=1), images(64, dims, seed=2)
     optimizer = torch.optim.Adam(method.parameters(), lr=lr)
     for s in range(steps):
-        pick = torch.randint(len(train), (size,), generator=generator(s))
+        pick = torch.randint(len(train), (16,), generator=generator(s))
         test_methods.step(method, optimizer, batch_of(train[pick]), s)
     method.eval()
     with torch.no_grad():

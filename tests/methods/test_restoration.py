@@ -7,13 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from test_methods import batch_of, blobs, generator, make, step
-from test_two_processes import part, run_steps, views_of
+from test_two_processes import ADVERSARIAL
 
 from experiments.compose import compose_pretrain
-from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.losses.restoration import mae, mse, ssim_loss
 from ssl_med.methods._critic import Critic
 from ssl_med.methods._restoration import grey_error
@@ -236,9 +233,6 @@ def test_cubes_change_places_or_turn_or_both(words, still, turned):
     assert sorted(map(sorted, inside)) == sorted(map(sorted, whole))
 
 
-ADVERSARIAL = ["method.adversarial=0.01", "method.critic_channels=[4,6]", "method.critic_lr=0.01"]
-
-
 def slow_critic(weights, image):
     """Strided convolutions written out as sums over the kernel, in 2D."""
     x = image
@@ -318,31 +312,6 @@ def test_adversarial_part_is_weighted_saved_and_left_out_of_validation(dims):
     assert run(first, range(2)) == whole[:2]
     second.load_state_dict(copy.deepcopy(first.state_dict()))
     assert run(second, range(2, 4)) == whole[2:]
-
-
-def adversarial_worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    method = make("cube_pp", 2, *ADVERSARIAL).double()
-    convert_sync_batchnorm(method, device_type="cpu")
-    result = run_steps(method, [part(v, rank) for v in torch.load(f"{folder}/views.pt")], rank)
-    if rank == 0:
-        torch.save(result, f"{folder}/result.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_adversarial_part_agrees_between_one_process_and_two(tmp_path):
-    method = make("cube_pp", 2, *ADVERSARIAL).double()
-    with torch.no_grad():
-        views = [{k: v.double() for k, v in views_of(method, 2, seed).items()} for seed in range(3)]
-    torch.save(views, tmp_path / "views.pt")
-    losses, _, state = copy.deepcopy(run_steps(method, views))
-    mp.spawn(adversarial_worker, (str(tmp_path),), nprocs=2)
-    both, _, shared = torch.load(tmp_path / "result.pt")
-    assert both == pytest.approx(losses, rel=1e-9)
-    for key, value in state.items():  # the critic and its moments too
-        assert torch.allclose(shared[key].double(), value.double(), atol=1e-9, rtol=1e-6), key
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_it_finds_groups_of_patients_and_names_positions_in_unseen_ones():
     wanted = Positions(8, wanted.thumbnail, share=0.5, jitter=0.05)
     train, test, rng = patients(24, dims, seed=1), patients(24, dims, seed=2), np.random.default_rng(0)
     optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
-    for s in range(160):
+    for s in range(100):
         step(method, optimizer, draw(train, wanted, patch, rng, 16), s)
     method.eval()
     with torch.no_grad():
@@ -181,6 +181,6 @@ def test_it_finds_groups_of_patients_and_names_positions_in_unseen_ones():
         small = torch.stack([thumbnail(scan, wanted.thumbnail) for scan in train])
         described = method.discovery.describe((small * 255).round().to(torch.uint8))
         near = torch.stack([method.discovery.near(described, torch.full((24,), c)) for c in range(8)])
-    assert float(terms["metric"]) > 2 / 8, "chance is 1/8"  # measured: 0.60
+    assert float(terms["metric"]) > 2 / 8, "chance is 1/8"  # measured: 0.44
     same = method.discovery.owners[:8, None] % 2 == torch.arange(24)[None] % 2  # even numbers are of one build
     assert float((near == same).float().mean()) > 0.85

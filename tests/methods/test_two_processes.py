@@ -11,7 +11,13 @@ from test_methods import SWEEP, batch_of, blobs, generator, make, refusal
 from ssl_med.distributed import convert_sync_batchnorm
 
 WORLD, BATCH, STEPS = 2, 4, 2
-JOBS = [*SWEEP, pytest.param("deep_cluster/v2", 2, id="deep_cluster-v2-2d")]
+NARROW = "backbone.channels=[4,8,16]"  # what is shared does not depend on the width
+ADVERSARIAL = ["method.adversarial=0.01", "method.critic_channels=[4,6]", "method.critic_lr=0.01"]
+JOBS = [
+    *(pytest.param(*p.values, (), id=p.id) for p in SWEEP),
+    pytest.param("deep_cluster/v2", 2, (), id="deep_cluster-v2-2d"),
+    pytest.param("cube_pp", 2, tuple(ADVERSARIAL), id="cube_pp-adversarial-2d"),  # the critic and its moments too
+]
 
 
 def views_of(method, dims, seed):
@@ -57,8 +63,8 @@ def run_steps(method, views_list, rank=None):
 def worker(rank, folder, jobs):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
-    for index, (name, dims) in enumerate(jobs):
-        method = make(name, dims).double()
+    for index, (name, dims, words) in enumerate(jobs):
+        method = make(name, dims, NARROW, *words).double()
         convert_sync_batchnorm(method, device_type="cpu")
         views_list = torch.load(f"{folder}/views{index}.pt")
         result = run_steps(method, [part(v, rank) for v in views_list], rank)
@@ -71,23 +77,24 @@ def worker(rank, folder, jobs):
 @pytest.fixture(scope="module")
 def two_process_results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
-    jobs = [p.values for p in JOBS if not refusal(*p.values)]
+    jobs = [p.values for p in JOBS if not refusal(*p.values[:2])]
     expected = {}
-    for index, (name, dims) in enumerate(jobs):
-        method = make(name, dims).double()
+    for index, (name, dims, words) in enumerate(jobs):
+        method = make(name, dims, NARROW, *words).double()
         with torch.no_grad():
             views_list = [doubled(views_of(method, dims, seed)) for seed in range(STEPS)]
         torch.save(views_list, f"{folder}/views{index}.pt")
-        expected[name, dims] = copy.deepcopy(run_steps(method, views_list))
+        expected[name, dims, words] = copy.deepcopy(run_steps(method, views_list))
     mp.spawn(worker, (str(folder), jobs), nprocs=WORLD)
     return {job: (torch.load(f"{folder}/result{i}.pt"), expected[job]) for i, job in enumerate(jobs)}
 
 
-@pytest.mark.parametrize(("name", "dims"), JOBS)
-def test_loss_gradient_and_whole_state_agree(two_process_results, name, dims):
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dims", "words"), JOBS)
+def test_loss_gradient_and_whole_state_agree(two_process_results, name, dims, words):
     if refusal(name, dims):
         pytest.skip(refusal(name, dims))
-    (losses, gradients, state), (losses1, gradients1, state1) = two_process_results[name, dims]
+    (losses, gradients, state), (losses1, gradients1, state1) = two_process_results[name, dims, words]
     assert losses == pytest.approx(losses1, rel=1e-9)
     for key, gradient in gradients1.items():
         assert torch.allclose(gradients[key], gradient, atol=1e-9, rtol=1e-6), key

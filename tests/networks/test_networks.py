@@ -279,6 +279,18 @@ def test_fast_up_changes_nothing_but_the_time(dims, size):
         assert torch.allclose(a, b, atol=1e-10, rtol=0)
 
 
+def test_pooling_stays_in_half_precision():
+    torch.manual_seed(0)
+    encoder = build_backbone(BackboneConfig(name="unet", channels=(2, 4, 8)), spatial_dims=3, in_channels=1)
+    seen = []
+    encoder.halve.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(torch.rand(1, 1, 8, 8, 8))
+    before, after = seen[0]
+    assert before.dtype == after.dtype == torch.bfloat16
+    assert torch.equal(after.float(), torch.nn.functional.max_pool3d(before.float(), 2))
+
+
 def test_joining_is_left_where_the_kernels_are_the_larger_part():
     """The deepest level of the Models Genesis network at 64 x 64 x 32 is slower joined, the two above are faster."""
     levels = {(512, 8, 8, 4): False, (256, 16, 16, 8): True, (128, 32, 32, 16): True}

@@ -5,6 +5,7 @@ import pytest
 from report_samples import write_finetune
 
 from ssl_med.evaluation import statistics as s
+from ssl_med.evaluation.bootstrap import auc_of, bootstrap, mean_of
 from ssl_med.reports import records
 from ssl_med.reports.comparison import difference_lines, difference_notes, differences
 from ssl_med.reports.html import build_report
@@ -50,8 +51,8 @@ def test_differences_pair_seeds_and_patients(tmp_path):
         assert difference.outcome.family == 2
         assert difference.outcome.effect == pytest.approx(means[method].mean() - means["scratch"].mean())
         order = sorted(range(CASES), key=lambda k: f"c{k}")
-        apart = s.mean_of((means[method] - means["scratch"]).mean(0)[order])
-        interval = s.bootstrap(apart, [str(float(k // 2)) for k in order], resamples=1000)
+        apart = mean_of((means[method] - means["scratch"]).mean(0)[order])
+        interval = bootstrap(apart, [str(float(k // 2)) for k in order], resamples=1000)
         assert (difference.interval.low, difference.interval.high) == pytest.approx((interval.low, interval.high))
         assert difference.interval.subjects == 6
     assert found["pcrl"].interval.low > 0.02
@@ -119,7 +120,7 @@ def test_an_auc_is_computed_anew_for_every_draw(tmp_path):
         ]
         records.write_cases(folder, rows)
     (found,) = differences(only_table(tmp_path / "runs"))
-    auc = {method: s.auc_of(label, logit)(np.ones((1, 40)))[0] for method, logit in runs.items()}
+    auc = {method: auc_of(label, logit)(np.ones((1, 40)))[0] for method, logit in runs.items()}
     assert found.interval.estimate == pytest.approx(auc["pcrl"] - auc["scratch"])
     assert found.interval.low < found.interval.estimate < found.interval.high
     assert not math.isnan(found.interval.low)

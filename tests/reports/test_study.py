@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 from study_samples import CASES, FRACTIONS, GAIN, STEPS, early, sample_study, value
 
+from ssl_med.evaluation import bootstrap
 from ssl_med.evaluation import statistics as s
 from ssl_med.reports.ranking import rank
 from ssl_med.reports.study import TESTS
@@ -72,7 +73,7 @@ def test_the_interval_draws_patients_of_both_rows_together(study):
     apart = np.mean(
         [[value("mae", 0.2, k, c) - value("scratch", 0.2, k, c) for c in range(CASES)] for k in range(SEEDS)], 0
     )
-    alone = s.bootstrap(s.mean_of(apart), [f"s{k:02}" for k in range(CASES)], resamples=1000)
+    alone = bootstrap.bootstrap(bootstrap.mean_of(apart), [f"s{k:02}" for k in range(CASES)], resamples=1000)
     found = study.differences["dice", 0.2, "mae"].interval
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
     assert found.subjects == CASES
@@ -84,8 +85,8 @@ def test_the_mean_auc_of_runs_equals_the_mean_of_their_aucs():
     scores = np.round(rng.normal(truth, 1, (4, 60)), 1)  # with ties
     weights = rng.multinomial(60, np.full(60, 1 / 60), 50).astype(float)
     weights[0] = ~truth  # one class only
-    each = np.mean([s.auc_of(truth, score)(weights) for score in scores], axis=0)
-    found = s.mean_auc_of(truth, scores)(weights)
+    each = np.mean([bootstrap.auc_of(truth, score)(weights) for score in scores], axis=0)
+    found = bootstrap.mean_auc_of(truth, scores)(weights)
     assert math.isnan(found[0])
     np.testing.assert_allclose(found, each)
 

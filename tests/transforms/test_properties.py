@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from ssl_med.spec import SslMedError
-from ssl_med.transforms import _batched, _cpu, _sampling, cells, corruptions, intensity, spatial
+from ssl_med.transforms import (
+    _batched,
+    _compiled,
+    _cpu,
+    _cpu_shuffle,
+    _sampling,
+    cells,
+    corruptions,
+    intensity,
+    spatial,
+)
 
 SHAPES = {2: (24, 18), 3: (22, 20, 20)}
 
@@ -168,14 +178,9 @@ def test_a_batch_equals_its_samples_one_by_one(dims):
     single = one_by_one(lambda x, *p: cells.apply_arrangement(x, cells.Arrangement(*p), side), x, *arrangement)
     assert torch.equal(single, cells.apply_arrangement(x, arrangement, side))
     shuffle = corruptions.sample_shuffle(5, shape, g, p=0.8, windows=50)
-    keys = torch.split(shuffle.keys, shuffle.size.prod(-1).sum(1).tolist())
-    single = [
-        corruptions.apply_shuffle(
-            x[i : i + 1], corruptions.Shuffle(shuffle.start[i : i + 1], shuffle.size[i : i + 1], keys[i])
-        )
-        for i in range(5)
-    ]
-    assert torch.equal(torch.cat(single), corruptions.apply_shuffle(x, shuffle))
+    keys = _sampling.bit_source(gen(4))  # one source: each sample takes its keys in turn
+    single = one_by_one(lambda x, *p: corruptions.apply_shuffle(x, corruptions.Shuffle(*p), keys), x, *shuffle)
+    assert torch.equal(single, corruptions.apply_shuffle(x, shuffle, _sampling.bit_source(gen(4))))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -204,11 +209,14 @@ def test_accelerator_and_cpu_forms_are_bit_identical(dims, monkeypatch):
     monkeypatch.undo()
     for p, windows in ((0.6, 700), (0.0, 5), (1.0, 1)):
         shuffle = corruptions.sample_shuffle(7, shape, g, p=p, windows=windows)
-        expected = _batched.shuffle(x, *shuffle)
-        assert torch.equal(expected, _cpu.shuffle(x, *shuffle))
-        monkeypatch.setattr(_cpu, "_WRITES", 300)  # many pieces, windows of one sample apart
-        assert torch.equal(expected, _cpu.shuffle(x, *shuffle))
-        monkeypatch.undo()
+        expected = _batched.shuffle(x, *shuffle, keys=_sampling.bit_source(gen(8)))
+        for compiled in (_compiled.sources, lambda: None):
+            monkeypatch.setattr(_compiled, "sources", compiled)
+            assert torch.equal(expected, _cpu_shuffle.shuffle(x, *shuffle, keys=_sampling.bit_source(gen(8))))
+            for name in ("_WRITES", "_PART"):  # many pieces, windows of one volume apart
+                monkeypatch.setattr(_cpu_shuffle, name, 300)
+            assert torch.equal(expected, _cpu_shuffle.shuffle(x, *shuffle, keys=_sampling.bit_source(gen(8))))
+            monkeypatch.undo()
 
 
 def test_noise_is_uniform_and_replays():

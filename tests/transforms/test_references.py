@@ -1,6 +1,10 @@
 """Every transform against a slow reference written from its definition, and against the published figures."""
 
+import functools
+import importlib.machinery
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from ssl_med.spec import SslMedError
-from ssl_med.transforms import cells, corruptions, intensity, spatial
+from ssl_med.transforms import _compiled, _cpu_shuffle, cells, corruptions, intensity, spatial
+from ssl_med.transforms._sampling import bit_source
 
 SHAPES = {2: (24, 18), 3: (18, 18, 12)}
 
@@ -248,29 +253,95 @@ def test_solarize_inverts_from_the_threshold_upwards():
     assert float(1 - drawn.mean()) == pytest.approx(0.2, abs=0.02)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-def test_local_shuffle_is_bit_identical_to_the_sequential_definition(dims):
-    x = image(dims, shape=(30, 20, 20)[:dims])
-    shape = x.shape[2:]
-    params = corruptions.sample_shuffle(4, shape, gen(3), p=0.5, windows=300)
-    y = corruptions.apply_shuffle(x, params)
-    used = 0
-    for b in range(4):
-        expected = x[b].clone()
-        for w in range(300):
-            box = tuple(
-                slice(s, s + n) for s, n in zip(params.start[b, w].tolist(), params.size[b, w].tolist(), strict=True)
-            )
-            count = int(params.size[b, w].prod())
-            order = torch.argsort(params.keys[used : used + count], stable=True)
-            used += count
-            for c in range(2):  # read from the original, write to the copy: later windows overwrite
-                expected[c][box] = x[b, c][box].flatten()[order].view(expected[c][box].shape)
-        assert torch.equal(y[b], expected)
+def sequential_shuffle(x, params, draws):
+    """Window after window: each sorts its own keys, reads the original and overwrites what stands there."""
+    y = x.clone()
+    for b in range(len(x)):
+        volumes = params.size[b].prod(1)
+        if not int(volumes.sum()):
+            continue
+        drawn, used, keys = draws(int(volumes.sum())), 0, {}
+        for w in sorted(range(len(volumes)), key=lambda w: int(volumes[w])):
+            keys[w] = drawn[used : used + int(volumes[w])]
+            used += int(volumes[w])
+        for w, (start, size) in enumerate(zip(params.start[b].tolist(), params.size[b].tolist(), strict=True)):
+            box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+            order = sorted(range(len(keys[w])), key=keys[w].tolist().__getitem__)  # stable
+            for c in range(x.shape[1]):
+                values = torch.empty_like(x[b, c][box].flatten())
+                values[order] = x[b, c][box].flatten()
+                y[b, c][box] = values.view(size)
+    return y
+
+
+def few_keys(seed):
+    """Keys of which many are equal."""
+    draws = bit_source(gen(seed))
+    return lambda count: draws(count) & 7
+
+
+@pytest.fixture(params=["numba", "numpy", "batched"])
+def shuffle_form(request, monkeypatch):
+    """Each form that local shuffling has: compiled, without numba, as on an accelerator."""
+    monkeypatch.setattr(_cpu_shuffle, "_SMALL", 10**9)
+    if request.param == "numba":
+        pytest.importorskip("numba", reason="numba is not installed: its form is not tested")
+        assert _compiled.sources()
+        monkeypatch.setattr(_cpu_shuffle, "sources", None)
+    elif request.param == "numpy":
+        monkeypatch.setattr(_compiled, "sources", lambda: None)
+    else:
+        monkeypatch.setattr(corruptions, "on_cpu", lambda x: False)
+
+
+@pytest.mark.parametrize("keys", [lambda seed: bit_source(gen(seed)), few_keys], ids=["keys", "equal keys"])
+@pytest.mark.parametrize("shape", [(30, 20), (30, 20, 20), (13, 16, 11), (40, 60)])
+def test_local_shuffle_is_bit_identical_to_the_sequential_definition(shape, keys, shuffle_form):
+    x = image(len(shape), shape=shape)
+    params = corruptions.sample_shuffle(4, shape, gen(2), p=0.5, windows=300)
+    y = corruptions.apply_shuffle(x, params, keys(5))
+    assert torch.equal(y, sequential_shuffle(x, params, keys(5)))
     active = params.size.flatten(1).any(1)
     assert 0 < int(active.sum()) < 4
     assert torch.equal(y[~active], x[~active])
-    assert used == len(params.keys)
+    assert not torch.equal(y[active], x[active])
+
+
+def test_permutations_of_a_window_are_equally_likely(shuffle_form):
+    x = torch.arange(4.0).expand(24_000, 1, 4).reshape(24_000, 1, 2, 2)
+    params = corruptions.Shuffle(torch.zeros(24_000, 1, 2).long(), torch.full((24_000, 1, 2), 2))
+    y = corruptions.apply_shuffle(x, params, bit_source(gen(0))).flatten(1)
+    counts = torch.unique(y, dim=0, return_counts=True)[1].double()
+    assert len(counts) == 24
+    assert float(((counts - 1000) ** 2 / 1000).sum()) < 23 + 5 * (2 * 23) ** 0.5
+
+
+def test_a_seed_shuffles_alike_with_and_without_numba(monkeypatch):
+    pytest.importorskip("numba", reason="numba is not installed: there is nothing to compare")
+    x = torch.rand(3, 2, 64, 64, 32, generator=gen(0))
+    with_numba = corruptions.models_genesis(x, gen(1), windows=10_000)
+    monkeypatch.setattr(_compiled, "sources", lambda: None)
+    assert torch.equal(with_numba, corruptions.models_genesis(x, gen(1), windows=10_000))
+
+
+def test_without_numba_nothing_is_compiled_or_said(monkeypatch, recwarn):
+    monkeypatch.setattr(_compiled.importlib.util, "find_spec", lambda name: None)
+    assert _compiled.sources.__wrapped__() is None
+    assert not recwarn.list
+
+
+def test_a_numba_that_fails_is_said_once(monkeypatch):
+    broken = types.ModuleType("numba")
+    broken.njit = lambda *args, **options: (_ for _ in ()).throw(RuntimeError("no locator\nand more"))
+    broken.__spec__ = importlib.machinery.ModuleSpec("numba", None)
+    monkeypatch.setitem(sys.modules, "numba", broken)
+    fresh = functools.cache(_compiled.sources.__wrapped__)
+    monkeypatch.setattr(_compiled, "sources", fresh)
+    x = torch.rand(2, 1, 20, 20, generator=gen(0))
+    with pytest.warns(UserWarning, match=r"numba cannot compile local shuffling \(no locator\)") as said:
+        first, again = (corruptions.local_shuffle(x, gen(1), p=1, windows=50) for _ in range(2))
+    assert len(said) == 1
+    assert torch.equal(first, again)
 
 
 def test_shuffle_windows_follow_the_official_ranges():
@@ -469,7 +540,8 @@ def test_a_map_of_the_pool_shuffles_as_its_windows_would(dims):
     g = gen(2)
     for row in maps:  # the same windows, drawn for one image after the other
         params = corruptions.sample_shuffle(1, shape, g, p=1.0, windows=300)
-        assert torch.equal(x[:1].flatten(2)[:, :, row.long()].view_as(x[:1]), corruptions.apply_shuffle(x[:1], params))
+        expected = corruptions.apply_shuffle(x[:1], params, bit_source(g))
+        assert torch.equal(x[:1].flatten(2)[:, :, row.long()].view_as(x[:1]), expected)
     y = corruptions.apply_maps(x, maps, torch.tensor([2, -1, 0, 1, -1, 0]))
     for b, row in enumerate((2, -1, 0, 1, -1, 0)):
         expected = x[b].flatten(1)[:, maps[row].long()].view_as(x[b]) if row >= 0 else x[b]

@@ -1,0 +1,74 @@
+"""Settings that all families have, and those of volumes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ssl_med.spec import SslMedError
+
+
+@dataclass
+class CommonConfig:
+    """Settings of every family."""
+
+    name: str = ""
+    """file name in datamodules"""
+    root: str = ""
+    """folder of the data set as it is distributed"""
+    store: str = ""
+    """folder made by `ssl-med prepare`: voxels are read from it, names, tables and lists from the root"""
+    patch_size: tuple[int, ...] = ()
+    """size of a crop in voxels"""
+    intensity_low: float = -1000.0
+    """lower end of the intensity window (CT: HU; MRI: percentile of the non-zero voxels)"""
+    intensity_high: float = 1000.0
+    """upper end"""
+    split: str = "random"
+    """random, file, or one the family offers"""
+    split_file: str = ""
+    """split=file: JSON with train, val and test lists of subject ids, or FILE:key"""
+    split_ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    """split=random: shares of the subjects"""
+    split_seed: int = 0
+    """split=random: its own seed, so that all training seeds share one test set"""
+    test_is_val: bool = False
+    """split=file without a test list: test on the val list, and validate on nobody"""
+    cache_gb: float = 4.0
+    """memory for decoded scans, per loader process"""
+    pretrain_share: float = 0.0
+    """PCRL's semi-supervised splits on one data set, 9:1 is 0.9: this share of the training subjects is for pretraining
+    alone, the rest for labels alone; give it to both commands; 0: both use all"""
+    tuning_share: float = 0.0
+    """finetune, probe: put the test part away to choose settings, and test on the validation part or, where there is none,
+    on this share of the training subjects; 0: off"""
+    share_by: Literal["subject", "image"] = "subject"
+    """pretrain_share counts subjects; image: scans or films, as PCRL's lists, and patients may then be on both sides"""
+    quarantine: str = ""
+    """file of `ssl-med check` that lists what to leave out; the split is made before, so it stays the same"""
+    quarantine_budget: float = 0.05
+    """largest share of the cases that the quarantine may leave out"""
+    allow_overlap: bool = False
+    """finetune: go on when the pretraining saw subjects or files of val and test; every report says so"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.quarantine_budget <= 1:
+            raise SslMedError(f"data.quarantine_budget is {self.quarantine_budget:g}; it must lie in [0, 1]")
+        if not 0 <= self.tuning_share < 1:
+            raise SslMedError(f"data.tuning_share is {self.tuning_share:g}; it must lie in (0, 1), or be 0")
+        if not 0 <= self.pretrain_share < 1:
+            raise SslMedError(f"data.pretrain_share is {self.pretrain_share:g}; it must lie in (0, 1), or be 0")
+
+
+@dataclass
+class VolumeConfig(CommonConfig):
+    """Settings of volumetric families."""
+
+    spacing_mm: tuple[float, ...] | None = None
+    """voxel size to resample to; null: as acquired"""
+    orientation: str = "LPS"
+    """patient directions in which the axes x, y, z increase"""
+    crops_per_volume: int = 16
+    """crops of each scan in an epoch"""
+    mixed_volumes: int = 8
+    """scans whose crops are shuffled together when not all scans fit into the cache"""

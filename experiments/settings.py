@@ -1,0 +1,148 @@
+"""The sections of a run config that belong to no library: trainer, tracking, labels, and the keys without a section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ssl_med.spec import SslMedError
+
+SCRATCH = "scratch"
+
+
+@dataclass
+class TrainerConfig:
+    """How long, how wide, on what, and how often to look."""
+
+    max_epochs: int = -1
+    """-1: no limit; an epoch of volumes is crops_per_volume crops of each"""
+    max_steps: int = -1
+    """optimiser steps; -1: no limit"""
+    batch_size: int = 32
+    """samples per batch over all devices"""
+    accumulate: int = 1
+    """batches per optimiser step"""
+    clip: float = 0.0
+    """largest gradient norm; 0: no clipping"""
+    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
+    """arithmetic of the forward pass"""
+    accelerator: str = "auto"
+    """auto, cpu, gpu"""
+    devices: str = "auto"
+    """number of devices per node, or auto"""
+    num_nodes: int = 1
+    """number of machines"""
+    strategy: str = "auto"
+    """auto, ddp, ddp_spawn or another Lightning strategy"""
+    sync_batchnorm: bool = True
+    """with several devices: batch statistics over the global batch, so that the result does not depend on their number"""
+    num_workers: int = 0
+    """loader processes per device"""
+    val_every_steps: int = 0
+    """validate every so many batches; 0: after each epoch"""
+    patience: int = 0
+    """stop when the monitored value has not improved for so many validations, of an online probe: probes; 0: never"""
+    monitor: str = "val/loss"
+    """value that names the best weights: of the validation (val/...), the collapse monitors or the online probe; lower is
+    better for losses, mse, alignment and uniformity, higher for everything else"""
+    select: Literal["best", "last"] = "best"
+    """weights that leave the run: best validation, or the last"""
+    test_every_steps: int = 0
+    """finetune: test every so many steps for a learning curve (curve/METRIC), on which nothing is chosen; 0: never"""
+    checkpoint_every_steps: int = 500
+    """write last.ckpt every so many steps, besides each validation and the end"""
+    collapse_patience: int = 20
+    """pretraining: stop when the features have been collapsed in so many monitors (one each log_every steps); 0: never"""
+    log_every: int = 10
+    """steps between lines of metrics.jsonl"""
+    progress: bool = True
+    """progress bar"""
+    channels_last: bool = False
+    """memory format of the network's convolutions"""
+
+    def __post_init__(self) -> None:
+        if self.max_epochs < 0 and self.max_steps < 0:
+            raise SslMedError("trainer: no end is set; give trainer.max_epochs=N or trainer.max_steps=N")
+        for key in ("batch_size", "accumulate", "num_nodes", "log_every", "checkpoint_every_steps"):
+            if getattr(self, key) < 1:
+                raise SslMedError(f"trainer.{key} is {getattr(self, key)}; it must be at least 1")
+        if self.test_every_steps and (self.select == "best" or self.patience):
+            raise SslMedError(
+                "trainer.test_every_steps looks at the test part during training, so nothing may be chosen on the way; "
+                "set trainer.select=last and trainer.patience=0"
+            )
+        if self.collapse_patience < 0:
+            raise SslMedError(f"trainer.collapse_patience is {self.collapse_patience}; it must be 0 or more")
+        if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
+            raise SslMedError(f"trainer.devices is '{self.devices}'; give a number of devices or auto")
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics go besides metrics.jsonl; nothing is ever sent unless `wandb: online`."""
+
+    wandb: Literal["off", "offline", "online"] = "offline"
+    """offline writes a wandb folder into the run, to be sent by `wandb sync`"""
+    project: str = "ssl_med"
+    """W&B project"""
+    entity: str = ""
+    """W&B team or user; empty: the account's default"""
+    table: str = ""
+    """comparison that the run belongs to, one of its tags"""
+    pictures: bool = False
+    """W&B gets the pictures of test cases too: they show the scans"""
+
+    def __post_init__(self) -> None:
+        longest = 58  # "table:NAME" is a W&B tag, of at most 64
+        if len(self.table) > longest:
+            raise SslMedError(f"tracking.table has {len(self.table)} letters; W&B takes at most {longest}")
+
+
+@dataclass
+class LabelsConfig:
+    """How many labelled training patients a task may use."""
+
+    fraction: float = 1.0
+    """share of the training patients, in (0, 1]; the smaller budget lies within the larger one of the same seed"""
+    shots: int = 0
+    """training patients of each class, in place of a fraction; 0: off"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise SslMedError(f"labels.fraction is {self.fraction:g}; it must lie in (0, 1]")
+        if self.shots < 0:
+            raise SslMedError(f"labels.shots is {self.shots}; it must be 0 or more")
+        if self.shots and self.fraction != 1:
+            raise SslMedError("labels.fraction and labels.shots are both given; choose one")
+
+    @property
+    def whole(self) -> bool:
+        """All labels are used."""
+        return self.fraction == 1 and not self.shots
+
+
+@dataclass
+class BudgetConfig(LabelsConfig):
+    """And what budgets of different size have in common when they are trained."""
+
+    match: Literal["epochs", "steps"] = "epochs"
+    """what trainer.max_epochs counts: epochs of the budget, so that fewer labels mean fewer steps; or steps: every budget
+    takes the steps, the schedule and the validations of all labels. trainer.max_steps alone always matches steps"""
+
+
+@dataclass
+class GeneralConfig:
+    """Keys without a section."""
+
+    seed: int = 0
+    """of initial weights, batches, views and label budgets; the split has its own data.split_seed"""
+    out: str = ""
+    """run folder; empty: runs/<kind>/<name>-<hash>"""
+    init: str = SCRATCH
+    """finetune, probe: run folder or backbone file to start from, or scratch"""
+    resume: bool = True
+    """go on from last.ckpt when the run folder holds one"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise SslMedError(f"seed is {self.seed}; it must be 0 or more, and below 2^32")
