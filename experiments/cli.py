@@ -100,7 +100,7 @@ def _prepare(words: Sequence[str]) -> None:
 
 def _list(words: Sequence[str]) -> None:
     from experiments.compose import names, presets
-    from experiments.matrix import tables
+    from experiments.declared import tables
 
     kinds: dict[str, Callable[[], list[str] | dict[str, str]]] = {
         "methods": lambda: names("method"),

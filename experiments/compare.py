@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from experiments.callbacks import RunError
-from experiments.matrix import Matrix, Node, load_table
+from experiments.declared import load_table
+from experiments.matrix import Matrix, Node
 from experiments.session import say
 from experiments.workers import Finished, Job, Workers
 from ssl_med.config import build, parse_words, to_plain
@@ -247,10 +248,10 @@ def choose(
         if run.problem:
             broken.add((node.row, node.column))
             continue
-        results[node.row, node.column][label].append(run.value)
-        listed.append(
-            {"row": node.row, "column": node.column, "seed": node.seed, **dict(node.choice), run.metric: run.value}
-        )
+        value = matrix.value(node, run)
+        results[node.row, node.column][label].append(value)
+        metric = matrix.table.columns[node.column].metric or run.metric
+        listed.append({"row": node.row, "column": node.column, "seed": node.seed, **dict(node.choice), metric: value})
     chosen = {}
     for key, found in results.items():
         if key not in broken:
