@@ -149,12 +149,18 @@ class TableConfig:
         if not self.pretrain.seeds:
             raise SslMedError("pretrain.seeds is empty; give one seed or more")
 
-    def origin(self, row: str, column: str) -> tuple[str, str]:
-        """Family that a row is pretrained on for a column, and the name of its folder."""
-        data, root = "", ""
+    def origin(self, row: str, column: str) -> tuple[str, str, Tree]:
+        """Family that a row is pretrained on for a column, the name of its folder, and the settings.
+
+        The row says more than the column, and that more than the table; `data` settings for another family do not count.
+        """
+        data, root, settings = "", "", {}
         for place in (self.pretrain, self.columns[column].pretrain, self.rows[row]):
+            if place.data and place.data != data:
+                settings = {key: value for key, value in settings.items() if key != "data"}
             data, root = place.data or data, place.root or place.data or root
-        return data, root
+            settings = merge(settings, place.settings)
+        return data, root, settings
 
     def cells(self) -> Iterator[tuple[str, str]]:
         """Row and column of every cell, as `published` spells them."""
@@ -168,17 +174,16 @@ def load_table(name: str, words: Sequence[str], *, scale: str) -> TableConfig:
     """tables/NAME.yaml or a path, with its part `small` laid over it for scale=small and words of the line over that.
 
     `like: OTHER` lays a table over tables/OTHER.yaml; null takes a row or a column out, or a key of one back to its default.
+    Published numbers of what is out are left out.
+
+    Raises:
+        SslMedError: no such table or small part, a wrong key or value, or a published number of the file's own without a cell.
     """
-    source, tree = _read(name)
+    source, own, tree = _read(name)
     small = tree.pop("small", None)
     declared = _build(source, tree)
     for key in ("published", "published_p"):
-        cells = list(declared.cells())
-        for row, column in _places(getattr(declared, key)):
-            if (row, column) not in cells:
-                known = sorted({c for r, c in cells if r == row or row not in declared.rows})
-                what = nearest(row, list(declared.rows)) if row not in declared.rows else nearest(column, known)
-                raise SslMedError(f"{source}: {key}.{row}.{column} names no cell of the table{what}")
+        _check_cells(source, key, own.get(key) or {}, declared)
     if scale == "small":
         if not isinstance(small, dict):
             raise SslMedError(f"{source}: has no part 'small'; leave scale=small out")
@@ -206,15 +211,25 @@ def merge(below: Tree, above: Tree) -> Tree:
     return merged
 
 
-def _read(name: str) -> tuple[str, Tree]:
-    """How a file is called, and its tree over that of the table that it is like."""
+def _read(name: str) -> tuple[str, Tree, Tree]:
+    """How a file is called, its own tree, and that over the tree of the table that it is like."""
     path = Path(name) if name.endswith(".yaml") else TABLES / f"{name}.yaml"
     if not path.is_file():
         raise SslMedError(f"table '{name}' is unknown{nearest(name, tables())}")
     layer = read_yaml(path, f"tables/{path.name}")
-    tree = dict(layer.tree)
-    other = tree.pop("like", None)
-    return layer.source, merge(_read(str(other))[1], tree) if other else tree
+    own = dict(layer.tree)
+    other = own.pop("like", None)
+    return layer.source, own, merge(_read(str(other))[2], own) if other else dict(own)
+
+
+def _check_cells(source: str, key: str, numbers: Mapping[str, Mapping[str, float]], table: TableConfig) -> None:
+    """Refuses a number for which there is no cell."""
+    columns = dict.fromkeys(column for _, column in table.cells())
+    for row, column in _places(numbers):
+        if row not in table.rows:
+            raise SslMedError(f"{source}: {key}.{row} is no row{nearest(row, list(table.rows))}")
+        if column not in columns:
+            raise SslMedError(f"{source}: {key}.{row}: '{column}' is no column{nearest(column, list(columns))}")
 
 
 def _build(source: str, tree: Tree) -> TableConfig:

@@ -141,9 +141,9 @@ class Matrix:
         return (*node.words, f"out={self.folder(node)}")
 
     def _pretraining(self, label: str, column: str, seed: int) -> Node:
-        shared, row, own = self.table.pretrain, self.table.rows[label], self.table.columns[column].pretrain
-        data, root = self.table.origin(label, column)
-        layers = (self.table.settings, shared.settings, own.settings, row.settings, {"data": self._data(root)})
+        row, own = self.table.rows[label], self.table.columns[column].pretrain
+        data, root, settings = self.table.origin(label, column)
+        layers = (self.table.settings, settings, {"data": self._data(root)})
         words = (f"method={row.method}", f"data={data}", *self._trainer(), *flatten(self._merged(*layers)))
         return Node("pretrain", label, column if own != SourceConfig() else "", 1.0, seed, (*words, f"seed={seed}"))
 
