@@ -130,15 +130,20 @@ class Campaign:
                 while self._start(workers) or workers.running:
                     for finished in workers.finished():
                         self._account(finished)
+                    self._give_up()
                     self._plan_finals()
-        blocked = [node for node in self.waiting if any(self.matrix.folder(n) in self.failed for n in node.needs)]
-        for node in blocked:
-            self.failed[self.matrix.folder(node)] = "waits for a pretraining that failed"
-            say(f"not run: {node.name}")
         for column in self._unchosen():
             say(f"not run: {column[1]}: {column[0]}, because trials failed")
             self.failed[self.matrix.out / "final" / "-".join(column)] = "trials failed"
         return self.failed
+
+    def _give_up(self) -> None:
+        """Takes out of the queue what waits for a pretraining that failed, so that nothing else waits for it."""
+        for node in list(self.waiting):
+            if any(self.matrix.folder(need) in self.failed for need in node.needs):
+                self.waiting.remove(node)
+                self.failed[self.matrix.folder(node)] = "waits for a pretraining that failed"
+                say(f"not run: {node.name}")
 
     def _start(self, workers: Workers) -> bool:
         """Starts what can; whether anything is on the way."""
@@ -208,6 +213,7 @@ class Campaign:
         known = {self.matrix.folder(node) for node in self.waiting}
         self.waiting += [node for node in finals if self.matrix.folder(node) not in known]
         self._finished(finals)
+        self._give_up()
 
     def _unchosen(self) -> list[tuple[str, str]]:
         if not self.planned_finals:

@@ -54,7 +54,9 @@ class Node:
             return f"pretrain {self.row}{f' for {self.column}' if self.column else ''}, seed {self.seed}"
         tried = " ".join(f"{key}={value}" for key, value in self.choice)
         budget = f" at {100 * self.fraction:g} %" if self.fraction < 1 else ""
-        return f"{self.column}{budget}: {self.row}, seed {self.seed}" + (f", trial {tried}" if tried else "")
+        return f"{self.column}{budget}: {self.row}, seed {self.seed}" + (
+            f", trial {tried}" if self.role == "tune" else ""
+        )
 
     def config(self) -> RunConfig:
         """Its resolved config."""

@@ -265,7 +265,9 @@ def test_probes_get_no_words_of_training(load, tmp_path):
 
 
 def test_a_pretext_protocol_takes_a_family_and_no_budget(load, tmp_path):
-    text = BASE.replace("lungs: {task: luna, protocol: linear, root: ct}", "turns: {task: lits, protocol: pretext_rotation}")
+    text = BASE.replace(
+        "lungs: {task: luna, protocol: linear, root: ct}", "turns: {task: lits, protocol: pretext_rotation}"
+    )
     node = next(node for node in matrix_of(load(text), tmp_path).finals({}) if node.column == "turns")
     words = words_of(node)
     assert words["data"] == "lits"
