@@ -191,9 +191,10 @@ def load_table(name: str, words: Sequence[str], *, scale: str) -> TableConfig:
     table = _build(source, merge(tree, parse_words(words).tree))
     kept = set(table.cells())
     for numbers in (table.published, table.published_p):
-        for row, column in list(_places(numbers)):
-            if (row, column) not in kept:
-                del numbers[row][column]
+        for row, found in list(numbers.items()):
+            numbers[row] = {column: value for column, value in found.items() if (row, column) in kept}
+            if not numbers[row]:
+                del numbers[row]
     return table
 
 
@@ -225,10 +226,12 @@ def _read(name: str) -> tuple[str, Tree, Tree]:
 def _check_cells(source: str, key: str, numbers: Mapping[str, Mapping[str, float]], table: TableConfig) -> None:
     """Refuses a number for which there is no cell."""
     columns = dict.fromkeys(column for _, column in table.cells())
-    for row, column in _places(numbers):
+    for row, found in numbers.items():
         if row not in table.rows:
             raise SslMedError(f"{source}: {key}.{row} is no row{nearest(row, list(table.rows))}")
-        if column not in columns:
+        for column in found:
+            if column in columns:
+                continue
             raise SslMedError(f"{source}: {key}.{row}: '{column}' is no column{nearest(column, list(columns))}")
 
 
@@ -256,7 +259,3 @@ def _varied(columns: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         for label, own in column["vary"].items():
             if own is not None:
                 yield f"{name} {label}", merge(shared, own)
-
-
-def _places(numbers: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, str]]:
-    return ((row, column) for row, found in numbers.items() for column in found)

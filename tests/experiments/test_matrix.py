@@ -107,11 +107,11 @@ def test_small_and_words_are_laid_over_and_null_takes_out(load):
     assert list(small.rows) == ["scratch", "mg"]
     assert small.columns["liver"].tune == {}
     assert small.columns["liver"].settings == full.columns["liver"].settings
-    assert small.published == {"mg": {"liver": 0.5}, "wide": {}}
+    assert small.published == {"mg": {"liver": 0.5}}
     words = load(text, "columns.lungs=null", "columns.liver.settings.trainer.max_steps=7")
     assert list(words.columns) == ["liver"]
     assert words.columns["liver"].settings == {"trainer": {"max_steps": 7}}
-    assert words.published == {"mg": {"liver": 0.5, "liver@0.5": 0.4}, "wide": {}}
+    assert words.published == {"mg": {"liver": 0.5, "liver@0.5": 0.4}}
 
 
 def test_a_column_varies(load):

@@ -2,14 +2,15 @@
 
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from datamodules.phantoms import msd
+from experiments import matrix
 from experiments.declared import TABLES, load_table, tables
-from experiments.matrix import Matrix
 
 OWN = ("hippocampus", "nodule2d")  # studies of our own: no paper, no small form, for they are small
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "tables.md"
@@ -39,9 +40,18 @@ def roots(tmp_path_factory):
     arrays = {f"{part}_images": np.zeros((2, 50, 50), np.uint8) for part in ("train", "val", "test")}
     arrays |= {f"{part}_labels": np.array([[0], [1]], np.uint8) for part in ("train", "val", "test")}
     np.savez(top / "nodule2d" / "nodule2d.npz", **arrays)
-    msd.generate(top / "hippocampus", subjects=3, seed=0, size=(16, 16, 16))
+    msd.generate(top / "hippocampus", subjects=3, seed=0, size=(24, 24, 24))
     (top / "empty").mkdir()
     return AnyRoot({"nodule2d": top / "nodule2d", "hippocampus": top / "hippocampus"}, top / "empty")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def once():
+    """Tables that are like another have runs in common: each is composed once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("compose_pretrain", "compose_finetune", "compose_probe"):
+            patch.setattr(matrix, name, cache(getattr(matrix, name)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +68,12 @@ def with_one_seed(table):
 @pytest.mark.parametrize(("name", "scale"), CASES)
 def test_every_run_composes(name, scale, roots, composed, tmp_path):
     table = with_one_seed(load_table(name, [], scale=scale))
-    matrix = Matrix(name, table, out=tmp_path, roots=roots, stores={})
-    trials = matrix.trials()
+    plan = matrix.Matrix(name, table, out=tmp_path, roots=roots, stores={})
+    trials = plan.trials()
     chosen = {(node.row, node.column): dict(node.choice) for node in trials}
-    finals = matrix.finals(chosen)
+    finals = plan.finals(chosen)
     assert {(node.row, node.column) for node in finals} == {(r, c) for r in table.rows for c in table.columns}
-    for node in [*matrix.pretrainings(), *trials, *finals]:
+    for node in [*plan.pretrainings(), *trials, *finals]:
         words = tuple(w for w in node.words if not re.match(r"(init|seed|labels\.fraction)=", w))
         if (node.kind, words) in composed:
             continue
