@@ -154,7 +154,8 @@ class TableConfig:
 
         The row says more than the column, and that more than the table; `data` settings for another family do not count.
         """
-        data, root, settings = "", "", {}
+        data, root = "", ""
+        settings: Tree = {}
         for place in (self.pretrain, self.columns[column].pretrain, self.rows[row]):
             if place.data and place.data != data:
                 settings = {key: value for key, value in settings.items() if key != "data"}

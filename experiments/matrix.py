@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from experiments.compose import (
 from experiments.declared import SCRATCH, SourceConfig, TableConfig, Tree, merge
 from ssl_med.catalogue import nearest
 from ssl_med.config import read_yaml
+from ssl_med.evaluation.protocols import InitConfig
 from ssl_med.reports.records import Run
 from ssl_med.spec import SslMedError
 
@@ -228,9 +229,11 @@ def family_of(task: str) -> str:
 
 def _for_probe(settings: Tree) -> Tree:
     """Without what a probe has no use for."""
-    kept = {key: value for key, value in settings.items() if key not in ("optim", "tracking", "trainer", "transfer")}
-    passed = {key: value for key, value in settings.get("trainer", {}).items() if key in PASS}
-    return kept | ({"trainer": passed} if passed else {})
+    kept = {key: value for key, value in settings.items() if key not in ("optim", "tracking")}
+    for section, keys in (("trainer", PASS), ("transfer", tuple(item.name for item in fields(InitConfig)))):
+        if section in kept:
+            kept[section] = {key: value for key, value in kept[section].items() if key in keys}
+    return kept
 
 
 def _set(tree: Tree, key: str, value: Any) -> Tree:

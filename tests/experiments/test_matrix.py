@@ -254,14 +254,19 @@ def test_a_row_can_start_from_a_file_and_change_its_transfer(load, tmp_path):
     assert given.config().transfer.decoder == "auto"
 
 
-def test_probes_get_no_words_of_training(load, tmp_path):
-    table = load(BASE.replace("backbone: {channels", "trainer: {max_steps: 9, batch_size: 4}, backbone: {channels"))
-    node = next(node for node in matrix_of(table, tmp_path).finals({}) if node.column == "lungs")
+def test_probes_get_no_words_of_training_but_those_of_loading(load, tmp_path):
+    text = BASE.replace("backbone: {channels", "trainer: {max_steps: 9, batch_size: 4}, backbone: {channels")
+    text = text.replace(
+        "root: ct}", "root: ct, settings: {transfer: {adapt_channels: true, norm: group}, optim: {lr: 1}}}"
+    )
+    node = next(node for node in matrix_of(load(text), tmp_path).finals({}) if node.column == "lungs")
     words = words_of(node)
     assert node.kind == "probe"
     assert words["trainer.batch_size"] == "4"
-    assert "trainer.max_steps" not in words
+    assert words["transfer.adapt_channels"] == "true"
+    assert not {"trainer.max_steps", "transfer.norm", "optim.lr"} & set(words)
     assert node.config().protocol == "linear"
+    assert node.config().transfer.adapt_channels
 
 
 def test_a_pretext_protocol_takes_a_family_and_no_budget(load, tmp_path):
