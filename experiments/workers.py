@@ -53,7 +53,7 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         held = [*self._idle, *((pipe, process) for pipe, (process, _, _) in self._busy.items())]
         for pipe, process in held:
             pipe.close()
