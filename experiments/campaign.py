@@ -96,7 +96,11 @@ class Campaign:
         else:
             self.done.add(folder)
             self.seconds[kind_of(node)].append(finished.seconds)
-            result = f"{run.metric} {run.value:.4f}" if run.tested else f"{run.summary.get('steps')} steps"
+            result = (
+                f"{run.metric} {self.matrix.value(node, run):.4f}"
+                if run.tested
+                else f"{run.summary.get('steps')} steps"
+            )
             say(f"[{len(self.done)}/{self.total}] {node.name}: {result} ({finished.seconds:.0f} s{self._left()})")
         write_json(
             self.matrix.out / PROGRESS,
@@ -183,10 +187,10 @@ def choose(
         if run.problem:
             broken.add((node.row, node.column))
             continue
-        results[node.row, node.column][label].append(run.value)
-        listed.append(
-            {"row": node.row, "column": node.column, "seed": node.seed, **dict(node.choice), run.metric: run.value}
-        )
+        value = matrix.value(node, run)
+        results[node.row, node.column][label].append(value)
+        metric = matrix.table.columns[node.column].metric or run.metric
+        listed.append({"row": node.row, "column": node.column, "seed": node.seed, **dict(node.choice), metric: value})
     chosen = {}
     for key, found in results.items():
         if key not in broken:

@@ -131,8 +131,8 @@ def _sweep(words: Sequence[str]) -> None:
 
 
 def _list(words: Sequence[str]) -> None:
+    from experiments.declared import tables
     from experiments.layers import names, presets
-    from experiments.matrix import tables
 
     kinds: dict[str, Callable[[], list[str] | dict[str, str]]] = {
         "methods": lambda: names("method"),

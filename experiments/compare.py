@@ -14,7 +14,8 @@ from typing import Any, Literal
 from experiments import planner
 from experiments.callbacks import RunError
 from experiments.campaign import PROGRESS, Campaign, choose
-from experiments.matrix import Matrix, Node, load_table
+from experiments.declared import load_table
+from experiments.matrix import Matrix, Node
 from experiments.session import say
 from experiments.slurm import Slurm, SlurmConfig
 from experiments.study import failures_of, report_table

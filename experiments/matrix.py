@@ -1,129 +1,24 @@
-"""A declared comparison (tables/NAME.yaml) expanded into the runs that it needs, each named by its resolved config."""
+"""A declared comparison expanded into the runs that it needs, each named by its resolved config."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.compose import PASS, RunConfig, compose_finetune, compose_pretrain, compose_probe
+from experiments.declared import SCRATCH, SourceConfig, TableConfig, Tree, merge
 from experiments.layers import CONF, names
-from experiments.settings import SCRATCH
 from ssl_med.catalogue import nearest
-from ssl_med.config import Layer, build, parse_words, read_yaml
+from ssl_med.config import read_yaml
+from ssl_med.evaluation.protocols import InitConfig
+from ssl_med.reports.records import Run
 from ssl_med.spec import SslMedError
 
-TABLES = Path(__file__).parent / "tables"
-Tree = dict[str, Any]
 Role = Literal["pretrain", "tune", "final"]
-
-
-@dataclass
-class RowConfig:
-    """One line of a table: where the weights come from."""
-
-    method: str = ""
-    """pretraining method or preset; empty: none"""
-    init: str = ""
-    """backbone file to start from in place of a pretraining"""
-    settings: Tree = field(default_factory=dict)
-    """of its pretraining"""
-    transfer: Tree = field(default_factory=dict)
-    """of its fine-tunings and probes; what differs between rows is listed under the table"""
-
-
-@dataclass
-class ColumnConfig:
-    """One task by one protocol at some label budgets."""
-
-    task: str = ""
-    """name in conf/task"""
-    protocol: str = "finetune"
-    """finetune, or a protocol of `ssl-med probe`"""
-    settings: Tree = field(default_factory=dict)
-    """of its runs"""
-    root: str = ""
-    """name of the data folder, root.NAME=DIR on the command line; empty: the family's name"""
-    fractions: tuple[float, ...] = (1.0,)
-    """shares of the labelled training subjects"""
-    tune: dict[str, list[Any]] = field(default_factory=dict)
-    """key -> values to choose among for each row by itself: optim.lr: [1e-3, 3e-3]; all combinations are tried"""
-
-
-@dataclass
-class PretrainConfig:
-    """What the pretrainings of a table share."""
-
-    data: str = ""
-    """family"""
-    root: str = ""
-    """name of the data folder, as for a column"""
-    seeds: tuple[int, ...] = (0,)
-    """pretrainings of each row; run k of a column starts from number k modulo their count"""
-    settings: Tree = field(default_factory=dict)
-    """of all pretrainings"""
-
-
-@dataclass
-class TuneConfig:
-    """How settings are chosen, with the same effort for every row; never on test subjects."""
-
-    share: float = 0.2
-    """of the training subjects that choose where there is no validation part"""
-    fraction: float = 1.0
-    """label budget of the trials; what they choose serves all budgets of the column"""
-    seeds: tuple[int, ...] = (1000,)
-    """of the trials, apart from those of the results"""
-
-
-@dataclass
-class TableConfig:
-    """tables/NAME.yaml."""
-
-    title: str = ""
-    """caption"""
-    source: str = ""
-    """paper and number of the table or figure; empty: a study of our own"""
-    protocol: str = ""
-    """what was fixed before a result was seen, for the reader"""
-    baseline: str = SCRATCH
-    """row that the others are compared with"""
-    test: Literal["sign_flip", "paired_t", "welch_t", "wilcoxon"] = "sign_flip"
-    """test of each row against the baseline over seeds; Holm over all comparisons of the table"""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
-    """of the runs behind each cell"""
-    trainer: str = ""
-    """name in conf/trainer for every run"""
-    settings: Tree = field(default_factory=dict)
-    """of every run"""
-    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
-    """what the pretrainings share"""
-    rows: dict[str, RowConfig] = field(default_factory=dict)
-    """label -> where its weights come from"""
-    columns: dict[str, ColumnConfig] = field(default_factory=dict)
-    """label -> task, protocol, budgets"""
-    tune: TuneConfig = field(default_factory=TuneConfig)
-    """how what `tune` of a column names is chosen"""
-    published: dict[str, dict[str, float]] = field(default_factory=dict)
-    """row -> column, or column@fraction -> the paper's number"""
-    collapsed_below: float = 0.0
-    """a run whose metric ends below this counts as collapsed; such runs stay in the table and are counted"""
-
-    def __post_init__(self) -> None:
-        for key in ("rows", "columns", "seeds"):
-            if not getattr(self, key):
-                raise SslMedError(f"the table has no {key}")
-        if self.baseline not in self.rows:
-            raise SslMedError(f"baseline '{self.baseline}' is no row{nearest(self.baseline, list(self.rows))}")
-        for label, row in self.rows.items():
-            if row.method and row.init:
-                raise SslMedError(f"rows.{label}: has both a method and an init; keep one")
-            if row.method and not self.pretrain.data:
-                raise SslMedError(f"rows.{label}: is pretrained, and pretrain.data names no data set")
-        if not self.pretrain.seeds:
-            raise SslMedError("pretrain.seeds is empty; give one seed or more")
 
 
 @dataclass(frozen=True)
@@ -150,10 +45,12 @@ class Node:
     def name(self) -> str:
         """For people."""
         if self.role == "pretrain":
-            return f"pretrain {self.row}, seed {self.seed}"
+            return f"pretrain {self.row}{f' for {self.column}' if self.column else ''}, seed {self.seed}"
         tried = " ".join(f"{key}={value}" for key, value in self.choice)
         budget = f" at {100 * self.fraction:g} %" if self.fraction < 1 else ""
-        return f"{self.column}{budget}: {self.row}, seed {self.seed}" + (f", trial {tried}" if tried else "")
+        return f"{self.column}{budget}: {self.row}, seed {self.seed}" + (
+            f", trial {tried}" if self.role == "tune" else ""
+        )
 
     def config(self) -> RunConfig:
         """Its resolved config."""
@@ -178,12 +75,12 @@ class Matrix:
 
     def pretrainings(self) -> list[Node]:
         """Each pretraining once, in the order of the rows, all rows of a seed before the next seed."""
-        found: dict[str, Node] = {}
+        found: dict[Path, Node] = {}
         for seed in self.table.pretrain.seeds:
             for label, row in self.table.rows.items():
-                if row.method:
-                    node = self._pretraining(label, seed)
-                    found.setdefault(self.folder(node).name, node)
+                for column in self.table.columns if row.method else ():
+                    node = self._pretraining(label, column, seed)
+                    found.setdefault(self.folder(node), node)
         return list(found.values())
 
     def trials(self) -> list[Node]:
@@ -219,16 +116,32 @@ class Matrix:
             self._folders[node.words] = self.out / node.role / f"{name}-{config.hash()}"
         return self._folders[node.words]
 
+    def value(self, node: Node, run: Run) -> float:
+        """What stands in the cell of a finished run.
+
+        Raises:
+            SslMedError: the run has no such metric.
+        """
+        metric = self.table.columns[node.column].metric
+        if not metric:
+            return run.value
+        value = run.metrics.get(f"test/{metric}", math.nan)
+        if math.isnan(value):
+            known = [key.removeprefix("test/") for key in run.metrics if key.startswith("test/")]
+            hint = nearest(metric, known)
+            raise SslMedError(f"columns.{node.column}.metric: {run.folder} has no test metric '{metric}'{hint}")
+        return value
+
     def command(self, node: Node) -> tuple[str, ...]:
         """All words of its run, the folder included."""
         return (*node.words, f"out={self.folder(node)}")
 
-    def _pretraining(self, label: str, seed: int) -> Node:
-        shared, row = self.table.pretrain, self.table.rows[label]
-        where = self._data(shared.root or shared.data)
-        settings = self._merged(self.table.settings, shared.settings, row.settings, {"data": where})
-        words = (f"method={row.method}", f"data={shared.data}", *self._trainer(), *flatten(settings), f"seed={seed}")
-        return Node("pretrain", label, "", 1.0, seed, words)
+    def _pretraining(self, label: str, column: str, seed: int) -> Node:
+        row, own = self.table.rows[label], self.table.columns[column].pretrain
+        data, root, settings = self.table.origin(label, column)
+        layers = (self.table.settings, settings, {"data": self._data(root)})
+        words = (f"method={row.method}", f"data={data}", *self._trainer(), *flatten(self._merged(*layers)))
+        return Node("pretrain", label, column if own != SourceConfig() else "", 1.0, seed, (*words, f"seed={seed}"))
 
     def _run(
         self, role: Role, label: str, column: str, fraction: float, seed: int, choice: tuple[tuple[str, Any], ...]
@@ -248,7 +161,7 @@ class Matrix:
         if row.method:
             seeds = table.pretrain.seeds
             place = (table.tune.seeds if role == "tune" else table.seeds).index(seed)
-            needs = (self._pretraining(label, seeds[place % len(seeds)]),)
+            needs = (self._pretraining(label, column, seeds[place % len(seeds)]),)
             init = str(self.folder(needs[0]))
         start = [f"{'data' if pretext else 'task'}={wanted.task}", *self._trainer()]
         family = wanted.task if pretext else family_of(wanted.task)
@@ -277,30 +190,6 @@ class Matrix:
         return found
 
 
-def load_table(name: str, words: Sequence[str], *, scale: str) -> TableConfig:
-    """tables/NAME.yaml or a path, with its part `small` laid over it for scale=small and words of the line over that."""
-    path = Path(name) if name.endswith(".yaml") else TABLES / f"{name}.yaml"
-    if not path.is_file():
-        raise SslMedError(f"table '{name}' is unknown{nearest(name, tables())}")
-    layer = read_yaml(path, f"tables/{path.name}")
-    tree = dict(layer.tree)
-    small = tree.pop("small", None)
-    if scale == "small":
-        if not isinstance(small, dict):
-            raise SslMedError(f"{layer.source}: has no part 'small'; leave scale=small out")
-        tree = merge(tree, small)
-    tree = merge(tree, parse_words(words).tree)
-    for part in ("rows", "columns"):  # null takes a line out
-        if isinstance(tree.get(part), dict):
-            tree[part] = {key: value for key, value in tree[part].items() if value is not None}
-    return build(TableConfig, [Layer(layer.source, tree)], prefix="")
-
-
-def tables() -> list[str]:
-    """What table= can be."""
-    return sorted(path.stem for path in TABLES.glob("*.yaml"))
-
-
 def grid(tune: Mapping[str, Sequence[Any]]) -> Iterator[tuple[tuple[str, Any], ...]]:
     """All combinations of the values of each key."""
     if not tune:
@@ -310,15 +199,6 @@ def grid(tune: Mapping[str, Sequence[Any]]) -> Iterator[tuple[tuple[str, Any], .
     for head in grid({key: tune[key] for key in rest}):
         for value in tune[last]:
             yield (*head, (last, value))
-
-
-def merge(below: Tree, above: Tree) -> Tree:
-    """`above` laid over `below`, mappings key by key."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def flatten(tree: Tree, prefix: str = "") -> list[str]:
@@ -342,9 +222,11 @@ def family_of(task: str) -> str:
 
 def _for_probe(settings: Tree) -> Tree:
     """Without what a probe has no use for."""
-    kept = {key: value for key, value in settings.items() if key not in ("optim", "tracking", "trainer", "transfer")}
-    passed = {key: value for key, value in settings.get("trainer", {}).items() if key in PASS}
-    return kept | ({"trainer": passed} if passed else {})
+    kept = {key: value for key, value in settings.items() if key not in ("optim", "tracking")}
+    for section, keys in (("trainer", PASS), ("transfer", tuple(item.name for item in fields(InitConfig)))):
+        if section in kept:
+            kept[section] = {key: value for key, value in kept[section].items() if key in keys}
+    return kept
 
 
 def _set(tree: Tree, key: str, value: Any) -> Tree:

@@ -53,7 +53,7 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         processes = [process for _, process in self._idle] + [process for process, _, _ in self._busy.values()]
         for pipe in [*self._busy, *(pipe for pipe, _ in self._idle)]:
             pipe.close()

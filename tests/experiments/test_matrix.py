@@ -1,0 +1,312 @@
+"""Declarations and the runs that they expand to; nothing is trained."""
+
+import textwrap
+
+import pytest
+
+from experiments.declared import load_table, merge, tables
+from experiments.matrix import Matrix, family_of, flatten, grid
+from ssl_med.reports.records import Run
+from ssl_med.spec import SslMedError
+
+BASE = """
+    title: A table
+    trainer: cpu
+    seeds: [0, 1, 2]
+    settings: {data: {patch_size: [16, 16, 16]}, backbone: {channels: [8, 8, 16]}}
+    pretrain: {data: lits, seeds: [5, 6], settings: {trainer: {max_steps: 3}}}
+    rows:
+      scratch: {}
+      mg: {method: models_genesis}
+      wide: {method: models_genesis, settings: {trainer: {max_steps: 4}}, transfer: {transfer: {decoder: "false"}}}
+    columns:
+      liver:
+        task: lits
+        fractions: [0.5, 1.0]
+        settings: {trainer: {max_steps: 2}}
+        tune: {optim.lr: [0.001, 0.01]}
+      lungs: {task: luna, protocol: linear, root: ct}
+    tune: {share: 0.25, fraction: 0.5, seeds: [1000]}
+"""
+ROOTS = {"lits": "/data/lits", "luna": "/data/luna", "ct": "/data/ct", "chest14": "/data/chest14"}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Writes a yaml and loads it."""
+
+    def loaded(text=BASE, *words, scale="full", name="table.yaml"):
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return load_table(str(path), words, scale=scale)
+
+    return loaded
+
+
+def matrix_of(table, out, roots=ROOTS, stores=None):
+    return Matrix("table", table, out=out, roots=roots, stores=stores or {})
+
+
+def more(text):
+    """The base with further lines at its top level."""
+    return textwrap.dedent(BASE) + textwrap.dedent(text)
+
+
+def words_of(node):
+    return dict(word.split("=", 1) for word in node.words)
+
+
+# --- small pieces ------------------------------------------------------------------------------------------------
+
+
+def test_grid_is_every_combination_in_the_order_given():
+    assert list(grid({})) == [()]
+    assert list(grid({"a": [1, 2], "b": ["x", "y"]})) == [
+        (("a", 1), ("b", "x")),
+        (("a", 1), ("b", "y")),
+        (("a", 2), ("b", "x")),
+        (("a", 2), ("b", "y")),
+    ]
+
+
+def test_merge_goes_key_by_key_and_changes_neither_side():
+    below, above = {"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"c": 3}, "d": [2], "e": None}
+    assert merge(below, above) == {"a": {"b": 1, "c": 3}, "d": [2], "e": None}
+    assert below == {"a": {"b": 1, "c": 2}, "d": [1]}
+    assert merge({"a": {"b": 1}}, {"a": 5}) == {"a": 5}
+
+
+def test_flatten_spells_values_so_that_they_are_read_back():
+    from ssl_med.config import parse_words
+
+    tree = {"a": {"b": [1, 2], "c": "off", "d": True, "e": None}, "f": 1e-5, "g": "x: y, [z]"}
+    assert flatten(tree)[0] == "a.b=[1, 2]"
+    assert parse_words(flatten(tree)).tree == tree
+
+
+def test_family_of_a_task():
+    assert family_of("hippocampus") == "msd"
+    with pytest.raises(SslMedError, match="task 'lit' is unknown; did you mean"):
+        family_of("lit")
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+def test_small_and_words_are_laid_over_and_null_takes_out(load):
+    text = more("""
+        published: {mg: {liver: 0.5, liver@0.5: 0.4}, wide: {lungs: 0.9}}
+        small:
+          seeds: [0]
+          rows: {wide: null}
+          columns: {liver: {tune: null, fractions: [1.0]}}
+    """)
+    full, small = load(text), load(text, scale="small")
+    assert full.published == {"mg": {"liver": 0.5, "liver@0.5": 0.4}, "wide": {"lungs": 0.9}}
+    assert small.seeds == (0,)
+    assert list(small.rows) == ["scratch", "mg"]
+    assert small.columns["liver"].tune == {}
+    assert small.columns["liver"].settings == full.columns["liver"].settings
+    assert small.published == {"mg": {"liver": 0.5}}
+    words = load(text, "columns.lungs=null", "columns.liver.settings.trainer.max_steps=7")
+    assert list(words.columns) == ["liver"]
+    assert words.columns["liver"].settings == {"trainer": {"max_steps": 7}}
+    assert words.published == {"mg": {"liver": 0.5, "liver@0.5": 0.4}}
+
+
+def test_a_column_varies(load):
+    text = BASE.replace(
+        "lungs: {task: luna, protocol: linear, root: ct}",
+        """lungs:
+        task: luna
+        protocol: linear
+        fractions: [0.5]
+        settings: {probe: {max_iter: 10}}
+        vary:
+          "9:1": {settings: {data: {pretrain_share: 0.9}}}
+          few: {settings: {labels: {shots: 2}}, fractions: [1.0]}""",
+    )
+    table = load(text)
+    assert list(table.columns) == ["liver", "lungs 9:1", "lungs few"]
+    assert table.columns["lungs 9:1"].settings == {"probe": {"max_iter": 10}, "data": {"pretrain_share": 0.9}}
+    assert table.columns["lungs 9:1"].fractions == (0.5,)
+    assert table.columns["lungs few"].fractions == (1.0,)
+    assert list(load(text, "columns.lungs.vary.few=null").columns) == ["liver", "lungs 9:1"]
+
+
+def test_a_table_is_like_another(load, tmp_path):
+    load(more("published: {mg: {liver: 0.5, lungs: 0.6}}\nsmall: {seeds: [4]}\n"), name="first.yaml")
+    text = f"like: {tmp_path / 'first.yaml'}\ntitle: Second\nrows: {{wide: null}}\ncolumns: {{lungs: null}}\n"
+    table = load(text, name="second.yaml")
+    assert table.title == "Second"
+    assert list(table.rows) == ["scratch", "mg"]
+    assert table.published == {"mg": {"liver": 0.5}}
+    assert load(text, scale="small", name="second.yaml").seeds == (4,)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: [0, 1, 2]", "seeds: []", "the table has no seeds"),
+        ("trainer: cpu", "baseline: scrath", "baseline 'scrath' is no row; did you mean 'scratch'"),
+        ("mg: {method: models_genesis}", "mg: {method: moco, init: x}", "rows.mg: has both a method and an init"),
+        ("pretrain: {data: lits, seeds", "pretrain: {seeds", "rows.mg: is pretrained, and pretrain.data names no data set"),
+        ("seeds: [5, 6]", "seeds: []", "pretrain.seeds is empty"),
+        ("fractions: [0.5, 1.0]", "fractions: []", "columns.liver.fractions is empty"),
+        ("optim.lr: [0.001, 0.01]", "optim.lr: []", "columns.liver.tune.optim.lr is empty"),
+        ("protocol: linear,", "protocol: pretext_rotation, fractions: [0.5],", "pretext_rotation has no labels"),
+        ("title: A table", "titel: A table", "key 'titel' is unknown"),
+        ("title: A table", "published: {mmg: {liver: 1}}", "published.mmg is no row; did you mean 'mg'"),
+        ("title: A table", "published: {mg: {livr: 1}}", "published.mg: 'livr' is no column; did you mean 'liver'"),
+        ("title: A table", "published: {mg: {liver@0.3: 1}}", "'liver@0.3' is no column"),
+        ("title: A table", "published_p: {mg: {lung: 1}}", "published_p.mg: 'lung' is no column"),
+    ],
+)  # fmt: skip
+def test_a_wrong_declaration_is_one_line(load, old, new, message):
+    assert old in BASE
+    with pytest.raises(SslMedError) as caught:
+        load(BASE.replace(old, new, 1))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("tables/table.yaml: ")
+
+
+def test_an_unknown_table_and_a_missing_small_part(load):
+    with pytest.raises(SslMedError, match="table 'hipocampus' is unknown; did you mean 'hippocampus'"):
+        load_table("hipocampus", [], scale="full")
+    with pytest.raises(SslMedError, match="has no part 'small'; leave scale=small out"):
+        load(scale="small")
+    assert {"hippocampus", "nodule2d", "pcrl_table4b"} <= set(tables())
+
+
+# --- the runs ----------------------------------------------------------------------------------------------------
+
+
+def test_pretrainings_are_shared_and_come_seed_by_seed(load, tmp_path):
+    text = BASE.replace("wide: {", "again: {method: models_genesis}\n      wide: {")
+    matrix = matrix_of(load(text), tmp_path)
+    found = matrix.pretrainings()
+    assert [(node.row, node.seed, node.column) for node in found] == [
+        ("mg", 5, ""), ("wide", 5, ""), ("mg", 6, ""), ("wide", 6, "")]  # fmt: skip
+    assert words_of(found[0])["data.root"] == '"/data/lits"'
+    assert len({matrix.folder(node) for node in found}) == 4
+    needed = {matrix.folder(need) for node in matrix.finals({}) for need in node.needs}
+    assert needed <= {matrix.folder(node) for node in found}
+
+
+def test_finals_start_from_the_pretraining_of_their_seed(load, tmp_path):
+    matrix = matrix_of(load(), tmp_path)
+    finals = matrix.finals({("mg", "liver"): {"optim.lr": 0.01}})
+    runs = [node for node in finals if (node.row, node.column, node.fraction) == ("mg", "liver", 0.5)]
+    assert [(node.seed, node.needs[0].seed) for node in runs] == [(0, 5), (1, 6), (2, 5)]
+    assert [words_of(node)["init"] for node in runs] == [str(matrix.folder(node.needs[0])) for node in runs]
+    assert words_of(runs[0])["optim.lr"] == "0.01"
+    assert words_of(runs[0])["labels.fraction"] == "0.5"
+    # a column with settings to choose waits for the choice of each row; one without does not
+    assert {(node.row, node.column) for node in finals} == {
+        ("mg", "liver"), ("scratch", "lungs"), ("mg", "lungs"), ("wide", "lungs")}  # fmt: skip
+    assert [node.seed for node in finals] == sorted(node.seed for node in finals)
+    scratch = next(node for node in finals if node.row == "scratch")
+    assert words_of(scratch)["init"] == "scratch"
+    assert not scratch.needs
+
+
+def test_trials_never_see_the_test_part_and_are_the_same_for_every_row(load, tmp_path):
+    table = load()
+    trials = matrix_of(table, tmp_path).trials()
+    by_row = {row: [node.choice for node in trials if node.row == row] for row in table.rows}
+    assert by_row["scratch"] == by_row["mg"] == by_row["wide"] == [(("optim.lr", 0.001),), (("optim.lr", 0.01),)]
+    for node in trials:
+        assert node.seed not in table.seeds
+        config = node.config()
+        assert config.data.tuning_share == 0.25
+        assert config.labels.fraction == 0.5
+    for node in matrix_of(table, tmp_path).finals({("mg", "liver"): {}}):
+        assert node.config().data.tuning_share == 0
+        assert not node.config().data.allow_overlap
+
+
+def test_pretraining_differs_by_column_and_row(load, tmp_path):
+    text = BASE.replace("root: ct}", "root: ct, pretrain: {data: luna, root: ct, settings: {data: {tissue_max: 1}}}}")
+    text = text.replace("wide: {method: models_genesis, ", "wide: {method: models_genesis, data: brats, root: mr, ")
+    text = text.replace("settings: {trainer: {max_steps: 3}}", "settings: {trainer: {max_steps: 3}, data: {split: mg}}")
+    table = load(text)
+    assert table.origin("mg", "liver") == ("lits", "lits", {"trainer": {"max_steps": 3}, "data": {"split": "mg"}})
+    # settings of another family's data do not come along, all others do
+    assert table.origin("mg", "lungs") == ("luna", "ct", {"trainer": {"max_steps": 3}, "data": {"tissue_max": 1}})
+    assert table.origin("wide", "lungs") == ("brats", "mr", {"trainer": {"max_steps": 4}})
+    matrix = matrix_of(table, tmp_path, roots=ROOTS | {"mr": "/data/mr"}, stores={"ct": "/fast/ct"})
+    found = matrix.pretrainings()
+    assert [node.name for node in found if node.seed == 5] == [
+        "pretrain mg, seed 5", "pretrain mg for lungs, seed 5", "pretrain wide, seed 5"]  # fmt: skip
+    assert words_of(found[1])["data.store"] == '"/fast/ct"'
+    final = next(node for node in matrix.finals({}) if (node.row, node.column) == ("mg", "lungs"))
+    assert words_of(final)["init"] == str(matrix.folder(found[1]))
+
+
+def test_a_row_can_start_from_a_file_and_change_its_transfer(load, tmp_path):
+    text = BASE.replace("mg: {method: models_genesis}", "mg: {init: /weights/x.safetensors}")
+    finals = matrix_of(load(text), tmp_path).finals({(row, "liver"): {} for row in ("scratch", "mg", "wide")})
+    given = next(node for node in finals if (node.row, node.column) == ("mg", "liver"))
+    assert words_of(given)["init"] == "/weights/x.safetensors"
+    assert not given.needs
+    wide = next(node for node in finals if (node.row, node.column) == ("wide", "liver"))
+    assert wide.config().transfer.decoder == "false"
+    assert given.config().transfer.decoder == "auto"
+
+
+def test_probes_get_no_words_of_training_but_those_of_loading(load, tmp_path):
+    text = BASE.replace("backbone: {channels", "trainer: {max_steps: 9, batch_size: 4}, backbone: {channels")
+    text = text.replace(
+        "root: ct}", "root: ct, settings: {transfer: {adapt_channels: true, norm: group}, optim: {lr: 1}}}"
+    )
+    node = next(node for node in matrix_of(load(text), tmp_path).finals({}) if node.column == "lungs")
+    words = words_of(node)
+    assert node.kind == "probe"
+    assert words["trainer.batch_size"] == "4"
+    assert words["transfer.adapt_channels"] == "true"
+    assert not {"trainer.max_steps", "transfer.norm", "optim.lr"} & set(words)
+    assert node.config().protocol == "linear"
+    assert node.config().transfer.adapt_channels
+
+
+def test_a_pretext_protocol_takes_a_family_and_no_budget(load, tmp_path):
+    text = BASE.replace(
+        "lungs: {task: luna, protocol: linear, root: ct}", "turns: {task: lits, protocol: pretext_rotation}"
+    )
+    node = next(node for node in matrix_of(load(text), tmp_path).finals({}) if node.column == "turns")
+    words = words_of(node)
+    assert words["data"] == "lits"
+    assert "labels.fraction" not in words
+    assert not node.config().labelled
+
+
+def test_names_tell_what_a_run_is(load, tmp_path):
+    matrix = matrix_of(load(), tmp_path)
+    trial = matrix.trials()[0]
+    assert trial.name == "liver at 50 %: scratch, seed 1000, trial optim.lr=0.001"
+    assert matrix.pretrainings()[0].name == "pretrain mg, seed 5"
+    final = matrix.finals({("mg", "liver"): {}})[0]
+    assert final.name == "liver at 50 %: mg, seed 0"
+    assert matrix.folder(final).parent == tmp_path / "final"
+    assert matrix.folder(trial).parent.name == "tune"
+    assert matrix.command(final)[-1] == f"out={matrix.folder(final)}"
+
+
+def test_what_is_missing_or_wrong_is_said(load, tmp_path):
+    with pytest.raises(SslMedError, match=r"table table: needs the folder of ct; say root\.ct=DIR"):
+        matrix_of(load(), tmp_path, roots={"lits": "/data/lits"}).finals({})
+    table = load(BASE.replace("settings: {trainer: {max_steps: 2}}", "settings: {trainer: {max_step: 2}}"))
+    with pytest.raises(SslMedError, match=r"liver at 50 %: scratch, seed 1000, trial .*'trainer.max_step' is unknown"):
+        matrix_of(table, tmp_path).trials()[0].config()
+
+
+def test_the_value_of_a_cell(load, tmp_path):
+    matrix = matrix_of(load(BASE.replace("task: lits\n", "task: lits\n        metric: iou\n", 1)), tmp_path)
+    choices = {("mg", "liver"): {}}
+    liver, lungs = (next(n for n in matrix.finals(choices) if n.column == c) for c in ("liver", "lungs"))
+    run = Run(tmp_path / "r", {"metric": "dice", "metrics": {"test/dice": 0.8, "test/iou": 0.7}})
+    assert matrix.value(liver, run) == 0.7
+    assert matrix.value(lungs, run) == 0.8
+    bare = Run(tmp_path / "r", {"metric": "dice", "metrics": {"test/dice": 0.8}})
+    with pytest.raises(SslMedError, match=r"columns\.liver\.metric: .* has no test metric 'iou'"):
+        matrix.value(liver, bare)
