@@ -49,6 +49,7 @@ class Campaign:
         self.waiting = [*matrix.pretrainings(), *matrix.trials()]
         self.planned_finals = False
         self._finished(list(self.waiting))
+        self._plan_finals()
 
     @property
     def total(self) -> int:
@@ -57,7 +58,6 @@ class Campaign:
 
     def run(self, launcher: Launcher) -> dict[Path, str]:
         """Carries out what is left; folder -> why of what failed or could not start."""
-        self._plan_finals()
         while self._start(launcher) or launcher.running:
             for finished in launcher.finished():
                 self._account(finished)

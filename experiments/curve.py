@@ -39,10 +39,11 @@ class TestCurve(pl.Callback):
         start = time.perf_counter()
         metrics = self._test(trainer, module)
         self.seconds += time.perf_counter() - start
+        points = {f"curve/{name}": value for name, value in metrics.items()}
         for logger in trainer.loggers:
             # by the last finished step, as Lightning numbers lines: its own line of this step follows, and a line whose step
             # falls would be taken for a resumed run
-            logger.log_metrics({f"curve/{name}": value for name, value in metrics.items()}, step=step - 1)
+            logger.log_metrics({"curve/steps": step, **points}, step=step - 1)
 
     @torch.no_grad()
     def _test(self, trainer: pl.Trainer, module: Transfer) -> dict[str, float]:

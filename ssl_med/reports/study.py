@@ -23,7 +23,7 @@ from ssl_med.evaluation.statistics import (
     wilcoxon,
 )
 from ssl_med.reports.comparison import Difference, Test, compared
-from ssl_med.reports.curves import Style, series, styles
+from ssl_med.reports.curves import Style, styles
 from ssl_med.reports.fairness import finetune_warnings, percent
 from ssl_med.reports.records import Run
 from ssl_med.reports.tables import BOLD_FROM, Cell, Table
@@ -187,16 +187,13 @@ class Study:
         """Steps before the last at which runs of a column were tested."""
         found = {}
         for column, table in self.tables.items():
-            steps = {
-                int(x) for run in table.runs for x in series(run, f"curve/{table.metric}")[0] if x < last_step(run)
-            }
+            steps = {x for run in table.runs for x in _curve(run, table.metric) if x < last_step(run)}
             found[column] = tuple(sorted(steps))
         return found
 
     def at(self, run: Run, step: int) -> float:
         """The metric of a run at an early step; nan where it was not logged."""
-        steps, values = series(run, f"curve/{run.metric}")
-        return float(values[steps == step][-1]) if (steps == step).any() else math.nan
+        return _curve(run, run.metric).get(step, math.nan)
 
     @cached_property
     def _compared(self) -> tuple[dict[Key, Difference], dict[tuple[str, float, str, int], Outcome]]:
@@ -267,6 +264,12 @@ class Study:
 def significant(outcome: Outcome) -> bool:
     """Whether a corrected p-value is below alpha."""
     return isinstance(outcome, TestResult) and outcome.p < ALPHA
+
+
+def _curve(run: Run, metric: str) -> dict[int, float]:
+    """Test metric by the optimiser steps done until then."""
+    key = f"curve/{metric}"
+    return {int(line["curve/steps"]): line[key] for line in run.curve if key in line and math.isfinite(line[key])}
 
 
 def last_step(run: Run) -> int:

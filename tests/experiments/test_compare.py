@@ -15,6 +15,7 @@ import pytest
 
 from datamodules.phantoms import chest14
 from experiments import compare as module
+from experiments.campaign import CHOICES
 from experiments.cli import main
 from experiments.matrix import Node
 from experiments.workers import Finished
@@ -133,7 +134,7 @@ def test_what_a_run_needs_comes_before_it_and_choices_enter_the_finals(start, tm
                 assert started.index(f"pretrain {row}, seed 0") < started.index(name)
     trials = [k for k, name in enumerate(started) if "trial" in name]
     assert max(trials) < min(k for k, name in enumerate(started) if name.startswith("liver") and "trial" not in name)
-    listed = json.loads((tmp_path / "out" / module.CHOICES).read_text())
+    listed = json.loads((tmp_path / "out" / CHOICES).read_text())
     assert len(listed) == 9
     assert {"row": "mg", "column": "liver", "seed": 1000, "optim.lr": 0.01, "dice": 0.8} in listed
     assert "chosen for scratch in liver: optim.lr=0.1" in printed
@@ -189,7 +190,7 @@ def test_runs_whose_pretraining_failed_wait(start):
     assert code == 1
     assert not any(": moco" in name for name in started)
     assert "not run: lungs: moco, seed 0" in printed
-    assert "not run: liver: moco, because trials failed" in printed
+    assert "not run: liver: moco, because its trials failed" in printed
     # nothing of the other rows waits for it: trials, finals of liver and of lungs
     assert len([name for name in started if ": mg" in name or ": scratch" in name]) == 6 + 4 + 8
     code, started, _ = start()
@@ -200,7 +201,7 @@ def test_runs_whose_pretraining_failed_wait(start):
 def test_a_column_whose_trial_failed_has_no_results_of_that_row(start):
     code, started, printed = start(broken=("liver: mg, seed 1000, trial optim.lr=0.1",))
     assert code == 1
-    assert "not run: liver: mg, because trials failed" in printed
+    assert "not run: liver: mg, because its trials failed" in printed
     assert [name for name in started if name.startswith("liver: mg") and "trial" not in name] == []
     assert len([name for name in started if name.startswith("liver: moco") and "trial" not in name]) == 2
 

@@ -31,7 +31,7 @@ def test_a_curve_changes_nothing_and_ends_where_the_test_does(scans, tmp_path):
     whole = finetune([*words, "trainer.test_every_steps=5", f"out={tmp_path / 'whole'}"])
     for key, value in weights(plain).items():
         assert torch.equal(value, weights(curved)[key]), key
-    points = {line["step"]: line["curve/dice"] for line in read_metrics(curved) if "curve/dice" in line}
+    points = {line["curve/steps"]: line["curve/dice"] for line in read_metrics(curved) if "curve/dice" in line}
     assert list(points) == [2, 4]
     assert read_run(curved).value == read_run(plain).value
     assert not any("curve/dice" in line for line in read_metrics(whole))  # the test itself is the end of the curve

@@ -85,7 +85,7 @@ def test_the_training_does_not_notice_the_probe_and_the_best_weights_are_kept(ba
         f"online/knn_auc of nodule2d: {online['values'][0]:.4f} untrained, best {max(online['values'][1:]):.4f}" in said
     )
     assert "online probe cost: 4 probes, " in said
-    assert online["share"] == pytest.approx(online["seconds"] / summary["seconds"], abs=0.02)
+    assert online["share"] == pytest.approx(online["seconds"] / summary["seconds"], abs=0.1)
     assert not [key for key in weights(tmp_path / "probed") if "probe" in key]
     run("report", tmp_path, f"out={tmp_path / 'report'}")
     assert "Online probe: nodule2d, knn auc" in (tmp_path / "report" / "report.md").read_text()
@@ -225,7 +225,7 @@ def test_the_better_direction_follows_from_the_name(base, nodules, tmp_path, mon
     )
     config = compose_pretrain([*base[1:], *extra, "trainer.patience=3"])
     probe = OnlineProbe(config.online, precision="32", num_workers=0) if config.online else None
-    trainer = Session(config, tmp_path, None, 0.0).trainer(validate=True, online=probe)
+    trainer = Session(config, tmp_path, None, 0.0, method=config.name).trainer(validate=True, online=probe)
     watching = [callback for callback in trainer.callbacks if getattr(callback, "monitor", None) == monitor]
     assert [callback.mode for callback in watching] == [mode, mode], "one that stops, one that keeps"
 

@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from experiments.workers import Job, Workers, _carry_out, _death
+from experiments.workers import Job, Workers, _death, carry_out
 
 WRONG = ("task=lits", "nonsense=1", "data.root=/nowhere")  # is refused once the command has been imported
 
 
 def test_a_wrong_request_is_its_line_and_stands_in_the_log(tmp_path):
     log = tmp_path / "logs" / "a.log"
-    error = _carry_out("finetune", WRONG, log)
+    error = carry_out("finetune", WRONG, log)
     assert "nonsense" in error
     assert log.read_text() == f"ssl-med: {error}\n"
 
@@ -25,11 +25,11 @@ def test_whatever_a_job_dies_of_is_told_and_traced(tmp_path, monkeypatch):
 
     monkeypatch.setattr("experiments.finetune.finetune", broken)
     log = tmp_path / "a.log"
-    assert _carry_out("finetune", ["batches"], log) == "ZeroDivisionError: no batches"
+    assert carry_out("finetune", ["batches"], log) == "ZeroDivisionError: no batches"
     text = log.read_text()
     assert text.startswith("half a step\nTraceback")
     assert "second line" in text
-    assert _carry_out("finetune", ["batches"], log) == "ZeroDivisionError: no batches"
+    assert carry_out("finetune", ["batches"], log) == "ZeroDivisionError: no batches"
     assert log.read_text() == 2 * text  # a second try is added to the first
 
 

@@ -87,7 +87,7 @@ def _final(root, row, fraction, seed, steps):
     folder = write_finetune(root, row, fraction=fraction, seed=seed, values=values)
     records.write_cases(folder, [{"case": f"c{k:02}", "subject": f"s{k:02}", "dice": v} for k, v in enumerate(values)])
     for step in steps:
-        records.append_metrics(folder, step, {"curve/dice": early(row, fraction, seed, step)})
+        records.append_metrics(folder, step - 1, {"curve/steps": step, "curve/dice": early(row, fraction, seed, step)})
     return folder
 
 
