@@ -76,7 +76,8 @@ class Campaign:
                 self.waiting.remove(node)
                 folder = self.matrix.folder(node)
                 log = self.matrix.out / "logs" / f"{folder.parent.name}-{folder.name}.log"
-                workers.start(Job(node, node.kind, (*self.matrix.command(node), "trainer.progress=false"), log))
+                besides = ("trainer.progress=false", f"tracking.table={self.matrix.name[:58]}")
+                workers.start(Job(node, node.kind, (*self.matrix.command(node), *besides), log))
         return bool(workers.running)
 
     def _account(self, finished: Finished) -> None:
