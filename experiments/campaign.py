@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from experiments.matrix import Matrix, Node
 from experiments.session import say
 from experiments.workers import Finished, Job
 from ssl_med.reports.records import read_run, write_json
+from ssl_med.spec import SslMedError
 
 PROGRESS, CHOICES = "progress.json", "choices.json"
 AGAIN = 20  # times that a run which was asked to stop is started again
@@ -46,7 +48,8 @@ class Campaign:
         self.done: set[Path] = set()
         self.seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
         self.again: dict[Path, int] = defaultdict(int)
-        self.waiting = [*matrix.pretrainings(), *matrix.trials()]
+        self.trials = matrix.trials()
+        self.waiting = [*matrix.pretrainings(), *self.trials]
         self.planned_finals = False
         self._finished(list(self.waiting))
         self._plan_finals()
@@ -90,6 +93,12 @@ class Campaign:
             say(f"interrupted, goes on: {node.name}, {run.summary.get('steps')} steps")
             return
         error = finished.error or run.problem
+        result = f"{run.summary.get('steps')} steps"
+        if run.tested and not error:
+            try:
+                result = f"{run.metric} {self.matrix.value(node, run):.4f}"
+            except SslMedError as missing:  # a metric that the table names and the task has not; others go on
+                error = str(missing)
         if error:
             self.failed[folder] = error
             self._give_up(folder)
@@ -97,11 +106,6 @@ class Campaign:
         else:
             self.done.add(folder)
             self.seconds[kind_of(node)].append(finished.seconds)
-            result = (
-                f"{run.metric} {self.matrix.value(node, run):.4f}"
-                if run.tested
-                else f"{run.summary.get('steps')} steps"
-            )
             say(f"[{len(self.done)}/{self.total}] {node.name}: {result} ({finished.seconds:.0f} s{self._left()})")
         write_json(
             self.matrix.out / PROGRESS,
@@ -137,12 +141,10 @@ class Campaign:
 
     def _plan_finals(self) -> None:
         """Once every trial has ended: chooses, and puts the runs of the table into the queue."""
-        trials = self.matrix.trials()
-        if self.planned_finals or any(node.role == "tune" for node in self.waiting):
+        ended = {*self.done, *self.failed}
+        if self.planned_finals or any(self.matrix.folder(node) not in ended for node in self.trials):
             return
-        if any(self.matrix.folder(n) not in self.done and self.matrix.folder(n) not in self.failed for n in trials):
-            return
-        choices, table = choose(self.matrix, trials)
+        choices, table = choose(self.matrix, self.trials)
         if choices:
             write_json(self.matrix.out / CHOICES, table)
             for (row, column), chosen in choices.items():
@@ -157,7 +159,7 @@ class Campaign:
     def _unchosen(self) -> list[tuple[str, str]]:
         if not self.planned_finals:
             return []
-        choices, _ = choose(self.matrix, self.matrix.trials())
+        choices, _ = choose(self.matrix, self.trials)
         wanted = [
             (row, c) for c, config in self.matrix.table.columns.items() if config.tune for row in self.matrix.table.rows
         ]
@@ -185,10 +187,13 @@ def choose(
     for node in trials:
         run, label = read_run(matrix.folder(node)), json.dumps(node.choice)
         settings[label] = dict(node.choice)
-        if run.problem:
+        try:
+            value = math.nan if run.problem else matrix.value(node, run)
+        except SslMedError:  # told when the run ended
+            value = math.nan
+        if math.isnan(value):
             broken.add((node.row, node.column))
             continue
-        value = matrix.value(node, run)
         results[node.row, node.column][label].append(value)
         metric = matrix.table.columns[node.column].metric or run.metric
         listed.append({"row": node.row, "column": node.column, "seed": node.seed, **dict(node.choice), metric: value})

@@ -150,16 +150,12 @@ def cells(matrix: Matrix, choices: Mapping[tuple[str, str], Mapping[str, Any]]) 
 
 
 def _declare(matrix: Matrix) -> None:
-    """Keeps the declaration beside the results, and refuses a folder of another one.
-
-    Raises:
-        SslMedError: the folder holds another table.
-    """
+    """Keeps the declaration beside the results; says where it differs from that of the last start."""
     path = matrix.out / DECLARED
-    tree = to_plain(matrix.table)
+    tree = json.loads(json.dumps(to_plain(matrix.table)))
     if path.is_file():
         old = json.loads(path.read_text())
-        different = sorted(key for key in tree if old.get(key) != json.loads(json.dumps(tree)).get(key))
+        different = sorted(key for key in tree if old.get(key) != tree[key])
         if different:
             say(
                 f"note: the table was declared otherwise before ({', '.join(different)}); runs that it no longer needs stay"

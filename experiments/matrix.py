@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,6 +213,7 @@ def flatten(tree: Tree, prefix: str = "") -> list[str]:
     return words
 
 
+@cache
 def family_of(task: str) -> str:
     """Data set that a task is on."""
     if task not in names("task"):

@@ -9,6 +9,7 @@ import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,9 +114,14 @@ def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
     return result
 
 
+@cache  # a comparison composes thousands of sections
+def _hints(schema: type) -> dict[str, Any]:
+    return typing.get_type_hints(schema)
+
+
 def _as_choice(schema: type, key: str, value: Any) -> Any:
     """A word among the choices of a key although yaml reads it as a number or a truth value: precision=32, wandb=off."""
-    hint = typing.get_type_hints(schema).get(key)
+    hint = _hints(schema).get(key)
     choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
     word = {False: "off", True: "on"}[value] if isinstance(value, bool) else str(value)
     return word if value not in choices and word in choices else value
@@ -131,7 +137,7 @@ def _explain(source: str, spelled: str, value: Any, schema: type, key: str, erro
     reason = first_line(error)
     if "not in" in reason and inner:
         return f"{source}: key '{where}' is unknown ({reason})"
-    return f"{source}: '{where}' is {value!r}; it must be {_type_words(typing.get_type_hints(schema)[key])}"
+    return f"{source}: '{where}' is {value!r}; it must be {_type_words(_hints(schema)[key])}"
 
 
 def _type_words(hint: Any) -> str:
