@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from experiments.session import hardware, say
+from experiments.facts import hardware, say
 from ssl_med.catalogue import get_class, list_names
 from ssl_med.config import build, parse_words
 from ssl_med.methods._base import Method

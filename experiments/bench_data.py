@@ -36,8 +36,8 @@ from datamodules.formats.grids import Array
 from datamodules.luna import LunaConfig, LunaData
 from datamodules.phantoms._files import write_metaimage, write_nifti
 from datamodules.phantoms.luna import generate
+from experiments.facts import hardware, say
 from experiments.prepare import prepare
-from experiments.session import hardware, say
 from ssl_med.config import build, parse_words
 from ssl_med.methods.pcrl import PCRL
 from ssl_med.spec import DataSpec, SslMedError

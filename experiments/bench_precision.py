@@ -21,7 +21,7 @@ from torch import Tensor
 
 from datamodules.core.readers import read_volume
 from datamodules.phantoms.luna import generate
-from experiments.session import hardware, say
+from experiments.facts import hardware, say
 from ssl_med.config import build, parse_words
 from ssl_med.methods.models_genesis import ModelsGenesis, ModelsGenesisConfig
 from ssl_med.networks.backbone import BackboneConfig, resolve

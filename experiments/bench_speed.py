@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import bench_references as reference
-from experiments.session import hardware, say
+from experiments.facts import hardware, say
 from ssl_med.config import build, parse_words
 from ssl_med.losses.contrastive import info_nce, nt_xent
 from ssl_med.losses.distillation import sinkhorn

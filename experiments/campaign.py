@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from experiments.facts import say
 from experiments.matrix import Matrix, Node
-from experiments.session import say
 from experiments.workers import Finished, Job
-from ssl_med.reports.records import read_run, write_json
+from ssl_med.reports.records import read_run
+from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
 
 PROGRESS, CHOICES = "progress.json", "choices.json"

@@ -17,10 +17,10 @@ from datamodules.doctor.findings import KINDS, Finding
 from datamodules.doctor.inspect import thumbnail
 from datamodules.doctor.source import Source
 from experiments.compose_data import compose_check, compose_source
-from experiments.session import say
+from experiments.facts import say
 from ssl_med.ledger import salted
 from ssl_med.reports.checkup import Picture, write_checkup
-from ssl_med.reports.records import write_json
+from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
 
 QUARANTINE = "quarantine.txt"

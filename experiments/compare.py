@@ -15,13 +15,14 @@ from experiments import planner
 from experiments.callbacks import RunError
 from experiments.campaign import PROGRESS, Campaign, choose
 from experiments.declared import load_table
+from experiments.facts import say
 from experiments.matrix import Matrix, Node
-from experiments.session import say
 from experiments.slurm import Slurm, SlurmConfig
 from experiments.study import failures_of, report_table
 from experiments.workers import Workers
 from ssl_med.config import build, parse_words, to_plain
-from ssl_med.reports.records import Run, read_run, write_json
+from ssl_med.reports.records import Run, read_run
+from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
 
 DECLARED = "table.json"

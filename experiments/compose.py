@@ -21,7 +21,7 @@ from experiments.layers import (
     read_conf,
     sections_of,
 )
-from experiments.online import PREFIX, Online, OnlineConfig, check_monitor, spelled
+from experiments.online_settings import PREFIX, Online, OnlineConfig, check_monitor, spelled
 from experiments.settings import (
     SCRATCH,
     BudgetConfig,

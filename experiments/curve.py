@@ -7,8 +7,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 
 from ssl_med.distributed import gather_objects
+from ssl_med.evaluation.features import kept_mode
 from ssl_med.evaluation.tasks import Row
 from ssl_med.evaluation.transfer import Transfer
 
@@ -49,16 +51,13 @@ class TestCurve(pl.Callback):
     def _test(self, trainer: pl.Trainer, module: Transfer) -> dict[str, float]:
         task, device = module.task, module.device
         rows: list[Row] = []
-        modes = [part.training for part in module.modules()]
-        module.eval()
-        with torch.random.fork_rng(devices=[]):
+        with isolate_rng(), kept_mode(module):
+            module.eval()
             for batch in trainer.datamodule.test_dataloader():  # type: ignore[attr-defined]
                 there = module.transfer_batch_to_device(batch, device, 0)
                 with trainer.precision_plugin.forward_context():
                     logits = task.predict(there["image"], module.backbone, module.decoder)
                 subjects = batch["subject"].tolist()
                 rows += [{"subject": who, **row} for who, row in zip(subjects, task.rows(logits, there), strict=True)]
-        for part, training in zip(module.modules(), modes, strict=True):
-            part.training = training
         found = {row["case"]: row for row in gather_objects(rows)}  # a padded last batch may repeat a case
         return task.summarize([found[case] for case in sorted(found)])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from experiments.settings import TrackingConfig
 from experiments.tracking import LABEL_FRACTION, PICTURES
 from ssl_med.config import Layer, build, parse_words
-from ssl_med.reports.records import write_json
+from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
 
 STEP = "trainer/global_step"  # Lightning's logger writes it beside every value

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.settings import SCRATCH
 from ssl_med.catalogue import nearest
 from ssl_med.config import Layer, build, parse_words, read_yaml
 from ssl_med.spec import SslMedError
 
 TABLES = Path(__file__).parent / "tables"
-SCRATCH = "scratch"
 Tree = dict[str, Any]
 
 

@@ -12,10 +12,10 @@ from itertools import product
 from pathlib import Path
 
 from datamodules.phantoms.lits import generate
+from experiments.facts import say
 from experiments.finetune import finetune
 from experiments.pretrain import pretrain
 from experiments.report import report
-from experiments.session import say
 
 METHODS = ("pcrl", "models_genesis")
 FRACTIONS = (0.15, 1.0)

@@ -20,7 +20,8 @@ from ssl_med.evaluation.tasks import Row, TaskConfig, marks
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.reports import errors as figures
 from ssl_med.reports.pictures import save, save_overlay, verdict
-from ssl_med.reports.records import ANALYSIS, FIGURES, file_stem
+from ssl_med.reports.records import ANALYSIS, FIGURES
+from ssl_med.reports.writing import file_stem
 from ssl_med.spec import DataSpec
 
 RESAMPLES = 1000  # ends of a 95 % interval to about a twentieth of its width

@@ -12,7 +12,8 @@ import pytorch_lightning as pl
 from datamodules.core.base import MedicalData
 from experiments.errors import RESAMPLES, error_analysis, interval_of, picture_cases
 from experiments.external_settings import ExternalRun, compose_external
-from experiments.session import Session, ledger_of, quiet, say
+from experiments.facts import quiet, say
+from experiments.session import Session, ledger_of
 from ssl_med.evaluation.analysis import headline
 from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
 from ssl_med.evaluation.external import External
@@ -20,7 +21,8 @@ from ssl_med.evaluation.metrics import CONVENTIONS
 from ssl_med.evaluation.tasks import Row
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage, Ledger, compare
-from ssl_med.reports.records import IN_DOMAIN, write_cases
+from ssl_med.reports.records import IN_DOMAIN
+from ssl_med.reports.writing import write_cases
 from ssl_med.spec import SslMedError
 
 

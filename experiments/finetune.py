@@ -13,6 +13,7 @@ from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
 from experiments.compose import RunConfig, compose_finetune
 from experiments.errors import error_analysis, interval_of, picture_cases
+from experiments.facts import say
 from experiments.initial import (
     Initial,
     backbone_summary,
@@ -22,14 +23,14 @@ from experiments.initial import (
     notes_of,
     tell,
 )
-from experiments.session import Session, say
+from experiments.session import Session
 from experiments.settings import BudgetConfig, TrainerConfig
 from ssl_med.evaluation.metrics import CONVENTIONS
 from ssl_med.evaluation.protocols import TransferConfig, describe
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage
-from ssl_med.reports.records import write_cases
+from ssl_med.reports.writing import write_cases
 from ssl_med.spec import SslMedError
 
 

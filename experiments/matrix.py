@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.compose import PASS, RunConfig, compose_finetune, compose_pretrain, compose_probe
-from experiments.declared import SCRATCH, SourceConfig, TableConfig, Tree, merge
+from experiments.declared import SourceConfig, TableConfig, Tree, merge
 from experiments.layers import CONF, names
+from experiments.settings import SCRATCH
 from ssl_med.catalogue import nearest
 from ssl_med.config import read_yaml
 from ssl_med.evaluation.protocols import InitConfig

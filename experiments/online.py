@@ -8,129 +8,26 @@ that are scored: numbers of neighbours and L2 are settings.
 from __future__ import annotations
 
 import math
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 
-from datamodules.core.base import MedicalData
 from datamodules.core.splits import label_budget
-from ssl_med.config import to_plain
+from experiments.online_settings import PREFIX, Online, spelled
 from ssl_med.evaluation import probes
-from ssl_med.evaluation.features import Features, check_levels, extract, pooled
+from ssl_med.evaluation.features import Features, check_levels, extract, kept_mode, pooled
 from ssl_med.evaluation.probes import KnnConfig, LinearConfig
-from ssl_med.evaluation.tasks import TaskConfig, task_class
-from ssl_med.networks.backbone import Backbone, BackboneConfig, resolve
-from ssl_med.spec import Batch, DataSpec, SslMedError
+from ssl_med.evaluation.tasks import task_class
+from ssl_med.networks.backbone import Backbone
+from ssl_med.spec import Batch, SslMedError
 
-PREFIX = "online/"
 _PARTS = ("train", "val")
 _BATCH = {2: 64, 3: 8}  # images of a forward pass: small, since the training holds its memory meanwhile
-
-
-@dataclass
-class OnlineConfig:
-    """Which labels are probed, how and how often; `online.data.*` are the settings of the task's data."""
-
-    task: str = ""
-    """task with classes or findings whose labels are probed while pretraining; empty: off"""
-    protocol: Literal["knn", "linear"] = "knn"
-    """weighted votes of nearest neighbours, or logistic regression"""
-    every_steps: int = 200
-    """optimiser steps between probes; there is one before the first step and one after the last, too"""
-    every_epochs: int = 0
-    """epochs between probes, in place of steps; 0: by steps"""
-    samples: int = 512
-    """about so many labelled samples of the task's training part, and of its validation part: whole subjects, by class"""
-    levels: tuple[int, ...] = (-1,)
-    """levels of the encoder whose pooled features are joined, 0: finest, -1: last"""
-    neighbours: int = 20
-    """knn: number of neighbours, at most all samples"""
-    l2: float = 1.0
-    """linear: L2 value, on the sum of the losses"""
-
-    def __post_init__(self) -> None:
-        for key, low in (("every_steps", 1), ("every_epochs", 0), ("samples", 2), ("neighbours", 1)):
-            if getattr(self, key) < low:
-                raise SslMedError(f"online.{key} is {getattr(self, key)}; it must be at least {low}")
-        if not 0 < self.l2 < math.inf:
-            raise SslMedError(f"online.l2 is {self.l2:g}; it must be a positive number")
-
-
-@dataclass(frozen=True)
-class Online:
-    """An online probe as it was asked for."""
-
-    settings: OnlineConfig
-    data_class: type[MedicalData]
-    data: Any
-    task: TaskConfig
-
-    @property
-    def spec(self) -> DataSpec:
-        """Contract of the labelled data."""
-        return self.data_class.make_spec(self.data, labelled=True)
-
-    @property
-    def key(self) -> str:
-        """Name under which the number is logged and monitored, such as online/knn_auc."""
-        return f"{PREFIX}{self.settings.protocol}_{task_class(self.spec).metric}"
-
-    def tree(self) -> dict[str, Any]:
-        """Plain tree of all settings."""
-        return {**to_plain(self.settings), "data": to_plain(self.data)}
-
-    def check(self, spec: DataSpec, backbone: BackboneConfig) -> None:
-        """Refuses labels that cannot be probed and images that the pretrained network cannot take.
-
-        Raises:
-            SslMedError: masks, other dimensions or channels than `spec` of the pretraining, or a patch size that does not fit.
-        """
-        name, own = self.settings.task, self.spec
-        if own.target == "mask":
-            raise SslMedError(
-                f"online.task={name}: has masks; an online probe needs classes or findings, since one of voxels is too dear "
-                "to repeat: choose such a task, or run `ssl-med probe` after the pretraining"
-            )
-        if own.spatial_dims != spec.spatial_dims:
-            raise SslMedError(
-                f"online.task={name}: is {own.spatial_dims}D, the pretraining on {spec.name} is {spec.spatial_dims}D; "
-                f"choose a task in {spec.spatial_dims}D"
-            )
-        if own.in_channels != spec.in_channels:
-            raise SslMedError(
-                f"online.task={name}: images have {own.in_channels} channels, those of the pretraining on {spec.name} have "
-                f"{spec.in_channels}; choose a task with {spec.in_channels}"
-            )
-        with spelled():
-            resolve(backbone, own)
-
-
-def check_monitor(monitor: str, online: Online | None) -> None:
-    """Refuses a monitored value of an online probe that is not logged."""
-    if not monitor.startswith(PREFIX):
-        return
-    if online is None:
-        raise SslMedError(f"trainer.monitor={monitor}: there is no online probe; give online.task=NAME to `pretrain`")
-    if monitor != online.key:
-        raise SslMedError(f"trainer.monitor={monitor}: is never logged; the online probe logs {online.key}")
-
-
-@contextmanager
-def spelled() -> Iterator[None]:
-    """Complaints about the labelled data name the keys as the user gives them: online.data.root, not data.root."""
-    try:
-        yield
-    except SslMedError as error:
-        text = re.sub(r"(?<![\w./])data(?=\.[a-z])", "online.data", str(error))
-        raise SslMedError(re.sub(r"(?<![\w./])probe(?=\.[a-z])", "online", text)) from None
 
 
 # -------------------------------------------------------------------------------------------------- while training
@@ -303,7 +200,7 @@ class OnlineProbe(pl.Callback):
         def features_of(batch: Batch) -> tuple[Sequence[str], Tensor, Tensor]:
             return batch["id"], pooled(backbone, batch["image"], self._levels), batch["label"]
 
-        with isolate_rng(), _kept_mode(backbone):
+        with isolate_rng(), kept_mode(backbone):
             train, val = (
                 extract(backbone, self._batches[part], features_of, device=device, precision=self.precision).to(device)
                 for part in _PARTS
@@ -365,14 +262,3 @@ class OnlineProbe(pl.Callback):
 def _kept(batch: Any) -> Batch:
     """What a probe needs of a batch."""
     return {"id": list(batch["id"]), "image": batch["image"], "label": batch["label"]}
-
-
-@contextmanager
-def _kept_mode(module: nn.Module) -> Iterator[None]:
-    """Training and evaluation mode of every part are afterwards as they were."""
-    modes = [(part, part.training) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

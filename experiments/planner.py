@@ -14,10 +14,10 @@ import numpy as np
 
 from experiments.campaign import kind_of
 from experiments.compose import RunConfig
+from experiments.facts import say
 from experiments.matrix import Matrix, Node
-from experiments.session import say
 from experiments.workers import Finished, Job, Workers
-from ssl_med.reports.records import write_json
+from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
 
 PLAN = "plan.json"

@@ -25,7 +25,7 @@ from datamodules.core.base import MedicalData
 from datamodules.core.convert import convert, derive, items_of
 from datamodules.core.store import JOURNAL, LOCK, MANIFEST, Record, Store, digest
 from experiments.compose_data import compose_prepare
-from experiments.session import say
+from experiments.facts import say
 from ssl_med.config import to_plain
 from ssl_med.spec import SslMedError
 

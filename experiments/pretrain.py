@@ -8,9 +8,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from experiments.compose import RunConfig, compose_pretrain
+from experiments.facts import git_revision, is_first_process, say, versions
 from experiments.initial import differences
 from experiments.online import OnlineProbe
-from experiments.session import Session, git_revision, is_first_process, ledger_of, say, versions
+from experiments.session import Session, ledger_of
 from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.config import to_plain
 from ssl_med.ledger import Ledger

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from datamodules.core.base import NO_VALIDATION, MedicalData
 from experiments.compose import RunConfig, compose_probe
+from experiments.facts import say
 from experiments.initial import (
     Initial,
     backbone_summary,
@@ -25,7 +26,7 @@ from experiments.initial import (
     notes_of,
     tell,
 )
-from experiments.session import Session, say
+from experiments.session import Session
 from experiments.settings import SCRATCH
 from ssl_med.config import to_plain
 from ssl_med.evaluation import dense, fewshot, pretext, probes
@@ -42,7 +43,8 @@ from ssl_med.evaluation.metrics import CONVENTIONS
 from ssl_med.evaluation.tasks import Row, Segmentation, task_class
 from ssl_med.ledger import Leakage
 from ssl_med.reports.pictures import save_overlay
-from ssl_med.reports.records import FIGURES, file_stem, write_cases
+from ssl_med.reports.records import FIGURES
+from ssl_med.reports.writing import file_stem, write_cases
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec, SslMedError
 

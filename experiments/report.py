@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.session import say
+from experiments.facts import say
 from ssl_med.config import parse_words
 from ssl_med.reports.html import build_report
 from ssl_med.spec import SslMedError

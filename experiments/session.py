@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-import warnings
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +28,16 @@ from experiments.callbacks import (
 )
 from experiments.compose import RunConfig
 from experiments.curve import TestCurve
-from experiments.online import PREFIX, OnlineProbe, ProbeCheckpoint, ProbeStopping
+from experiments.facts import git_revision, hardware, is_first_process, quiet, say, versions
+from experiments.online import OnlineProbe, ProbeCheckpoint, ProbeStopping
+from experiments.online_settings import PREFIX
 from experiments.settings import TrainerConfig
 from experiments.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
-from ssl_med.config import config_hash, read_yaml, to_yaml
+from ssl_med.config import read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.ledger import Ledger, Members
-from ssl_med.reports.records import read_metrics, write_json, write_summary
+from ssl_med.reports.records import read_metrics
+from ssl_med.reports.writing import write_json, write_summary
 from ssl_med.spec import SslMedError
 
 LOWER_IS_BETTER = ("loss", "mse", "alignment", "uniformity")  # ends of names
@@ -258,42 +257,6 @@ def ledger_of(data: MedicalData, *, files_of: Sequence[str] = PARTS) -> Ledger:
     return Ledger({part: Members.of(identities[part], files[part] if part in files_of else ()) for part in identities})
 
 
-def is_first_process() -> bool:
-    """True in the process that creates folders, before torch.distributed is up."""
-    return all(int(os.environ.get(key, "0")) == 0 for key in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK"))
-
-
-def say(text: str) -> None:
-    """One line to the user, from one process."""
-    if is_first_process():
-        print(text, flush=True)
-
-
-def hardware() -> str:
-    """Processor or GPU, and how many."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-
-
-def versions() -> dict[str, str]:
-    """Versions that can change a result."""
-    return {name: version(name) for name in ("ssl-med", "torch", "pytorch-lightning", "monai", "numpy")}
-
-
-def git_revision() -> str:
-    """Commit of the code, with '+' when the checkout was changed; '' outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
 def _same_run(stored: Path, config: RunConfig) -> None:
     tree = read_yaml(stored, str(stored)).tree
     if tree.get("hash") != config.hash():
@@ -313,8 +276,6 @@ def _same_run(stored: Path, config: RunConfig) -> None:
 
 
 def _finished(folder: Path) -> bool:
-    import json
-
     return bool(json.loads((folder / SUMMARY).read_text()).get("status") == "done")
 
 
@@ -323,24 +284,3 @@ def _strategy(name: str, devices: str, num_nodes: int) -> str | Strategy:
         # buffers agree without being sent: statistics are shared, and all processes push the same keys
         return DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
     return name
-
-
-def quiet() -> None:
-    """Leaves out what Lightning, torch and MONAI say of themselves."""
-    import logging
-
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for message in (
-        ".*does not have many workers.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*GPU available but not used.*",
-        ".*in eval mode at the start of training.*",  # teachers are meant to be
-        ".*could not find the monitored key.*",  # the last.ckpt of a run that has not validated yet
-        ".*treespec.*",
-        ".*always_return_as_numpy.*",  # MONAI calls its own deprecated argument
-        ".*smaller than the logging interval.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
-__all__ = ["RunError", "Session", "config_hash", "git_revision", "hardware", "say", "versions"]

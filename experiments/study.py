@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.facts import say
 from experiments.matrix import Matrix, Node
-from experiments.session import say
 from ssl_med.reports.records import Run, read_run
 from ssl_med.reports.study import Column, Declared, Entry, Study
 from ssl_med.reports.study_page import write_study

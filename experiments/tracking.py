@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from experiments.compose import RunConfig
-from ssl_med.reports.records import append_metrics
+from ssl_med.reports.writing import append_metrics
 
 LABEL_FRACTION = "labels/fraction"  # logged beside the test metrics
 PICTURES = "pictures/test"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,3 +129,14 @@ def cached(path: Path, make: Callable[[], Features]) -> tuple[Features, bool]:
     save_file(tensors, temporary, metadata={"ids": json.dumps(found.ids)})
     os.replace(temporary, path)
     return found, False
+
+
+@contextmanager
+def kept_mode(module: nn.Module) -> Iterator[None]:
+    """Training and evaluation mode of every part are afterwards as they were."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

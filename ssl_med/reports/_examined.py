@@ -11,8 +11,9 @@ from typing import Any
 
 from ssl_med.reports import _page as p
 from ssl_med.reports.fairness import percent
-from ssl_med.reports.records import ANALYSIS, FIGURES, Run, file_stem
+from ssl_med.reports.records import ANALYSIS, FIGURES, Run
 from ssl_med.reports.tables import EMPTY, Table
+from ssl_med.reports.writing import file_stem
 
 _TITLES = {
     "cases": "Values of all test cases",

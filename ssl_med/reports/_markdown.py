@@ -11,8 +11,9 @@ from ssl_med.reports.comparison import difference_lines, difference_notes, diffe
 from ssl_med.reports.curves import label_efficiency, loss_curves, probe_curves
 from ssl_med.reports.external import external_lines, external_notes
 from ssl_med.reports.pictures import save
-from ssl_med.reports.records import Run, file_stem
+from ssl_med.reports.records import Run
 from ssl_med.reports.tables import Table, caption, markdown
+from ssl_med.reports.writing import file_stem
 
 TITLE = "What did pretraining bring?"
 

@@ -11,7 +11,6 @@ from ssl_med.reports._study_words import missing_lines, p_text, titled
 from ssl_med.reports.comparison import Difference
 from ssl_med.reports.curves import traces
 from ssl_med.reports.fairness import percent
-from ssl_med.reports.records import file_stem
 from ssl_med.reports.study import Column, Study, budget, significant
 from ssl_med.reports.study_derived import (
     NEAR,
@@ -25,6 +24,7 @@ from ssl_med.reports.study_derived import (
     short,
 )
 from ssl_med.reports.tables import EMPTY, Cell
+from ssl_med.reports.writing import file_stem
 
 INTERVALS = (
     "Bars: 95 % Student interval of the mean over seeds, from three seeds on. Points stand a little beside each other."

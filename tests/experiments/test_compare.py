@@ -19,7 +19,8 @@ from experiments.campaign import CHOICES
 from experiments.cli import main
 from experiments.matrix import Node
 from experiments.workers import Finished
-from ssl_med.reports.records import SUMMARY, write_summary
+from ssl_med.reports.records import SUMMARY
+from ssl_med.reports.writing import write_summary
 
 TABLE = """
     title: A table

@@ -6,8 +6,8 @@ import pytest
 
 from experiments.compare import compare, open_matrix
 from experiments.study import failures_of, study_of
-from ssl_med.reports import records
-from ssl_med.reports.records import write_json
+from ssl_med.reports import records, writing
+from ssl_med.reports.writing import write_json
 
 TABLE = """
 title: Nodules
@@ -41,7 +41,7 @@ def finish(matrix, node, value=0.8):
             "protocol": "linear" if kind == "probe" else None,
         }
     summary |= {"method": matrix.table.rows[node.row].method or None}
-    records.write_summary(matrix.folder(node), summary)
+    writing.write_summary(matrix.folder(node), summary)
 
 
 def test_what_is_missing_says_why(words):

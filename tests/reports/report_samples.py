@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ssl_med.reports import records
+from ssl_med.reports import writing
 from ssl_med.reports.pictures import save_overlay
 
 SPEC = {"name": "lits", "patch_size": [32, 32, 16], "spacing_mm": [1.5, 1.5, 2.0]}
@@ -25,9 +25,9 @@ def write_pretrain(root, method, *, steps=120, **changes):
     rng = np.random.default_rng(len(method))
     for step in range(5, steps + 1, 5):
         loss = 1.5 * math.exp(-step / 50) + 0.3
-        records.append_metrics(folder, step, {"seconds": step / 4, "train/loss": loss + rng.normal(0, 0.05)})
+        writing.append_metrics(folder, step, {"seconds": step / 4, "train/loss": loss + rng.normal(0, 0.05)})
         if step % 20 == 0:
-            records.append_metrics(folder, step, {"seconds": step / 4, "val/loss": loss + 0.05})
+            writing.append_metrics(folder, step, {"seconds": step / 4, "val/loss": loss + 0.05})
     summary = {
         "kind": "pretrain",
         "name": folder.name,
@@ -41,7 +41,7 @@ def write_pretrain(root, method, *, steps=120, **changes):
         "data": {"name": "lits", "patch_size": [32, 32, 16]},
         "trainer": {**TRAINER, "max_steps": steps},
     }
-    records.write_summary(folder, {**COMMON, **summary, "config": config, **changes})
+    writing.write_summary(folder, {**COMMON, **summary, "config": config, **changes})
     return folder
 
 
@@ -49,11 +49,11 @@ def write_finetune(root, method, *, fraction, seed, values, config=None, card=No
     folder = root / "finetune" / f"{method}-{fraction:g}-seed{seed}"
     folder.mkdir(parents=True)
     for step in range(20, 61, 20):
-        records.append_metrics(folder, step, {"train/loss": 1 - step / 100, "seconds": step / 3})
+        writing.append_metrics(folder, step, {"train/loss": 1 - step / 100, "seconds": step / 3})
         values_at = {"val/loss": 0.9 - step / 100, "val/dice": np.mean(values) * step / 60}
-        records.append_metrics(folder, step, values_at)
+        writing.append_metrics(folder, step, values_at)
     rows = [{"case": f"{i + 11}", "dice": value, "dice/liver": value} for i, value in enumerate(values)]
-    records.write_cases(folder, rows)
+    writing.write_cases(folder, rows)
     if method != "scratch":
         card = {"method": method, "spec": SPEC, "steps": 120, "seed": 0, "method_config": {"queue": 1024}} | (
             card or {}
@@ -84,7 +84,7 @@ def write_finetune(root, method, *, fraction, seed, values, config=None, card=No
         "seed": seed,
     }
     config = {**settings, **(config or {})}
-    records.write_summary(folder, {**COMMON, **summary, "config": config, **changes})
+    writing.write_summary(folder, {**COMMON, **summary, "config": config, **changes})
     if pictures:
         for case, value in zip(rows, values, strict=True):
             volume = blob_volume(shift=(1 - value) * 12, seed=int(case["case"]))
@@ -124,5 +124,5 @@ def write_study(root, *, pictures=False):
             write_finetune(root, method, fraction=fraction, seed=seed, values=values, pictures=drawn)
     killed = root / "finetune" / "killed"
     killed.mkdir()
-    records.append_metrics(killed, 7, {"train/loss": 1.0})
+    writing.append_metrics(killed, 7, {"train/loss": 1.0})
     return root

@@ -3,7 +3,7 @@
 import numpy as np
 from report_samples import write_finetune, write_pretrain
 
-from ssl_med.reports import records
+from ssl_med.reports import writing
 from ssl_med.reports.records import Run, read_run
 from ssl_med.reports.study import Column, Declared, Entry, Study
 
@@ -85,9 +85,9 @@ def sample_study(
 def _final(root, row, fraction, seed, steps):
     values = [value(row, fraction, seed, k) for k in range(CASES)]
     folder = write_finetune(root, row, fraction=fraction, seed=seed, values=values)
-    records.write_cases(folder, [{"case": f"c{k:02}", "subject": f"s{k:02}", "dice": v} for k, v in enumerate(values)])
+    writing.write_cases(folder, [{"case": f"c{k:02}", "subject": f"s{k:02}", "dice": v} for k, v in enumerate(values)])
     for step in steps:
-        records.append_metrics(folder, step - 1, {"curve/steps": step, "curve/dice": early(row, fraction, seed, step)})
+        writing.append_metrics(folder, step - 1, {"curve/steps": step, "curve/dice": early(row, fraction, seed, step)})
     return folder
 
 

@@ -6,7 +6,7 @@ from report_samples import write_finetune
 
 from ssl_med.evaluation import statistics as s
 from ssl_med.evaluation.bootstrap import auc_of, bootstrap, mean_of
-from ssl_med.reports import records
+from ssl_med.reports import records, writing
 from ssl_med.reports.comparison import difference_lines, difference_notes, differences
 from ssl_med.reports.html import build_report
 from ssl_med.reports.records import find_runs
@@ -30,7 +30,7 @@ def study(root, *, seeds, methods=tuple(BETTER), subjects=True):
             rows = [{"case": f"c{k}", "dice": value} for k, value in enumerate(values)]
             if subjects:
                 rows = [{**row, "subject": k // 2} for k, row in enumerate(rows)]  # two scans a patient
-            records.write_cases(folder, rows)
+            writing.write_cases(folder, rows)
     return root
 
 
@@ -89,7 +89,7 @@ def test_why_there_is_no_interval(tmp_path):
     assert "No interval: test_cases.csv of a run names no subjects." in difference_notes(table, found)
     root = study(tmp_path / "other", seeds=2)
     other = next((root / "finetune").glob("pcrl*seed1"))
-    records.write_cases(other, records.read_cases(other)[:-1])
+    writing.write_cases(other, records.read_cases(other)[:-1])
     found = {x.row: x for x in differences(only_table(root))}
     assert found["pcrl"].unpaired == "the runs were tested on different cases"
     assert found["moco"].interval is not None
@@ -118,7 +118,7 @@ def test_an_auc_is_computed_anew_for_every_draw(tmp_path):
             {"case": f"c{k:02}", "subject": k, "label": int(y), "score/no": 1 - x, "score/yes": x}
             for k, (y, x) in enumerate(zip(label, p, strict=True))
         ]
-        records.write_cases(folder, rows)
+        writing.write_cases(folder, rows)
     (found,) = differences(only_table(tmp_path / "runs"))
     auc = {method: auc_of(label, logit)(np.ones((1, 40)))[0] for method, logit in runs.items()}
     assert found.interval.estimate == pytest.approx(auc["pcrl"] - auc["scratch"])

@@ -3,8 +3,9 @@ import pytest
 from report_samples import write_finetune
 
 from ssl_med.reports import curves
-from ssl_med.reports.records import append_metrics, find_runs, read_run
+from ssl_med.reports.records import find_runs, read_run
 from ssl_med.reports.tables import tabulate
+from ssl_med.reports.writing import append_metrics
 
 
 def test_styles_are_fixed_and_apart():

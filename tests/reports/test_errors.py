@@ -6,7 +6,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from report_samples import write_finetune
 
-from ssl_med.reports import errors, pictures, records
+from ssl_med.reports import errors, pictures, records, writing
 from ssl_med.reports.curves import COLORS
 from ssl_med.reports.html import build_report
 
@@ -98,7 +98,7 @@ def examined_run(root, *, values=(0.2, 0.5, 0.9), **changes):
     chosen = (("12", "first", 0.5), ("13", "best", 0.9), ("11", "worst", 0.2))
     told = [{"case": c, "why": why, "goodness": good, "file": f"figures/{c}.png"} for c, why, good in chosen]
     summary = {**records.read_run(folder).summary, "interval": {"low": 0.31, "high": 0.72}, "pictures": told}
-    records.write_summary(folder, {**summary, **changes})
+    writing.write_summary(folder, {**summary, **changes})
     panels = {"Dice": {"liver": np.array(values)}}
     pictures.save(errors.case_values(panels), folder / "figures" / "analysis-cases.png")
     return folder

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 from report_samples import write_finetune, write_pretrain, write_study
 
-from ssl_med.reports import records
+from ssl_med.reports import writing
 from ssl_med.reports._provenance import duration
 from ssl_med.reports.html import build_report
 from ssl_med.spec import SslMedError
@@ -89,7 +89,7 @@ def test_names_from_run_folders_cannot_inject(tmp_path):
     evil = "<script>alert(1)</script>"
     write_finetune(tmp_path / "runs", "scratch", fraction=1.0, seed=0, values=[0.5], notes=[evil], hardware=evil)
     folder = write_finetune(tmp_path / "runs", "pcrl", fraction=1.0, seed=0, values=[0.5], task=evil, data=evil)
-    records.write_cases(folder, [{"case": evil, "dice": 0.5}])
+    writing.write_cases(folder, [{"case": evil, "dice": 0.5}])
     page, _ = build(tmp_path / "runs", tmp_path)
     assert "script" not in [tag for tag, _ in page.tags]
     assert evil in page.text
@@ -115,7 +115,7 @@ def test_classification_points_to_the_csv(tmp_path):
     folder = write_finetune(
         tmp_path / "runs", "scratch", fraction=1.0, seed=0, values=[0.5], metric="auc", metrics={"test/auc": 0.8}
     )
-    records.write_cases(folder, [{"case": "a", "label": 1, "score/nodule": 0.7}, {"case": "b", "label": 0}])
+    writing.write_cases(folder, [{"case": "a", "label": 1, "score/nodule": 0.7}, {"case": "b", "label": 0}])
     page, _ = build(tmp_path / "runs", tmp_path)
     assert "auc is a property of all 2 test samples together" in page.text
     assert "0.800 n 1" in page.text

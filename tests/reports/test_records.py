@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_med.reports import records
+from ssl_med.reports import records, writing
 from ssl_med.spec import SslMedError
 
 DONE = {"kind": "finetune", "status": "done", "task": "lits", "metric": "dice", "metrics": {"test/dice": 0.5}}
 
 
 def test_metrics_round_trip_with_different_keys(tmp_path):
-    records.append_metrics(tmp_path, 5, {"train/loss": 1.5, "epoch": 0})
-    records.append_metrics(tmp_path, 5, {"val/loss": np.float32(0.25)})
-    records.append_metrics(tmp_path, 10, {"train/loss": math.inf})
+    writing.append_metrics(tmp_path, 5, {"train/loss": 1.5, "epoch": 0})
+    writing.append_metrics(tmp_path, 5, {"val/loss": np.float32(0.25)})
+    writing.append_metrics(tmp_path, 10, {"train/loss": math.inf})
     lines = records.read_metrics(tmp_path)
     assert lines[0] == {"step": 5, "train/loss": 1.5, "epoch": 0}
     assert lines[1] == {"step": 5, "val/loss": 0.25}
@@ -24,17 +24,17 @@ def test_metrics_round_trip_with_different_keys(tmp_path):
 
 
 def test_half_a_line_of_a_killed_process_costs_only_itself(tmp_path):
-    records.append_metrics(tmp_path, 1, {"a": 1.0})
+    writing.append_metrics(tmp_path, 1, {"a": 1.0})
     with (tmp_path / records.METRICS).open("a") as file:
         file.write('{"step": 2, "a"')
     assert [line["step"] for line in records.read_metrics(tmp_path)] == [1]
-    records.append_metrics(tmp_path, 3, {"a": 3.0})
+    writing.append_metrics(tmp_path, 3, {"a": 3.0})
     assert [line["step"] for line in records.read_metrics(tmp_path)] == [1, 3]
 
 
 def test_a_resumed_run_overwrites_what_it_repeats(tmp_path):
     for step, value in [(1, 1.0), (2, 2.0), (2, 2.5), (3, 3.0), (4, 4.0), (3, 30.0), (4, 40.0), (5, 50.0)]:
-        records.append_metrics(tmp_path, step, {"a": value})
+        writing.append_metrics(tmp_path, step, {"a": value})
     assert [(line["step"], line["a"]) for line in records.read_metrics(tmp_path)] == [
         (1, 1.0), (2, 2.0), (2, 2.5), (3, 30.0), (4, 40.0), (5, 50.0)
     ]  # fmt: skip
@@ -48,7 +48,7 @@ def test_summary_is_strict_json_and_replaced_at_once(tmp_path, monkeypatch):
         "y": (1, np.int64(2)),
         "z": math.nan,
     }
-    records.write_summary(tmp_path, {**values, "path": Path("a/b"), "array": np.arange(2)})
+    writing.write_summary(tmp_path, {**values, "path": Path("a/b"), "array": np.arange(2)})
     text = (tmp_path / records.SUMMARY).read_text()
     assert json.loads(text) == {
         "format": 1, "kind": "pretrain", "status": "done", "x": 0.5, "y": [1, 2], "z": None, "path": "a/b",
@@ -58,17 +58,17 @@ def test_summary_is_strict_json_and_replaced_at_once(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(records.os, "replace", fail)
+    monkeypatch.setattr(writing.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        records.write_summary(tmp_path, {"kind": "finetune"})
+        writing.write_summary(tmp_path, {"kind": "finetune"})
     assert (tmp_path / records.SUMMARY).read_text() == text
     with pytest.raises(TypeError, match="object has no place"):
-        records.write_json(tmp_path / "x.json", object())
+        writing.write_json(tmp_path / "x.json", object())
 
 
 def test_cases_round_trip(tmp_path):
     rows = [{"case": "007", "dice": 0.5}, {"dice": np.float64(0.25), "case": "a,b", "dice/liver": 1}]
-    records.write_cases(tmp_path, rows)
+    writing.write_cases(tmp_path, rows)
     back = records.read_cases(tmp_path)
     assert (tmp_path / records.CASES).read_text().splitlines()[0] == "case,dice,dice/liver"
     assert back[0]["case"] == "007"
@@ -77,7 +77,7 @@ def test_cases_round_trip(tmp_path):
 
 
 def test_read_run(tmp_path):
-    records.write_summary(
+    writing.write_summary(
         tmp_path,
         {**DONE, "seed": 3, "method": "pcrl", "labels": {"fraction": 0.3}, "init": {"card": {"seed": 1}}},
     )
@@ -98,7 +98,7 @@ def test_read_run(tmp_path):
     ],
 )
 def test_what_cannot_count_says_why(tmp_path, summary, reason):
-    records.write_summary(tmp_path, summary)
+    writing.write_summary(tmp_path, summary)
     assert reason in records.read_run(tmp_path).problem
 
 
@@ -106,11 +106,11 @@ def test_find_runs_reports_the_broken_and_the_unfinished(tmp_path):
     good, torn, running, killed = (tmp_path / name for name in ("a/good", "b/torn", "b/running", "b/killed"))
     for folder in (good, torn, running, killed):
         folder.mkdir(parents=True)
-    records.write_summary(good, DONE)
+    writing.write_summary(good, DONE)
     (good / "wandb" / "files").mkdir(parents=True)
     (good / "wandb" / "files" / "config.yaml").write_text("x: 1")  # part of the run, not another run
     (torn / records.SUMMARY).write_text('{"kind": "fine')
-    records.append_metrics(running, 7, {"a": 1.0})
+    writing.append_metrics(running, 7, {"a": 1.0})
     (killed / records.CONFIG).write_text("x: 1")
     runs = {run.name: run.problem for run in records.find_runs([tmp_path, tmp_path / "a"])}
     assert runs["good"] == ""

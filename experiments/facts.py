@@ -1,0 +1,65 @@
+"""What a run says of itself: lines for the user, the machine, versions, the commit."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import subprocess
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+
+def is_first_process() -> bool:
+    """True in the process that creates folders, before torch.distributed is up."""
+    return all(int(os.environ.get(key, "0")) == 0 for key in ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "RANK"))
+
+
+def say(text: str) -> None:
+    """One line to the user, from one process."""
+    if is_first_process():
+        print(text, flush=True)
+
+
+def hardware() -> str:
+    """Processor or GPU, and how many."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions that can change a result."""
+    return {name: version(name) for name in ("ssl-med", "torch", "pytorch-lightning", "monai", "numpy")}
+
+
+def git_revision() -> str:
+    """Commit of the code, with '+' when the checkout was changed; '' outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def quiet() -> None:
+    """Leaves out what Lightning, torch and MONAI say of themselves."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*GPU available but not used.*",
+        ".*in eval mode at the start of training.*",  # teachers are meant to be
+        ".*could not find the monitored key.*",  # the last.ckpt of a run that has not validated yet
+        ".*treespec.*",
+        ".*always_return_as_numpy.*",  # MONAI calls its own deprecated argument
+        ".*smaller than the logging interval.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
