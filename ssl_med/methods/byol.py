@@ -6,8 +6,6 @@ Official code: github.com/google-deepmind/deepmind-research/tree/master/byol (Ap
 The teacher's coefficient tau rises from `momentum` to 1 along half a cosine over the training (Sec. 3.3, App. J).
 
 Where we differ, and why:
-- the teacher normalises with averaged running statistics (EMAN, Cai et al., CVPR 2021) instead of those of its batch, as
-  all teachers of the suite do.
 - each view sees the augmentation that is its own (view 1 is always blurred, view 2 sometimes solarised), as in the paper;
   hue, saturation and greyscale do not exist on grey images.
 - the default batch is far below the paper's 4,096, so that its recipe for 300 epochs (tau 0.99) is the one that is shipped.
@@ -67,7 +65,7 @@ class BYOL(Method):
 
     def after_init(self) -> None:
         """The teacher starts as a copy; it has no predictor."""
-        self.teacher = EMA(Embedding(self.backbone, self.projector))
+        self.teacher = EMA(Embedding(self.backbone, self.projector), batch_statistics=True)
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """Two views, each from its own distribution."""

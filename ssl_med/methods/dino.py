@@ -9,7 +9,6 @@ Loss: mean over pairs of a large crop x of the teacher and another crop y of the
 Where we differ, and why:
 - the network is the suite's U-Net or ResNet, as all methods share theirs; crops and optimiser are the official ones for a
   ResNet-50, where the paper's are for vision transformers.
-- the teacher normalises with averaged running statistics (EMAN, Cai et al., CVPR 2021) instead of those of its batch.
 - the centre is a plain mean over the first steps and counts the batch at hand; Algorithm 1 starts it at 0 and moves it after
   the loss, so that the first steps teach what all outputs have in common, from which short runs do not recover.
 - schedules run over shares of the training, and the output layer stands still for a number of steps instead of an epoch:
@@ -109,7 +108,7 @@ class DINO(Method):
 
     def after_init(self) -> None:
         """The teacher starts as a copy."""
-        self.teacher = EMA(Embedding(self.backbone, self.projector))
+        self.teacher = EMA(Embedding(self.backbone, self.projector), batch_statistics=True)
         self.teacher_prototypes = EMA(self.prototypes)
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:

@@ -181,6 +181,29 @@ def test_ema_follows_exactly_and_never_learns():
     assert int(twin.updates) == 5
 
 
+def test_a_teacher_can_take_the_statistics_of_its_batch():
+    torch.manual_seed(0)
+    online = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
+    online.register_buffer("clock", torch.zeros(()))
+    teacher, other = EMA(online, batch_statistics=True), torch.randn(8, 3) * 5 + 2
+    x = torch.randn(16, 3)
+    teacher.train()
+    y = teacher(x)
+    z = x @ teacher.module[0].weight.T + teacher.module[0].bias
+    assert torch.allclose(y, (z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt(), atol=1e-5)
+    assert torch.equal(teacher(x), y), "dropout must stay off"
+    mean = teacher.module[1].running_mean.clone()
+    assert torch.allclose(mean, 0.19 * z.mean(0), atol=1e-6)  # of two batches, each with momentum 0.1
+    online.train()(other)
+    online.clock.fill_(1.0)
+    teacher.update(online, 0.5)
+    assert torch.equal(teacher.module[1].running_mean, mean), "its own averages, not its student's"
+    assert float(teacher.module.clock) == pytest.approx(0.9)  # other buffers follow, at first with 1 / 10
+    teacher.eval()
+    evaluated = [teacher(x[:1]), teacher(x)[:1]]
+    assert torch.allclose(*evaluated), "in evaluation nothing of the batch is used"
+
+
 def test_queue_is_a_ring_that_survives_saving():
     torch.manual_seed(0)
     queue = Queue(3, 5)
