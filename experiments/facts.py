@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
 import subprocess
+import sys
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +31,32 @@ def hardware() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def reset_peak() -> None:
+    """Lets the peaks count from here, where the system can: a worker carries out many runs."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # Linux: 5 resets the high-water mark of the resident set
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def host_peak_mb() -> float:
+    """Most memory that this process has had, in MB."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def peak_mb() -> float:
+    """Most memory of the run in MB: on its GPU where it used one, else of the host."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return host_peak_mb()
 
 
 def versions() -> dict[str, str]:

@@ -28,7 +28,7 @@ from experiments.callbacks import (
 )
 from experiments.compose import RunConfig
 from experiments.curve import TestCurve
-from experiments.facts import git_revision, hardware, is_first_process, quiet, say, versions
+from experiments.facts import git_revision, hardware, is_first_process, peak_mb, quiet, reset_peak, say, versions
 from experiments.online import OnlineProbe, ProbeCheckpoint, ProbeStopping
 from experiments.online_settings import PREFIX
 from experiments.settings import TrainerConfig
@@ -56,6 +56,7 @@ class Session:
     loggers: list[Logger] = field(default_factory=list)
 
     def __enter__(self) -> Session:
+        reset_peak()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
@@ -246,6 +247,7 @@ class Session:
                 "hardware": hardware(),
                 "versions": versions(),
                 "git": git_revision(),
+                "peak_mb": round(peak_mb()),
                 **values,
             },
         )

@@ -55,11 +55,11 @@ class RunOnce:
 
     def __call__(self) -> tuple[str, float, float]:
         """Error, seconds, peak memory in MB."""
-        from experiments.workers import peak_mb
+        from experiments.facts import host_peak_mb
 
         start = time.monotonic()
         error = carry_out(self.kind, self.words, Path(self.log))
-        return error, time.monotonic() - start, peak_mb()
+        return error, time.monotonic() - start, host_peak_mb()
 
     def checkpoint(self, *_: Any, **__: Any) -> Any:
         """The same again: the run itself goes on from its last checkpoint."""

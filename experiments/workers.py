@@ -119,6 +119,8 @@ def _serve(pipe: Connection, threads: int, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
     import torch
 
+    from experiments.facts import host_peak_mb
+
     torch.set_num_threads(threads)
     first = 0.0
     while True:
@@ -131,7 +133,7 @@ def _serve(pipe: Connection, threads: int, parent: int) -> None:
         first = first or now
         grown = now > first + RETIRE_AFTER_MB
         with contextlib.suppress(BrokenPipeError):
-            pipe.send((error, peak_mb(), grown))
+            pipe.send((error, host_peak_mb(), grown))
         if grown:
             return
 
@@ -168,16 +170,10 @@ def _die_with(parent: int) -> None:
 
 
 def _resident_mb() -> float:
+    from experiments.facts import host_peak_mb
+
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        return peak_mb()
+        return host_peak_mb()
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def peak_mb() -> float:
-    """Most memory that this process has had."""
-    import resource
-
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

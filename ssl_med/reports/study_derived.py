@@ -220,7 +220,7 @@ def costs(study: Study) -> dict[str, Cost]:
         first = first or [entry.run for entry in mine if entry.role == "pretrain"]
         final = [entry for entry in mine if entry.role == "final"]
         runs = [*first, *(entry.run for entry in mine if entry.role != "pretrain")]
-        peak = max((float(run.summary.get("peak_mb") or math.nan) for run in runs), default=math.nan)
+        peaks = [float(run.summary["peak_mb"]) for run in runs if run.summary.get("peak_mb")]
         found[row] = Cost(
             pretraining=_mean([seconds(run) for run in first]),
             finals={
@@ -228,7 +228,7 @@ def costs(study: Study) -> dict[str, Cost]:
             },
             hours=sum(seconds(run) for run in runs) / 3600,
             kwh=sum(seconds(run) * watts(run) for run in runs) / 3.6e6,
-            peak_mb=peak,
+            peak_mb=max(peaks, default=math.nan),
             parameters=max((parameters(run.folder) for run in first), default=0),
         )
     return found

@@ -123,8 +123,12 @@ def cost_section(study: Study) -> Section:
         "final runs. Weights: parameters of the pretrained file, encoder and decoder. kWh is an estimate: "
         f"{CPU_WATTS:g} W per processor thread, {GPU_WATTS:g} W per GPU, host included."
     )
-    if not any("GB" in str(cell) for line in rows for cell in line):
-        note += " Peak memory was not recorded."
+    measured = any("GB" in str(cell) for line in rows for cell in line)
+    note += (
+        " Peak memory: of the largest run, on its GPU, else of its process."
+        if measured
+        else " Peak memory was not recorded."
+    )
     return Section("cost", "Cost", [Grid(head, rows, css="sticky wide"), Note(note)])
 
 

@@ -1,0 +1,35 @@
+"""What a run says of itself."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import facts
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak")
+def test_peak_memory_counts_from_the_reset():
+    facts.reset_peak()
+    before = facts.host_peak_mb()
+    held = np.ones(200 * 2**17)  # 200 MiB
+    assert facts.host_peak_mb() > before + 190
+    held = None
+    facts.reset_peak()
+    assert held is None
+    assert facts.host_peak_mb() < before + 100
+
+
+def test_a_revision_is_a_commit_or_nothing(monkeypatch):
+    found = facts.git_revision()
+    assert found == "" or len(found.rstrip("+")) == 12
+    monkeypatch.setenv("PATH", "")
+    assert facts.git_revision() == "", "without git there is none"
+
+
+def test_only_the_first_process_speaks(capsys, monkeypatch):
+    facts.say("one")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    facts.say("two")
+    assert capsys.readouterr().out == "one\n"
+    assert not facts.is_first_process()
