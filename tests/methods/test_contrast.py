@@ -240,15 +240,24 @@ def test_dino_matches_the_centred_sharpened_teacher():
         assert float(method.terms(views)["loss"]) == pytest.approx(total / pairs, abs=1e-9)
 
 
+@pytest.mark.parametrize(("name", "batchwise"), [("byol", True), ("dino", True), ("moco", False), ("pcrl", False)])
+def test_what_a_teacher_normalises_by(name, batchwise):
+    """Of the batch where no negatives are to leak to, of former batches where they are; in evaluation never of the batch."""
+    method = make(name, 2).train()
+    images = blobs(6, 2)
+    told = [method.teacher.train(mode)(x)[1][:2] for mode in (True, False) for x in (images, images[:3])]
+    assert torch.allclose(told[0], told[1], atol=1e-5) == (not batchwise)
+    assert torch.allclose(told[2], told[3], atol=1e-5)
+
+
 def test_dino_center_is_a_running_mean_that_counts_the_batch_at_hand():
-    method = make("dino", 2, laptop=False)
+    method = make("dino", 2, laptop=False).train()
     means = []
     for k in range(3):
         views = method.views(batch_of(blobs(4, 2, seed=k)), generator(k))
         with torch.no_grad():
             taught = method.teacher(torch.cat(crops(views, "large")))[1]
             means.append(method.teacher_prototypes(taught).mean(0))
-        method.train()
         assert torch.isfinite(method.terms(views)["loss"])
         assert torch.allclose(method.center, torch.stack(means).mean(0), atol=1e-6), "plain mean over the first steps"
         method.schedule.advance()
