@@ -110,7 +110,8 @@ def cost_section(study: Study) -> Section:
         Field("weights", "pretrained"),
     ]
     rows: list[list[Field | str]] = []
-    for row, cost in costs(study).items():
+    found = costs(study)
+    for row, cost in found.items():
         peak = f"{cost.peak_mb / 1024:.1f} GB" if not math.isnan(cost.peak_mb) else EMPTY
         size = f"{cost.parameters / 1e6:.2f} M" if cost.parameters else EMPTY
         times = [
@@ -123,7 +124,7 @@ def cost_section(study: Study) -> Section:
         "final runs. Weights: parameters of the pretrained file, encoder and decoder. kWh is an estimate: "
         f"{CPU_WATTS:g} W per processor thread, {GPU_WATTS:g} W per GPU, host included."
     )
-    measured = any("GB" in str(cell) for line in rows for cell in line)
+    measured = any(not math.isnan(cost.peak_mb) for cost in found.values())
     note += (
         " Peak memory: of the largest run, on its GPU, else of its process."
         if measured
