@@ -30,6 +30,7 @@ class EMA(nn.Module):
         self.batch_statistics = batch_statistics
         self.module = copy.deepcopy(online).requires_grad_(False).eval()
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.train(online.training)  # Lightning keeps the modes it finds, and calls no `train` before training
 
     def train(self, mode: bool = True) -> EMA:
         """Stays in evaluation mode, but for batch normalisation where it takes the statistics of the batch."""

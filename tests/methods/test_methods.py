@@ -156,6 +156,14 @@ def test_a_method_works_or_says_why_not(name, dims):
         assert not refusal(name, 5 - dims), "it must work in one of them"
 
 
+@pytest.mark.parametrize("name", names("method"))
+def test_a_new_method_is_ready_to_train(name):
+    """Lightning trains in the modes that it finds, so they are those of `train()` from the start."""
+    method = make(name, next(dims for dims in (2, 3) if not refusal(name, dims)))
+    found = {key: part.training for key, part in method.named_modules()}
+    assert found == {key: part.training for key, part in method.train().named_modules()}
+
+
 @pytest.mark.parametrize("name", [n for n in names("method") if channels_of(n) > 1])
 def test_a_method_of_several_modalities_refuses_fewer(name):
     config = compose_pretrain([f"method={name}", "data=lits"])
