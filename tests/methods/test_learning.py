@@ -28,12 +28,12 @@ BATCH = {2: 16, 3: 8}
 CHANNELS = (8, 16, 32)
 # Steps of the short runs, and of methods that need more
 SHORT = 120
-SHORT_OF = {"cpc": 240, "deep_cluster": 300, "pcrl_v2": 200}
+SHORT_OF = {"cpc": 300, "deep_cluster": 300, "pcrl_v2": 200}
 # Steps of the long runs, and of methods that need more
 LONG = 200
 LONG_OF = {  # of films, of volumes
     "byol": (400, 600),
-    "cpc": (300, 300),
+    "cpc": (400, 300),
     "deep_cluster": (350, 350),  # clusters are new after 352 and 384: a fresh classifier would be scored
     "dino": (400, 400),
     "mae": (200, 400),
