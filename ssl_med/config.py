@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
 import re
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -43,7 +44,7 @@ class Layer:
 def read_yaml(path: Path, source: str) -> Layer:
     """Reads one yaml file; an unreadable or malformed file is an `SslMedError` that names the line."""
     try:
-        tree = OmegaConf.to_container(OmegaConf.load(path))
+        tree = OmegaConf.to_container(_parse(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise SslMedError(f"{source}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # yaml's and omegaconf's own families of errors share no base class
@@ -51,6 +52,11 @@ def read_yaml(path: Path, source: str) -> Layer:
     if not isinstance(tree, dict):
         raise SslMedError(f"{source}: must hold a mapping at the top")
     return Layer(source, {str(key): value for key, value in tree.items()})
+
+
+@cache
+def _parse(text: str) -> Any:
+    return OmegaConf.create(text) if text.strip() else OmegaConf.create()
 
 
 def parse_words(words: Iterable[str]) -> Layer:
@@ -91,6 +97,18 @@ def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
     """
     if not any(layer.tree for layer in layers):  # nothing is asked: the schema itself, which is quicker
         return schema()
+    # A comparison composes thousands of sections, of which tens differ
+    asked = (schema, prefix, *((layer.source, repr(layer.tree)) for layer in layers))
+    if asked not in _built:
+        _built[asked] = _build(schema, layers, prefix)
+    result: T = copy.deepcopy(_built[asked])
+    return result
+
+
+_built: dict[Hashable, Any] = {}
+
+
+def _build(schema: type[T], layers: Sequence[Layer], prefix: str) -> T:
     config = OmegaConf.structured(schema)
     last = "defaults"
     for layer in layers:
@@ -114,7 +132,7 @@ def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
     return result
 
 
-@cache  # a comparison composes thousands of sections
+@cache
 def _hints(schema: type) -> dict[str, Any]:
     return typing.get_type_hints(schema)
 
