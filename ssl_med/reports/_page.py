@@ -32,7 +32,7 @@ code { font: 13px/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; 
 .tile b { display: block; font-size: 23px; line-height: 1.25; letter-spacing: -.01em; }
 .tile span { color: var(--soft); font-size: 13.5px; }
 .scroll { overflow-x: auto; margin: 14px 0 6px; }
-table { border-collapse: collapse; font-size: 14.5px; font-variant-numeric: tabular-nums; }
+table { border-collapse: separate; border-spacing: 0; font-size: 14.5px; font-variant-numeric: tabular-nums; }
 table.wide { width: 100%; }
 th, td { padding: 8px 16px 8px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line);
   vertical-align: baseline; }
@@ -41,7 +41,7 @@ th:last-child, td:last-child { padding-right: 8px; }
 td.text { white-space: normal; }
 .oneline td.text, td code { white-space: nowrap; }
 td small { display: block; color: var(--soft); font-size: 12.5px; font-weight: 400; }
-.sticky tbody td:first-child { white-space: nowrap; padding-right: 18px; box-shadow: inset 0 -1px var(--line); }
+.sticky tbody td:first-child { white-space: nowrap; padding-right: 18px; }
 td.better { background: #e7f4ee; } td.worse { background: #fbeceb; } td.missing { color: var(--faint); font-style: italic; }
 thead small { display: block; font-weight: 400; font-size: 12.5px; }
 thead th { color: var(--soft); font-weight: 600; font-size: 13px; border-bottom: 1.5px solid #b9c3cc; }
