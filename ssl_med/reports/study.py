@@ -120,8 +120,22 @@ class Study:
         return sorted(self._finals.get((column, fraction, row), ()), key=lambda entry: entry.seed)
 
     def runs(self, column: str, fraction: float, row: str) -> list[Run]:
-        """Those that count."""
-        return [entry.run for entry in self.cell_entries(column, fraction, row) if not entry.why]
+        """Those that count.
+
+        A probe with all labels draws nothing anew, so those that start from one pretraining are one run, whatever their
+        seeds: the first stands for all that end with its score.
+        """
+        found: dict[object, Run] = {}
+        for entry in self.cell_entries(column, fraction, row):
+            if not entry.why:
+                alike = entry.run.kind == "probe" and fraction == 1
+                found.setdefault((entry.starts, entry.run.value) if alike else entry.seed, entry.run)
+        return list(found.values())
+
+    def repeated(self, column: str, fraction: float, row: str) -> int:
+        """Runs of a cell that repeat another of it and do not count."""
+        done = sum(not entry.why for entry in self.cell_entries(column, fraction, row))
+        return done - len(self.runs(column, fraction, row))
 
     def cell(self, column: str, fraction: float, row: str) -> Cell:
         """Headline metric over seeds."""

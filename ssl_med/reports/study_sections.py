@@ -84,8 +84,11 @@ def _result(study: Study, column: Column, fraction: float, row: str) -> Field:
     if not cell.n:
         return Field("missing", mark="missing")
     told = [f"± {cell.sd:.3f}"] if cell.n > 1 else []
-    wanted = len(study.declared.seeds)
+    repeated = study.repeated(column.label, fraction, row)
+    wanted = len(study.declared.seeds) - repeated
     told.append(f"n {cell.n}" if cell.n == wanted else f"n {cell.n} of {wanted}")
+    if repeated:
+        told.append(f"{repeated} repeat" + ("s" if repeated == 1 else ""))
     if fallen := study.collapsed(column.label, fraction, row):
         told.append(f"{fallen} collapsed")
     best = study.best(column.label, fraction) == row
@@ -106,9 +109,15 @@ def results_caption(study: Study, column: Column) -> str:
         if declared.collapsed_below
         else ""
     )
+    repeated = any(study.repeated(column.label, x, row) for x in column.fractions for row in declared.rows)
+    again = (
+        " Repeats: a probe with all labels draws nothing anew, so runs from one pretraining are one and count once."
+        if repeated
+        else ""
+    )
     return (
         f"{table.title}: test {table.metric}, mean ± standard deviation over {_seeds(study)} (n runs), on {table.n_test} test "
-        f"cases. The spread is over seeds, not patients. {best}{fallen}"
+        f"cases. The spread is over seeds, not patients. {best}{fallen}{again}"
     )
 
 

@@ -2,6 +2,8 @@
 
 import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from ssl_med.reports.study_derived import (
     ranking,
     watts,
 )
+from ssl_med.reports.study_sections import results, results_caption
 from ssl_med.reports.tables import Cell
 
 SEEDS = 6
@@ -242,3 +245,40 @@ def test_collapsed_runs_are_counted(study, tmp_path):
 def test_no_two_rows_look_alike(study):
     looks = {(look.color, look.marker) for look in study.styles.values()}
     assert len(looks) == len(GAIN)
+
+
+def probed(study, row, *, alike, fraction=1.0):
+    """The study with a cell of probes from two pretrainings; `alike`: seeds from the same one have the same score."""
+    first = {entry.seed: entry.run for entry in study.of("final") if (entry.row, entry.fraction) == (row, fraction)}
+    entries = []
+    for entry in study.entries:
+        if entry.role == "final" and (entry.row, entry.fraction) == (row, fraction):
+            run = first[entry.seed % 2] if alike else entry.run
+            run = replace(run, summary={**run.summary, "kind": "probe", "seed": entry.seed})
+            entry = replace(entry, run=run, starts=Path(f"pretraining-{entry.seed % 2}"))
+        entries.append(entry)
+    return replace(study, entries=tuple(entries))
+
+
+def test_probes_that_cannot_differ_count_once(study):
+    """All labels, one pretraining: another seed repeats the number, and n must not grow by it."""
+    twice = probed(study, "mae", alike=True)
+    cell = twice.cell("dice", 1.0, "mae")
+    assert cell.values == (study.cell("dice", 1.0, "mae").values[:2])
+    assert twice.repeated("dice", 1.0, "mae") == 4
+    assert twice.repeated("dice", 1.0, "pcrl") == twice.repeated("dice", 0.2, "mae") == 0
+    outcome = twice.differences["dice", 1.0, "mae"].outcome
+    assert outcome.n == 2, "of the seeds that both rows have"
+    expected = runs("mae", 1.0)[:2] - runs("scratch", 1.0)[:2]
+    assert outcome.effect == pytest.approx(expected.mean(), abs=1e-6)
+    assert twice.best("dice", 1.0) == ""
+    told = [str(field) for line in results(twice, twice.declared.columns[0]).rows for field in line]
+    assert any("n 2 · 4 repeat" in text for text in told)
+    assert "count once" in results_caption(twice, twice.declared.columns[0])
+    assert "count once" not in results_caption(study, study.declared.columns[0])
+
+
+def test_probes_that_draw_anew_all_count(study):
+    """Few-shot episodes, a share of the labels: scores differ or labels do."""
+    assert probed(study, "mae", alike=False).cell("dice", 1.0, "mae").n == SEEDS
+    assert probed(study, "mae", alike=True, fraction=0.2).cell("dice", 0.2, "mae").n == SEEDS
