@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import typing
@@ -56,7 +57,7 @@ def read_yaml(path: Path, source: str) -> Layer:
 
 @cache
 def _parse(text: str) -> Any:
-    return OmegaConf.create(text) if text.strip() else OmegaConf.create()
+    return OmegaConf.load(io.StringIO(text))
 
 
 def parse_words(words: Iterable[str]) -> Layer:
