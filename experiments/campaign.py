@@ -80,7 +80,8 @@ class Campaign:
                 self.waiting.remove(node)
                 folder = self.matrix.folder(node)
                 log = self.matrix.out / "logs" / f"{folder.parent.name}-{folder.name}.log"
-                besides = ("trainer.progress=false", f"tracking.table={self.matrix.name[:58]}")
+                watched = () if node.kind == "external" else (f"tracking.table={self.matrix.name[:58]}",)
+                besides = ("trainer.progress=false", *watched)
                 workers.start(Job(node, node.kind, (*self.matrix.command(node), *besides), log))
         return bool(workers.running)
 
@@ -95,7 +96,7 @@ class Campaign:
             return
         error = finished.error or run.problem
         result = f"{run.summary.get('steps')} steps"
-        if run.tested and not error:
+        if (run.tested or run.external) and not error:
             try:
                 result = f"{run.metric} {self.matrix.value(node, run):.4f}"
             except SslMedError as missing:  # a metric that the table names and the task has not; others go on
@@ -114,11 +115,13 @@ class Campaign:
         )
 
     def _give_up(self, folder: Path) -> None:
-        """Takes out of the queue what waits for a run that failed."""
+        """Takes out of the queue what waits for a run that failed, and what waits for that."""
         for node in [node for node in self.waiting if any(self.matrix.folder(need) == folder for need in node.needs)]:
             self.waiting.remove(node)
-            self.failed[self.matrix.folder(node)] = "waits for a pretraining that failed"
+            lost = self.matrix.folder(node)
+            self.failed[lost] = f"waits for a {'fine-tuning' if node.kind == 'external' else 'pretraining'} that failed"
             say(f"not run: {node.name}")
+            self._give_up(lost)
 
     def _left(self) -> str:
         """', 12 min left', from what runs of each kind took."""

@@ -65,6 +65,8 @@ class ColumnConfig:
     """name in conf/task; of a pretext protocol: family"""
     protocol: str = "finetune"
     """finetune, or a protocol of `ssl-med probe`"""
+    tests: str = ""
+    """another column, whose fine-tunings are tested on `task` without training; settings: of `ssl-med external`"""
     metric: str = ""
     """test metric of the cells; empty: the task's own"""
     settings: Tree = field(default_factory=dict)
@@ -135,10 +137,12 @@ class TableConfig:
         for label, row in self.rows.items():
             if row.method and row.init:
                 raise SslMedError(f"rows.{label}: has both a method and an init; keep one")
-            for name in self.columns if row.method else ():
-                if not self.origin(label, name)[0]:
+            for name, column in self.columns.items() if row.method else ():
+                if not column.tests and not self.origin(label, name)[0]:
                     raise SslMedError(f"rows.{label}: is pretrained, and pretrain.data names no data set")
         for name, column in self.columns.items():
+            if column.tests:
+                self._check_external(name, column)
             if not column.fractions:
                 raise SslMedError(f"columns.{name}.fractions is empty; give one share or more")
             if column.protocol.startswith("pretext") and column.fractions != (1.0,):
@@ -148,6 +152,26 @@ class TableConfig:
                     raise SslMedError(f"columns.{name}.tune.{key} is empty; give values to choose among")
         if not self.pretrain.seeds:
             raise SslMedError("pretrain.seeds is empty; give one seed or more")
+
+    def _check_external(self, name: str, column: ColumnConfig) -> None:
+        where = f"columns.{name}"
+        other = self.columns.get(column.tests)
+        if other is None:
+            raise SslMedError(
+                f"{where}.tests: '{column.tests}' is no column{nearest(column.tests, list(self.columns))}"
+            )
+        if other.tests or other.protocol != "finetune":
+            raise SslMedError(f"{where}.tests: '{column.tests}' trains no network; name a column of protocol finetune")
+        own = column.protocol != "finetune" or column.tune or column.pretrain != SourceConfig()
+        if own or column.fractions not in ((1.0,), other.fractions):
+            raise SslMedError(
+                f"{where}: tests what '{column.tests}' trained; protocol, tune, pretrain and fractions belong there"
+            )
+        column.fractions = other.fractions
+
+    def trained(self, column: str) -> str:
+        """The column whose runs learn what stands in the cells of `column`: mostly itself."""
+        return self.columns[column].tests or column
 
     def origin(self, row: str, column: str) -> tuple[str, str, Tree]:
         """Family that a row is pretrained on for a column, the name of its folder, and the settings.

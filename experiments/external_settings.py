@@ -47,17 +47,21 @@ class ExternalRun:
     notes: tuple[str, ...]
 
 
-def compose_external(words: Sequence[str]) -> ExternalRun:
+def compose_external(words: Sequence[str], trained: TrainedRun | None = None) -> ExternalRun:
     """`RUN task=montgomery data.root=DIR map=tuberculosis ...` -> ExternalRun.
 
     Data are prepared as those of RUN were, whatever the task's own settings say.
+
+    Args:
+        words: of the command line.
+        trained: what RUN will hold; None: it is there and is read.
     """
     folders = [word for word in words if "=" not in word]
     if len(folders) != 1:
         raise SslMedError(
             "external: give the folder of one finished fine-tuning, ssl-med external RUN task=NAME data.root=DIR map=NAME"
         )
-    trained = TrainedRun.read(Path(folders[0]))
+    trained = trained or TrainedRun.read(Path(folders[0]))
     own = [word for word in words if word.startswith(("map=", "map.", "part=", "uncertain="))]
     rest = [word for word in words if "=" in word and word not in own]
     single = _single(own)

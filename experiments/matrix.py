@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 from experiments.compose import PASS, RunConfig, compose_finetune, compose_pretrain, compose_probe
 from experiments.declared import SourceConfig, TableConfig, Tree, merge
+from experiments.external_settings import compose_external
 from experiments.layers import CONF, names
 from experiments.settings import SCRATCH
+from experiments.trained import TrainedRun
 from ssl_med.catalogue import nearest
 from ssl_med.config import read_yaml
 from ssl_med.evaluation.protocols import InitConfig
@@ -38,9 +40,11 @@ class Node:
 
     @property
     def kind(self) -> str:
-        """Command that runs it: pretrain, finetune or probe."""
+        """Command that runs it: pretrain, finetune, probe or external."""
         if self.role == "pretrain":
             return "pretrain"
+        if any(need.role == "final" for need in self.needs):
+            return "external"
         return "probe" if any(word.startswith("protocol=") for word in self.words) else "finetune"
 
     @property
@@ -55,7 +59,13 @@ class Node:
         )
 
     def config(self) -> RunConfig:
-        """Its resolved config."""
+        """Its resolved config; of an external test before what it tests was trained, too."""
+        if self.kind == "external":
+            trained = self.needs[0].config()
+            try:
+                return compose_external(self.words, TrainedRun.foreseen(Path(self.words[0]), trained)).config
+            except SslMedError as error:
+                raise SslMedError(f"{self.name}: {error}") from None
         compose = {"pretrain": compose_pretrain, "finetune": compose_finetune, "probe": compose_probe}[self.kind]
         try:
             return compose(self.words)
@@ -80,7 +90,7 @@ class Matrix:
         found: dict[Path, Node] = {}
         for seed in self.table.pretrain.seeds:
             for label, row in self.table.rows.items():
-                for column in self.table.columns if row.method else ():
+                for column in self._training() if row.method else ():
                     node = self._pretraining(label, column, seed)
                     found.setdefault(self.folder(node), node)
         return list(found.values())
@@ -101,14 +111,18 @@ class Matrix:
 
         Seeds come outermost: a table that is stopped early has few seeds of everything and not all seeds of little.
         """
-        return [
-            self._run("final", row, column, fraction, seed, tuple(choices.get((row, column), {}).items()))
-            for seed in self.table.seeds
-            for column, config in self.table.columns.items()
-            for fraction in config.fractions
-            for row in self.table.rows
-            if not config.tune or (row, column) in choices
-        ]
+        found = []
+        for seed in self.table.seeds:
+            for column, config in self.table.columns.items():
+                trained = self.table.trained(column)
+                for fraction in config.fractions:
+                    for row in self.table.rows:
+                        if self.table.columns[trained].tune and (row, trained) not in choices:
+                            continue
+                        choice = tuple(choices.get((row, trained), {}).items())
+                        node = self._run("final", row, trained, fraction, seed, choice)
+                        found.append(self._external(node, column) if config.tests else node)
+        return found
 
     def folder(self, node: Node) -> Path:
         """Where a node's run lives: named by the hash of its config."""
@@ -174,6 +188,19 @@ class Matrix:
         words = (*start, *flatten(settings), f"init={init}", f"seed={seed}")
         return Node(role, label, column, fraction, seed, words, needs, choice)
 
+    def _external(self, trained: Node, column: str) -> Node:
+        """The test of a fine-tuning on another data set, which prepares data as the training did."""
+        wanted = self.table.columns[column]
+        loading = {key: value for key, value in self.table.settings.get("trainer", {}).items() if key in PASS}
+        data = self._data(wanted.root or family_of(wanted.task))
+        settings = self._merged({"trainer": loading}, wanted.settings, {"data": data})
+        told = [word for key in _TOLD for word in _told(key, settings.pop(key, None))]
+        words = (str(self.folder(trained)), f"task={wanted.task}", *self._trainer(), *told, *flatten(settings))
+        return Node("final", trained.row, column, trained.fraction, trained.seed, words, (trained,))
+
+    def _training(self) -> list[str]:
+        return [name for name, column in self.table.columns.items() if not column.tests]
+
     def _trainer(self) -> tuple[str, ...]:
         return (f"trainer={self.table.trainer}",) if self.table.trainer else ()
 
@@ -221,6 +248,18 @@ def family_of(task: str) -> str:
         raise SslMedError(f"task '{task}' is unknown{nearest(task, names('task'))}")
     path = CONF / "task" / f"{task}.yaml"
     return str(read_yaml(path, f"conf/task/{path.name}").section("data").tree["name"])
+
+
+_TOLD = ("map", "part", "uncertain")  # words of an external test, whose values are names as they are written
+
+
+def _told(key: str, value: Any) -> list[str]:
+    """`map: tuberculosis` -> map=tuberculosis; `map: {Effusion: [Edema, Mass]}` -> map.Effusion=[Edema,Mass]."""
+    if isinstance(value, dict):
+        return [word for name, item in value.items() for word in _told(f"{key}.{name}", item)]
+    if isinstance(value, list):
+        return [f"{key}=[{','.join(map(str, value))}]"]
+    return [] if value is None else [f"{key}={value}"]
 
 
 def _for_probe(settings: Tree) -> Tree:

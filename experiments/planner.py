@@ -7,7 +7,7 @@ import math
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,8 @@ def describe(plan: Mapping[tuple[str, ...], tuple[int, Estimate]], *, jobs: int)
     """The plan as a table with its sums."""
     lines = [f"{'runs':>6}  {'seconds each':>12}  {'hours':>7}  what"]
     for (role, row, column, fraction), (count, one) in plan.items():
-        what = f"{role} {row}" if role == "pretrain" else f"{role} {column} at {100 * float(fraction):g} %"
+        wanted = f" for {column}" if column else ""
+        what = f"{role} {row}{wanted}" if role == "pretrain" else f"{role} {column} at {100 * float(fraction):g} %"
         lines.append(f"{count:6d}  {one.seconds:12.1f}  {count * one.seconds / 3600:7.2f}  {what}")
     total = sum(count * one.seconds for count, one in plan.values())
     runs = sum(count for count, _ in plan.values())
@@ -136,11 +137,13 @@ class _Stopwatch:
 
     def estimate(self, node: Node) -> Estimate:
         """Two short runs for the step, one more for a validation or a look at the test part where there are several."""
-        config = node.config()
-        if node.kind == "probe":
+        if node.kind == "external":  # it needs weights to test, however little they have learned
+            self._time(node.needs[0], {"trainer.max_steps": SHORT, "trainer.test_every_steps": 0})
+            node = replace(node, words=(str(self.folder / str(self.count)), *node.words[1:]))
+        if node.kind in ("probe", "external"):
             seconds, memory, disk = self._time(node, {})
             return Estimate(0, 0, 0, seconds, 0.0, 0.0, 0.0, memory, disk)
-        steps, validations, curves = _rhythm(config)
+        steps, validations, curves = _rhythm(node.config())
         short, long = min(SHORT, steps), min(LONG, steps)
         quiet = {"trainer.val_every_steps": LONG, "trainer.test_every_steps": 0}
         first, _, _ = self._time(node, {**quiet, "trainer.max_steps": short})
@@ -161,7 +164,7 @@ class _Stopwatch:
         if not self.warm:  # the first run of a worker imports everything
             self.warm = True
             self._time(node, changes)
-        words = changed(node.words, {**changes, "init": None} if node.kind != "pretrain" else changes)
+        words = changed(node.words, {**changes, "init": None} if node.kind in ("finetune", "probe") else changes)
         ended: list[Finished] = []
         places = []
         for _ in range(self.workers.count):

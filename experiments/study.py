@@ -32,15 +32,15 @@ def report_table(matrix: Matrix, choices: Choices, failed: Mapping[Path, str], *
 
 def study_of(matrix: Matrix, choices: Choices, failed: Mapping[Path, str]) -> Study:
     """The declaration and all its runs."""
-    reader = _Reader(matrix, failed)
+    reader, trained = _Reader(matrix, failed), matrix.table.trained
     entries = [reader.entry(node) for node in (*matrix.pretrainings(), *reader.trials, *matrix.finals(choices))]
     every = {
         (row, column): choices.get((row, column), {}) for row in matrix.table.rows for column in matrix.table.columns
     }
     entries += [
-        Entry("final", n.row, n.column, n.fraction, n.seed, Run(Path()), why=reader.unchosen(n.row, n.column))
+        Entry("final", n.row, n.column, n.fraction, n.seed, Run(Path()), why=reader.unchosen(n.row, trained(n.column)))
         for n in matrix.finals(every)
-        if matrix.table.columns[n.column].tune and (n.row, n.column) not in choices
+        if matrix.table.columns[trained(n.column)].tune and (n.row, trained(n.column)) not in choices
     ]
     return Study(_declared(matrix), tuple(entries))
 
@@ -52,7 +52,7 @@ def _declared(matrix: Matrix) -> Declared:
         title=table.title,
         rows=tuple(table.rows),
         columns=tuple(
-            Column(label, column.task, column.protocol, tuple(column.fractions), column.tune)
+            Column(label, column.task, column.protocol, tuple(column.fractions), column.tune, column.tests)
             for label, column in table.columns.items()
         ),
         baseline=table.baseline,
@@ -76,7 +76,8 @@ class _Reader:
         self._runs: dict[Path, Run] = {}
 
     def entry(self, node: Node) -> Entry:
-        starts = self.matrix.folder(node.needs[0]) if node.needs else None
+        before = node.needs[0].needs if node.kind == "external" else node.needs
+        starts = self.matrix.folder(before[0]) if before else None
         run = self._run(self.matrix.folder(node))
         return Entry(
             node.role, node.row, node.column, node.fraction, node.seed, run, self.why(node), node.choice, starts
@@ -90,7 +91,8 @@ class _Reader:
             return ""
         broken = [need for need in node.needs if self.matrix.folder(need) in self.failed]
         if broken:
-            return f"its pretraining failed: {self.failed[self.matrix.folder(broken[0])]}"
+            what = "pretraining" if broken[0].role == "pretrain" else "fine-tuning"
+            return f"its {what} failed: {self.failed[self.matrix.folder(broken[0])]}"
         if folder in self.failed:
             return f"failed: {self.failed[folder]}"
         return run.problem if folder.is_dir() else "not run yet"

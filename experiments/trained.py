@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ssl_med.config import Layer, Tree, build, read_yaml
+from experiments.compose import RunConfig
+from ssl_med.config import Layer, Tree, build, read_yaml, to_plain
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Ledger
@@ -48,6 +49,13 @@ class TrainedRun:
             raise SslMedError(f"{folder}: {_OLD.format('its network')}")
         spec = DataSpec.from_dict(run.summary["network"]["spec"])
         return cls(run, read_yaml(folder / _CONFIG, str(folder / _CONFIG)).tree, spec)
+
+    @classmethod
+    def foreseen(cls, folder: Path, config: RunConfig) -> TrainedRun:
+        """A fine-tuning that is still to come, as far as its settings say: enough to compose what follows it."""
+        backbone, network = to_plain(config.backbone), {"spec": config.spec.to_dict()}
+        summary = {"kind": "finetune", "task": config.name, "seed": config.general.seed, "hash": config.hash()}
+        return cls(Run(folder, {**summary, "backbone": backbone, "network": network}), config.tree(), config.spec)
 
     @property
     def folder(self) -> Path:

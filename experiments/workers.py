@@ -140,16 +140,20 @@ def _serve(pipe: Connection, threads: int, parent: int) -> None:
 
 def carry_out(kind: str, words: Sequence[str], log: Path) -> str:
     """One command; its error in a line, or ''."""
+    from experiments.external import external
+    from experiments.facts import is_first_process
     from experiments.finetune import finetune
     from experiments.pretrain import pretrain
     from experiments.probe import probe
     from ssl_med.spec import SslMedError
 
+    if kind in ("probe", "external") and not is_first_process():
+        return ""  # on one device, however many a table asks for: the first process of a job does it alone
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            {"pretrain": pretrain, "finetune": finetune, "probe": probe}[kind](words)
+            {"pretrain": pretrain, "finetune": finetune, "probe": probe, "external": external}[kind](words)
         except SslMedError as error:
             print(f"ssl-med: {error}")
             return str(error)

@@ -39,13 +39,17 @@ TESTS: Mapping[str, tuple[str, Test]] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One task by one protocol at some label budgets; `grid`: what is chosen for each row by itself."""
+    """One task by one protocol at some label budgets.
+
+    * grid: what is chosen for each row by itself. * tests: column whose fine-tunings are tested here; '': none.
+    """
 
     label: str
     task: str
     protocol: str
     fractions: tuple[float, ...]
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    tests: str = ""
 
 
 @dataclass(frozen=True)

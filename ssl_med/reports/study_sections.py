@@ -10,6 +10,7 @@ from ssl_med.reports._blocks import Beside, Block, Field, Grid, Heading, Listing
 from ssl_med.reports._study_words import missing_lines, p_text, titled
 from ssl_med.reports.comparison import Difference
 from ssl_med.reports.curves import traces
+from ssl_med.reports.external import external_lines, external_notes
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.study import Column, Study, budget, significant
 from ssl_med.reports.study_derived import (
@@ -39,6 +40,10 @@ def column_section(study: Study, k: int) -> Section:
     if table is None:
         return Section(f"column-{k}", title, [Note("No run of this column has finished."), *_missing(study, column)])
     blocks: list[Block] = [results(study, column), Note(results_caption(study, column)), *_missing(study, column)]
+    if column.tests:
+        head, *lines = external_lines(table)
+        inside = [Note(note) for note in external_notes(table)]
+        blocks += [Heading("In and out of domain"), Grid(list(head), lines, css="sticky wide"), *inside]
     if study.challengers:
         blocks += [Heading(f"Difference to {study.declared.baseline}"), difference_grid(study, column)]
         blocks += [Note(note) for note in difference_notes(study, column)]

@@ -12,11 +12,14 @@ from datamodules.chest14 import Chest14Data
 from datamodules.chexpert import CheXpertData
 from datamodules.core.films import TableConfig
 from datamodules.phantoms import chest14, chexpert, lits, medmnist, montgomery, msd, shenzhen
+from experiments import compare
 from experiments.cli import main
 from experiments.external_settings import compose_external
 from experiments.layers import CONF, names
+from experiments.workers import Finished, carry_out
 from ssl_med.config import read_yaml
 from ssl_med.evaluation.external import ClassMap, fit
+from ssl_med.reports.records import read_run
 
 CPU = ["trainer=cpu", "trainer.progress=false", "task.pictures=[0,1,0,0]"]
 TUNE = ["trainer.max_steps=2", "trainer.batch_size=4", "backbone.name=unet", "backbone.channels=[8,8,16]"]
@@ -118,6 +121,80 @@ def test_tuberculosis_in_and_out_of_domain_in_one_table(roots, trained, tmp_path
     assert "shenzhen → montgomery" in page
     results = rows_of(tmp_path / "report" / "results.csv")
     assert sorted(row["kind"] for row in results) == ["external", "external", "finetune"]
+
+
+class Here:
+    """A launcher that carries jobs out in this process."""
+
+    def __init__(self, *_, **__):
+        self.ended = []
+        self.free = 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    @property
+    def running(self):
+        return [finished.job for finished in self.ended]
+
+    def start(self, job):
+        self.ended.append(Finished(job, carry_out(job.kind, job.words, job.log), 1.0, 1.0))
+
+    def finished(self):
+        while self.ended:
+            yield self.ended.pop()
+
+
+def test_a_table_tests_its_fine_tunings_elsewhere(roots, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "Workers", Here)
+    table = tmp_path / "away.yaml"
+    table.write_text(
+        """
+        title: Tuberculosis elsewhere
+        trainer: cpu
+        seeds: [0, 1]
+        settings:
+          data: {patch_size: [32, 32], image_size: 36}
+          backbone: {channels: [8, 8, 16]}
+          trainer: {max_steps: 2, batch_size: 4}
+        rows: {scratch: {}}
+        columns:
+          home: {task: shenzhen, fractions: [0.5, 1.0], settings: {task: {pictures: [0, 0, 0, 0]}}}
+          away: {tests: home, task: montgomery, settings: {map: tuberculosis, task: {pictures: [0, 0, 0, 0]}}}
+        """
+    )
+    command = ["compare", f"table={table}", f"root.shenzhen={roots / 'shenzhen'}", f"out={tmp_path / 'out'}"]
+    assert main([*command, f"root.montgomery={roots / 'montgomery'}"]) == 0, capsys.readouterr()
+    home = {path: read_run(path) for path in (tmp_path / "out" / "final").iterdir()}
+    away = [run for run in home.values() if run.external]
+    assert len(home) == 8
+    assert len(away) == 4
+    for run in away:
+        before = home[next(p for p, x in home.items() if x.summary["hash"] == run.summary["trained_on"]["hash"])]
+        assert (before.seed, before.fraction) == (run.seed, run.fraction)
+        assert run.metrics["in_domain/auc"] == pytest.approx(before.value, nan_ok=True)
+        assert run.summary["hash"] in run.name  # the folder was named before the training began
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "| trained on shenzhen | in domain | out of domain: montgomery | drop |" in report
+    assert "scratch, 50 % labels" in report
+    printed = capsys.readouterr().out
+    assert "8 runs, 0 of them done already" in printed
+    assert "away at 50 %: scratch, seed 1: auc " in printed
+    # what is wrong with a test is said before anything is trained
+    again = [f"root.montgomery={tmp_path / 'none'}", f"out={tmp_path / 'other'}"]
+    assert main([*command[:-1], *again, "columns.away.settings.map=tuberculose"]) == 2
+    assert "away at 50 %: scratch, seed 0: map 'tuberculose' is unknown" in capsys.readouterr().err
+
+
+def test_in_a_job_of_more_processes_than_devices(roots, trained, tmp_path, monkeypatch):
+    job = {"NTASKS": "2", "NTASKS_PER_NODE": "2", "PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NAME": "ssl-med"}
+    for key, value in job.items():
+        monkeypatch.setenv(f"SLURM_{key}", value)
+    words = ["task=montgomery", f"data.root={roots / 'montgomery'}", "map=tuberculosis"]
+    assert run_external(trained / "tb0", tmp_path / "out", *words)["status"] == "done"
 
 
 def test_the_test_part_and_a_map_of_words(roots, trained, tmp_path):

@@ -160,6 +160,11 @@ def test_a_table_is_like_another(load, tmp_path):
         ("title: A table", "published: {mg: {livr: 1}}", "published.mg: 'livr' is no column; did you mean 'liver'"),
         ("title: A table", "published: {mg: {liver@0.3: 1}}", "'liver@0.3' is no column"),
         ("title: A table", "published_p: {mg: {lung: 1}}", "published_p.mg: 'lung' is no column"),
+        ("lungs: {task: luna, protocol: linear", "away: {task: lits, tests: livr", "'livr' is no column; did you mean 'liver'"),
+        ("lungs: {", "away: {task: lits, tests: lungs}\n      lungs: {", "'lungs' trains no network"),
+        ("protocol: linear,", "tests: liver, protocol: linear,", "tests what 'liver' trained; protocol, tune, "),
+        ("protocol: linear,", "tests: liver, fractions: [0.5],", "tests what 'liver' trained; protocol, tune, "),
+        ("protocol: linear,", "tests: liver, tune: {optim.lr: [1]},", "tests what 'liver' trained; protocol, tune, "),
     ],
 )  # fmt: skip
 def test_a_wrong_declaration_is_one_line(load, old, new, message):
@@ -267,6 +272,58 @@ def test_probes_get_no_words_of_training_but_those_of_loading(load, tmp_path):
     assert not {"trainer.max_steps", "transfer.norm", "optim.lr"} & set(words)
     assert node.config().protocol == "linear"
     assert node.config().transfer.adapt_channels
+
+
+AWAY = "away: {tests: liver, task: lits, root: ct, settings: {map: same}}"
+EXTERNAL = BASE.replace("lungs: {task: luna, protocol: linear, root: ct}", AWAY)
+
+
+def test_an_external_column_tests_each_fine_tuning_of_another(load, tmp_path):
+    matrix = matrix_of(load(EXTERNAL, "settings.trainer={batch_size: 3, max_steps: 9}"), tmp_path)
+    choices = {("scratch", "liver"): {"optim.lr": 0.01}, ("mg", "liver"): {"optim.lr": 0.001}}
+    finals = matrix.finals(choices)
+    outside = [node for node in finals if node.column == "away"]
+    inside = [node for node in finals if node.column == "liver"]
+    # the same rows, budgets and seeds; a row without a choice has neither
+    key = [(node.row, node.fraction, node.seed) for node in outside]
+    assert key == [(node.row, node.fraction, node.seed) for node in inside]
+    assert {row for row, _, _ in key} == {"scratch", "mg"}
+    assert [node.needs for node in outside] == [(node,) for node in inside]
+    assert [node.kind for node in outside] == ["external"] * len(outside)
+    first = outside[0]
+    folder, *rest = first.words
+    assert folder == str(matrix.folder(inside[0]))
+    words = dict(word.split("=", 1) for word in rest)
+    assert (words["task"], words["map"]) == ("lits", "same")
+    assert words["data.root"] == '"/data/ct"'
+    assert words["trainer.batch_size"] == "3"  # how it loads; not how long the others train
+    assert "trainer.max_steps" not in words
+    assert "seed" not in words
+    assert len({matrix.folder(node) for node in finals}) == len(finals)
+    # nothing is pretrained for it, and nothing is chosen on it
+    assert {node.column for node in matrix.pretrainings()} == {""}
+    assert {node.column for node in matrix.trials()} == {"liver"}
+
+
+def test_the_map_of_an_external_column_is_checked_before_anything_is_trained(load, tmp_path):
+    choices = {(row, "liver"): {"optim.lr": 0.01} for row in ("scratch", "mg", "wide")}
+
+    def first(text):
+        matrix = matrix_of(load(text), tmp_path)
+        return next(node for node in matrix.finals(choices) if node.column == "away")
+
+    node = first(EXTERNAL)
+    assert set(node.config().external.classes) == set(node.needs[0].config().spec.class_names)
+    longer = EXTERNAL.replace("trainer: {max_steps: 2}", "trainer: {max_steps: 9}")
+    assert first(longer).config().hash() != node.config().hash()  # another training, another test
+    spelt = first(EXTERNAL.replace("map: same", "map: {liver: [liver]}"))
+    assert "map.liver=[liver]" in spelt.words
+    assert spelt.config().external.classes == {"liver": ["liver"]}
+    for said, message in (("sam", "map 'sam' is unknown; did you mean 'same'"), ("{liver: lung}", "'lung'")):
+        wrong = first(EXTERNAL.replace("map: same", f"map: {said}"))
+        with pytest.raises(SslMedError, match=message) as caught:
+            wrong.config()
+        assert str(caught.value).startswith("away at 50 %: scratch, seed 0: ")
 
 
 def test_a_pretext_protocol_takes_a_family_and_no_budget(load, tmp_path):

@@ -33,6 +33,16 @@ def test_whatever_a_job_dies_of_is_told_and_traced(tmp_path, monkeypatch):
     assert log.read_text() == 2 * text  # a second try is added to the first
 
 
+@pytest.mark.parametrize("kind", ["probe", "external"])
+def test_what_runs_on_one_device_is_done_once_in_a_job_of_several_processes(tmp_path, monkeypatch, kind):
+    done = []
+    monkeypatch.setattr(f"experiments.{kind}.{kind}", done.append)
+    for process in ("0", "1"):
+        monkeypatch.setenv("SLURM_PROCID", process)
+        assert carry_out(kind, ["once"], tmp_path / "a.log") == ""
+    assert done == [["once"]]
+
+
 def test_death_is_named():
     assert _death(-signal.SIGKILL) == "killed by SIGKILL (out of memory?)"
     assert _death(-signal.SIGSEGV) == "killed by SIGSEGV"
