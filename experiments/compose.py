@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -143,7 +144,7 @@ class RunConfig:
             if data["quarantine"] and Path(data["quarantine"]).is_file():
                 data["quarantine"] = salted(Path(data["quarantine"]).read_bytes())
         if self.kind != "pretrain" and self.general.init != SCRATCH:
-            tree["init"] = str(Path(tree["init"]).resolve())
+            tree["init"] = _origin(Path(tree["init"]).resolve())
         return config_hash(tree)
 
     def folder(self) -> Path:
@@ -252,6 +253,11 @@ def compose_probe(words: Sequence[str]) -> RunConfig:
     layers = [*(without(layer, kept) for layer in layers[:-1]), line]
     once = Layer("", {"trainer": {"max_epochs": 1}})  # one pass
     return finish("probe", name, [once, *layers], data_class=data_class, data_name=data_name, protocol=protocol)
+
+
+def _origin(path: Path) -> str:
+    """A run folder named by its hash is the same wherever it lies, so runs that start from it can move with it."""
+    return path.name if re.fullmatch(r".+-[0-9a-f]{8}", path.name) else str(path)
 
 
 def of_task(chosen: dict[str, str], line: Layer) -> tuple[type[MedicalData], str, list[Layer]]:

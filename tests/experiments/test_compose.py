@@ -204,6 +204,17 @@ def test_the_hash_names_what_can_change_the_result():
     assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
 
 
+def test_runs_move_with_the_pretraining_that_they_start_from():
+    def named(init):
+        return compose_finetune(["task=lits", f"init={init}"]).hash()
+
+    assert named("/old/runs/moco-luna-0123abcd") == named("/new/place/moco-luna-0123abcd")
+    assert named("/old/moco-luna-0123abcd") != named("/old/moco-luna-89abcdef")
+    # a name that the user chose says nothing of what is inside
+    assert named("/old/mine") != named("/new/mine")
+    assert named("/old/moco-0123abcd/backbone.safetensors") != named("/new/moco-0123abcd/backbone.safetensors")
+
+
 # ------------------------------------------------------------------------------------------- unknown keys
 
 
