@@ -1,4 +1,4 @@
-"""Tables of a study for a paper: booktabs, one for the results and one for the differences of each column."""
+"""Tables of a study for a paper: booktabs, one of all columns, and for each the results and the differences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from ssl_med.reports._blocks import MARKED, Field, Grid
 from ssl_med.reports._study_words import missing_lines
-from ssl_med.reports.study import Column, Study
+from ssl_med.reports.study import Study
+from ssl_med.reports.study_overall import overview, overview_note
 from ssl_med.reports.study_sections import difference_grid, difference_notes, results, results_caption
 
 _TEX = {
@@ -20,6 +21,9 @@ _TEX = {
 def tex(study: Study) -> str:
     """Text of table.tex."""
     lines = ["% needs \\usepackage{booktabs}"]
+    if len(study.declared.columns) > 1:
+        caption = f"{study.declared.title}. {overview_note(study)}"
+        lines += _table(study, "all", "columns", overview(study), caption)
     for column in study.declared.columns:
         if column.label not in study.tables:
             lines.append(f"% {column.label}: no run of this column has finished")
@@ -27,17 +31,17 @@ def tex(study: Study) -> str:
         absent = missing_lines(e for e in study.missing if e.role == "final" and e.column == column.label)
         notes = [f"Not there: {line}." for line in absent]
         caption = " ".join([f"{study.declared.title}.", results_caption(study, column), *notes])
-        lines += _table(study, column, "results", results(study, column), caption)
+        lines += _table(study, column.label, "results", results(study, column), caption)
         if study.challengers:
             base, title = study.declared.baseline, study.tables[column.label].title
             what = f"{title}: difference in test {study.metric(column.label)} to {base}."
             caption = " ".join([f"{study.declared.title}.", what, *difference_notes(study, column)])
-            lines += _table(study, column, "differences", difference_grid(study, column), caption)
+            lines += _table(study, column.label, "differences", difference_grid(study, column), caption)
     return "\n".join(lines) + "\n"
 
 
-def _table(study: Study, column: Column, what: str, grid: Grid, caption: str) -> list[str]:
-    label = f"tab:{study.declared.name}-{column.label}-{what}".replace("_", "-")
+def _table(study: Study, column: str, what: str, grid: Grid, caption: str) -> list[str]:
+    label = f"tab:{study.declared.name}-{column}-{what}".replace("_", "-")
     return [
         "",
         r"\begin{table}",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ssl_med.evaluation.statistics import Outcome, Refusal
 from ssl_med.reports.fairness import percent
-from ssl_med.reports.study import Entry
+from ssl_med.reports.study import Entry, significant
 
 _ROLES = {"pretrain": "pretraining", "tune": "trial", "final": "run"}
 
@@ -43,3 +43,10 @@ def p_text(outcome: Outcome) -> str:
     if isinstance(outcome, Refusal):
         return "no p"
     return f"p {outcome.p:.3f}" if outcome.p >= 0.001 else "p < 0.001"
+
+
+def mark_of(outcome: Outcome) -> str:
+    """How a difference to the baseline is marked: only where its corrected p is below alpha."""
+    if not significant(outcome):
+        return ""
+    return "better" if outcome.effect > 0 else "worse"

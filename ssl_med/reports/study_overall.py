@@ -9,13 +9,15 @@ from itertools import groupby
 from ssl_med.evaluation.statistics import Refusal
 from ssl_med.reports._blocks import Beside, Block, Field, Grid, Note, Plots, Section
 from ssl_med.reports._provenance import duration
-from ssl_med.reports._study_words import listed
+from ssl_med.reports._study_words import listed, mark_of, p_text
 from ssl_med.reports.comparison import Difference
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.study import Study, significant
 from ssl_med.reports.study_derived import CPU_WATTS, GPU_WATTS, costs, published, ranking
 from ssl_med.reports.study_figures import rank_plot, scatter
 from ssl_med.reports.tables import EMPTY
+
+WIDEST = 7  # columns of numbers in the overview
 
 
 def in_short(study: Study) -> list[str]:
@@ -56,6 +58,61 @@ def _told(chosen: Sequence[tuple[tuple[str, float, str], Difference]]) -> str:
         shares = ", ".join(f"{percent(key[1])} {x.outcome.effect:+.3f}" for key, x in members)
         words.append(f"{row} in {column.replace('_', ' ')} ({shares})")
     return "; ".join(words)
+
+
+def overview_section(study: Study) -> Section | None:
+    """All columns in one table; None where there is only one."""
+    if len(study.declared.columns) < 2:
+        return None
+    return Section("overview", "All columns", [overview(study), Note(overview_note(study))])
+
+
+def overview(study: Study) -> Grid:
+    """Rows x columns: mean over seeds, and the difference to the baseline with its p."""
+    keys = _shown(study)
+    head: list[Field | str] = [""]
+    for column, fraction in keys:
+        words = [study.metric(column), percent(fraction)] if _budgets(study) > 1 else [study.metric(column)]
+        head.append(Field(column.replace("_", " "), " · ".join(filter(None, words))))
+    rows: list[list[Field | str]] = []
+    for row in study.declared.rows:
+        cells = [_overview_cell(study, column, fraction, row) for column, fraction in keys]
+        rows.append([Field(row, color=study.styles[row].color), *cells])
+    return Grid(head, rows, css="headline wide sticky")
+
+
+def overview_note(study: Study) -> str:
+    """What the numbers of the overview are."""
+    base = study.declared.baseline
+    every = len(_shown(study)) == sum(len(column.fractions) for column in study.declared.columns)
+    budgets = "" if every else " Of each column its largest label budget; the others stand below."
+    return (
+        f"Test metric, mean over seeds; below it the difference to {base} and its p ({study.test_name} over seeds, corrected "
+        f"by Holm over all {study.family} comparisons of this report), for {base} the standard deviation. Marked: corrected p "
+        f"below 0.05.{budgets} Numbers of seeds, intervals and what is missing stand with each column."
+    )
+
+
+def _shown(study: Study) -> list[tuple[str, float]]:
+    """Every column and budget, or where that is too wide the largest budget of each."""
+    every = [(column.label, x) for column in study.declared.columns for x in column.fractions]
+    return every if len(every) <= WIDEST else [(c.label, max(c.fractions)) for c in study.declared.columns]
+
+
+def _budgets(study: Study) -> int:
+    return len({x for column in study.declared.columns for x in column.fractions})
+
+
+def _overview_cell(study: Study, column: str, fraction: float, row: str) -> Field:
+    cell = study.cell(column, fraction, row)
+    if not cell.n:
+        return Field("missing", mark="missing")
+    if row == study.declared.baseline:
+        return Field(f"{cell.mean:.3f}", f"± {cell.sd:.3f}" if cell.n > 1 else "")
+    outcome = study.differences[column, fraction, row].outcome
+    if math.isnan(outcome.effect):
+        return Field(f"{cell.mean:.3f}")
+    return Field(f"{cell.mean:.3f}", f"{outcome.effect:+.3f}, {p_text(outcome)}", mark_of(outcome))
 
 
 def rank_section(study: Study) -> Section:

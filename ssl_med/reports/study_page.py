@@ -15,7 +15,7 @@ from ssl_med.reports.html import case_pictures
 from ssl_med.reports.study import Study
 from ssl_med.reports.study_derived import seconds
 from ssl_med.reports.study_fairness import fairness_section, runs_section, warnings
-from ssl_med.reports.study_overall import cost_section, in_short, published_section, rank_section
+from ssl_med.reports.study_overall import cost_section, in_short, overview_section, published_section, rank_section
 from ssl_med.reports.study_sections import column_section
 from ssl_med.reports.tables import EMPTY, results_csv
 
@@ -43,7 +43,8 @@ def write_study(study: Study, out: Path) -> Path:
 
 
 def _sections(study: Study) -> list[Section]:
-    found = [column_section(study, k) for k in range(len(study.declared.columns))]
+    first = overview_section(study)
+    found = [*([first] if first else []), *(column_section(study, k) for k in range(len(study.declared.columns)))]
     found += [rank_section(study), cost_section(study)]
     cited = published_section(study)
     if cited is not None:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from ssl_med.evaluation.statistics import Outcome, Refusal
 from ssl_med.reports._blocks import Beside, Block, Field, Grid, Heading, Listing, Note, Plots, Section
-from ssl_med.reports._study_words import missing_lines, p_text, titled
+from ssl_med.reports._study_words import mark_of, missing_lines, p_text, titled
 from ssl_med.reports.comparison import Difference
 from ssl_med.reports.curves import traces
 from ssl_med.reports.external import external_lines, external_notes
 from ssl_med.reports.fairness import percent
-from ssl_med.reports.study import Column, Study, budget, significant
+from ssl_med.reports.study import Column, Study, budget
 from ssl_med.reports.study_derived import (
     NEAR,
     Reached,
@@ -153,13 +153,7 @@ def difference_field(difference: Difference) -> Field:
     if math.isnan(difference.outcome.effect):
         return Field("missing", mark="missing")
     text = str(difference).partition("; ")[0]
-    return Field(text, p_text(difference.outcome), _mark(difference.outcome))
-
-
-def _mark(outcome: Outcome) -> str:
-    if not significant(outcome):
-        return ""
-    return "better" if outcome.effect > 0 else "worse"
+    return Field(text, p_text(difference.outcome), mark_of(difference.outcome))
 
 
 def difference_notes(study: Study, column: Column) -> list[str]:
@@ -230,7 +224,7 @@ def _early_field(cell: Cell, outcome: Outcome | None) -> Field:
         return Field("missing", mark="missing")
     if outcome is None or math.isnan(outcome.effect):
         return Field(f"{cell.mean:.3f}")
-    return Field(f"{cell.mean:.3f}", f"{outcome.effect:+.3f}, {p_text(outcome)}", _mark(outcome))
+    return Field(f"{cell.mean:.3f}", f"{outcome.effect:+.3f}, {p_text(outcome)}", mark_of(outcome))
 
 
 # --- labels and steps saved --------------------------------------------------------------------------------------

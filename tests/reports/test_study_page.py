@@ -104,6 +104,44 @@ def test_few_seeds_are_refused_in_print(tmp_path):
         assert not re.search(r"(?<!no )\bp (<|0\.)", text)
 
 
+def test_all_columns_stand_in_one_table(tmp_path):
+    names = ("dice", "far_away")
+    gaps = [("moco", 1.0, seed, "not run yet") for seed in range(6)]
+    study = sample_study(tmp_path / "runs", columns=names, missing=gaps, tuned=False, early_steps=())
+    page, markdown, tex, _ = written(study, tmp_path / "report")
+    head, *rows = [line.strip("| ").split(" | ") for line in part_of(markdown, "All columns") if line.startswith("|")]
+    assert [cell for cell in head if cell] == [
+        f"{name} (dice · {share} %)" for name in ("dice", "far away") for share in (5, 20, 100)]  # fmt: skip
+    cells = {row[0]: row[1:] for row in rows[1:]}
+    assert list(cells) == list(study.declared.rows)
+    base = study.cell("far_away", 0.05, "scratch")
+    assert cells["scratch"][3] == f"{base.mean:.3f} (± {base.sd:.3f})"
+    outcome = study.differences["far_away", 0.2, "mae"].outcome
+    assert outcome.p < 0.05
+    said = f"**{study.cell('far_away', 0.2, 'mae').mean:.3f}** ({outcome.effect:+.3f}, "
+    assert cells["mae"][4].startswith(said)
+    assert cells["moco"][2] == cells["moco"][5] == "missing"
+    assert "tab:sample-all-columns" in tex
+    assert page.text.index("All columns") < page.text.index("Far away")
+    # too many to read: the largest budget of each
+    wide = sample_study(
+        tmp_path / "wide", rows=("scratch", "mae"), columns=("a", "b", "c"), tuned=False, early_steps=()
+    )
+    _, markdown, _, _ = written(wide, tmp_path / "wide_report")
+    part = part_of(markdown, "All columns")
+    assert part[0].count("dice · 100 %") == 3
+    assert "5 %" not in part[0]
+    assert any("Of each column its largest label budget" in line for line in part)
+    # one column says it all by itself
+    assert "All columns" not in written(sample_study(tmp_path / "one"), tmp_path / "one_report")[1]
+
+
+def part_of(markdown, title):
+    """Lines of a section, without its title and empty ones."""
+    lines = markdown.partition(f"## {title}\n")[2].partition("\n## ")[0].splitlines()
+    return [line for line in lines if line.strip()]
+
+
 def test_one_row_one_budget(tmp_path):
     study = sample_study(tmp_path / "runs", rows=("scratch",), fractions=(1.0,), seeds=1, tuned=False)
     page, markdown, tex, _ = written(study, tmp_path / "out")
