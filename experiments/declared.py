@@ -79,6 +79,8 @@ class ColumnConfig:
     """key -> values to choose among for each row by itself: optim.lr: [1e-3, 3e-3]; all combinations are tried"""
     pretrain: SourceConfig = field(default_factory=SourceConfig)
     """what pretrainings for this column have otherwise than those of the table"""
+    series: str = ""
+    """columns 'SERIES ...' that the report also draws as one curve, in their order; `vary` sets it"""
 
 
 @dataclass
@@ -283,4 +285,4 @@ def _varied(columns: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         shared = {key: value for key, value in column.items() if key != "vary"}
         for label, own in column["vary"].items():
             if own is not None:
-                yield f"{name} {label}", merge(shared, own)
+                yield f"{name} {label}", {"series": name, **merge(shared, own)}

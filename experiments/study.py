@@ -52,7 +52,9 @@ def _declared(matrix: Matrix) -> Declared:
         title=table.title,
         rows=tuple(table.rows),
         columns=tuple(
-            Column(label, column.task, column.protocol, tuple(column.fractions), column.tune, column.tests)
+            Column(
+                label, column.task, column.protocol, tuple(column.fractions), column.tune, column.tests, column.series
+            )
             for label, column in table.columns.items()
         ),
         baseline=table.baseline,

@@ -8,6 +8,9 @@ from ssl_med.evaluation.statistics import Outcome, Refusal
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.study import Entry, significant
 
+INTERVALS = (
+    "Bars: 95 % Student interval of the mean over seeds, from three seeds on. Points stand a little beside each other."
+)
 _ROLES = {"pretrain": "pretraining", "tune": "trial", "final": "run"}
 
 

@@ -111,8 +111,13 @@ class Trace:
     high: Sequence[float]
 
 
-def traces(lines: Sequence[Trace], *, title: str, below: str, shares: bool = False) -> Figure:
-    """Lines with interval bars that stand a little beside each other. `shares`: x are label fractions, on a log scale."""
+def traces(
+    lines: Sequence[Trace], *, title: str, below: str, shares: bool = False, names: Sequence[str] = ()
+) -> Figure:
+    """Lines with interval bars that stand a little beside each other.
+
+    `shares`: x are label fractions, on a log scale; `names`: x are 0, 1, ... and called so.
+    """
     with mpl.rc_context(RC):
         figure, axes = panel(title, height=4.3)
         ticks = sorted({x for line in lines for x in line.x})
@@ -131,6 +136,8 @@ def traces(lines: Sequence[Trace], *, title: str, below: str, shares: bool = Fal
         axes.xaxis.set_minor_locator(NullLocator())
         if shares:
             axes.set_xticklabels([percent(x) for x in ticks])
+        elif names:
+            axes.set_xticklabels([names[round(x)] for x in ticks])
         axes.set_xlabel(below)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, handlelength=2.6)
         return figure

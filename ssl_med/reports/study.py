@@ -42,6 +42,7 @@ class Column:
     """One task by one protocol at some label budgets.
 
     * grid: what is chosen for each row by itself. * tests: column whose fine-tunings are tested here; '': none.
+    * series: what it shares with other columns that differ in one thing, told by the rest of the label; '': nothing.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Column:
     fractions: tuple[float, ...]
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     tests: str = ""
+    series: str = ""
 
 
 @dataclass(frozen=True)

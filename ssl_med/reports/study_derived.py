@@ -46,6 +46,21 @@ def budget_traces(study: Study, column: str) -> list[Trace]:
     return _traces(study, {row: {x: study.cell(column, x, row) for x in fractions} for row in study.declared.rows})
 
 
+def series_traces(study: Study, series: str) -> tuple[list[str], list[Trace]]:
+    """Names of the columns of a series and the metric at each one's largest budget against their number, a line a row.
+
+    [] where fewer than two columns have results.
+    """
+    columns = [c for c in study.declared.columns if c.series == series and c.label in study.tables]
+    if len(columns) < 2:
+        return [], []
+    cells = {
+        row: {k: study.cell(c.label, max(c.fractions), row) for k, c in enumerate(columns)}
+        for row in study.declared.rows
+    }
+    return [c.label.removeprefix(series).strip() for c in columns], _traces(study, cells)
+
+
 def learning_traces(study: Study, column: str, fraction: float) -> list[Trace]:
     """Metric against optimiser step, a line a row; the final value closes it. [] where no early step was tested."""
     if not study.early.get(column):

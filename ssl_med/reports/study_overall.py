@@ -9,13 +9,15 @@ from itertools import groupby
 from ssl_med.evaluation.statistics import Refusal
 from ssl_med.reports._blocks import Beside, Block, Field, Grid, Note, Plots, Section
 from ssl_med.reports._provenance import duration
-from ssl_med.reports._study_words import listed, mark_of, p_text
+from ssl_med.reports._study_words import INTERVALS, listed, mark_of, p_text
 from ssl_med.reports.comparison import Difference
+from ssl_med.reports.curves import traces
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.study import Study, significant
-from ssl_med.reports.study_derived import CPU_WATTS, GPU_WATTS, costs, published, ranking
+from ssl_med.reports.study_derived import CPU_WATTS, GPU_WATTS, costs, published, ranking, series_traces
 from ssl_med.reports.study_figures import rank_plot, scatter
 from ssl_med.reports.tables import EMPTY
+from ssl_med.reports.writing import file_stem
 
 WIDEST = 7  # columns of numbers in the overview
 
@@ -64,7 +66,20 @@ def overview_section(study: Study) -> Section | None:
     """All columns in one table; None where there is only one."""
     if len(study.declared.columns) < 2:
         return None
-    return Section("overview", "All columns", [overview(study), Note(overview_note(study))])
+    return Section("overview", "All columns", [overview(study), Note(overview_note(study)), *_series(study)])
+
+
+def _series(study: Study) -> list[Block]:
+    """A figure for each series of columns."""
+    figures = []
+    for series in filter(None, dict.fromkeys(column.series for column in study.declared.columns)):
+        names, lines = series_traces(study, series)
+        if lines:
+            first = next(column.label for column in study.declared.columns if column.series == series)
+            title = f"Test {study.metric(first)} by column: {series.replace('_', ' ')}"
+            figure = traces(lines, title=title, below="column, at its largest label budget", names=names)
+            figures.append((title, f"series-{file_stem(series)}", figure))
+    return [Plots(figures, INTERVALS)] if figures else []
 
 
 def overview(study: Study) -> Grid:

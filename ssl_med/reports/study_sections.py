@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ssl_med.evaluation.statistics import Outcome, Refusal
 from ssl_med.reports._blocks import Beside, Block, Field, Grid, Heading, Listing, Note, Plots, Section
-from ssl_med.reports._study_words import mark_of, missing_lines, p_text, titled
+from ssl_med.reports._study_words import INTERVALS, mark_of, missing_lines, p_text, titled
 from ssl_med.reports.comparison import Difference
 from ssl_med.reports.curves import traces
 from ssl_med.reports.external import external_lines, external_notes
@@ -26,10 +26,6 @@ from ssl_med.reports.study_derived import (
 )
 from ssl_med.reports.tables import EMPTY, Cell
 from ssl_med.reports.writing import file_stem
-
-INTERVALS = (
-    "Bars: 95 % Student interval of the mean over seeds, from three seeds on. Points stand a little beside each other."
-)
 
 
 def column_section(study: Study, k: int) -> Section:

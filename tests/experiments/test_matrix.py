@@ -130,6 +130,7 @@ def test_a_column_varies(load):
     assert list(table.columns) == ["liver", "lungs 9:1", "lungs few"]
     assert table.columns["lungs 9:1"].settings == {"probe": {"max_iter": 10}, "data": {"pretrain_share": 0.9}}
     assert table.columns["lungs 9:1"].fractions == (0.5,)
+    assert [column.series for column in table.columns.values()] == ["", "lungs", "lungs"]
     assert table.columns["lungs few"].fractions == (1.0,)
     assert list(load(text, "columns.lungs.vary.few=null").columns) == ["liver", "lungs 9:1"]
 

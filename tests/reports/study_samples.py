@@ -35,6 +35,7 @@ def sample_study(
     missing=(),
     tuned=True,
     early_steps=STEPS,
+    series="",
     **declared,
 ):
     """Runs of a study and the study.
@@ -73,7 +74,7 @@ def sample_study(
     return Study(
         Declared(
             rows=tuple(rows),
-            columns=tuple(Column(c, "lits", "finetune", tuple(fractions), grid) for c in columns),
+            columns=tuple(Column(c, "lits", "finetune", tuple(fractions), grid, series=series) for c in columns),
             test=test,
             seeds=tuple(range(seeds)),
             **known,

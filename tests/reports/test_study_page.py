@@ -9,6 +9,7 @@ from test_html import Page
 
 from ssl_med.evaluation.statistics import Refusal
 from ssl_med.reports._study_tex import escape
+from ssl_med.reports.study_derived import series_traces
 from ssl_med.reports.study_page import write_study
 
 
@@ -134,6 +135,28 @@ def test_all_columns_stand_in_one_table(tmp_path):
     assert any("Of each column its largest label budget" in line for line in part)
     # one column says it all by itself
     assert "All columns" not in written(sample_study(tmp_path / "one"), tmp_path / "one_report")[1]
+
+
+def test_a_series_of_columns_is_drawn_as_one_curve(tmp_path):
+    names = ("ratio 1:1", "ratio 9:1", "ratio 4:1")
+    study = sample_study(
+        tmp_path / "runs", columns=names, series="ratio", fractions=(0.2, 1.0), tuned=False, early_steps=()
+    )
+    ticks, lines = series_traces(study, "ratio")
+    assert ticks == ["1:1", "9:1", "4:1"]  # as declared, not sorted
+    assert [line.label for line in lines] == list(study.declared.rows)
+    for line in lines:
+        assert list(line.x) == [0, 1, 2]
+        assert line.mean == [study.cell(name, 1.0, line.label).mean for name in names]
+    page, markdown, _, _ = written(study, tmp_path / "report")
+    assert "![Test dice by column: ratio](figures/series-ratio.png)" in markdown
+    assert (tmp_path / "report" / "figures" / "series-ratio.png").is_file()
+    assert any(attrs.get("alt") == "Test dice by column: ratio" or attrs.get("aria-label") == "Test dice by column: ratio"
+               for _, attrs in page.tags)  # fmt: skip
+    # columns that share nothing, or a single one, are no curve
+    assert series_traces(study, "") == ([], [])
+    alone = sample_study(tmp_path / "alone", columns=("ratio 1:1",), series="ratio", tuned=False, early_steps=())
+    assert series_traces(alone, "ratio") == ([], [])
 
 
 def part_of(markdown, title):
