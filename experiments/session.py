@@ -36,6 +36,7 @@ from experiments.tracking import LABEL_FRACTION, JsonLines, build_loggers, close
 from ssl_med.config import read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.ledger import Ledger, Members
+from ssl_med.networks.convolution import guard_convolutions
 from ssl_med.reports.records import read_metrics
 from ssl_med.reports.writing import write_json, write_summary
 from ssl_med.spec import SslMedError
@@ -180,6 +181,8 @@ class Session:
         """Trains to the end or to a signal; True when it reached its end."""
         if trainer.world_size > 1 and self.config.trainer.sync_batchnorm:
             convert_sync_batchnorm(module, device_type=trainer.strategy.root_device.type)
+        if trainer.strategy.root_device.type == "cpu":
+            guard_convolutions(module)
         if self.config.trainer.channels_last:
             dims = self.config.spec.spatial_dims
             module.to(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)

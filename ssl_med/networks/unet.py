@@ -104,7 +104,9 @@ class UNetDecoder(Decoder):
         level: Any
         for up, level, skip in zip(self.up, self.levels, pyramid[-2::-1], strict=True):
             first, second = level
-            if self.fast_up and x.device.type == "cpu" and joining_pays(x, out_channels=skip.shape[1]):
+            # with a side of 1 the joined kernel has wrong gradients in bfloat16 (convolution.py), and gains nothing
+            join = self.fast_up and x.device.type == "cpu" and min(x.shape[2:]) > 1
+            if join and joining_pays(x, out_channels=skip.shape[1]):
                 x = second(first.adn(joined_up(x, skip if self.skips else None, up, first.conv)))
             else:
                 x = up(x)
