@@ -96,7 +96,7 @@ class Campaign:
             return
         error = finished.error or run.problem
         result = f"{run.summary.get('steps')} steps"
-        if (run.tested or run.external) and not error:
+        if run.scored and not error:
             try:
                 result = f"{run.metric} {self.matrix.value(node, run):.4f}"
             except SslMedError as missing:  # a metric that the table names and the task has not; others go on

@@ -90,7 +90,9 @@ class Matrix:
         found: dict[Path, Node] = {}
         for seed in self.table.pretrain.seeds:
             for label, row in self.table.rows.items():
-                for column in self._training() if row.method else ():
+                for column, config in self.table.columns.items() if row.method else ():
+                    if config.tests:
+                        continue
                     node = self._pretraining(label, column, seed)
                     found.setdefault(self.folder(node), node)
         return list(found.values())
@@ -111,18 +113,14 @@ class Matrix:
 
         Seeds come outermost: a table that is stopped early has few seeds of everything and not all seeds of little.
         """
-        found = []
-        for seed in self.table.seeds:
-            for column, config in self.table.columns.items():
-                trained = self.table.trained(column)
-                for fraction in config.fractions:
-                    for row in self.table.rows:
-                        if self.table.columns[trained].tune and (row, trained) not in choices:
-                            continue
-                        choice = tuple(choices.get((row, trained), {}).items())
-                        node = self._run("final", row, trained, fraction, seed, choice)
-                        found.append(self._external(node, column) if config.tests else node)
-        return found
+        return [
+            self._final(row, column, fraction, seed, choices)
+            for seed in self.table.seeds
+            for column, config in self.table.columns.items()
+            for fraction in config.fractions
+            for row in self.table.rows
+            if (row, self.table.trained(column)) in choices or not self.table.columns[self.table.trained(column)].tune
+        ]
 
     def folder(self, node: Node) -> Path:
         """Where a node's run lives: named by the hash of its config."""
@@ -188,6 +186,14 @@ class Matrix:
         words = (*start, *flatten(settings), f"init={init}", f"seed={seed}")
         return Node(role, label, column, fraction, seed, words, needs, choice)
 
+    def _final(
+        self, row: str, column: str, fraction: float, seed: int, choices: Mapping[tuple[str, str], Mapping[str, Any]]
+    ) -> Node:
+        trained = self.table.trained(column)
+        choice = tuple(choices.get((row, trained), {}).items())
+        node = self._run("final", row, trained, fraction, seed, choice)
+        return self._external(node, column) if trained != column else node
+
     def _external(self, trained: Node, column: str) -> Node:
         """The test of a fine-tuning on another data set, which prepares data as the training did."""
         wanted = self.table.columns[column]
@@ -197,9 +203,6 @@ class Matrix:
         told = [word for key in _TOLD for word in _told(key, settings.pop(key, None))]
         words = (str(self.folder(trained)), f"task={wanted.task}", *self._trainer(), *told, *flatten(settings))
         return Node("final", trained.row, column, trained.fraction, trained.seed, words, (trained,))
-
-    def _training(self) -> list[str]:
-        return [name for name, column in self.table.columns.items() if not column.tests]
 
     def _trainer(self) -> tuple[str, ...]:
         return (f"trainer={self.table.trainer}",) if self.table.trainer else ()

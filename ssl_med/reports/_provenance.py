@@ -61,7 +61,7 @@ def leak_status(runs: Sequence[Run]) -> str:
 
 
 def _row(run: Run) -> list[str]:
-    get, tuned = run.summary.get, run.tested or run.external
+    get, tuned = run.summary.get, run.scored
     status = "done" if not run.problem else str(get("status") or "broken")
     value = f"{run.value:.3f}" if tuned and not math.isnan(run.value) else ""
     low, high = run.interval

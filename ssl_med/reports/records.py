@@ -54,9 +54,14 @@ class Run:
         return self.kind == "external"
 
     @property
+    def scored(self) -> bool:
+        """Whether the run has a test result of any kind."""
+        return self.tested or self.external
+
+    @property
     def protocol(self) -> str:
         """How weights met the task: 'finetune' or 'frozen', or the protocol of a probe; '' for a pretraining."""
-        if not self.tested and not self.external:
+        if not self.scored:
             return ""
         return str(self.summary.get("protocol") or self._part("transfer").get("protocol") or "finetune")
 
@@ -249,7 +254,7 @@ def _problem(run: Run) -> str:
     if status != "done":
         steps = run.summary.get("steps", "?")
         return f"{status or 'no status'} at step {steps}; the same command goes on from there"
-    if run.tested or run.external:
+    if run.scored:
         if not run.task or not run.metric:
             return f"{SUMMARY} names no task or no metric"
         if math.isnan(run.value):

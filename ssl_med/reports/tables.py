@@ -227,7 +227,7 @@ def results_csv(runs: Iterable[Run], *, first: Mapping[str, Sequence[Any]] | Non
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*first, *head, *metrics])
     for k, run in enumerate(runs):
-        get, tuned = run.summary.get, run.tested or run.external
+        get, tuned = run.summary.get, run.scored
         row = [
             run.folder,
             run.kind,

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from launchers import Inline
 
 from datamodules.phantoms import chest14
 from experiments import compare as module
 from experiments.campaign import CHOICES
 from experiments.cli import main
 from experiments.matrix import Node
-from experiments.workers import Finished
 from ssl_med.reports.records import SUMMARY
 from ssl_med.reports.writing import write_summary
 
@@ -43,31 +43,14 @@ TABLE = """
 RUNS = 2 + 9 + 6 + 12  # pretrainings, trials, finals of liver, finals of lungs
 
 
-class Desk:
+class Desk(Inline):
     """In the place of `Workers`: carries a job out at once by writing what a run leaves."""
 
     started: ClassVar[list[str]] = []
     broken: tuple[str, ...] = ()
     stop_after = 10**6
 
-    def __init__(self, count, *, threads):
-        self.count, self.done = count, []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    @property
-    def free(self):
-        return self.count - len(self.done)
-
-    @property
-    def running(self):
-        return [finished.job for finished in self.done]
-
-    def start(self, job):
+    def carry_out(self, job):
         if len(Desk.started) >= Desk.stop_after:
             raise KeyboardInterrupt
         Desk.started.append(job.key.name)
@@ -77,11 +60,7 @@ class Desk:
             folder = Path(words["out"])
             folder.mkdir(parents=True, exist_ok=True)
             write_summary(folder, self.summary(job, words))
-        self.done.append(Finished(job, error, 1.0, 100.0))
-
-    def finished(self):
-        while self.done:
-            yield self.done.pop()
+        return error
 
     @staticmethod
     def summary(job, words):

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from launchers import Inline
 from sklearn.metrics import roc_auc_score
 
 from datamodules.chest14 import Chest14Data
@@ -16,7 +17,6 @@ from experiments import compare
 from experiments.cli import main
 from experiments.external_settings import compose_external
 from experiments.layers import CONF, names
-from experiments.workers import Finished, carry_out
 from ssl_med.config import read_yaml
 from ssl_med.evaluation.external import ClassMap, fit
 from ssl_med.reports.records import read_run
@@ -123,33 +123,8 @@ def test_tuberculosis_in_and_out_of_domain_in_one_table(roots, trained, tmp_path
     assert sorted(row["kind"] for row in results) == ["external", "external", "finetune"]
 
 
-class Here:
-    """A launcher that carries jobs out in this process."""
-
-    def __init__(self, *_, **__):
-        self.ended = []
-        self.free = 1
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    @property
-    def running(self):
-        return [finished.job for finished in self.ended]
-
-    def start(self, job):
-        self.ended.append(Finished(job, carry_out(job.kind, job.words, job.log), 1.0, 1.0))
-
-    def finished(self):
-        while self.ended:
-            yield self.ended.pop()
-
-
 def test_a_table_tests_its_fine_tunings_elsewhere(roots, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "Workers", Here)
+    monkeypatch.setattr(compare, "Workers", Inline)
     table = tmp_path / "away.yaml"
     table.write_text(
         """
