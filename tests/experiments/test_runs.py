@@ -79,9 +79,9 @@ def test_pretrain_then_finetune_then_report(scans, tmp_path, capsys):
 
 @pytest.mark.parametrize("method", ["rubik_cube", "semantic_genesis"])
 def test_bfloat16_repeats_on_parts_that_are_narrower_than_a_kernel(scans, tmp_path, method):
-    """Cubes of 16x16x8 end as 2x2x1, thumbnails of 16^3 as 2^3: oneDNN has no gradients for these (networks/convolution.py)."""
+    """Cubes end as 2x2x1 voxels, thumbnails as 2^3: oneDNN has no right gradients of these (networks/convolution.py)."""
     words = ["data=lits", "data.patch_size=[32,32,16]", "data.crops_per_volume=2", f"data.root={scans}", *TINY]
-    words += ["backbone.channels=[8,8,8,8,8]", "trainer.precision=bf16-mixed", "trainer.max_steps=6"]
+    words += ["backbone.channels=[8,16,32,64]", "trainer.precision=bf16-mixed", "trainer.max_steps=6"]
     for name in ("a", "b"):
         run("pretrain", f"method={method}", *words, f"out={tmp_path / name}")
     assert len(losses(tmp_path / "a")) == 6
