@@ -38,7 +38,7 @@ $(READY): pyproject.toml constraints/ci.txt
 	@touch $@
 
 demo: $(READY)  ## the main job on synthetic scans: pretrain, fine-tune, report; minutes on a CPU
-	$(BIN)/python -m experiments.demo
+	$(BIN)/python -m experiments.commands.demo
 
 test: $(READY)  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow and not long and not gpu" -n 2 --dist loadfile
@@ -53,7 +53,7 @@ test-long: $(READY)  ## the tests marked long: what every method learns; longer 
 	$(BIN)/python -m pytest -m long -n 2
 
 docs: $(READY)  ## write docs/methods.md from the methods' files
-	@$(BIN)/python -m experiments.methods_page
+	@$(BIN)/python -m experiments.reference.methods
 
 pretrain: $(READY)  ## METHOD=pcrl DATA=luna ARGS="data.root=DIR trainer.max_steps=N ..."
 	@$(BIN)/ssl-med pretrain method=$(METHOD) data=$(DATA) $(ARGS)

@@ -11,36 +11,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.core.films import RGB, Film, FilmConfig, FilmData, match_files
+from datamodules.core.images2d import RGB, Image2D, ImageConfig2D, ImageData2D, match_files
 from ssl_med.spec import Target
 
 _FOLDERS = {"Normal": "normal", "Benign": "benign", "InSitu": "in situ carcinoma", "Invasive": "invasive carcinoma"}
 
 
-class BachData(FilmData):
+class BachData(ImageData2D):
     """Four classes by folder."""
 
-    Config = FilmConfig
+    Config = ImageConfig2D
     layout = "Normal/, Benign/, InSitu/ and Invasive/ with .tif images"
     public_names = r"(n|b|is|iv)\d+"
     group_key = "image"
 
     @classmethod
-    def labels(cls, config: FilmConfig) -> tuple[Target, tuple[str, ...]]:
+    def labels(cls, config: ImageConfig2D) -> tuple[Target, tuple[str, ...]]:
         """Four classes."""
         return "class", tuple(_FOLDERS.values())
 
     @classmethod
-    def channels(cls, config: FilmConfig) -> tuple[str, ...]:
+    def channels(cls, config: ImageConfig2D) -> tuple[str, ...]:
         """Colour."""
         return RGB
 
-    def index(self, root: Path) -> Sequence[Film]:
+    def index(self, root: Path) -> Sequence[Image2D]:
         """Images in the four folders; the unlabelled test photos of the challenge lie elsewhere."""
         numbers = {folder: number for number, folder in enumerate(_FOLDERS)}
-        films = []
+        images = []
         for path, _ in match_files(root, r"(n|b|is|iv)\d+\.tiff?", quarantined=self.quarantined):
             number = numbers.get(path.parent.name)
             if number is not None:
-                films.append(Film(path.stem, path.stem, str(path), (number,)))
-        return films
+                images.append(Image2D(path.stem, path.stem, str(path), (number,)))
+        return images

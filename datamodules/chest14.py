@@ -1,4 +1,4 @@
-"""ChestX-ray14: 112,120 frontal films of 30,805 patients with 14 findings (Wang et al., CVPR 2017; NIH Clinical Center).
+"""ChestX-ray14: 112,120 frontal radiographs of 30,805 patients with 14 findings (Wang et al., CVPR 2017; NIH Clinical Center).
 
 Expected below the root: images/*.png or images_0NN/images/*.png, Data_Entry_2017*.csv, train_val_list.txt, test_list.txt. The
 findings were mined from reports; by the authors' account about one in ten is wrong.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.core.cases import read_table
-from datamodules.core.films import Film, FilmData, TableConfig
+from datamodules.core.images2d import Image2D, ImageData2D, TableConfig
 from datamodules.core.splits import Split
 from ssl_med.spec import SslMedError, Target
 
@@ -33,8 +33,8 @@ FINDINGS = (
 )
 
 
-class Chest14Data(FilmData):
-    """Films, split by patient."""
+class Chest14Data(ImageData2D):
+    """Radiographs, split by patient."""
 
     Config = TableConfig
     layout = "images/*.png or images_0NN/images/*.png, and Data_Entry_2017*.csv"
@@ -46,7 +46,7 @@ class Chest14Data(FilmData):
         """14 findings."""
         return "multilabel", FINDINGS
 
-    def index(self, root: Path) -> Sequence[Film]:
+    def index(self, root: Path) -> Sequence[Image2D]:
         """Rows of the table with their files."""
         folders = [root / "images", *sorted(root.glob("images_*/images")), *sorted(root.glob("images_*"))]
         files = {path.name: path for folder in folders if folder.is_dir() for path in folder.glob("*.png")}
@@ -55,7 +55,7 @@ class Chest14Data(FilmData):
             return []
         if len(tables) != 1:
             raise SslMedError(f"{root}: needs one Data_Entry_2017*.csv, it holds {len(tables)}")
-        films, missing = [], []
+        radiographs, missing = [], []
         listed: set[str] = set()
         for row in read_table(tables[0], ("Image Index", "Finding Labels", "Patient ID")):
             name = row["Image Index"]
@@ -73,14 +73,14 @@ class Chest14Data(FilmData):
             if not row["Patient ID"].strip().isdigit():
                 raise SslMedError(f"{tables[0]}: image {name} has the Patient ID '{row['Patient ID']}', not a number")
             label = tuple(int(finding in found) for finding in FINDINGS)
-            films.append(Film(name, str(int(row["Patient ID"])), str(files[name]), label))
+            radiographs.append(Image2D(name, str(int(row["Patient ID"])), str(files[name]), label))
         self.check_missing(missing, table=tables[0])
-        return films
+        return radiographs
 
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
         """official: test_list.txt is the test part; validation is cut from the patients of train_val_list.txt."""
         root = Path(self.config.root)
-        subject_of = {film.name: film.subject for film in cases}
+        subject_of = {radiograph.name: radiograph.subject for radiograph in cases}
         members = {}
         for file in ("train_val_list.txt", "test_list.txt"):
             try:

@@ -1,4 +1,4 @@
-"""CheXpert: 224,316 chest films of 65,240 patients with 14 observations (Irvin et al., AAAI 2019; Stanford Hospital).
+"""CheXpert: 224,316 chest radiographs of 65,240 patients with 14 observations (Irvin et al., AAAI 2019; Stanford Hospital).
 
 Licence: see the distributor (Stanford AIMI; registration needed).
 Expected below the root (CheXpert-v1.0 or CheXpert-v1.0-small): train.csv, valid.csv and the images that their column Path
@@ -23,7 +23,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.core.cases import read_table
-from datamodules.core.films import Film, FilmData, TableConfig
+from datamodules.core.images2d import Image2D, ImageData2D, TableConfig
 from datamodules.core.splits import Split
 from ssl_med.spec import SslMedError, Target
 
@@ -39,18 +39,18 @@ _SMOOTHED = {"zeros": (0.0, 0.0), "ones": (1.0, 1.0), "zeros_smoothed": (0.0, 0.
 
 @dataclass
 class CheXpertConfig(TableConfig):
-    """Which films, which observations, and what an uncertain one means."""
+    """Which radiographs, which observations, and what an uncertain one means."""
 
     views: Literal["frontal", "lateral", "both"] = "frontal"
-    """films that are used; the split does not depend on it"""
+    """radiographs that are used; the split does not depend on it"""
     observations: Literal["competition", "all"] = "competition"
     """the five of the competition, or all 14"""
     uncertain: Literal["zeros", "ones", "ignore", "zeros_smoothed", "ones_smoothed"] = "ones"
     """training value of an uncertain label: 0, 1, left out of the loss, or uniform in 0..0.3 or 0.55..0.85"""
 
 
-class CheXpertData(FilmData):
-    """Films, split by patient."""
+class CheXpertData(ImageData2D):
+    """Radiographs, split by patient."""
 
     Config = CheXpertConfig
     layout = "train.csv, valid.csv and train/patientNNNNN/studyN/*.jpg"
@@ -62,10 +62,10 @@ class CheXpertData(FilmData):
         """Five or 14 observations."""
         return "multilabel", COMPETITION if config.observations == "competition" else OBSERVATIONS
 
-    def index(self, root: Path) -> Sequence[Film]:
+    def index(self, root: Path) -> Sequence[Image2D]:
         """Rows of both tables; the patient stands in the path."""
         tables = [root / name for name in ("train.csv", "valid.csv") if (root / name).is_file()]
-        films, wanted = [], self.spec.class_names
+        radiographs, wanted = [], self.spec.class_names
         for table in tables:
             missing = []
             for number, row in enumerate(read_table(table, ("Path", *wanted))):
@@ -73,7 +73,9 @@ class CheXpertData(FilmData):
                 inner = row["Path"].partition("/")[2]
                 match = re.fullmatch(r"(?:train|valid)/(patient\d+)/study\d+/view\d+_(?:frontal|lateral)\.jpe?g", inner)
                 if match is None:
-                    raise SslMedError(f"{table}: line {number + 2} has the Path '{row['Path']}', which names no film")
+                    raise SslMedError(
+                        f"{table}: line {number + 2} has the Path '{row['Path']}', which names no radiograph"
+                    )
                 if not os.path.isfile(path := root / inner):
                     if not self.quarantined(path):
                         missing.append(inner)
@@ -84,9 +86,9 @@ class CheXpertData(FilmData):
                     raise SslMedError(
                         f"{table}: line {number + 2} holds {error}; observations are 1, 0, -1 or blank"
                     ) from None
-                films.append(Film(os.path.splitext(inner)[0], match[1], str(path), label))
+                radiographs.append(Image2D(os.path.splitext(inner)[0], match[1], str(path), label))
             self.check_missing(missing, table=table)
-        return films
+        return radiographs
 
     def usable(self, case: Any) -> bool:
         """By view."""
@@ -95,8 +97,8 @@ class CheXpertData(FilmData):
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
         """official: valid.csv, read by three radiologists, is the test part; validation is cut from train.csv's patients."""
         parts: dict[str, set[str]] = {"train": set(), "valid": set()}
-        for film in cases:
-            parts[film.name.partition("/")[0]].add(film.subject)
+        for radiograph in cases:
+            parts[radiograph.name.partition("/")[0]].add(radiograph.subject)
         return self.given_test(parts["train"], parts["valid"])
 
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
@@ -110,13 +112,13 @@ class CheXpertData(FilmData):
     def _policy(self, cases: Sequence[Any]) -> Sequence[Any]:
         if not self.labelled or self.config.uncertain not in _SMOOTHED:
             return cases
-        return [self._settled(film, *_SMOOTHED[self.config.uncertain]) for film in cases]
+        return [self._settled(radiograph, *_SMOOTHED[self.config.uncertain]) for radiograph in cases]
 
-    def _settled(self, film: Film, low: float, high: float) -> Film:
-        label = np.array(film.label)
+    def _settled(self, radiograph: Image2D, low: float, high: float) -> Image2D:
+        label = np.array(radiograph.label)
         unknown = np.isnan(label)
         if not unknown.any():
-            return film
-        # drawn once a film, whatever the order and the number of films
-        draws = np.random.default_rng([self.seed, zlib.crc32(film.name.encode())]).uniform(low, high, len(label))
-        return replace(film, label=tuple(np.where(unknown, draws, label).tolist()))
+            return radiograph
+        # drawn once a radiograph, whatever the order and the number of radiographs
+        draws = np.random.default_rng([self.seed, zlib.crc32(radiograph.name.encode())]).uniform(low, high, len(label))
+        return replace(radiograph, label=tuple(np.where(unknown, draws, label).tolist()))

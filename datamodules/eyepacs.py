@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.core.cases import read_table
-from datamodules.core.films import RGB, Film, FilmData, TableConfig, image_files
+from datamodules.core.images2d import RGB, Image2D, ImageData2D, TableConfig, image_files
 from datamodules.core.splits import Split
 from ssl_med.spec import SslMedError, Target
 
 _TABLES = {"train": "trainLabels.csv", "test": "retinopathy_solution.csv"}
 
 
-class EyePacsData(FilmData):
+class EyePacsData(ImageData2D):
     """Five grades, split by patient."""
 
     Config = TableConfig
@@ -39,21 +39,21 @@ class EyePacsData(FilmData):
         """Colour."""
         return RGB
 
-    def index(self, root: Path) -> Sequence[Film]:
+    def index(self, root: Path) -> Sequence[Image2D]:
         """Rows of trainLabels.csv; the competition's test images only for its own split."""
         if not (root / "train").is_dir() and not (root / _TABLES["train"]).is_file():
             return []
-        films = self._part(root, "train")
+        images = self._part(root, "train")
         if self.config.split == "official":
-            films += self._part(root, "test")
-        return films
+            images += self._part(root, "test")
+        return images
 
-    def _part(self, root: Path, part: str) -> list[Film]:
+    def _part(self, root: Path, part: str) -> list[Image2D]:
         files = {path.stem: path for path in image_files(root / part, (".jpeg", ".jpg", ".png"))}
         table = root / _TABLES[part]
         if not self.labelled and not table.is_file():
-            return [self._film(part, name, path, source=path) for name, path in sorted(files.items())]
-        films, missing = [], []
+            return [self._image(part, name, path, source=path) for name, path in sorted(files.items())]
+        images, missing = [], []
         for number, row in enumerate(read_table(table, ("image", "level"))):
             name, source = row["image"], f"{table}: line {number + 2}"
             if name not in files:
@@ -62,19 +62,19 @@ class EyePacsData(FilmData):
                 continue
             if row["level"] not in ("0", "1", "2", "3", "4"):
                 raise SslMedError(f"{source} has the level '{row['level']}'; it must be 0 to 4")
-            films.append(self._film(part, name, files[name], int(row["level"]), source=source))
+            images.append(self._image(part, name, files[name], int(row["level"]), source=source))
         self.check_missing(missing, table=table)
-        return films
+        return images
 
-    def _film(self, part: str, name: str, path: Path, *label: int, source: object) -> Film:
+    def _image(self, part: str, name: str, path: Path, *label: int, source: object) -> Image2D:
         match = re.fullmatch(r"(\d+)_(left|right)", name)
         if match is None:
             raise SslMedError(f"{source}: image '{name}' is not of the form <patient>_left or <patient>_right")
-        return Film(f"{part}/{name}", match[1], str(path), label)
+        return Image2D(f"{part}/{name}", match[1], str(path), label)
 
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
         """official: the competition's test images; validation is cut from the patients of train."""
         parts: dict[str, set[str]] = {"train": set(), "test": set()}
-        for film in cases:
-            parts[film.name.partition("/")[0]].add(film.subject)
+        for image in cases:
+            parts[image.name.partition("/")[0]].add(image.subject)
         return self.given_test(parts["train"], parts["test"])

@@ -11,30 +11,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.core.films import RGB, Film, FilmConfig, FilmData, match_files
+from datamodules.core.images2d import RGB, Image2D, ImageConfig2D, ImageData2D, match_files
 from ssl_med.spec import Target
 
 
-class IChallengeAmdData(FilmData):
+class IChallengeAmdData(ImageData2D):
     """Two classes, from the letter of the file name."""
 
-    Config = FilmConfig
+    Config = ImageConfig2D
     layout = "ANNNN.jpg (AMD) and NNNNN.jpg (not) in any folder"
     public_names = r"[AN]\d{4}"
     group_key = "image"
 
     @classmethod
-    def labels(cls, config: FilmConfig) -> tuple[Target, tuple[str, ...]]:
+    def labels(cls, config: ImageConfig2D) -> tuple[Target, tuple[str, ...]]:
         """Two classes."""
         return "class", ("no AMD", "AMD")
 
     @classmethod
-    def channels(cls, config: FilmConfig) -> tuple[str, ...]:
+    def channels(cls, config: ImageConfig2D) -> tuple[str, ...]:
         """Colour."""
         return RGB
 
-    def index(self, root: Path) -> Sequence[Film]:
+    def index(self, root: Path) -> Sequence[Image2D]:
         """Photographs by name."""
         other = ("Disc_Masks", "Lesion_Masks")
         found = match_files(root, r"([AN])\d{4}\.jpe?g", quarantined=self.quarantined, skip=other)
-        return [Film(path.stem, path.stem, str(path), (int(match[1] in "Aa"),)) for path, match in found]
+        return [Image2D(path.stem, path.stem, str(path), (int(match[1] in "Aa"),)) for path, match in found]

@@ -13,29 +13,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.core.films import RGB, Film, FilmConfig, FilmData, match_files
+from datamodules.core.images2d import RGB, Image2D, ImageConfig2D, ImageData2D, match_files
 from ssl_med.spec import Target
 
 
-class IChallengePmData(FilmData):
+class IChallengePmData(ImageData2D):
     """Two classes, from the letter of the file name."""
 
-    Config = FilmConfig
+    Config = ImageConfig2D
     layout = "PNNNN.jpg (pathological), HNNNN.jpg and NNNNN.jpg (not) in any folder"
     public_names = r"[PHN]\d{4}"
     group_key = "image"
 
     @classmethod
-    def labels(cls, config: FilmConfig) -> tuple[Target, tuple[str, ...]]:
+    def labels(cls, config: ImageConfig2D) -> tuple[Target, tuple[str, ...]]:
         """Two classes."""
         return "class", ("not pathological", "pathological myopia")
 
     @classmethod
-    def channels(cls, config: FilmConfig) -> tuple[str, ...]:
+    def channels(cls, config: ImageConfig2D) -> tuple[str, ...]:
         """Colour."""
         return RGB
 
-    def index(self, root: Path) -> Sequence[Film]:
+    def index(self, root: Path) -> Sequence[Image2D]:
         """Photographs by name."""
         found = match_files(root, r"([PHN])\d{4}\.jpe?g", quarantined=self.quarantined)
-        return [Film(path.stem, path.stem, str(path), (int(match[1] in "Pp"),)) for path, match in found]
+        return [Image2D(path.stem, path.stem, str(path), (int(match[1] in "Pp"),)) for path, match in found]

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from datamodules.core.cases import read_table
 from datamodules.core.dicom import read_dicom_image
-from datamodules.core.films import GREY, RGB, Film, FilmData, TableConfig, image_files
+from datamodules.core.images2d import GREY, RGB, Image2D, ImageData2D, TableConfig, image_files
 from datamodules.core.splits import PARTS, Split
 from datamodules.formats.grids import Array
 from ssl_med.ledger import salted
@@ -56,7 +56,7 @@ class ImagesConfig(TableConfig):
     """name cases by path in test_cases.csv and figures; only where paths tell nothing of a patient"""
 
 
-class ImagesData(FilmData):
+class ImagesData(ImageData2D):
     """Images by path; labels by table or folder."""
 
     Config = ImagesConfig
@@ -91,23 +91,23 @@ class ImagesData(FilmData):
         unit = "grey level" if config.intensity == "window" else "percentile"
         return Intensity(config.intensity, config.intensity_low, config.intensity_high, unit)
 
-    def index(self, root: Path) -> Sequence[Film]:
+    def index(self, root: Path) -> Sequence[Image2D]:
         """All images below the root, with subject and label."""
         files = {path.relative_to(root).as_posix(): path for path in image_files(root, _SUFFIXES)}
         rows = self._rows(root, files) if files and self.config.labels else {}
-        films = []
+        images = []
         for name, path in files.items():
             label = self._label(name, rows) if self.labelled else ()
-            films.append(Film(name, self._subject(name, rows.get(name)), str(path), label))
+            images.append(Image2D(name, self._subject(name, rows.get(name)), str(path), label))
         self._labelled_subjects = {self._subject(name, row) for name, row in rows.items()}
-        if files and len({film.subject for film in films}) == len(films) and not self.config.show_names:
+        if files and len({image.subject for image in images}) == len(images) and not self.config.show_names:
             self.notes.append(
                 "each image counts as its own subject (data.subject_pattern or subject_column changes that)"
             )
-        unlabelled = sum(not film.label for film in films)
+        unlabelled = sum(not image.label for image in images)
         if self.labelled and unlabelled:
-            self.notes.append(f"{unlabelled} of {len(films)} images have no label and are left out")
-        return films
+            self.notes.append(f"{unlabelled} of {len(images)} images have no label and are left out")
+        return images
 
     def _rows(self, root: Path, files: dict[str, Path]) -> dict[str, dict[str, str]]:
         """Rows of the table by image; those that are not there are reported."""
@@ -192,13 +192,13 @@ class ImagesData(FilmData):
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
         """folders: by the first folder below the root, train, val (valid, validation) or test."""
         split: dict[str, set[str]] = {part: set() for part in PARTS}
-        for film in cases:
-            first = Path(film.path).relative_to(self.config.root).parts[0]
+        for image in cases:
+            first = Path(image.path).relative_to(self.config.root).parts[0]
             if first not in _PARTS:
                 raise SslMedError(
                     f"{Path(self.config.root) / first}: data.split=folders needs all images below train, val or test"
                 )
-            split[_PARTS[first]].add(film.subject)
+            split[_PARTS[first]].add(image.subject)
         return {part: sorted(members) for part, members in split.items()}
 
     def read(self, path: str) -> Array:

@@ -98,7 +98,7 @@ class LidcData(ScanData):
         return None
 
     def index(self, root: Path) -> Sequence[LidcScan]:
-        """CT series of the patients' folders; films of the same patients are left out."""
+        """CT series of the patients' folders; radiographs of the same patients are left out."""
         folders = [(_PATIENT.findall(str(path))[-1:], path) for path in find_volumes(root) if path.is_dir()]
         folders = [(patient, path) for patient, path in folders if patient]
         if not folders:
@@ -318,7 +318,7 @@ def _touch(a: Mark, b: Mark) -> bool:
 
 
 def _readings(root: Path) -> Mapping[str, Reading]:
-    """Series UID -> its reading; .xml files of another kind (readings of films) are passed over."""
+    """Series UID -> its reading; .xml files of another kind (readings of radiographs) are passed over."""
     found: dict[str, Reading] = {}
     for path in sorted(root.rglob("*.xml")):
         if path.name.startswith("."):

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from datamodules.core.base import MedicalData
 from datamodules.core.crops import cut, pad_to, window_start
-from datamodules.core.films import GREY, RGB, FilmConfig, check_classes, film_pair, label_of, resized
+from datamodules.core.images2d import GREY, RGB, ImageConfig2D, check_classes, image_pair, label_of, resized
 from datamodules.core.intensity import decode, encode
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop, thumbnail
@@ -37,7 +37,7 @@ _STEP = 32  # a multiple that every backbone can halve
 
 
 @dataclass
-class MedMNISTConfig(FilmConfig):
+class MedMNISTConfig(ImageConfig2D):
     """Size of the images, and how classes are called."""
 
     split: str = "official"
@@ -91,7 +91,7 @@ class MedMNISTData(MedicalData):
 
     @classmethod
     def make_spec(cls, config: MedMNISTConfig, *, labelled: bool) -> DataSpec:
-        """Read from the file's headers and labels; a grey film while there is no file."""
+        """Read from the file's headers and labels; a grey image while there is no file."""
         if config.split != "official":
             raise SslMedError(
                 f"data.split={config.split}: the file names no patients, so its own split is the only sound one; "
@@ -227,7 +227,7 @@ class Rows(Dataset[Sample]):
         sample: Sample = {"id": case.name, "index": index}
         codes, patch = self.codes(case), self.spec.patch_size
         if self.need.pair:
-            return sample | film_pair(codes, rng, patch=patch, min_iou=self.need.min_iou)
+            return sample | image_pair(codes, rng, patch=patch, min_iou=self.need.min_iou)
         if self.need.positions is not None:
             sample |= {"case": index, "scan": thumbnail(codes, self.need.positions.thumbnail)}
             return sample | position_crop(codes, rng, positions=self.need.positions, patch=patch)

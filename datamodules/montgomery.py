@@ -1,8 +1,8 @@
-"""Montgomery: 138 chest films, 58 with tuberculosis, with lung masks (Jaeger et al., Quant. Imaging Med. Surg. 4, 2014).
+"""Montgomery: 138 chest radiographs, 58 with tuberculosis, with lung masks (Jaeger et al., Quant. Imaging Med. Surg. 4, 2014).
 
 Licence: see the distributor (U.S. National Library of Medicine).
 Expected below the root, in any folder (MontgomerySet as distributed): CXR_png/MCUCXR_NNNN_K.png, K = 0 normal, 1 tuberculosis;
-for the lungs also ManualMask/leftMask/ and ManualMask/rightMask/ with files of the same name. One film a patient.
+for the lungs also ManualMask/leftMask/ and ManualMask/rightMask/ with files of the same name. One radiograph a patient.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from datamodules.core.films import Film, FilmConfig, FilmData, image_files, match_files
+from datamodules.core.images2d import Image2D, ImageConfig2D, ImageData2D, image_files, match_files
 from ssl_med.spec import SslMedError, Target
 
 _MASKS = ("leftMask", "rightMask")
 
 
 @dataclass
-class MontgomeryConfig(FilmConfig):
+class MontgomeryConfig(ImageConfig2D):
     """What a labelled run learns."""
 
     target: Literal["tuberculosis", "lungs"] = "tuberculosis"
     """normal or tuberculosis, or masks of the two lungs; Dice counts pixels of the image as resized to image_size"""
 
 
-class MontgomeryData(FilmData):
+class MontgomeryData(ImageData2D):
     """Class from the file name, lung masks from ManualMask."""
 
     Config = MontgomeryConfig
@@ -40,14 +40,14 @@ class MontgomeryData(FilmData):
             return "mask", ("left lung", "right lung")
         return "class", ("normal", "tuberculosis")
 
-    def index(self, root: Path) -> Sequence[Film]:
-        """Films by name, with their masks when those are learned."""
-        films, lungs = [], self.spec.target == "mask"
+    def index(self, root: Path) -> Sequence[Image2D]:
+        """Radiographs by name, with their masks when those are learned."""
+        radiographs, lungs = [], self.spec.target == "mask"
         masks = {(path.parent.name, path.name): path for path in image_files(root, (".png",))} if lungs else {}
         for path, match in match_files(root, r"MCUCXR_(\d+)_([01])\.png", quarantined=self.quarantined, skip=_MASKS):
             absent = [side for side in _MASKS if lungs and (side, path.name) not in masks]
             if absent:
                 raise SslMedError(f"{path}: has no mask ManualMask/{absent[0]}/{path.name}; complete the download")
             own = tuple(str(masks[side, path.name]) for side in _MASKS) if lungs else ()
-            films.append(Film(path.stem, match[1], str(path), () if lungs else (int(match[2]),), own))
-        return films
+            radiographs.append(Image2D(path.stem, match[1], str(path), () if lungs else (int(match[2]),), own))
+        return radiographs

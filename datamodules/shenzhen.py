@@ -1,8 +1,8 @@
-"""Shenzhen: 662 chest films, 336 with and 326 without tuberculosis (Jaeger et al., Quant. Imaging Med. Surg. 4, 2014).
+"""Shenzhen: 662 chest radiographs, 336 with and 326 without tuberculosis (Jaeger et al., Quant. Imaging Med. Surg. 4, 2014).
 
 Licence: see the distributor (U.S. National Library of Medicine).
 Expected below the root, in any folder (ChinaSet_AllFiles/CXR_png as distributed): CHNCXR_NNNN_K.png, K = 0 normal, 1
-tuberculosis. One film a patient.
+tuberculosis. One radiograph a patient.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.core.films import Film, FilmConfig, FilmData, match_files
+from datamodules.core.images2d import Image2D, ImageConfig2D, ImageData2D, match_files
 from ssl_med.spec import Target
 
 
-class ShenzhenData(FilmData):
+class ShenzhenData(ImageData2D):
     """Normal or tuberculosis, from the file name."""
 
-    Config = FilmConfig
+    Config = ImageConfig2D
     layout = "CXR_png/CHNCXR_NNNN_0.png and _1.png"
     public_names = r"CHNCXR_\d+_[01]"
 
     @classmethod
-    def labels(cls, config: FilmConfig) -> tuple[Target, tuple[str, ...]]:
+    def labels(cls, config: ImageConfig2D) -> tuple[Target, tuple[str, ...]]:
         """Two classes."""
         return "class", ("normal", "tuberculosis")
 
-    def index(self, root: Path) -> Sequence[Film]:
-        """Films by name."""
+    def index(self, root: Path) -> Sequence[Image2D]:
+        """Radiographs by name."""
         found = match_files(root, r"CHNCXR_(\d+)_([01])\.png", quarantined=self.quarantined)
-        return [Film(path.stem, match[1], str(path), (int(match[2]),)) for path, match in found]
+        return [Image2D(path.stem, match[1], str(path), (int(match[2]),)) for path, match in found]

@@ -44,95 +44,95 @@ usage: ssl-med COMMAND [key=value ...]
   phantom  KIND OUT [--subjects N] [--seed N]    synthetic data in a true layout
   weights  inspect FILE                          what a backbone file says of itself
 
-Any setting is a word: trainer.max_steps=500 trainer=cpu labels.fraction=0.1 labels.shots=5 transfer.protocol=frozen
+Any setting is an override: trainer.max_steps=500 trainer=cpu labels.fraction=0.1 labels.shots=5 transfer.protocol=frozen
 seed=1 out=DIR; `pretrain method=pcrl
 data=luna --show` prints all settings of a run and stops.
 """
 
 
-def _check(words: Sequence[str]) -> int:
-    from experiments.check import check
+def _check(overrides: Sequence[str]) -> int:
+    from experiments.commands.check import check
 
-    return check(words)
+    return check(overrides)
 
 
-def _pretrain(words: Sequence[str]) -> None:
-    from experiments.compose import compose_pretrain
-    from experiments.pretrain import pretrain
+def _pretrain(overrides: Sequence[str]) -> None:
+    from experiments.commands.pretrain import pretrain
+    from experiments.config.run import compose_pretrain
     from ssl_med.config import to_yaml
 
-    if "--show" in words:
-        print(to_yaml(compose_pretrain([w for w in words if w != "--show"]).tree()), end="")
+    if "--show" in overrides:
+        print(to_yaml(compose_pretrain([w for w in overrides if w != "--show"]).tree()), end="")
     else:
-        pretrain(words)
+        pretrain(overrides)
 
 
-def _finetune(words: Sequence[str]) -> None:
-    from experiments.compose import compose_finetune
-    from experiments.finetune import finetune
+def _finetune(overrides: Sequence[str]) -> None:
+    from experiments.commands.finetune import finetune
+    from experiments.config.run import compose_finetune
     from ssl_med.config import to_yaml
 
-    if "--show" in words:
-        print(to_yaml(compose_finetune([w for w in words if w != "--show"]).tree()), end="")
+    if "--show" in overrides:
+        print(to_yaml(compose_finetune([w for w in overrides if w != "--show"]).tree()), end="")
     else:
-        finetune(words)
+        finetune(overrides)
 
 
-def _probe(words: Sequence[str]) -> None:
-    from experiments.compose import compose_probe
-    from experiments.probe import probe
+def _probe(overrides: Sequence[str]) -> None:
+    from experiments.commands.probe import probe
+    from experiments.config.run import compose_probe
     from ssl_med.config import to_yaml
 
-    if "--show" in words:
-        print(to_yaml(compose_probe([w for w in words if w != "--show"]).tree()), end="")
+    if "--show" in overrides:
+        print(to_yaml(compose_probe([w for w in overrides if w != "--show"]).tree()), end="")
     else:
-        probe(words)
+        probe(overrides)
 
 
-def _compare(words: Sequence[str]) -> None:
-    from experiments.compare import compare
+def _compare(overrides: Sequence[str]) -> None:
+    from experiments.commands.compare import compare
 
-    compare(words)
+    compare(overrides)
 
 
-def _external(words: Sequence[str]) -> None:
-    from experiments.external import external
-    from experiments.external_settings import compose_external
+def _external(overrides: Sequence[str]) -> None:
+    from experiments.commands.external import external
+    from experiments.config.external import compose_external
     from ssl_med.config import to_yaml
 
-    if "--show" in words:
-        print(to_yaml(compose_external([w for w in words if w != "--show"]).config.tree()), end="")
+    if "--show" in overrides:
+        print(to_yaml(compose_external([w for w in overrides if w != "--show"]).config.tree()), end="")
     else:
-        external(words)
+        external(overrides)
 
 
-def _report(words: Sequence[str]) -> None:
-    from experiments.report import report
+def _report(overrides: Sequence[str]) -> None:
+    from experiments.commands.report import report
 
-    report(words)
-
-
-def _prepare(words: Sequence[str]) -> None:
-    from experiments.prepare import prepare
-
-    prepare(words)
+    report(overrides)
 
 
-def _dashboard(words: Sequence[str]) -> None:
-    from experiments.dashboard import dashboard
+def _prepare(overrides: Sequence[str]) -> None:
+    from experiments.commands.prepare import prepare
 
-    dashboard(words)
-
-
-def _sweep(words: Sequence[str]) -> None:
-    from experiments.sweep import sweep
-
-    sweep(words)
+    prepare(overrides)
 
 
-def _list(words: Sequence[str]) -> None:
-    from experiments.declared import tables
-    from experiments.layers import names, presets
+def _dashboard(overrides: Sequence[str]) -> None:
+    from experiments.commands.dashboard import dashboard
+
+    dashboard(overrides)
+
+
+def _sweep(overrides: Sequence[str]) -> None:
+    from experiments.commands.sweep import sweep
+
+    sweep(overrides)
+
+
+def _list(overrides: Sequence[str]) -> None:
+    from experiments.comparison.table import tables
+    from experiments.config.sources import names, presets
 
     kinds: dict[str, Callable[[], list[str] | dict[str, str]]] = {
         "methods": lambda: names("method"),
@@ -143,11 +143,11 @@ def _list(words: Sequence[str]) -> None:
         "maps": lambda: names("map"),
         "phantoms": lambda: list_names("datamodules.phantoms"),
     }
-    what = [word for word in words if word != "--json"]
+    what = [override for override in overrides if override != "--json"]
     if len(what) != 1 or what[0] not in kinds:
         raise SslMedError(f"list: say what: {' | '.join(kinds)}")
     found = kinds[what[0]]()
-    if "--json" in words:
+    if "--json" in overrides:
         print(json.dumps(found))
     elif isinstance(found, dict):
         width = max(map(len, found), default=0)
@@ -156,15 +156,15 @@ def _list(words: Sequence[str]) -> None:
         print("\n".join(found))
 
 
-def _phantom(words: Sequence[str]) -> None:
-    options, rest, iterator = {"subjects": None, "seed": 0}, [], iter(words)
-    for word in iterator:
-        name, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--"):
-            rest.append(word)
+def _phantom(overrides: Sequence[str]) -> None:
+    options, rest, iterator = {"subjects": None, "seed": 0}, [], iter(overrides)
+    for override in iterator:
+        name, equals, value = override.removeprefix("--").partition("=")
+        if not override.startswith("--"):
+            rest.append(override)
             continue
         if name not in options:
-            raise SslMedError(f"phantom: option '{word}' is unknown; there are: --subjects N, --seed N")
+            raise SslMedError(f"phantom: option '{override}' is unknown; there are: --subjects N, --seed N")
         value = value if equals else next(iterator, "")
         if not value.isdigit():
             raise SslMedError(f"phantom: --{name} needs a whole number, not '{value}'")
@@ -178,15 +178,15 @@ def _phantom(words: Sequence[str]) -> None:
     print(generate(Path(rest[1]), **{key: value for key, value in options.items() if value is not None}))
 
 
-def _weights(words: Sequence[str]) -> None:
+def _weights(overrides: Sequence[str]) -> None:
     from dataclasses import asdict
 
     from ssl_med.checkpoint import find_backbone, read_card
     from ssl_med.config import to_yaml
 
-    if len(words) != 2 or words[0] != "inspect":
+    if len(overrides) != 2 or overrides[0] != "inspect":
         raise SslMedError("weights: say `weights inspect FILE`")
-    card = asdict(read_card(find_backbone(words[1])))
+    card = asdict(read_card(find_backbone(overrides[1])))
     for key in ("subjects", "volumes", "validated"):
         card[key] = f"{len(card[key])} hashed"
     print(to_yaml(json.loads(json.dumps(card))), end="")
@@ -211,12 +211,12 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help", "help"):
+    overrides = list(sys.argv[1:] if arguments is None else arguments)
+    if not overrides or overrides[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
-    command, *rest = words
-    if any(word in ("-h", "--help") for word in rest):
+    command, *rest = overrides
+    if any(override in ("-h", "--help") for override in rest):
         print(USAGE, end="")
         return 0
     try:
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("ssl-med: interrupted", file=sys.stderr)
         return 1
     except Exception as error:
-        from experiments.callbacks import RunError
+        from experiments.run.callbacks import RunError
 
         if not isinstance(error, RunError):
             raise

@@ -1,4 +1,4 @@
-"""Layers of yaml and `a.b=c` words over dataclass defaults; every mistake is one line that names its file and key."""
+"""Layers of yaml and `a.b=c` overrides over dataclass defaults; every mistake is one line that names its file and key."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def _parse(text: str) -> Any:
     return OmegaConf.load(io.StringIO(text))
 
 
-def parse_words(words: Iterable[str]) -> Layer:
+def parse_overrides(overrides: Iterable[str]) -> Layer:
     """`["seed=1", "data.root=/x"]` -> one layer named "command line"."""
     tree: Tree = {}
-    for word in words:
-        key, equals, text = word.partition("=")
+    for override in overrides:
+        key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
-            raise SslMedError(f"command line: '{word}' is not of the form key=value")
+            raise SslMedError(f"command line: '{override}' is not of the form key=value")
         try:
             value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
         except Exception as error:

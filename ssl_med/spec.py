@@ -56,7 +56,7 @@ class Batch(TypedDict, total=False):
 class Intensity:
     """How raw values become network input.
 
-    * window: clip to [low, high] in `unit`, then scale to [0, 1] (CT: HU; films: grey levels).
+    * window: clip to [low, high] in `unit`, then scale to [0, 1] (CT: HU; images: grey levels).
     * percentile: low and high are percentiles of the non-zero voxels of each volume and channel; clip, scale to [0, 1],
       zeros stay 0 (MRI after brain extraction, whose units are arbitrary).
     """
@@ -80,7 +80,7 @@ class DataSpec:
     * patch_size: the spatial size *S of `image`, in voxels, ordered as `axis_order`.
     * spacing_mm: voxel size along each axis after loading; None = as acquired (differs between scans).
     * orientation: the patient direction in which each axis of a 3D array increases, "LPS" as in ITK, DICOM and the LUNA16
-      world coordinates; "" for films.
+      world coordinates; "" for images.
     * class_names: classes (target "class"), findings ("multilabel") or mask channels ("mask").
     * group_key: the unit that may never straddle a split.
     """

@@ -1,8 +1,8 @@
 import pytest
 
-from experiments.layers import CONF, names
+from experiments.config.sources import CONF, names
 from ssl_med.catalogue import get_class, list_names
-from ssl_med.methods._base import Method
+from ssl_med.methods.core.base import Method
 from ssl_med.spec import SslMedError
 
 

@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from ssl_med.config import Layer, build, config_hash, parse_words, read_yaml, to_plain
+from ssl_med.config import Layer, build, config_hash, parse_overrides, read_yaml, to_plain
 from ssl_med.spec import SslMedError
 
 
@@ -28,17 +28,17 @@ class Schema:
 
 def test_layers_overlay_in_order():
     first = Layer("one.yaml", {"temperature": 0.5, "steps": 7})
-    config = build(Schema, [first, parse_words(["steps=9", "sizes=[3,4]", "inner.low=-2"])], prefix="method")
+    config = build(Schema, [first, parse_overrides(["steps=9", "sizes=[3,4]", "inner.low=-2"])], prefix="method")
     assert (config.temperature, config.steps, config.sizes, config.inner.low) == (0.5, 9, (3, 4), -2.0)
 
 
 def test_off_is_a_word_where_words_are_asked_for():
     """Yaml reads it as false."""
-    assert build(Schema, [parse_words(["watch=off"])], prefix="method").watch == "off"
+    assert build(Schema, [parse_overrides(["watch=off"])], prefix="method").watch == "off"
     with pytest.raises(SslMedError, match=r"'method.watch' is True; it must be one of 'off', 'offline'"):
-        build(Schema, [parse_words(["watch=on"])], prefix="method")
+        build(Schema, [parse_overrides(["watch=on"])], prefix="method")
     with pytest.raises(SslMedError, match=r"'method.kind' is False; it must be one of"):
-        build(Schema, [parse_words(["kind=off"])], prefix="method")
+        build(Schema, [parse_overrides(["kind=off"])], prefix="method")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_off_is_a_word_where_words_are_asked_for():
 )
 def test_a_mistake_is_one_line_that_names_source_and_key(words, message):
     with pytest.raises(SslMedError, match=message) as caught:
-        build(Schema, [parse_words(words)], prefix="method")
+        build(Schema, [parse_overrides(words)], prefix="method")
     assert "\n" not in str(caught.value)
 
 
@@ -71,7 +71,7 @@ def test_a_mistake_is_one_line_that_names_source_and_key(words, message):
 )
 def test_malformed_words(words, message):
     with pytest.raises(SslMedError, match=message):
-        parse_words(words)
+        parse_overrides(words)
 
 
 def test_yaml_errors_name_the_file(tmp_path):

@@ -10,7 +10,7 @@ from datamodules.lits import LitsConfig, LitsData
 from datamodules.luna import LunaConfig, LunaData
 from datamodules.phantoms import lits, luna
 from experiments.cli import main
-from experiments.session import ledger_of
+from experiments.run.session import ledger_of
 from ssl_med.checkpoint import Card, read_card
 from ssl_med.ledger import Ledger, Members, compare, file_key, salted
 from ssl_med.spec import SslMedError

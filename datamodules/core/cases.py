@@ -11,7 +11,7 @@ from ssl_med.spec import SslMedError
 
 
 class Case(Protocol):
-    """One scan, film or candidate list: a public name and the subject that it belongs to."""
+    """One scan, image or candidate list: a public name and the subject that it belongs to."""
 
     name: str
     subject: str

@@ -43,7 +43,7 @@ class CommonConfig:
     """finetune, probe: put the test part away to choose settings, and test on the validation part or, where there is none,
     on this share of the training subjects; 0: off"""
     share_by: Literal["subject", "image"] = "subject"
-    """pretrain_share counts subjects; image: scans or films, as PCRL's lists, and patients may then be on both sides"""
+    """pretrain_share counts subjects; image: scans or images, as PCRL's lists, and patients may then be on both sides"""
     quarantine: str = ""
     """file of `ssl-med check` that lists what to leave out; the split is made before, so it stays the same"""
     quarantine_budget: float = 0.05

@@ -75,7 +75,7 @@ def _kept(store: Store, array: ArrayRecord | None) -> ArrayRecord | None:
 
 
 def derive(data: MedicalData, case: Any) -> str:
-    """Makes start tables and resized films of a case by taking its first training sample; why there is none, else ''."""
+    """Makes start tables and resized images of a case by taking its first training sample; why there is none, else ''."""
     dataset: Any = data.dataset([case], part="train")
     try:
         dataset[(0, 0)]

@@ -1,4 +1,4 @@
-"""Where crops are taken, and the taking: content filter, pairs with overlap, padded cuts, random film boxes."""
+"""Where crops are taken, and the taking: content filter, pairs with overlap, padded cuts, random image boxes."""
 
 from __future__ import annotations
 
@@ -328,10 +328,10 @@ def resize(x: torch.Tensor, size: Size) -> torch.Tensor:
     return F.interpolate(x[None], size=size, mode="bilinear", antialias=True)[0]
 
 
-def film_boxes(shape: Size, rng: np.random.Generator, *, min_iou: float, area: tuple[float, float]) -> Array:
-    """Two overlapping random boxes in a film (random resized crop, PCRL 2D).
+def image_boxes(shape: Size, rng: np.random.Generator, *, min_iou: float, area: tuple[float, float]) -> Array:
+    """Two overlapping random boxes in an image (random resized crop, PCRL 2D).
 
-    Area is uniform in `area` (share of the film), aspect log-uniform in [3/4, 4/3], both boxes independent; of 1024
+    Area is uniform in `area` (share of the image), aspect log-uniform in [3/4, 4/3], both boxes independent; of 1024
     such pairs the first with IoU above `min_iou` is taken, else the one that overlaps most.
 
     Returns:

@@ -123,10 +123,10 @@ def lazy_codes(
     return LazyCodes(channels, [_scale(store, channel(), intensity) for channel in channels], size)
 
 
-def film_codes(
+def image_codes(
     store: Store, item: Item, intensity: Intensity
 ) -> tuple[LazyCodes, Callable[[int, Callable[[Array], Array]], Array]]:
-    """Codes (C, rows, columns) of a film, and `kept(size, resize)`: the resized film, computed once."""
+    """Codes (C, rows, columns) of an image, and `kept(size, resize)`: the resized image, computed once."""
     records = store.record(item).arrays
 
     def opener(record: ArrayRecord) -> Callable[[], StoredArray]:

@@ -1,10 +1,10 @@
 """The prepared store: oriented raw voxels in compressed chunks, and a manifest that says of what they were made.
 
     manifest.json              format, data set, settings, and one record per item
-    arrays/ab/<content>.b2nd   one array per channel, label map or film
-    derived/ab/<key>.npy       what training computes from them once: start tables, resized films
+    arrays/ab/<content>.b2nd   one array per channel, label map or image
+    derived/ab/<key>.npy       what training computes from them once: start tables, resized images
 
-An item is what one case reads together: the channels of a scan, its label map, a film. Its key hashes the paths of its
+An item is what one case reads together: the channels of a scan, its label map, an image. Its key hashes the paths of its
 files below data.root, so that no name of a patient is in the store; arrays are named by the hash of what they hold and of
 the settings, so that a changed source or setting never finds an old array.
 """
@@ -35,9 +35,9 @@ _OPEN = 256  # files open at a time, well below the usual limit of 1024
 
 @dataclass(frozen=True)
 class Item:
-    """Files that are read together: the channels of a scan; a label map and the image that it lies on; a film."""
+    """Files that are read together: the channels of a scan; a label map and the image that it lies on; an image."""
 
-    kind: Literal["image", "labels", "film"]
+    kind: Literal["image", "labels", "film"]  # film: any 2D image; the word is part of the keys of existing stores
     files: tuple[str, ...]
 
     def key(self, root: str) -> str:

@@ -76,7 +76,7 @@ class Cache:
         self._items: OrderedDict[str, Loaded] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._total = (
-            0  # kept up to date: adding up tens of thousands of films at each miss takes longer than reading one
+            0  # kept up to date: adding up tens of thousands of images at each miss takes longer than reading one
         )
 
     def __call__(self, case: Any) -> Loaded:

@@ -179,7 +179,7 @@ def _missed(source: Source) -> list[Found]:
             if known is None and is_image(path, root=source.root):  # a table of outlines is the family's to read
                 missed.append(Found(path, "volume", mask))
             elif known is not None and known.mask != mask:
-                kind = "volume" if source.data.spec.spatial_dims == 3 else "film"
+                kind = "volume" if source.data.spec.spatial_dims == 3 else "image"
                 missed.append(Found(path, kind, mask))
     return missed
 
@@ -222,7 +222,7 @@ def _shapes(mine: Header, image: Header) -> str:
 
 
 def _apart(mask: Header, image: Header) -> float:
-    """Largest distance of equal corners of a mask and its image, in the image's smallest voxel size; films: 0."""
+    """Largest distance of equal corners of a mask and its image, in the image's smallest voxel size; images: 0."""
     if len(image.shape) != 3:
         return 0.0
     last = np.maximum(np.array(image.shape) - 1, 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VOLUMES = (".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr")
-FILMS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DICOM = (".dcm", ".dicom", ".ima")
 TABLES = (".csv", ".tsv", ".txt", ".json")
 _MASK = re.compile(r"(^|[/_\-.])(seg(m|mentation)?|(manual)?masks?|labels?(tr|ts)?)([/_\-.]|\d|$)", re.IGNORECASE)
@@ -19,13 +19,13 @@ class Found:
     """A file, or a folder with one DICOM series; `path` relative to the root, '/' between folders."""
 
     path: str
-    kind: str  # volume, film, dicom, arrays
+    kind: str  # volume, image, dicom, arrays
     mask: bool = False
 
 
 def is_image(path: str, *, root: Path) -> bool:
     """Whether a file is of a format that `inspect` reads, or a folder."""
-    return path.lower().endswith((*VOLUMES, *FILMS, *DICOM, ".npy", ".npz")) or (root / path).is_dir()
+    return path.lower().endswith((*VOLUMES, *IMAGES, *DICOM, ".npy", ".npz")) or (root / path).is_dir()
 
 
 def walk(root: Path, *, flat: bool) -> tuple[list[Found], list[str]]:
@@ -50,8 +50,8 @@ def walk(root: Path, *, flat: bool) -> tuple[list[Found], list[str]]:
                 slices.append(name)
             elif low.endswith(VOLUMES) or (low.endswith(".npy") and not flat):
                 found.append(Found(path, "volume", bool(_MASK.search(path))))
-            elif low.endswith(FILMS):
-                found.append(Found(path, "film", bool(_MASK.search(path))))
+            elif low.endswith(IMAGES):
+                found.append(Found(path, "image", bool(_MASK.search(path))))
             elif low.endswith(".npz"):
                 found.append(Found(path, "arrays"))
         if slices:

@@ -47,7 +47,7 @@ KINDS: dict[str, Kind] = {
     "empty_mask": Kind("info", "mask without a label", "right when the case shows none"),
     "oblique": Kind("info", "axes are turned against the patient's", "nothing: they are read as the nearest axes"),
     "left_handed": Kind("info", "left-handed voxel axes", "nothing: axes are flipped when reading"),
-    "color": Kind("info", "colour image", "nothing: families of grey films read its luminance"),
+    "color": Kind("info", "colour image", "nothing: families of grey images read its luminance"),
 }
 
 

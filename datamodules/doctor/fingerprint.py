@@ -24,7 +24,7 @@ CELLS = {2: 32, 3: 24}
 FINE = {2: 128, 3: 56}
 # Different patients of LUNA16, LiTS, BraTS, hippocampus and ChestX-ray14 reach 0.87, 95 of 100 copies lie above 0.89
 ALIKE = 0.88
-# ... and in the third look 0.55; of 100 copies 95 lie above 0.83 (hippocampus) and 0.52 (films of 64 pixels)
+# ... and in the third look 0.55; of 100 copies 95 lie above 0.83 (hippocampus) and 0.52 (images of 64 pixels)
 SAME = 0.6
 _COARSE = {2: 16, 3: 12}
 _NEIGHBOURS, _PLAUSIBLE = 5, 0.75  # pairs that are aligned: of the best at first sight, those that look alike at all

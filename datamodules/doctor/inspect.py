@@ -20,7 +20,7 @@ from PIL import Image
 
 from datamodules.core.geometry import reorient, spacing_of
 from datamodules.core.readers import read_header, read_volume
-from datamodules.doctor.files import DICOM, FILMS, Found
+from datamodules.doctor.files import DICOM, IMAGES, Found
 from datamodules.doctor.findings import Finding
 from datamodules.doctor.fingerprint import grid_of, texture_similarity, voxel_hash
 from datamodules.formats.grids import Array, Header, Volume
@@ -69,7 +69,7 @@ def inspect(root: str, item: Found) -> list[Inspection]:
         if item.kind == "volume":
             _volume(path, result)
         else:
-            _film(path, result, dicom=item.kind == "dicom")
+            _image(path, result, dicom=item.kind == "dicom")
     except _UnusableError as stop:
         kind, text = stop.args
         result.add(kind, local=text)
@@ -217,10 +217,10 @@ def _check_labels(array: Array, result: Inspection) -> None:
         result.add("empty_mask")
 
 
-# ------------------------------------------------------------------------------------------ films and arrays
+# ------------------------------------------------------------------------------------------ images and arrays
 
 
-def _film(path: str, result: Inspection, *, dicom: bool) -> None:
+def _image(path: str, result: Inspection, *, dicom: bool) -> None:
     if dicom:
         array: Array = importlib.import_module("datamodules.core.dicom").read_dicom_image(path)
     else:
@@ -275,15 +275,15 @@ def load_image(root: str, path: str) -> Array:
     if row:
         key, _, number = row.rpartition("/")
         with np.load(file) as arrays:
-            image: Array = arrays[key][int(number)]
-        return image.mean(-1) if image.ndim == 3 and image.shape[-1] == 3 else image
-    if name.lower().endswith(FILMS):
+            stored: Array = arrays[key][int(number)]
+        return stored.mean(-1) if stored.ndim == 3 and stored.shape[-1] == 3 else stored
+    if name.lower().endswith(IMAGES):
         with Image.open(file) as opened:
             grey: Array = np.asarray(opened.convert("F"))
         return grey
     if name.lower().endswith(DICOM):
-        film: Array = importlib.import_module("datamodules.core.dicom").read_dicom_image(file)
-        return film
+        image: Array = importlib.import_module("datamodules.core.dicom").read_dicom_image(file)
+        return image
     return reorient(read_volume(file), "LPS").array
 
 
@@ -296,7 +296,7 @@ def compare_images(first: tuple[str, str], second: tuple[str, str]) -> float:
 
 
 def thumbnail(root: str, path: str) -> bytes:
-    """The middle slice, or the film, as a small PNG between its 1st and 99th percentile; b"" when it cannot be read."""
+    """The middle slice, or the image, as a small PNG between its 1st and 99th percentile; b"" when it cannot be read."""
     try:
         if path.lower().endswith((".nii", ".nii.gz")):  # also what `read_volume` refuses
             array: Array = np.asanyarray(nib.load(str(Path(root) / path)).dataobj)

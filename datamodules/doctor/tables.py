@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.doctor.files import DICOM, FILMS, VOLUMES
+from datamodules.doctor.files import DICOM, IMAGES, VOLUMES
 from datamodules.doctor.findings import Finding
 
 _LARGEST = 500_000_000  # bytes of a table
-_ENDINGS = (*VOLUMES, *FILMS, *DICOM, ".npy", ".raw", ".zraw")
+_ENDINGS = (*VOLUMES, *IMAGES, *DICOM, ".npy", ".raw", ".zraw")
 _PART = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 

@@ -1,4 +1,4 @@
-"""Films and photographs by PIL."""
+"""Images and photographs by PIL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datamodules.formats.grids import Array
 from ssl_med.spec import SslMedError
 
 
-def read_film(path: str) -> Array:
+def read_image2d(path: str) -> Array:
     """Grey levels (rows, columns), uint8, or uint16 for 16-bit files; colour is reduced to luminance."""
     return _read_image(path, "L")
 

@@ -11,7 +11,7 @@ from datamodules.phantoms._files import Array
 from ssl_med.spec import SslMedError
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-FILM_STORAGE = "1.2.840.10008.5.1.4.1.1.1.1"
+RADIOGRAPH_STORAGE = "1.2.840.10008.5.1.4.1.1.1.1"
 INTERCEPT = -1024
 
 
@@ -43,7 +43,7 @@ def write_series(
         number = count - k
         path = folder / f"1-{number:03d}.dcm"
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID = UID(CT_STORAGE if modality == "CT" else FILM_STORAGE)
+        meta.MediaStorageSOPClassUID = UID(CT_STORAGE if modality == "CT" else RADIOGRAPH_STORAGE)
         meta.MediaStorageSOPInstanceUID = UID(uid)
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         image = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)

@@ -1,6 +1,6 @@
-"""The 14 findings of ChestX-ray14 as changes to a drawn film.
+"""The 14 findings of ChestX-ray14 as changes to a drawn xray.
 
-Findings that move an outline (Cardiomegaly, Emphysema, the raised dome of Atelectasis) are part of the film's geometry;
+Findings that move an outline (Cardiomegaly, Emphysema, the raised dome of Atelectasis) are part of the radiograph's geometry;
 the rest adds attenuation here. `seen` is the share of the lung markings that stays visible.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from datamodules.phantoms._anatomy import Array, Grid, blob, path
-from datamodules.phantoms._film import Build, Film, draw_build
+from datamodules.phantoms._radiograph import Build, Radiograph, draw_build
 
 FINDINGS = (
     "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia",
@@ -19,7 +19,9 @@ FINDINGS = (
 )  # fmt: skip
 
 
-def draw_film(grid: Grid, rng: np.random.Generator, build: Build, *, findings: list[str], portable: bool) -> Array:
+def draw_radiograph(
+    grid: Grid, rng: np.random.Generator, build: Build, *, findings: list[str], portable: bool
+) -> Array:
     """Grey levels (columns, rows) 0..255, uint8; `portable` is the AP view, taken in bed."""
     return draw_lungs(grid, rng, build, findings=findings, portable=portable)[0]
 
@@ -27,139 +29,139 @@ def draw_film(grid: Grid, rng: np.random.Generator, build: Build, *, findings: l
 def draw_lungs(
     grid: Grid, rng: np.random.Generator, build: Build, *, findings: list[str], portable: bool
 ) -> tuple[Array, Array]:
-    """A film as `draw_film` draws it, and where its aerated lungs lie (columns, rows) bool, both in one."""
-    film = Film(grid, rng, build, findings, portable=portable)
-    film.body()
-    marks, seen = film.marks()
-    for name in sorted(film.findings & _DRAW.keys()):
-        seen = _DRAW[name](film, build.side[name], seen)
-    film.density += marks * seen
-    film.bones()
-    return film.expose(portable=portable), film.lung > 0
+    """A radiograph as `draw_radiograph` draws it, and where its aerated lungs lie (columns, rows) bool, both in one."""
+    xray = Radiograph(grid, rng, build, findings, portable=portable)
+    xray.body()
+    marks, seen = xray.marks()
+    for name in sorted(xray.findings & _DRAW.keys()):
+        seen = _DRAW[name](xray, build.side[name], seen)
+    xray.density += marks * seen
+    xray.bones()
+    return xray.expose(portable=portable), xray.lung > 0
 
 
 def _spot(
-    film: Film, side: int, *, rows: tuple[float, float], out: tuple[float, float] = (50, 100)
+    xray: Radiograph, side: int, *, rows: tuple[float, float], out: tuple[float, float] = (50, 100)
 ) -> tuple[float, float]:
     """A place in one lung, in the patient's own mm."""
-    return side * film.rng.uniform(*out), film.rng.uniform(*rows)
+    return side * xray.rng.uniform(*out), xray.rng.uniform(*rows)
 
 
-def _round(film: Film, side: int, seen: Array, *, radius: tuple[float, float], power: float) -> Array:
+def _round(xray: Radiograph, side: int, seen: Array, *, radius: tuple[float, float], power: float) -> Array:
     """A round opacity, thicker in its middle as a ball is."""
-    size = float(np.exp(film.rng.uniform(*np.log(radius))))
-    x, y = _spot(film, side, rows=(-75, 40))
-    center = (x * film.build.wide, y * film.build.tall)
-    where, depth = blob(film.grid, film.rng, center, size, rough=film.rng.uniform(0.02, 0.15), stretch=0.12)
-    film.density[where] += power * np.clip(2 * depth / size, 0, 1) ** 0.5
+    size = float(np.exp(xray.rng.uniform(*np.log(radius))))
+    x, y = _spot(xray, side, rows=(-75, 40))
+    center = (x * xray.build.wide, y * xray.build.tall)
+    where, depth = blob(xray.grid, xray.rng, center, size, rough=xray.rng.uniform(0.02, 0.15), stretch=0.12)
+    xray.density[where] += power * np.clip(2 * depth / size, 0, 1) ** 0.5
     return seen
 
 
-def _mass(film: Film, side: int, seen: Array) -> Array:
-    return _round(film, side, seen, radius=(17, 28), power=film.rng.uniform(0.2, 0.25))
+def _mass(xray: Radiograph, side: int, seen: Array) -> Array:
+    return _round(xray, side, seen, radius=(17, 28), power=xray.rng.uniform(0.2, 0.25))
 
 
-def _nodule(film: Film, side: int, seen: Array) -> Array:
-    for _ in range(int(film.rng.integers(1, 4))):
-        seen = _round(film, side, seen, radius=(8, 13), power=film.rng.uniform(0.17, 0.22))
+def _nodule(xray: Radiograph, side: int, seen: Array) -> Array:
+    for _ in range(int(xray.rng.integers(1, 4))):
+        seen = _round(xray, side, seen, radius=(8, 13), power=xray.rng.uniform(0.17, 0.22))
     return seen
 
 
-def _effusion(film: Film, side: int, seen: Array) -> Array:
+def _effusion(xray: Radiograph, side: int, seen: Array) -> Array:
     """Fluid at the base: the angle is blunt, the surface climbs along the chest wall."""
-    height = film.rng.uniform(32, 85)
-    away = film.x * side  # from the midline to the sick side
+    height = xray.rng.uniform(32, 85)
+    away = xray.x * side  # from the midline to the sick side
     surface = 84 - height - 42 * np.clip((away - 70) / 60, 0, 1) ** 2 + 10 * np.clip((70 - away) / 60, 0, 1)
-    fluid = np.clip((film.y - surface) / 14, 0, 1) * (away > 0) * np.clip((film.outline[(side + 1) // 2] + 2) / 6, 0, 1)
-    film.density += fluid * (0.32 * film.air + 0.03)
+    fluid = np.clip((xray.y - surface) / 14, 0, 1) * (away > 0) * np.clip((xray.outline[(side + 1) // 2] + 2) / 6, 0, 1)
+    xray.density += fluid * (0.32 * xray.air + 0.03)
     return seen * (1 - 0.9 * fluid)
 
 
-def _atelectasis(film: Film, side: int, seen: Array) -> Array:
+def _atelectasis(xray: Radiograph, side: int, seen: Array) -> Array:
     """Plates of collapsed lung above a raised dome."""
-    for _ in range(int(film.rng.integers(2, 4))):
-        x, y = _spot(film, side, rows=(8, 45), out=(48, 75))
-        tilt = film.rng.uniform(-12, 12)
+    for _ in range(int(xray.rng.integers(2, 4))):
+        x, y = _spot(xray, side, rows=(8, 45), out=(48, 75))
+        tilt = xray.rng.uniform(-12, 12)
         plate = path([(x - side * 26, y - side * tilt), (x + side * 28, y + side * tilt)], [3.2, 1.6])
-        film.density += film.rng.uniform(0.09, 0.13) * film.strands(plate, soft=1.5) * np.clip(film.lung / 6, 0, 1)
+        xray.density += xray.rng.uniform(0.09, 0.13) * xray.strands(plate, soft=1.5) * np.clip(xray.lung / 6, 0, 1)
     return seen
 
 
-def _patches(film: Film, center: tuple[float, float], reach: float, *, cell: float, power: float) -> Array:
+def _patches(xray: Radiograph, center: tuple[float, float], reach: float, *, cell: float, power: float) -> Array:
     """Adds a patchy opacity around a point of the lung and returns how much of the markings it veils."""
     x, y = center
-    share = np.exp(-(((film.x - x) ** 2 + (film.y - y) ** 2) / reach**2)) * np.clip(film.lung / 8, 0, 1)
-    cloud = share * np.clip(0.65 + 0.7 * film.grid.noise(film.rng, cell), 0, 1.6)
-    film.density += power * cloud
+    share = np.exp(-(((xray.x - x) ** 2 + (xray.y - y) ** 2) / reach**2)) * np.clip(xray.lung / 8, 0, 1)
+    cloud = share * np.clip(0.65 + 0.7 * xray.grid.noise(xray.rng, cell), 0, 1.6)
+    xray.density += power * cloud
     veil: Array = np.clip(cloud, 0, 1)
     return veil
 
 
-def _infiltration(film: Film, side: int, seen: Array) -> Array:
-    veil = _patches(film, _spot(film, side, rows=(-40, 50)), film.rng.uniform(36, 52), cell=11, power=0.18)
+def _infiltration(xray: Radiograph, side: int, seen: Array) -> Array:
+    veil = _patches(xray, _spot(xray, side, rows=(-40, 50)), xray.rng.uniform(36, 52), cell=11, power=0.18)
     return seen * (1 - 0.4 * veil)
 
 
-def _consolidation(film: Film, side: int, seen: Array) -> Array:
+def _consolidation(xray: Radiograph, side: int, seen: Array) -> Array:
     """A dense, even opacity of part of a lobe, sharp on one side."""
-    x, y = _spot(film, side, rows=(-60, 40), out=(60, 85))
-    lobe = film.own.ellipsoid((x, y), (film.rng.uniform(30, 42), film.rng.uniform(26, 38)), power=2.8)
-    lobe = np.minimum(lobe + 4 * film.grid.noise(film.rng, 22), (film.y - y + 16) * 1.5)
-    share: Array = np.clip(lobe / 8, 0, 1) * np.clip(film.lung / 5, 0, 1)
-    film.density += 0.24 * share * film.air
+    x, y = _spot(xray, side, rows=(-60, 40), out=(60, 85))
+    lobe = xray.own.ellipsoid((x, y), (xray.rng.uniform(30, 42), xray.rng.uniform(26, 38)), power=2.8)
+    lobe = np.minimum(lobe + 4 * xray.grid.noise(xray.rng, 22), (xray.y - y + 16) * 1.5)
+    share: Array = np.clip(lobe / 8, 0, 1) * np.clip(xray.lung / 5, 0, 1)
+    xray.density += 0.24 * share * xray.air
     return seen * (1 - 0.9 * share)
 
 
-def _pneumonia(film: Film, side: int, seen: Array) -> Array:
-    center = _spot(film, side, rows=(0, 50))
-    veil = _patches(film, center, film.rng.uniform(28, 40), cell=24, power=0.2)
+def _pneumonia(xray: Radiograph, side: int, seen: Array) -> Array:
+    center = _spot(xray, side, rows=(0, 50))
+    veil = _patches(xray, center, xray.rng.uniform(28, 40), cell=24, power=0.2)
     return seen * (1 - 0.6 * veil)
 
 
-def _edema(film: Film, side: int, seen: Array) -> Array:
+def _edema(xray: Radiograph, side: int, seen: Array) -> Array:
     """Both lungs around the hila, like the wings of a bat, and horizontal lines at the bases."""
     for s in (-1, 1):
-        _patches(film, (s * 48, 8), film.rng.uniform(46, 58), cell=16, power=0.14)
+        _patches(xray, (s * 48, 8), xray.rng.uniform(46, 58), cell=16, power=0.14)
         for k in range(5):
             line = path([(s * 112, 30 + 7 * k), (s * 124, 30 + 7 * k)], [0.8, 0.8])
-            film.density += 0.07 * film.strands(line, soft=0.8)
+            xray.density += 0.07 * xray.strands(line, soft=0.8)
     return seen
 
 
-def _fibrosis(film: Film, side: int, seen: Array) -> Array:
+def _fibrosis(xray: Radiograph, side: int, seen: Array) -> Array:
     """A net of lines in the lower zones."""
-    net = np.clip(1 - np.abs(film.grid.noise(film.rng, 7)) / 0.3, 0, 1)
-    film.density += 0.11 * net * np.clip((film.y + 40) / 70, 0, 1) * np.clip(film.lung / 8, 0, 1)
+    net = np.clip(1 - np.abs(xray.grid.noise(xray.rng, 7)) / 0.3, 0, 1)
+    xray.density += 0.11 * net * np.clip((xray.y + 40) / 70, 0, 1) * np.clip(xray.lung / 8, 0, 1)
     return seen
 
 
-def _thickening(film: Film, side: int, seen: Array) -> Array:
+def _thickening(xray: Radiograph, side: int, seen: Array) -> Array:
     """A band along the chest wall."""
-    width = film.rng.uniform(10, 16) + 2 * film.grid.noise(film.rng, 25)
-    rim = np.clip((width - film.outline[(side + 1) // 2]) / 4, 0, 1) * np.clip((film.lung + 3) / 5, 0, 1)
-    upright = np.clip((film.x * side - 70) / 30, 0, 1) * np.clip((film.y + 115) / 30, 0, 1)
-    film.density += 0.15 * rim * upright
+    width = xray.rng.uniform(10, 16) + 2 * xray.grid.noise(xray.rng, 25)
+    rim = np.clip((width - xray.outline[(side + 1) // 2]) / 4, 0, 1) * np.clip((xray.lung + 3) / 5, 0, 1)
+    upright = np.clip((xray.x * side - 70) / 30, 0, 1) * np.clip((xray.y + 115) / 30, 0, 1)
+    xray.density += 0.15 * rim * upright
     return seen
 
 
-def _pneumothorax(film: Film, side: int, seen: Array) -> Array:
+def _pneumothorax(xray: Radiograph, side: int, seen: Array) -> Array:
     """Air between chest wall and lung: darker, without markings, and the fine line of the pleura."""
-    gap = film.rng.uniform(22, 36) * np.clip((50 - film.y) / 130, 0, 1.2)
-    behind = film.outline[(side + 1) // 2] - gap
-    free = np.clip(-behind / 2, 0, 1) * np.clip(film.lung / 4, 0, 1) * (film.x * side > 0)
-    film.density -= 0.055 * free
-    film.density += 0.07 * np.clip(1.6 - np.abs(behind), 0, 1) * (gap > 4) * (film.lung > 4) * (film.x * side > 0)
+    gap = xray.rng.uniform(22, 36) * np.clip((50 - xray.y) / 130, 0, 1.2)
+    behind = xray.outline[(side + 1) // 2] - gap
+    free = np.clip(-behind / 2, 0, 1) * np.clip(xray.lung / 4, 0, 1) * (xray.x * side > 0)
+    xray.density -= 0.055 * free
+    xray.density += 0.07 * np.clip(1.6 - np.abs(behind), 0, 1) * (gap > 4) * (xray.lung > 4) * (xray.x * side > 0)
     return seen * (1 - free)
 
 
-def _hernia(film: Film, side: int, seen: Array) -> Array:
+def _hernia(xray: Radiograph, side: int, seen: Array) -> Array:
     """A part of the stomach behind the heart, with gas over fluid."""
-    sac = film.own.ellipsoid((10 * side, 66), (30, 25))
-    film.density += 0.10 * np.clip(sac / 4, 0, 1) - 0.2 * np.clip((sac - 5) / 4, 0, 1) * (film.y < 64)
+    sac = xray.own.ellipsoid((10 * side, 66), (30, 25))
+    xray.density += 0.10 * np.clip(sac / 4, 0, 1) - 0.2 * np.clip((sac - 5) / 4, 0, 1) * (xray.y < 64)
     return seen
 
 
-_DRAW: dict[str, Callable[[Film, int, Array], Array]] = {
+_DRAW: dict[str, Callable[[Radiograph, int, Array], Array]] = {
     "Atelectasis": _atelectasis,
     "Consolidation": _consolidation,
     "Edema": _edema,
@@ -176,10 +178,10 @@ _DRAW: dict[str, Callable[[Film, int, Array], Array]] = {
 
 
 def draw_tuberculosis(grid: Grid, rng: np.random.Generator, *, sick: bool) -> tuple[Array, Array]:
-    """A film with or without what tuberculosis leaves, one or two of infiltrate, consolidation, effusion and thick pleura.
+    """A radiograph with or without signs of tuberculosis: one or two of infiltrate, consolidation, effusion, thick pleura.
 
     Returns:
-        Film and lungs as of `draw_lungs`.
+        Radiograph and lungs as of `draw_lungs`.
     """
     signs = ("Infiltration", "Consolidation", "Effusion", "Pleural_Thickening")
     build = draw_build(rng, FINDINGS)

@@ -1,4 +1,4 @@
-"""Frontal chest films in the layout of ChestX-ray14 (Wang et al. 2017): images/, Data_Entry_2017.csv and the two lists."""
+"""Frontal chest radiographs in the layout of ChestX-ray14 (Wang et al. 2017): images, table and two lists."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from datamodules.phantoms._anatomy import Grid
 from datamodules.phantoms._files import check_request, open_folder, subject_rng, write_image
-from datamodules.phantoms._film import VIEW, draw_build
-from datamodules.phantoms._findings import FINDINGS, draw_film
+from datamodules.phantoms._findings import FINDINGS, draw_radiograph
+from datamodules.phantoms._radiograph import VIEW, draw_build
 
 SIZE = (128, 128)
 # the official header: two names hold a comma without quotes, and the line ends with one
@@ -26,16 +26,16 @@ _OWNED = ("images/*.png", "images", "Data_Entry_2017.csv", "train_val_list.txt",
 
 
 def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, ...] | None = None) -> Path:
-    """Writes 1-5 films of each of `subjects` patients (about 3) with labels and lists, as ChestX-ray14 is distributed.
+    """Writes 1-5 radiographs of each of `subjects` patients (about 3) with labels and lists, as ChestX-ray14 is distributed.
 
     images/<8 digits>_<3 digits>.png, 8-bit grey. About a third of the patients have no finding; the others have one to three
-    on most of their films and now and then a new one. Every fourth patient is in test_list.txt.
+    on most of their radiographs and now and then a new one. Every fourth patient is in test_list.txt.
 
     Args:
         out: new or empty folder, or an earlier phantom of this kind, which is replaced.
         subjects: number of patients.
         seed: the same seed gives the same bytes; subject i does not depend on `subjects`.
-        size: pixels (rows, columns); real films have 1024 x 1024.
+        size: pixels (rows, columns); real radiographs have 1024 x 1024.
 
     Returns:
         `out`.
@@ -59,7 +59,7 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
             acute = _pick(rng, 1) if chronic and rng.random() < 0.25 else set()
             present = sorted({name for name in sorted(chronic) if rng.random() < 0.8} | acute)
             portable = bool(rng.random() < 0.35)
-            image = draw_film(grid, rng, build, findings=present, portable=portable)
+            image = draw_radiograph(grid, rng, build, findings=present, portable=portable)
             name = f"{i + 1:08d}_{follow_up:03d}.png"
             write_image(out / "images" / name, image)
             width, height, pixel = ((2500, 2048, 0.168), (2048, 2500, 0.171), (2992, 2991, 0.143))[rng.integers(3)]

@@ -1,4 +1,4 @@
-"""Chest films in the layout of CheXpert (Irvin et al. 2019): train.csv, valid.csv, train/patientNNNNN/studyN/*.jpg."""
+"""Chest radiographs in the layout of CheXpert (Irvin et al. 2019): train.csv, valid.csv, train/patientNNNNN/studyN/*.jpg."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from datamodules.phantoms._anatomy import Grid
 from datamodules.phantoms._files import check_request, open_folder, subject_rng, write_image
-from datamodules.phantoms._film import VIEW, draw_build
-from datamodules.phantoms._findings import FINDINGS, draw_film
+from datamodules.phantoms._findings import FINDINGS, draw_radiograph
+from datamodules.phantoms._radiograph import VIEW, draw_build
 
 SIZE = (96, 96)
 OBSERVATIONS = (
@@ -26,7 +26,7 @@ _OWNED = ("*/patient*/study*/*.jpg", "*/patient*/study*", "*/patient*", "train.c
 def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, ...] | None = None) -> Path:
     """Writes one or two studies of each of `subjects` patients; every fifth is in valid.csv, without uncertain labels.
 
-    A study has a frontal film and now and then a second one called lateral, which is a stand-in: the frontal drawing seen
+    A study has a frontal radiograph and now and then a second one called lateral, which is a stand-in: the frontal drawing seen
     narrow.
 
     Args:
@@ -57,7 +57,7 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
             views = ["frontal", "lateral"] if rng.random() < 0.3 else ["frontal"]
             for number, view in enumerate(views, 1):
                 drawn = sorted(_DRAWN[name] for name in present)
-                image = draw_film(grids[view], rng, build, findings=drawn, portable=False)
+                image = draw_radiograph(grids[view], rng, build, findings=drawn, portable=False)
                 inner = f"{part}/patient{i + 1:05d}/study{study}/view{number}_{view}.jpg"
                 write_image(out / inner, image)
                 about = (

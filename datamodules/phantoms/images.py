@@ -1,4 +1,4 @@
-"""Chest films as a hospital might keep them: {train,val,test}/<person>/film_N.png and labels.csv."""
+"""Chest images as a hospital might keep them: {train,val,test}/<person>/film_N.png and labels.csv."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from datamodules.phantoms._anatomy import Grid
 from datamodules.phantoms._files import check_request, open_folder, subject_rng, write_image
-from datamodules.phantoms._film import VIEW, draw_build
-from datamodules.phantoms._findings import FINDINGS, draw_film
+from datamodules.phantoms._findings import FINDINGS, draw_radiograph
+from datamodules.phantoms._radiograph import VIEW, draw_build
 
 SIZE = (96, 96)
 _PARTS = ("train", "val", "train", "test", "train")
@@ -15,7 +15,7 @@ _OWNED = ("*/person_*/*.png", "*/person_*", "labels.csv")
 
 
 def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, ...] | None = None) -> Path:
-    """Writes one to three films of each of `subjects` persons.
+    """Writes one to three images of each of `subjects` persons.
 
     labels.csv: file, person, verdict (normal or sick), cardiomegaly and effusion (0, 1, or blank for not known). Every
     second person is sick.
@@ -43,7 +43,7 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
         found = [["Cardiomegaly"], ["Effusion"], ["Cardiomegaly", "Effusion"]][rng.integers(3)] if i % 2 else []
         for number in range(1, int(rng.integers(1, 4)) + 1):
             name = f"{part}/{person}/film_{number}.png"
-            write_image(out / name, draw_film(grid, rng, build, findings=found, portable=False))
+            write_image(out / name, draw_radiograph(grid, rng, build, findings=found, portable=False))
             cells = [str(int(finding in found)) for finding in ("Cardiomegaly", "Effusion")]
             cells[1] = "" if rng.random() < 0.1 else cells[1]
             table.append(f"{name},{person},{'sick' if found else 'normal'},{','.join(cells)}")

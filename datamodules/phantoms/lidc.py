@@ -24,7 +24,7 @@ _OWNED = ("LIDC-IDRI-*/*/*/*", "LIDC-IDRI-*/*/*", "LIDC-IDRI-*/*", "LIDC-IDRI-*"
 def generate(out: Path, *, subjects: int = 8, seed: int = 0, size: tuple[int, ...] | None = None) -> Path:
     """Writes LIDC-IDRI-<nnnn>/<study>/<series>/1-<nnn>.dcm (CT, HU) with <nnn>.xml beside, as TCIA distributes it.
 
-    Every third patient also has a chest film (DX) in a series of one image.
+    Every third patient also has a chest radiograph (DX) in a series of one image.
 
     Args:
         out: new or empty folder, or an earlier phantom of this kind, which is replaced.
@@ -54,9 +54,9 @@ def generate(out: Path, *, subjects: int = 8, seed: int = 0, size: tuple[int, ..
         heights = origin[2] + np.arange(grid.size[2]) * spacing[2]
         (folder / f"{i + 1:03d}.xml").write_bytes(_message(series, images, heights, drawn))
         if i % 3 == 2:
-            film = np.rint(image.mean(1, keepdims=True)).astype(np.int16).transpose(0, 2, 1)[:, ::-1]
+            radiograph = np.rint(image.mean(1, keepdims=True)).astype(np.int16).transpose(0, 2, 1)[:, ::-1]
             write_series(
-                out / patient / "01-01-2000-35511" / "3000923.000000-62357", film,
+                out / patient / "01-01-2000-35511" / "3000923.000000-62357", radiograph,
                 spacing=spacing, origin=origin, series=new_uid(rng), patient=patient, modality="DX",
             )  # fmt: skip
     return out

@@ -1,4 +1,4 @@
-"""Frontal chest films in the layout of Shenzhen (Jaeger et al. 2014): CXR_png/CHNCXR_NNNN_K.png."""
+"""Frontal chest radiographs in the layout of Shenzhen (Jaeger et al. 2014): CXR_png/CHNCXR_NNNN_K.png."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 
 from datamodules.phantoms._anatomy import Grid
 from datamodules.phantoms._files import check_request, open_folder, subject_rng, write_image
-from datamodules.phantoms._film import VIEW
 from datamodules.phantoms._findings import draw_tuberculosis
+from datamodules.phantoms._radiograph import VIEW
 
 SIZE = (96, 96)
 
 
 def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, ...] | None = None) -> Path:
-    """Writes one film of each of `subjects` patients; every second has signs of tuberculosis.
+    """Writes one radiograph of each of `subjects` patients; every second has signs of tuberculosis.
 
     Args:
         out: new or empty folder, or an earlier phantom of this kind, which is replaced.
         subjects: number of patients.
         seed: the same seed gives the same bytes; subject i does not depend on `subjects`.
-        size: pixels (rows, columns); real films have about 3000 x 3000.
+        size: pixels (rows, columns); real radiographs have about 3000 x 3000.
 
     Returns:
         `out`.

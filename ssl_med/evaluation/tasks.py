@@ -51,7 +51,7 @@ class TaskConfig:
     window_batch: int = 4
     """windows predicted at once"""
     flips: bool = True
-    """training augmentation: random flips (films: left-right only)"""
+    """training augmentation: random flips (images: left-right only)"""
     crop_scale: float = 0.7
     """2D training augmentation: smallest area share of the random resized crop; 1 switches it off"""
     rotation_deg: float = 10.0

@@ -69,7 +69,7 @@ class Transfer(pl.LightningModule):
         self.test_index: dict[str, int] = {}  # case -> place in the test part
 
     def augment(self, batch: Batch) -> Batch:
-        """Random flips; for films also a mild random resized crop and rotation. Masks follow their images."""
+        """Random flips; for images also a mild random resized crop and rotation. Masks follow their images."""
         config = self.task.config
         generator = seeded_generator(self.seed, self.batches_seen, rank(), device=batch["image"].device)
         image, mask = batch["image"], batch.get("mask")

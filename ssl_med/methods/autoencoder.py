@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods._base import Tensors
-from ssl_med.methods._restoration import GenesisConfig, Restoration, grey_error
+from ssl_med.methods.core.base import Tensors
+from ssl_med.methods.core.restoration import GenesisConfig, Restoration, grey_error
 
 
 @dataclass

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_med.losses.distillation import cosine_distance
-from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._checks import check_share
-from ssl_med.methods._pair import Embedding, ViewConfig, random_view
-from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.pair import Embedding, ViewConfig, random_view
+from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch

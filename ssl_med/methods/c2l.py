@@ -27,9 +27,9 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_mean, gather, rank
 from ssl_med.losses.contrastive import info_nce, nce, nce_mean
-from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._checks import check_positive, check_share
-from ssl_med.methods._pair import Embedding, ViewConfig, random_view
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.checks import check_positive, check_share
+from ssl_med.methods.core.pair import Embedding, ViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.queue import Queue

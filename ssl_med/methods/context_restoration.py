@@ -5,7 +5,7 @@ Analysis 58 (2019). No official code.
 
 Where we differ, and why:
 - the paper's network is VGG-like; here every method shares the suite's backbone, or the comparison would be of networks.
-- the number of swaps and the patch size are not in our sources: the defaults are a suggestion for 224^2 films (10 swaps
+- the number of swaps and the patch size are not in our sources: the defaults are a suggestion for 224^2 images (10 swaps
   of 32^2, one seventh of the side) and 64x64x32 crops (16x16x8, one quarter).
 - the two patches of a swap never overlap, so the corrupted image holds exactly the original's values.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods._restoration import Restoration, RestorationConfig
+from ssl_med.methods.core.restoration import Restoration, RestorationConfig
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.corruptions import swap_patches
 

@@ -1,12 +1,12 @@
 """Contrastive predictive coding: predict the codes of patches further down from those above.
 
-Papers: van den Oord et al., "Representation learning with contrastive predictive coding", arXiv 1807.03748 (films: 7x7
+Papers: van den Oord et al., "Representation learning with contrastive predictive coding", arXiv 1807.03748 (images: 7x7
 patches that overlap by half); Taleb et al., "3D self-supervised methods for medical imaging", NeurIPS 2020 (3D-CPC: 4x4x4
 patches). Official code of the latter: github.com/HealthML/self-supervised-3d-tasks (MIT).
 
-Patches pass one encoder; a GRU reads the codes of a column along the first axis (rows of a film, x of a volume); from its state
-at row t one linear map per step k predicts the code at row t + k. InfoNCE: the true code among those of all patches of the
-global batch. Rows that overlap the context are not predicted.
+Patches pass one encoder; a GRU reads the codes of a column along the first axis (rows of an image, x of a volume); from its
+state at row t one linear map per step k predicts the code at row t + k. InfoNCE: the true code among those of all patches of
+the global batch. Rows that overlap the context are not predicted.
 
 The encoder must not average over patches: batch normalisation carries statistics of the patches to be predicted into the
 context. So the method's yaml sets `backbone.norm: group`; keep it unless you want to measure the leak.
@@ -20,7 +20,7 @@ Where we differ, and why:
 - scores z·ẑ are divided by sqrt(d) in InfoNCE, so that they start at unit scale whatever the code's length; in `bce` they are
   means over dimensions and rows, as in the code.
 - each patch is brought to mean 0 and variance 1 (`standardize`): with grey values in [0, 1] and group normalisation the codes
-  differed so little that 30 steps on chest films taught nothing.
+  differed so little that 30 steps on chest radiographs taught nothing.
 - features are averaged over a patch before the code; the 3D code flattens them.
 - the code's random 7/8 crop of each patch, padded back, is a jitter of 1/8 here, without padding.
 """
@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.distributed import gather_with_grad, rank
-from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._checks import check_share
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod
+from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.spatial import flip
 
@@ -49,7 +49,7 @@ class CPCConfig(PatchConfig):
     loss: Literal["nce", "bce"] = "nce"
     """InfoNCE, or the binary classification of the 3D code"""
     grid: int = 0
-    """patches per axis; 0: 7 in films, 4 in volumes"""
+    """patches per axis; 0: 7 in images, 4 in volumes"""
     jitter: float = 1 / 8
     """how far a patch moves within its cell, as a share of the cell's side"""
     flip: float = 0.5
@@ -76,16 +76,16 @@ class CPC(PatchMethod):
     config: CPCConfig
 
     def build(self) -> None:
-        """Films: cells overlap by half, so the next row is skipped."""
-        c, film = self.config, self.spec.spatial_dims == 2
-        side = c.grid or (7 if film else 4)
-        first = 2 if film else 1
+        """Images: cells overlap by half, so the next row is skipped."""
+        c, is_2d = self.config, self.spec.spatial_dims == 2
+        side = c.grid or (7 if is_2d else 4)
+        first = 2 if is_2d else 1
         self.middle = side // 2 - 1
         farthest = side - 1 if c.loss == "nce" else side - 1 - self.middle
         last = min(farthest, first + c.steps - 1) if c.loss == "nce" else farthest
         if side < 2 or last < first:
             raise SslMedError(f"method.grid is {c.grid}; prediction needs at least {first + 1} rows of patches")
-        self.make_grid((side,) * self.spec.spatial_dims, overlap=0.5 if film else 0.0)
+        self.make_grid((side,) * self.spec.spatial_dims, overlap=0.5 if is_2d else 0.0)
         self.steps = range(first, last + 1)
         self.code = nn.Linear(self.backbone.out_channels, c.code_dim)
         self.context = nn.GRU(c.code_dim, c.context_dim, batch_first=True)

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._critic import Critic
-from ssl_med.methods._restoration import Restoration, RestorationConfig, cell_side
+from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.critic import Critic
+from ssl_med.methods.core.restoration import Restoration, RestorationConfig, cell_side
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.cells import rearrange
 

@@ -38,11 +38,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.distributed import gather
-from ssl_med.methods._base import Method, Tensors, full
-from ssl_med.methods._checks import check_positive
-from ssl_med.methods._multicrop import crops, multi_crop, pool_crops, small_size
-from ssl_med.methods._pair import ViewConfig, random_view
-from ssl_med.methods._predictive import ACCURACY
+from ssl_med.methods.core.base import Method, Tensors, full
+from ssl_med.methods.core.checks import check_positive
+from ssl_med.methods.core.multicrop import crops, multi_crop, pool_crops, small_size
+from ssl_med.methods.core.pair import ViewConfig, random_view
+from ssl_med.methods.core.predictive import ACCURACY
 from ssl_med.networks.clusters import Clusters, Whitening
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods._checks import check_positive
-from ssl_med.methods._restoration import GenesisConfig, Restoration
+from ssl_med.methods.core.checks import check_positive
+from ssl_med.methods.core.restoration import GenesisConfig, Restoration
 from ssl_med.transforms.intensity import gaussian_noise
 
 

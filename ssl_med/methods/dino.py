@@ -26,11 +26,11 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_mean
 from ssl_med.losses.distillation import soft_cross_entropy
-from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._checks import check_positive, check_share
-from ssl_med.methods._multicrop import MultiCropConfig, crops, multi_crop, pool_crops, small_size
-from ssl_med.methods._pair import Embedding, ViewConfig
-from ssl_med.methods._schedule import Schedule, cosine_to
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.checks import check_positive, check_share
+from ssl_med.methods.core.multicrop import MultiCropConfig, crops, multi_crop, pool_crops, small_size
+from ssl_med.methods.core.pair import Embedding, ViewConfig
+from ssl_med.methods.core.schedule import Schedule, cosine_to
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector, Prototypes
 from ssl_med.spec import Batch, SslMedError

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.losses.triplet import triplet
-from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._checks import check_positive, check_share
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms._sampling import uniform
 from ssl_med.transforms.intensity import brightness_contrast

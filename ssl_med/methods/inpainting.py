@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssl_med.methods._restoration import GenesisConfig, Restoration
+from ssl_med.methods.core.restoration import GenesisConfig, Restoration
 from ssl_med.transforms.corruptions import inpaint
 
 

@@ -1,6 +1,6 @@
 """Jigsaw: tell in which of K orders the patches of an image are shown.
 
-Papers: Noroozi and Favaro, "Unsupervised learning of visual representations by solving jigsaw puzzles", ECCV 2016 (films);
+Papers: Noroozi and Favaro, "Unsupervised learning of visual representations by solving jigsaw puzzles", ECCV 2016 (images);
 Taleb et al., "3D self-supervised methods for medical imaging", NeurIPS 2020 (volumes).
 Code consulted for numbers: github.com/facebookresearch/vissl (MIT), github.com/HealthML/self-supervised-3d-tasks (MIT).
 
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ssl_med.methods._base import Tensors
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, cells_of, classify
+from ssl_med.methods.core.base import Tensors
+from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod, cells_of, classify
 from ssl_med.spec import Batch
 from ssl_med.transforms.patches import permutation_set, permute
 
@@ -31,7 +31,7 @@ class JigsawConfig(PatchConfig):
     """Cells, orders and head."""
 
     grid: int = 0
-    """cells per axis, 2 or 3; 0: 3 in films, 2 in volumes"""
+    """cells per axis, 2 or 3; 0: 3 in images, 2 in volumes"""
     permutations: int = 100
     """number of orders K"""
     permutation_seed: int = 0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ssl_med.methods._restoration import ShuffleConfig, Shuffling
+from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
 
 
 class LocalShuffling(Shuffling):

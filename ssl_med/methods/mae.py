@@ -24,8 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._restoration import RestorationConfig, Restorer, cell_side
+from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.restoration import RestorationConfig, Restorer, cell_side
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.cells import cells_mask, grid_of, join_cells, sample_cells, split_cells
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods._checks import check_share
-from ssl_med.methods._restoration import ShuffleConfig, Shuffling
+from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
 from ssl_med.transforms.corruptions import models_genesis
 
 

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 import torch
 
 from ssl_med.losses.permutation import assign, sinkhorn, unpermuted_mse
-from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._checks import check_positive
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, cells_of
+from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.checks import check_positive
+from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod, cells_of
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms._sampling import uniform
@@ -38,7 +38,7 @@ class MultimodalPuzzleConfig(PatchConfig):
     """Cells, Sinkhorn and head."""
 
     grid: int = 0
-    """cells per axis, 2 or 3; 0: 3 in films, 2 in volumes"""
+    """cells per axis, 2 or 3; 0: 3 in images, 2 in volumes"""
     temperature: float = 1.0
     """of the scores before Sinkhorn"""
     iterations: int = 20

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods._restoration import Restoration, RestorationConfig, cell_side
+from ssl_med.methods.core.restoration import Restoration, RestorationConfig, cell_side
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.cells import rearrange
 

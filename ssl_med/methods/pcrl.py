@@ -32,8 +32,8 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
-from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._pair import Embedding
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.pair import Embedding
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
@@ -141,7 +141,7 @@ class PCRL(Method):
 
     @classmethod
     def need(cls, config: PCRLConfig, spec: DataSpec) -> Need:
-        """Overlapping crop pairs; of a film, random resized crops."""
+        """Overlapping crop pairs; of an image, random resized crops."""
         return Need(pair=True, min_iou=config.min_iou, pair_scales=PAIR_SCALES_3D if spec.spatial_dims == 3 else ())
 
     def build(self) -> None:

@@ -15,10 +15,10 @@ Where we differ, and why:
 - z is batch-normalised without learned scale, and large and small views keep running statistics of their own.
 - 1 - cos instead of -cos: the same gradient, and 0 is perfect.
 - the finest scale's restoration is the output itself; the official code has another head there.
-- outputs are sigmoids of images in [0, 1]; the official inputs are standardised per crop, and films' outputs linear.
+- outputs are sigmoids of images in [0, 1]; the official inputs are standardised per crop, and images' outputs linear.
 - small views of volumes are cut out of the two clean large crops by turns, 3 to 25 % of their voxels, so that the loader
   yields two crops and not eight; the official sizes go down to 8^3 of a scan, resized to 16^3.
-- colour transforms of films reduce to brightness and contrast. Volumes are turned in one plane and not scaled, as pairs come
+- colour transforms of images reduce to brightness and contrast. Volumes are turned in one plane and not scaled, as pairs come
   in several sizes anyway; swapped patches have an eighth of each side (official 8x4x4 of 64x64x32), a fifth of the voxels.
 """
 
@@ -33,11 +33,11 @@ from torch.nn import functional as F
 
 from ssl_med.losses.distillation import cosine_distance
 from ssl_med.losses.restoration import mse
-from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._checks import check_share
-from ssl_med.methods._multicrop import crops, small_size
-from ssl_med.methods._restoration import RestorationConfig, Restorer, grey_error
-from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
+from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.multicrop import crops, small_size
+from ssl_med.methods.core.restoration import RestorationConfig, Restorer, grey_error
+from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.heads import Projector, RestorationHead
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 from ssl_med.transforms.corruptions import swap_patches
@@ -56,11 +56,11 @@ class PCRLv2Config(RestorationConfig, ScheduleConfig):
     skips: bool = False
     """whether the decoder sees the encoder's finer levels (U-Net) or only the last one (nsUNet)"""
     flip: float = 0.5
-    """probability per axis that a view is mirrored; a film is mirrored left-right only"""
+    """probability per axis that a view is mirrored; an image is mirrored left-right only"""
     rotation_deg: float = 10.0
     """largest in-plane rotation of a view"""
     large_scale: tuple[float, float] = (0.3, 1.0)
-    """films: area of the large views, as a share of the image"""
+    """images: area of the large views, as a share of the image"""
     min_iou: float = 0.3
     """volumes: least overlap of the two large views"""
     small_scale: tuple[float, float] = (0.05, 0.3)
@@ -117,7 +117,7 @@ class PCRLv2(Restorer):
 
     @classmethod
     def need(cls, config: PCRLv2Config, spec: DataSpec) -> Need:
-        """Volumes: overlapping crop pairs of several sizes. Films: the image."""
+        """Volumes: overlapping crop pairs of several sizes. Images: the image."""
         if spec.spatial_dims == 2:
             return Need()
         return Need(pair=True, min_iou=config.min_iou, pair_scales=PAIR_SCALES_3D)
@@ -137,8 +137,8 @@ class PCRLv2(Restorer):
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """large0, large1 (B, C, *S), small0, small1, ... (B, C, *small), and target, which is large0 before its corruption."""
-        c, film = self.config, self.spec.spatial_dims == 2
-        if film:
+        c, is_2d = self.config, self.spec.spatial_dims == 2
+        if is_2d:
             image = batch["image"]
             clean = [random_resized_crop(image, generator, scale=c.large_scale) for _ in range(2)]
             sources = [image]

@@ -26,10 +26,10 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce, nce
-from ssl_med.methods._base import RETRIEVAL, Tensors, full, retrieval
-from ssl_med.methods._checks import check_positive, check_share
-from ssl_med.methods._pair import ViewConfig, random_view
-from ssl_med.methods._predictive import PatchConfig, PatchMethod, cells_of
+from ssl_med.methods.core.base import RETRIEVAL, Tensors, full, retrieval
+from ssl_med.methods.core.checks import check_positive, check_share
+from ssl_med.methods.core.pair import ViewConfig, random_view
+from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, cells_of
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.memory import Memory
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
@@ -46,7 +46,7 @@ class PIRLConfig(PatchConfig):
     standardize: bool = False
     """each patch to mean 0 and variance 1; images are not, and share the encoder"""
     grid: int = 0
-    """cells per axis, 2 or 3; 0: 3 in films, 2 in volumes"""
+    """cells per axis, 2 or 3; 0: 3 in images, 2 in volumes"""
     loss: Literal["info_nce", "nce"] = "info_nce"
     """contrast with the memory"""
     weight: float = 0.5

@@ -1,7 +1,7 @@
 """Relative position: tell in which direction a second patch lies from the first.
 
 Papers: Doersch et al., "Unsupervised visual representation learning by context prediction", ICCV 2015 (8 directions in
-films); Taleb et al., "3D self-supervised methods for medical imaging", NeurIPS 2020 (26 in volumes).
+images); Taleb et al., "3D self-supervised methods for medical imaging", NeurIPS 2020 (26 in volumes).
 Code consulted for numbers: github.com/open-mmlab/mmselfsup (Apache-2.0), github.com/HealthML/self-supervised-3d-tasks (MIT).
 
 The crop is cut into 3 cells per axis; the pair is a patch of the central cell and one of another cell. Labels count the other
@@ -10,7 +10,7 @@ cells row by row, the last axis fastest.
 Where we differ, and why:
 - each patch is brought to mean 0 and variance 1 (`standardize`), because absolute brightness would tell its place in CT.
 - no dropout in the head: what is random belongs to the views, or N devices would not agree with one.
-- the 3D code's jitter is 3 voxels of 42; the share of the films' 255 pixels (21 of 85) is used for both.
+- the 3D code's jitter is 3 voxels of 42; the share of the images' 255 pixels (21 of 85) is used for both.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods._base import Tensors
-from ssl_med.methods._predictive import ACCURACY, PatchConfig, PatchMethod, classify
+from ssl_med.methods.core.base import Tensors
+from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod, classify
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch
 

@@ -1,16 +1,16 @@
 """Rotation: tell by which quarter turns an image was rotated.
 
-Papers: Gidaris et al., "Unsupervised representation learning by predicting image rotations", ICLR 2018 (films); Taleb et
+Papers: Gidaris et al., "Unsupervised representation learning by predicting image rotations", ICLR 2018 (images); Taleb et
 al., "3D self-supervised methods for medical imaging", NeurIPS 2020 (volumes).
 Official code: github.com/gidariss/FeatureLearningRotNet (MIT); github.com/HealthML/self-supervised-3d-tasks (MIT).
 
-Classes are the identity and all quarter turns about one axis that the crop's shape admits: 4 for a square film, 10 for a
-cube (both papers), 6 for a crop with two equal sides such as 64x64x32, 4 for three different ones, 2 for an oblong film.
+Classes are the identity and all quarter turns about one axis that the crop's shape admits: 4 for a square image, 10 for a
+cube (both papers), 6 for a crop with two equal sides such as 64x64x32, 4 for three different ones, 2 for an oblong image.
 
 Where we differ, and why:
 - crops that are no cubes have fewer classes instead of being resampled; nothing is ever interpolated.
 - the head is linear on the pooled features: what it can read is what transfers.
-- orientation that is printed on a film (markers, borders) is a short cut; crops without borders are safer.
+- orientation that is printed on an image (markers, borders) is a short cut; crops without borders are safer.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods._base import Method, Tensors
-from ssl_med.methods._checks import check_share
-from ssl_med.methods._predictive import ACCURACY, classify
+from ssl_med.methods.core.base import Method, Tensors
+from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.predictive import ACCURACY, classify
 from ssl_med.networks.heads import ClassificationHead
 from ssl_med.spec import Batch
 from ssl_med.transforms.rotations import apply_rotations, rotate, rotations_of
@@ -57,7 +57,7 @@ class Rotation(Method):
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """`image` (B, R, C, *S) and its rotations `label` (B, R); R is 1 or the number of classes."""
-        leftright = 1 if self.spec.spatial_dims == 2 else 0  # columns of a film; x of a volume
+        leftright = 1 if self.spec.spatial_dims == 2 else 0  # columns of an image; x of a volume
         image = flip(batch["image"], generator, p=self.config.flip, axes=(leftright,))
         classes, device = len(self.rotations), image.device
         if self.config.every:

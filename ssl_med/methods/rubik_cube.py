@@ -13,7 +13,7 @@ Where we differ, and why:
 - `turns: legal` takes every turn that the sub-cube's shape admits, with a cross-entropy over turns; the paper leaves quarter
   turns out to keep the task easy.
 - the binary cross-entropy is a mean over sub-cubes and axes, so that its weight does not depend on their number.
-- films are cut into 3x3 tiles, of which each may be turned by 180 degrees in its plane: the paper has no 2D form.
+- images are cut into 3x3 tiles, of which each may be turned by 180 degrees in its plane: the paper has no 2D form.
 - the paper scales to [-1, 1]; ours are in [0, 1], which only shifts the first layer's bias.
 """
 
@@ -21,8 +21,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssl_med.methods._base import Tensors
-from ssl_med.methods._rubik import Rubik, RubikConfig
+from ssl_med.methods.core.base import Tensors
+from ssl_med.methods.core.rubik import Rubik, RubikConfig
 
 
 @dataclass

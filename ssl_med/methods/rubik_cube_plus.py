@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from ssl_med.methods._base import Tensors, full
-from ssl_med.methods._checks import check_share
-from ssl_med.methods._rubik import Rubik, RubikConfig
+from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.rubik import Rubik, RubikConfig
 from ssl_med.spec import Batch
 from ssl_med.transforms._sampling import uniform
 

@@ -17,8 +17,8 @@ Where we differ, and why:
 - the autoencoder is small (whole scans of 32^D voxels) and its descriptor L2-normalised; the authors' is the U-Net on
   128x128x64, with plain distances.
 - positions are spread evenly over the scan, 20 % away from its ends in 3D, not drawn at random with a filter for tissue.
-- crops of 3D scans have the size of the patch times U(50/64, 80/64) in the first two axes, as the authors'; in films, of
-  which they publish no code, half of the film's sides times that.
+- crops of 3D scans have the size of the patch times U(50/64, 80/64) in the first two axes, as the authors'; in images, of
+  which they publish no code, half of the image's sides times that.
 - cross-entropy of logits; the official network puts out a softmax, of which the loss takes the logarithm.
 - corruptions have Models Genesis' windows. The official code shuffles five windows (0.08 % of the voxels, as good as
   nothing) and paints one box. Its elastic deformation of the input is off by default (`elastic`; alpha = 991, sigma = 8 is
@@ -35,12 +35,12 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_sum, gather, world_size
 from ssl_med.losses.restoration import mse
-from ssl_med.methods._base import Metric, Tensors, full
-from ssl_med.methods._restoration import ShuffleConfig, Shuffling
+from ssl_med.methods.core.base import Metric, Tensors, full
+from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
 from ssl_med.networks.backbone import Norm
+from ssl_med.networks.backbones.unet import UNetDecoder, UNetEncoder, conv_norm_relu
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, RestorationHead
-from ssl_med.networks.unet import UNetDecoder, UNetEncoder, conv_norm_relu
 from ssl_med.spec import Batch, DataSpec, Need, Positions, SslMedError
 from ssl_med.transforms.corruptions import inpaint, one_of, outpaint
 from ssl_med.transforms.intensity import nonlinear
@@ -176,12 +176,12 @@ class SemanticGenesis(Shuffling):
     @classmethod
     def need(cls, config: SemanticGenesisConfig, spec: DataSpec) -> Need:
         """Crops at C positions, with thumbnails."""
-        film, dims = spec.spatial_dims == 2, spec.spatial_dims
+        is_2d, dims = spec.spatial_dims == 2, spec.spatial_dims
         positions = Positions(
             count=config.classes,
             thumbnail=(config.thumbnail,) * dims,
-            border=0.0 if film else 0.2,
-            share=0.5 if film else 0.0,
+            border=0.0 if is_2d else 0.2,
+            share=0.5 if is_2d else 0.0,
             scale=(50 / 64, 80 / 64),
             jitter=0.05,
         )

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather_with_grad, rank
 from ssl_med.losses.contrastive import nt_xent
-from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._checks import check_positive
-from ssl_med.methods._pair import TwoViewConfig, random_view
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.checks import check_positive
+from ssl_med.methods.core.pair import TwoViewConfig, random_view
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch
 

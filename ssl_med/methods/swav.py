@@ -26,11 +26,11 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather, rank
 from ssl_med.losses.distillation import sinkhorn, soft_cross_entropy
-from ssl_med.methods._base import RETRIEVAL, Method, Tensors, full, retrieval
-from ssl_med.methods._checks import check_positive
-from ssl_med.methods._multicrop import MultiCropConfig, multi_crop, pool_crops, small_size
-from ssl_med.methods._pair import ViewConfig
-from ssl_med.methods._schedule import Schedule
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.checks import check_positive
+from ssl_med.methods.core.multicrop import MultiCropConfig, multi_crop, pool_crops, small_size
+from ssl_med.methods.core.pair import ViewConfig
+from ssl_med.methods.core.schedule import Schedule
 from ssl_med.networks.heads import Projector, Prototypes
 from ssl_med.networks.queue import Queue
 from ssl_med.spec import Batch, SslMedError

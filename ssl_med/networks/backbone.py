@@ -21,7 +21,7 @@ class BackboneConfig:
     """Architecture and initialisation."""
 
     name: str = "auto"
-    """unet, resnet18 or resnet50; auto: unet for volumes, resnet18 for films"""
+    """unet, resnet18 or resnet50; auto: unet for volumes, resnet18 for images"""
     channels: tuple[int, ...] = (32, 64, 128, 256, 512)
     """unet: n + 1 widths give n levels; level i widens channels[i] to channels[i + 1] (default: Models Genesis)"""
     norm: Norm = "batch"
@@ -138,10 +138,10 @@ def resolve(config: BackboneConfig, spec: DataSpec) -> BackboneConfig:
 def build_backbone(config: BackboneConfig, *, spatial_dims: int, in_channels: int) -> Backbone:
     """The encoder of a resolved config."""
     if config.name == "unet":
-        from ssl_med.networks.unet import UNetEncoder
+        from ssl_med.networks.backbones.unet import UNetEncoder
 
         return UNetEncoder(config.channels, spatial_dims=spatial_dims, in_channels=in_channels, norm=config.norm)
-    from ssl_med.networks.resnet import ResNetEncoder
+    from ssl_med.networks.backbones.resnet import ResNetEncoder
 
     return ResNetEncoder(config.name, spatial_dims=spatial_dims, in_channels=in_channels, norm=config.norm)
 
@@ -149,12 +149,12 @@ def build_backbone(config: BackboneConfig, *, spatial_dims: int, in_channels: in
 def build_decoder(config: BackboneConfig, backbone: Backbone, *, skips: bool = True) -> Decoder:
     """The decoder that belongs to the encoder of the same config."""
     if config.name == "unet":
-        from ssl_med.networks.unet import UNetDecoder
+        from ssl_med.networks.backbones.unet import UNetDecoder
 
         return UNetDecoder(
             backbone.channels, spatial_dims=backbone.spatial_dims, norm=config.norm, skips=skips, fast_up=config.fast_up
         )
-    from ssl_med.networks.resnet import ResNetDecoder
+    from ssl_med.networks.backbones.resnet import ResNetDecoder
 
     return ResNetDecoder(backbone, config.decoder_channels, norm=config.norm, skips=skips)
 

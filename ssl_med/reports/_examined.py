@@ -11,7 +11,7 @@ from typing import Any
 
 from ssl_med.reports import _page as p
 from ssl_med.reports.fairness import percent
-from ssl_med.reports.records import ANALYSIS, FIGURES, Run
+from ssl_med.reports.run_folder import ANALYSIS, FIGURES, Run
 from ssl_med.reports.tables import EMPTY, Table
 from ssl_med.reports.writing import file_stem
 

@@ -11,7 +11,7 @@ from ssl_med.reports.comparison import difference_lines, difference_notes, diffe
 from ssl_med.reports.curves import label_efficiency, loss_curves, probe_curves
 from ssl_med.reports.external import external_lines, external_notes
 from ssl_med.reports.pictures import save
-from ssl_med.reports.records import Run
+from ssl_med.reports.run_folder import Run
 from ssl_med.reports.tables import Table, caption, markdown
 from ssl_med.reports.writing import file_stem
 

@@ -9,7 +9,7 @@ from html import escape
 
 from ssl_med.reports import _page as p
 from ssl_med.reports.fairness import finetune_settings, percent, pretrain_settings
-from ssl_med.reports.records import Run
+from ssl_med.reports.run_folder import Run
 from ssl_med.reports.tables import EMPTY
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.pictures import FAINT, INK
-from ssl_med.reports.records import SCRATCH, Run
+from ssl_med.reports.run_folder import SCRATCH, Run
 from ssl_med.reports.tables import Table
 
 # Okabe and Ito (2008), without the yellow that vanishes on white

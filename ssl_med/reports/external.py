@@ -9,7 +9,7 @@ from dataclasses import replace
 from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
 from ssl_med.reports.comparison import RESAMPLES, TARGETS, average
 from ssl_med.reports.fairness import percent
-from ssl_med.reports.records import Case, Run
+from ssl_med.reports.run_folder import Case, Run
 from ssl_med.reports.tables import Cell, Table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ssl_med.reports.records import Run
+from ssl_med.reports.run_folder import Run
 
 # Settings that do not decide a result, or that a table varies on purpose.
 _FREE = (

@@ -18,7 +18,7 @@ from ssl_med.reports.comparison import difference_lines, difference_notes, diffe
 from ssl_med.reports.curves import label_efficiency, loss_curves, probe_curves, style, to_svg, validation_curves
 from ssl_med.reports.external import external_lines, external_notes
 from ssl_med.reports.fairness import percent, pretrain_warnings
-from ssl_med.reports.records import Run, find_runs
+from ssl_med.reports.run_folder import Run, find_runs
 from ssl_med.reports.tables import EMPTY, Cell, Table, caption, results_csv, tabulate, tabulate_external
 from ssl_med.reports.writing import file_stem
 from ssl_med.spec import SslMedError

@@ -25,7 +25,7 @@ from ssl_med.evaluation.statistics import (
 from ssl_med.reports.comparison import Difference, Test, compared
 from ssl_med.reports.curves import Style, styles
 from ssl_med.reports.fairness import finetune_warnings, percent
-from ssl_med.reports.records import Run
+from ssl_med.reports.run_folder import Run
 from ssl_med.reports.tables import BOLD_FROM, Cell, Table
 
 Key = tuple[str, float, str]  # column, fraction, row

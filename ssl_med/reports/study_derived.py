@@ -15,7 +15,7 @@ import numpy as np
 from ssl_med.reports.curves import Trace
 from ssl_med.reports.fairness import percent
 from ssl_med.reports.ranking import Ranking, rank
-from ssl_med.reports.records import Run
+from ssl_med.reports.run_folder import Run
 from ssl_med.reports.study import Study, last_step
 from ssl_med.reports.tables import BOLD_FROM, Cell
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ssl_med.reports.fairness import finetune_warnings, flatten, percent
-from ssl_med.reports.records import SCRATCH, Run
+from ssl_med.reports.run_folder import SCRATCH, Run
 
 EMPTY = "—"
 BOLD_FROM = 3  # seeds in every cell of a column before its best mean may be set in bold

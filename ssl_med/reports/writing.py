@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_med.reports.records import CASES, FORMAT, METRICS, SUMMARY
+from ssl_med.reports.run_folder import CASES, FORMAT, METRICS, SUMMARY
 
 
 def write_json(path: Path, value: Any) -> None:

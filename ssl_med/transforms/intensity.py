@@ -88,13 +88,13 @@ def gaussian_noise(
 def apply_blur(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Separable Gaussian with its own sigma (voxels) per sample, (B,); 0 leaves a sample as it is; borders repeat."""
     if x.ndim == 4:
-        y = _blur_film(x, sigma, radius)
+        y = _blur_2d(x, sigma, radius)
     else:  # grouped 3D convolutions take three to five times as long as products with a matrix per axis
         y = along_axes(x, [blur_matrix(sigma, radius, length) for length in x.shape[2:]])
     return torch.where(per_sample(sigma > 0, x), y, x)
 
 
-def _blur_film(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
+def _blur_2d(x: Tensor, sigma: Tensor, radius: int) -> Tensor:
     offsets = torch.arange(-radius, radius + 1, device=x.device)
     kernel = torch.softmax(-0.5 * (offsets / sigma.clamp_min(1e-3)[:, None]) ** 2, 1)
     kernel = kernel.repeat_interleave(x.shape[1], 0).to(x.dtype)

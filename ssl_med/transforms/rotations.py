@@ -16,7 +16,7 @@ Rotation = tuple[tuple[int, int], int]  # plane as two spatial axes, quarter tur
 def rotations_of(shape: Sequence[int]) -> tuple[Rotation, ...]:
     """The identity, then plane by plane (0, 1), (0, 2), (1, 2) the turns by 1, 2, 3 quarters that keep `shape`.
 
-    A plane with unequal sides admits the half turn only. Square: 4, other film: 2; cube: 10 (identity and three turns about
+    A plane with unequal sides admits the half turn only. Square: 4, other image: 2; cube: 10 (identity and three turns about
     each of three axes, as in Taleb et al. 2020), two equal sides: 6, three different ones: 4.
     """
     found: list[Rotation] = [((0, 1), 0)]

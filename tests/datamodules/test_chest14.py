@@ -1,4 +1,4 @@
-"""ChestX-ray14: the table as it is distributed, official lists, patients, films in one or twelve folders."""
+"""ChestX-ray14: the table as it is distributed, official lists, patients, radiographs in one or twelve folders."""
 
 import csv
 import shutil
@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 
 from datamodules.chest14 import FINDINGS, Chest14Data
-from datamodules.core.films import TableConfig
+from datamodules.core.images2d import TableConfig
 from datamodules.phantoms import chest14
 from ssl_med.spec import Need, SslMedError
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
+def radiographs(tmp_path_factory):
     return chest14.generate(tmp_path_factory.mktemp("p") / "chest14", subjects=24, seed=0, size=(40, 40))
 
 
 @pytest.fixture
-def copied(films, tmp_path):
-    return shutil.copytree(films, tmp_path / "chest14")
+def copied(radiographs, tmp_path):
+    return shutil.copytree(radiographs, tmp_path / "chest14")
 
 
 def module(root, *, labelled=True, fraction=1.0, seed=0, need=None, batch_size=4, **settings):
@@ -38,16 +38,16 @@ def table(root):
 
 
 def every(data):
-    return [film for part in data.parts.values() for film in part]
+    return [radiograph for part in data.parts.values() for radiograph in part]
 
 
 # ------------------------------------------------------------------------------------------------ table
 
 
-def test_labels_are_those_of_the_table(films):
-    data = module(films)
-    found = {film.name: film for film in every(data)}
-    rows = table(films)
+def test_labels_are_those_of_the_table(radiographs):
+    data = module(radiographs)
+    found = {radiograph.name: radiograph for radiograph in every(data)}
+    rows = table(radiographs)
     assert len(found) == len(rows) > 50
     for name, labels, _, patient, *_ in rows:
         assert found[name].subject == patient
@@ -59,14 +59,14 @@ def test_labels_are_those_of_the_table(films):
     counts = Counter()
     for part, cases in data.parts.items():
         positives = data.describe()["positives"][part]
-        assert positives == {f: sum(film.label[k] for film in cases) for k, f in enumerate(FINDINGS)}
+        assert positives == {f: sum(radiograph.label[k] for radiograph in cases) for k, f in enumerate(FINDINGS)}
         counts.update(positives)
     assert counts == Counter(f for row in rows for f in row[1].split("|") if f != "No Finding") | Counter()
 
 
-def test_batches_carry_images_and_labels(films):
-    data = module(films, batch_size=5)
-    found = {film.name: film for film in every(data)}
+def test_batches_carry_images_and_labels(radiographs):
+    data = module(radiographs, batch_size=5)
+    found = {radiograph.name: radiograph for radiograph in every(data)}
     seen = []
     for part, loader in (("val", data.val_dataloader()), ("test", data.test_dataloader())):
         for batch in loader:
@@ -82,7 +82,7 @@ def test_batches_carry_images_and_labels(films):
     assert batch["image"].shape == (5, 1, 32, 32)
 
 
-def test_a_film_is_resized_by_its_shorter_side_and_cut_in_the_middle(films, tmp_path):
+def test_a_radiograph_is_resized_by_its_shorter_side_and_cut_in_the_middle(radiographs, tmp_path):
     columns = np.broadcast_to(np.arange(120), (80, 120))
     (tmp_path / "images").mkdir()
     for number in range(1, 4):
@@ -92,7 +92,7 @@ def test_a_film_is_resized_by_its_shorter_side_and_cut_in_the_middle(films, tmp_
     data = module(tmp_path, image_size=40, split_ratios=(0.34, 0.33, 0.33))
     (batch,) = data.test_dataloader()
     image = batch["image"][0, 0]
-    # 80 x 120 -> 40 x 60; columns 14..45 of it; pixel c of the small film is the mean of 2c and 2c + 1 (and neighbours)
+    # 80 x 120 -> 40 x 60; columns 14..45 of it; pixel c of the small radiograph is the mean of 2c and 2c + 1 (and neighbours)
     expected = (2 * (np.arange(14, 46) + 0.5) * 2 - 1) / 255
     np.testing.assert_allclose(image, np.broadcast_to(expected, (32, 32)), atol=0.01)
     train = data.dataset(data.parts["train"], part="train")
@@ -113,7 +113,7 @@ def test_a_film_is_resized_by_its_shorter_side_and_cut_in_the_middle(films, tmp_
     assert max(spans) > 1.3 * min(spans), "boxes differ in size"
 
 
-def test_films_in_numbered_folders(copied):
+def test_radiographs_in_numbered_folders(copied):
     flat = module(copied)
     tested = [(batch["id"], batch["image"]) for batch in flat.test_dataloader()]
     paths = sorted((copied / "images").glob("*.png"))
@@ -134,9 +134,9 @@ def test_films_in_numbered_folders(copied):
 # ------------------------------------------------------------------------------------------------- splits
 
 
-def test_no_patient_straddles(films):
+def test_no_patient_straddles(radiographs):
     for split, seed in (("random", 0), ("random", 1), ("official", 0), ("official", 1)):
-        data = module(films, split=split, split_seed=seed)
+        data = module(radiographs, split=split, split_seed=seed)
         parts = [set(s) for s in data.subjects().values()]
         assert len(parts) == 3
         assert len(set.union(*parts)) == sum(map(len, parts)) == 24
@@ -144,16 +144,16 @@ def test_no_patient_straddles(films):
             assert {f.name.split("_")[0].lstrip("0") for f in cases} == set(data.subjects()[part])
 
 
-def test_official_lists(films):
-    listed = set((films / "test_list.txt").read_text().split())
+def test_official_lists(radiographs):
+    listed = set((radiographs / "test_list.txt").read_text().split())
     for seed in range(3):
-        data = module(films, split="official", split_seed=seed)
-        assert {film.name for film in data.parts["test"]} == listed
+        data = module(radiographs, split="official", split_seed=seed)
+        assert {radiograph.name for radiograph in data.parts["test"]} == listed
         assert len(data.subjects()["val"]) == 2, "an eighth of the 18 other patients"
         assert len(data.subjects()["train"]) == 16
-        unlabelled = module(films, split="official", split_seed=seed, labelled=False)
+        unlabelled = module(radiographs, split="official", split_seed=seed, labelled=False)
         assert unlabelled.subjects() == {p: data.subjects()[p] for p in ("train", "val")}
-        assert not {film.name for film in every(unlabelled)} & listed
+        assert not {radiograph.name for radiograph in every(unlabelled)} & listed
 
 
 def test_official_lists_that_do_not_fit(copied):
@@ -176,16 +176,16 @@ def test_official_lists_that_do_not_fit(copied):
     assert module(copied).subjects(), "other splits need no list"
 
 
-def test_unlabelled_and_labelled_use_share_one_split(films):
+def test_unlabelled_and_labelled_use_share_one_split(radiographs):
     for seed in range(5):
-        labelled = module(films, split_seed=seed).subjects()
-        unlabelled = module(films, split_seed=seed, labelled=False)
+        labelled = module(radiographs, split_seed=seed).subjects()
+        unlabelled = module(radiographs, split_seed=seed, labelled=False)
         assert unlabelled.subjects() == {part: labelled[part] for part in ("train", "val")}
         assert "label" not in next(iter(unlabelled.train_dataloader()))
 
 
-def test_small_budgets_keep_rare_findings(films):
-    whole = module(films)
+def test_small_budgets_keep_rare_findings(radiographs):
+    whole = module(radiographs)
     rare = whole.signatures(whole.parts["train"])
     counts = np.array([f.label for f in whole.parts["train"]]).sum(0)
     for subject, stratum in rare.items():
@@ -197,7 +197,7 @@ def test_small_budgets_keep_rare_findings(films):
             assert counts[FINDINGS.index(stratum)] == counts[own].min()
     smaller = set()
     for fraction in (0.1, 0.3, 0.6, 1.0):
-        chosen = set(module(films, fraction=fraction, seed=2).subjects()["train"])
+        chosen = set(module(radiographs, fraction=fraction, seed=2).subjects()["train"])
         assert smaller <= chosen
         assert len(chosen) == max(1, round(fraction * len(rare)))
         smaller = chosen
@@ -206,7 +206,7 @@ def test_small_budgets_keep_rare_findings(films):
 # ---------------------------------------------------------------------------------------------- bad files
 
 
-def test_missing_films(copied):
+def test_missing_radiographs(copied):
     gone = sorted((copied / "images").glob("*.png"))[:2]
     for path in gone:
         path.unlink()
@@ -256,7 +256,7 @@ def test_tables_that_cannot_be_used(copied):
         module(copied)
 
 
-def test_a_film_listed_twice_is_refused(copied):
+def test_a_radiograph_listed_twice_is_refused(copied):
     path = copied / "Data_Entry_2017.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines, lines[1]]) + "\n")
@@ -272,13 +272,13 @@ def test_settings_that_cannot_work():
         module(".", patch_size=(32, 32, 32), image_size=64)
 
 
-def test_images_of_one_patient_share_a_number_in_evaluation(films):
-    data = module(films, batch_size=3)
+def test_images_of_one_patient_share_a_number_in_evaluation(radiographs):
+    data = module(radiographs, batch_size=3)
     found = {}
     for batch in data.test_dataloader():
         for name, case, subject in zip(batch["id"], batch["case"].tolist(), batch["subject"].tolist(), strict=True):
-            film = data.parts["test"][case]
-            assert film.name == name
-            assert found.setdefault(subject, film.subject) == film.subject
-    assert len(found) == len(set(found.values())) == len({film.subject for film in data.parts["test"]})
+            radiograph = data.parts["test"][case]
+            assert radiograph.name == name
+            assert found.setdefault(subject, radiograph.subject) == radiograph.subject
+    assert len(found) == len(set(found.values())) == len({radiograph.subject for radiograph in data.parts["test"]})
     assert len(found) < len(data.parts["test"])

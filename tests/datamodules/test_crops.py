@@ -10,8 +10,8 @@ from scipy import ndimage, stats
 from datamodules.core.crops import (
     Starts,
     cut,
-    film_boxes,
     find_starts,
+    image_boxes,
     integral,
     pad_to,
     resize,
@@ -250,7 +250,7 @@ def test_resize_keeps_constants_and_ramps():
     torch.testing.assert_close(found[1:-1], expected[1:-1])
 
 
-# ------------------------------------------------------------------------------------------------ films
+# ------------------------------------------------------------------------------------------------ images
 
 
 def box_iou(a, b):
@@ -262,9 +262,9 @@ def box_iou(a, b):
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (100, 180), (190, 70)])
-def test_film_boxes_overlap_and_have_the_stated_sizes(shape):
+def test_image_boxes_overlap_and_have_the_stated_sizes(shape):
     rng = np.random.default_rng(9)
-    boxes = np.array([film_boxes(shape, rng, min_iou=0.2, area=(0.2, 1.0)) for _ in range(300)])
+    boxes = np.array([image_boxes(shape, rng, min_iou=0.2, area=(0.2, 1.0)) for _ in range(300)])
     assert boxes.shape == (300, 2, 4)
     flat = boxes.reshape(-1, 4)
     assert (flat[:, :2] >= 0).all()
@@ -272,7 +272,7 @@ def test_film_boxes_overlap_and_have_the_stated_sizes(shape):
     assert (flat[:, :2] + flat[:, 2:] <= shape).all()
     assert min(box_iou(a, b) for a, b in boxes) > 0.2
     share = flat[:, 2] * flat[:, 3] / np.prod(shape)
-    assert 0.15 < share.min() < 0.35  # clipped to the film where the aspect does not fit
+    assert 0.15 < share.min() < 0.35  # clipped to the image where the aspect does not fit
     assert share.max() > 0.6
     if shape[0] == shape[1]:
         assert share.min() > 0.2 * 0.97
@@ -282,14 +282,14 @@ def test_film_boxes_overlap_and_have_the_stated_sizes(shape):
         assert abs(np.log(aspect).mean()) < 0.03
 
 
-def test_film_boxes_take_the_closest_pair_when_none_overlaps_enough():
+def test_image_boxes_take_the_closest_pair_when_none_overlaps_enough():
     rng = np.random.default_rng(10)
-    overlaps = [box_iou(*film_boxes((90, 90), rng, min_iou=0.9999, area=(0.2, 0.6))) for _ in range(20)]
+    overlaps = [box_iou(*image_boxes((90, 90), rng, min_iou=0.9999, area=(0.2, 0.6))) for _ in range(20)]
     assert min(overlaps) > 0.75
 
 
-def test_film_boxes_have_the_law_of_rejection_sampling():
-    """The share of film that both boxes cover, against pairs drawn one by one from the definition."""
+def test_image_boxes_have_the_law_of_rejection_sampling():
+    """The share of image that both boxes cover, against pairs drawn one by one from the definition."""
     rng = np.random.default_rng(11)
 
     def one_box():
@@ -302,7 +302,7 @@ def test_film_boxes_have_the_law_of_rejection_sampling():
         pair = one_box(), one_box()
         if box_iou(*pair) > 0.5:
             expected.append((box_iou(*pair), pair[0][2] * pair[0][3]))
-    found = [film_boxes((64, 64), rng, min_iou=0.5, area=(0.2, 1.0)) for _ in range(400)]
+    found = [image_boxes((64, 64), rng, min_iou=0.5, area=(0.2, 1.0)) for _ in range(400)]
     found = [(box_iou(*pair), pair[0][2] * pair[0][3]) for pair in found]
     for mine, theirs in zip(np.array(found).T, np.array(expected).T, strict=True):
         assert stats.ks_2samp(mine, theirs).pvalue > 1e-3

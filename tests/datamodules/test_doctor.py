@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from datamodules.chest14 import Chest14Data
-from datamodules.core.films import TableConfig
+from datamodules.core.images2d import TableConfig
 from datamodules.core.quarantine import Entry, Quarantine, quarantine_line
 from datamodules.doctor.examine import examine
 from datamodules.doctor.fingerprint import (
@@ -277,12 +277,12 @@ def test_quarantine_lines(tmp_path):
             Quarantine.read(str(file), root=tmp_path)
 
 
-# --------------------------------------------------------------------------------------------- films and tables
+# --------------------------------------------------------------------------------------------- images and tables
 
 
 @pytest.fixture
-def films(tmp_path):
-    return chest14.generate(tmp_path / "films", subjects=12, seed=0)
+def images(tmp_path):
+    return chest14.generate(tmp_path / "images", subjects=12, seed=0)
 
 
 def kinds(checkup):
@@ -293,33 +293,33 @@ def chest(root, **settings):
     return TableConfig(name="chest14", root=str(root), **settings)
 
 
-def test_sound_phantoms_are_clean(films, tmp_path):
-    assert examine(Chest14Data, chest(films)).findings == ()
+def test_sound_phantoms_are_clean(images, tmp_path):
+    assert examine(Chest14Data, chest(images)).findings == ()
     root = luna.generate(tmp_path / "luna", subjects=4, seed=0, size=(48, 48, 40))
     checkup = examine(LunaData, LunaConfig(name="luna", root=str(root)))
     assert {finding.kind for finding in checkup.findings} <= {"left_handed", "oblique"}
     assert {case.name for case in checkup.source.cases} == {path.stem for path in root.rglob("*.mhd")}
 
 
-def test_films_tables_and_lists(films):
-    images = sorted(films.glob("images/*.png"))
+def test_images_tables_and_lists(images):
+    images = sorted(images.glob("images/*.png"))
     subject = {path.name: path.name.split("_")[0] for path in images}
-    lists = {name: (films / name).read_text().split() for name in ("train_val_list.txt", "test_list.txt")}
-    gone, cut_film, junk, flat = images[0], images[1], images[2], images[3]
+    lists = {name: (images / name).read_text().split() for name in ("train_val_list.txt", "test_list.txt")}
+    gone, cut_image2d, junk, flat = images[0], images[1], images[2], images[3]
     gone.unlink()
-    cut(cut_film)
+    cut(cut_image2d)
     junk.write_bytes(b"junk" * 50)
     Image.fromarray(np.full((64, 64), 7, np.uint8)).save(flat)
-    extra = films / "images" / "99999999_000.png"
+    extra = images / "images" / "99999999_000.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(extra)
     train = next(n for n in lists["train_val_list.txt"] if subject[n] not in {subject[p.name] for p in images[:4]})
-    with (films / "test_list.txt").open("a") as file:
+    with (images / "test_list.txt").open("a") as file:
         file.write(f"\n{train}\n")
-    checkup = examine(Chest14Data, chest(films))
+    checkup = examine(Chest14Data, chest(images))
     assert kinds(checkup) == sorted(
         [
             ("absent", gone.name),
-            ("truncated", f"images/{cut_film.name}"),
+            ("truncated", f"images/{cut_image2d.name}"),
             ("unreadable", f"images/{junk.name}"),
             ("constant", f"images/{flat.name}"),
             ("unlisted", f"images/{extra.name}"),
@@ -328,23 +328,23 @@ def test_films_tables_and_lists(films):
         ]
     )
     # absent, truncated, unreadable, constant: with them left out the data can be used
-    file = films.parent / "q.txt"
+    file = images.parent / "q.txt"
     file.write_text("\n".join(map(quarantine_line, checkup.quarantine())))
-    data = Chest14Data(chest(films, quarantine=str(file), quarantine_budget=0.5), labelled=True, batch_size=1)
+    data = Chest14Data(chest(images, quarantine=str(file), quarantine_budget=0.5), labelled=True, batch_size=1)
     data.setup()
     used = {case.name for cases in data.parts.values() for case in cases}
     assert used == {path.name for path in images[4:]}
 
 
-def test_copies_across_the_split_and_across_data_sets(films, tmp_path):
+def test_copies_across_the_split_and_across_data_sets(images, tmp_path):
     other = chest14.generate(tmp_path / "other", subjects=4, seed=9)
-    data = Chest14Data(chest(films), labelled=True, batch_size=1)
+    data = Chest14Data(chest(images), labelled=True, batch_size=1)
     data.setup()
     train, test = data.parts["train"][0], data.parts["test"][0]
     shutil.copy(train.path, test.path)
     stolen = sorted(other.glob("images/*.png"))[0]
     shutil.copy(stolen, data.parts["train"][1].path)
-    checkup = examine(Chest14Data, chest(films), others=[("chest14", Chest14Data, chest(other))])
+    checkup = examine(Chest14Data, chest(images), others=[("chest14", Chest14Data, chest(other))])
     by_kind = {finding.kind: finding for finding in checkup.findings}
     assert set(by_kind) == {"duplicate", "duplicate_across"}
     assert set(by_kind["duplicate"].detail.split()) >= {"train", "test"}
@@ -352,17 +352,17 @@ def test_copies_across_the_split_and_across_data_sets(films, tmp_path):
     assert by_kind["duplicate_across"].also_in == "chest14"
 
 
-def test_the_command_says_what_is_wrong(films, tmp_path, capsys):
+def test_the_command_says_what_is_wrong(images, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["check", "data=chest14", f"data.root={films}", f"out={out}", "workers=0"]) == 0
+    assert main(["check", "data=chest14", f"data.root={images}", f"out={out}", "workers=0"]) == 0
     assert "no error found" in capsys.readouterr().out
     for words, text in (
         ([], "data=NAME is missing"),
         (["data=chest14"], "data.root="),
         (["data=chest14", f"data.root={tmp_path / 'none'}"], "no such folder"),
         (["data=chest14", f"data.root={out}", "workers=0"], "is this chest14?"),
-        (["data=chest14", f"data.root={films}", "with=lits"], "with=NAME:DIR"),
-        (["data=chest14", f"data.root={films}", "wokers=2"], "did you mean 'workers'"),
+        (["data=chest14", f"data.root={images}", "with=lits"], "with=NAME:DIR"),
+        (["data=chest14", f"data.root={images}", "wokers=2"], "did you mean 'workers'"),
     ):
         if "is this" in text:
             (tmp_path / "empty").mkdir()
@@ -432,13 +432,13 @@ def test_copies_are_told_from_other_patients(shared_data, pattern, copies):
     """No false alarm among all pairs of different patients; most altered copies are found among all the others."""
     from datamodules.core.geometry import reorient
     from datamodules.core.readers import read_volume
-    from datamodules.formats.pictures import read_film
+    from datamodules.formats.pictures import read_image2d
 
     rng = np.random.default_rng(0)
     paths = sorted(shared_data.glob(pattern))
     assert paths
     arrays = [
-        read_film(str(path)) if path.suffix == ".png" else reorient(read_volume(str(path)), "LPS").array
+        read_image2d(str(path)) if path.suffix == ".png" else reorient(read_volume(str(path)), "LPS").array
         for path in paths
     ]
     patients = [path.name.split("_")[0] if path.suffix == ".png" else path.name for path in paths]

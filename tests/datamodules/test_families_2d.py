@@ -316,13 +316,13 @@ def test_pretrain_then_finetune(name, roots, tmp_path, capsys):
     family = FAMILIES[name]
     crops = [f"data.patch_size={str([16] * family.dims).replace(' ', '')}", f"data.root={roots / name}"]
     crops += ["data.image_size=24"] if family.dims == 2 else []
-    before = [word for word in family.words if "target" not in word]
+    before = [word for word in family.overrides if "target" not in word]
     pre, fine = tmp_path / "pre", tmp_path / "fine"
     words = [f"data={family.data}", *TINY, *crops, *before, *NET, "method.queue=16", f"out={pre}"]
     assert main(["pretrain", "method=moco", *words]) == 0, capsys.readouterr().err
     summary = json.loads((pre / "summary.json").read_text())
     assert (summary["status"], summary["steps"]) == ("done", 2)
-    words = [f"task={family.task}", *TINY, *crops, *family.words, *NET, f"init={pre}", f"out={fine}"]
+    words = [f"task={family.task}", *TINY, *crops, *family.overrides, *NET, f"init={pre}", f"out={fine}"]
     assert main(["finetune", *words]) == 0, capsys.readouterr().err
     summary = json.loads((fine / "summary.json").read_text())
     assert summary["method"] == "moco"
@@ -357,7 +357,7 @@ def test_color_and_small_volumes_go_through_other_methods(method, name, roots, t
 @pytest.mark.parametrize("name", FAMILIES)
 def test_wrong_and_missing_roots_are_one_line(name, roots, tmp_path, capsys):
     family = FAMILIES[name]
-    words = ["finetune", f"task={family.task}", *TINY, *family.words, f"out={tmp_path / 'run'}"]
+    words = ["finetune", f"task={family.task}", *TINY, *family.overrides, f"out={tmp_path / 'run'}"]
     assert "data.root is missing" in refused(capsys, *words)
     assert "nowhere: no such folder" in refused(capsys, *words, "data.root=nowhere")
     (tmp_path / "foreign").mkdir()
@@ -382,7 +382,7 @@ def test_an_image_that_cannot_be_read_is_named(name, copy_of, tmp_path, capsys):
         "finetune",
         f"task={family.task}",
         *TINY,
-        *family.words,
+        *family.overrides,
         *NET,
         f"data.root={root}",
         f"out={tmp_path / 'run'}",
@@ -407,7 +407,7 @@ def test_tables_without_a_column_cut_short_unreadable_or_naming_absent_images(na
         f"task={family.task}",
         *TINY,
         *NET,
-        *family.words,
+        *family.overrides,
         f"data.root={root}",
         f"out={tmp_path / 'run'}",
     ]
@@ -465,7 +465,7 @@ def test_grey_levels_of_16_bit_need_a_window(copy_of):
 
 
 def raw_labels(root, table="train.csv"):
-    """{film: {observation: text}} read by hand."""
+    """{image: {observation: text}} read by hand."""
     rows = csv.DictReader((root / table).open())
     return {row["Path"].split("/", 1)[1].removesuffix(".jpg"): row for row in rows}
 
@@ -487,10 +487,10 @@ def test_chexpert_uncertain_policies(policy, low, high, roots):
     uncertain = 0
     for part in ("train", "val"):
         dataset = data.dataset(data.parts[part], part=part)
-        for index, film in enumerate(dataset.cases):
+        for index, image in enumerate(dataset.cases):
             label = dataset[(0, index)]["label"]
             for name, value in zip(data.spec.class_names, label.tolist(), strict=True):
-                text = table[film.name][name]
+                text = table[image.name][name]
                 if text != "-1.0":
                     assert value == (1.0 if text == "1.0" else 0.0)
                     continue
@@ -510,13 +510,13 @@ def test_chexpert_views_share_one_split_and_official_tests_on_valid(roots):
     root = roots / "chexpert"
     views = {v: build("chexpert", root, labelled=False, views=v) for v in ("frontal", "lateral", "both")}
     for part in ("train", "val"):
-        names = {v: {film.name for film in data.parts[part]} for v, data in views.items()}
+        names = {v: {image.name for image in data.parts[part]} for v, data in views.items()}
         assert names["frontal"] | names["lateral"] == names["both"]
         assert all(name.endswith("_frontal") for name in names["frontal"])
     assert views["lateral"].parts["train"]
     official = build("chexpert", root, labelled=True, split="official")
-    assert {film.name.split("/")[0] for film in official.parts["test"]} == {"valid"}
-    assert {film.name.split("/")[0] for part in ("train", "val") for film in official.parts[part]} == {"train"}
+    assert {image.name.split("/")[0] for image in official.parts["test"]} == {"valid"}
+    assert {image.name.split("/")[0] for part in ("train", "val") for image in official.parts[part]} == {"train"}
     assert official.parts["val"]
 
 
@@ -524,7 +524,7 @@ def test_chexpert_bad_path_and_bad_value(copy_of):
     root = copy_of("chexpert")
     text = (root / "train.csv").read_text()
     (root / "train.csv").write_text(text.replace("patient00001", "nobody", 1))
-    with pytest.raises(SslMedError, match=r"train.csv: line 2 has the Path '.*nobody.*', which names no film"):
+    with pytest.raises(SslMedError, match=r"train.csv: line 2 has the Path '.*nobody.*', which names no image"):
         build("chexpert", root, labelled=True)
     (root / "train.csv").write_text(text.replace("-1.0", "perhaps"))
     with pytest.raises(SslMedError, match=r"train.csv: line \d+ holds 'perhaps'; observations are 1, 0, -1 or blank"):
@@ -537,12 +537,12 @@ def test_chexpert_bad_path_and_bad_value(copy_of):
 def test_eyepacs_keeps_both_eyes_together(roots):
     data = build("eyepacs", roots / "eyepacs", labelled=True)
     for part in data.parts.values():
-        assert all(count == 2 for count in Counter(film.subject for film in part).values())
+        assert all(count == 2 for count in Counter(image.subject for image in part).values())
     levels = {row["image"]: int(row["level"]) for row in csv.DictReader((roots / "eyepacs/trainLabels.csv").open())}
-    for film in data.parts["train"]:
-        assert film.label == (levels[film.name.removeprefix("train/")],)
+    for image in data.parts["train"]:
+        assert image.label == (levels[image.name.removeprefix("train/")],)
     official = build("eyepacs", roots / "eyepacs", labelled=True, split="official")
-    assert {film.name.split("/")[0] for film in official.parts["test"]} == {"test"}
+    assert {image.name.split("/")[0] for image in official.parts["test"]} == {"test"}
     assert len(official.parts["test"]) == 2 * 6
 
 
@@ -583,7 +583,7 @@ def test_montgomery_masks_lie_on_their_lungs(roots):
         stored = np.asarray(Image.open(root / "ManualMask" / side / f"{batch['id'][0]}.png")) > 127
         np.testing.assert_array_equal(region > 0.5, stored)
     left, right = (region.nonzero()[:, 1].float().mean() for region in batch["mask"][0])
-    assert left > 24 > right, "the patient's left lung lies on the right of the film"
+    assert left > 24 > right, "the patient's left lung lies on the right of the image"
     assert darker_than_its_rim(batch["image"][0, 0], batch["mask"][0])
     # training: image and mask are cut at the same place
     train = data.dataset(data.parts["train"], part="train")
@@ -597,7 +597,7 @@ def test_montgomery_masks_missing_or_of_another_size(copy_of):
     path = sorted((root / "ManualMask/leftMask").iterdir())[0]
     Image.open(path).resize((30, 30)).save(path)
     data = build("montgomery_lungs", root, labelled=True, split_ratios=(0.8, 0.1, 0.1))
-    every = data.dataset([film for part in data.parts.values() for film in part], part="train")
+    every = data.dataset([image for part in data.parts.values() for image in part], part="train")
     with pytest.raises(SslMedError, match=rf"leftMask/{path.name}: mask has shape \(30, 30\), its image .* \(40, 48\)"):
         [every[(0, index)] for index in range(len(every))]
     path.unlink()
@@ -645,18 +645,18 @@ def test_images_classes_from_folders(roots):
     names = ["Normal", "Benign", "InSitu", "Invasive"]
     settings = {"labels": "", "label_columns": [], "subject_column": "", "class_names": names, "color": True}
     data = build("images", root, labelled=True, **settings)
-    films = [film for part in data.parts.values() for film in part]
-    assert len(films) == 28
-    assert all(names[film.label[0]] == film.path.split(os.sep)[-2] for film in films)
+    images = [image for part in data.parts.values() for image in part]
+    assert len(images) == 28
+    assert all(names[image.label[0]] == image.path.split(os.sep)[-2] for image in images)
     some = build("images", root, labelled=True, **{**settings, "class_names": ["Normal", "Invasive"]})
     assert "14 of 28 images have no label and are left out" in some.notes
 
 
 def test_images_findings_may_be_unknown(roots):
     data = build("images_findings", roots / "images_findings", labelled=True)
-    films = [film for part in data.parts.values() for film in part]
-    assert any(np.isnan(film.label[1]) for film in films)
-    assert not any(np.isnan(film.label[0]) for film in films)
+    images = [image for part in data.parts.values() for image in part]
+    assert any(np.isnan(image.label[1]) for image in images)
+    assert not any(np.isnan(image.label[0]) for image in images)
 
 
 def test_images_names_tell_nothing_unless_asked(roots):
@@ -678,7 +678,7 @@ def test_images_a_patients_name_in_paths_reaches_no_artefact(copy_of, tmp_path, 
         "task=images",
         *TINY,
         *NET,
-        *FAMILIES["images"].words,
+        *FAMILIES["images"].overrides,
         f"data.root={root}",
         f"out={tmp_path / 'r'}",
     ]
@@ -716,11 +716,11 @@ def test_images_a_row_twice(copy_of):
         build("images", root, labelled=True)
 
 
-def test_images_percentiles_stretch_a_dull_film(tmp_path):
+def test_images_percentiles_stretch_a_dull_image(tmp_path):
     rng = np.random.default_rng(0)
     levels = rng.integers(100, 120, (5, 40, 40), dtype=np.uint8)
-    for number, film in enumerate(levels):
-        Image.fromarray(film).save(tmp_path / f"{number}.png")
+    for number, image in enumerate(levels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
     settings = {
         "labels": "",
         "subject_column": "",
@@ -763,7 +763,7 @@ def test_medmnist_reads_the_file_s_rows(roots):
                 assert sample["label"] == labels[index, 0]
 
 
-def test_medmnist_resizes_like_films(roots):
+def test_medmnist_resizes_like_images(roots):
     data = build("medmnist", roots / "medmnist", labelled=False, image_size=40)
     image = next(iter(data.val_dataloader()))["image"]
     assert image.shape[1:] == (1, 32, 32)
@@ -874,7 +874,7 @@ def test_real_nodule2d(shared_data):
 
 
 @pytest.mark.realdata
-def test_real_unlabelled_films(shared_data):
+def test_real_unlabelled_images(shared_data):
     settings = {"labels": "", "subject_column": "", "subject_pattern": r"cxr_([NP]\d+)"}
     data = build("images", shared_data / "cxr_unlabelled", labelled=False, split="folders", batch_size=8, **settings)
     assert {part: len(found) for part, found in data.subjects().items()} == {"train": 400, "val": 100}
@@ -898,7 +898,7 @@ def test_an_absent_image_in_quarantine_is_no_complaint(name, copy_of, tmp_path):
     listed.write_text(f"{gone.relative_to(root)}\tabsent: by the table\n")
     data = build(name, root, labelled=True, quarantine=str(listed), quarantine_budget=0.5)
     assert any("1 absent" in note for note in data.notes)
-    assert str(gone) not in {film.path for part in data.parts.values() for film in part}
+    assert str(gone) not in {image.path for part in data.parts.values() for image in part}
     assert all(set(members) <= set(before[part]) for part, members in data.subjects().items())
 
 
@@ -910,6 +910,6 @@ def test_a_second_copy_in_quarantine_is_left_out(copy_of, tmp_path):
     listed = tmp_path / "quarantine.txt"
     listed.write_text(f"zz/{first.name}\tduplicate: kept once\n")
     data = build("ichallenge_pm", root, labelled=True, quarantine=str(listed), quarantine_budget=0.1)
-    paths = [film.path for part in data.parts.values() for film in part]
+    paths = [image.path for part in data.parts.values() for image in part]
     assert str(first) in paths
     assert not any("/zz/" in path for path in paths)

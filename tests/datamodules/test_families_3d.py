@@ -450,7 +450,7 @@ def test_lidc_consensus_equals_a_count_of_readers(phantoms, consensus, need):
     found = 0
     for folder in sorted(root.glob("*/*/*")):
         if not list(folder.glob("*.xml")):
-            continue  # the film
+            continue  # the image
         expected = votes_by_hand(folder) >= need
         name = folder.parts[-3]
         assert (name in cases) == expected.any()
@@ -481,12 +481,12 @@ def test_lidc_crops_are_centred_on_their_nodules_and_shifted_in_training_only(ph
     assert data.describe()["positives"]["train"]["nodule"] == len(train) >= len(data.parts["train"])
 
 
-def test_lidc_groups_two_scans_of_a_patient_and_leaves_films_out(copy_of):
+def test_lidc_groups_two_scans_of_a_patient_and_leaves_images_out(copy_of):
     root = copy_of("lidc")
     first = next(root.glob("LIDC-IDRI-0001/*/*"))
     shutil.move(next(root.glob("LIDC-IDRI-0002/*/*")), first.parent / "second")
     cases = module("lidc", root, labelled=False, ready=False).index(root)
-    # films (DX) of two patients are no scans
+    # images (DX) of two patients are no scans
     assert [case.name for case in cases] == [
         *("LIDC-IDRI-0001", "LIDC-IDRI-0001/2"),
         *(f"LIDC-IDRI-000{k}" for k in range(3, 9)),
@@ -503,7 +503,7 @@ def test_lidc_refusals(copy_of):
     module("lidc", root, labelled=True)
     other.write_text(good.replace("<xCoord>", "<xCoord>1", 1))
     assert "reads the same series as" in refusal("lidc", root, labelled=True)
-    other.write_text("<IdriReadMessage><a/></IdriReadMessage>")  # the reading of a film
+    other.write_text("<IdriReadMessage><a/></IdriReadMessage>")  # the reading of an image
     module("lidc", root, labelled=True)
     other.write_text("<LidcReadMessage>")
     assert "other.xml: is no readable XML" in refusal("lidc", root, labelled=True)

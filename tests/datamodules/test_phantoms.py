@@ -20,8 +20,8 @@ from sklearn.preprocessing import StandardScaler
 
 from datamodules.phantoms import brats, chest14, lits, luna
 from datamodules.phantoms._anatomy import Grid
-from datamodules.phantoms._film import VIEW, Film, draw_build
-from datamodules.phantoms._findings import _DRAW, FINDINGS, draw_film
+from datamodules.phantoms._findings import _DRAW, FINDINGS, draw_radiograph
+from datamodules.phantoms._radiograph import VIEW, Radiograph, draw_build
 from ssl_med.catalogue import list_names
 from ssl_med.spec import SslMedError
 
@@ -50,7 +50,7 @@ def heads(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
+def images(tmp_path_factory):
     return chest14.generate(tmp_path_factory.mktemp("p") / "chest14", subjects=24, size=(64, 64))
 
 
@@ -412,11 +412,11 @@ def entries(root):
     return lines[0], [line.split(",") for line in lines[1:]]
 
 
-def test_chest14_layout(films):
-    header, rows = entries(films)
+def test_chest14_layout(images):
+    header, rows = entries(images)
     assert header == chest14.HEADER
     assert all(len(row) == 12 and row[-1] == "" for row in rows)
-    images = sorted(path.name for path in (films / "images").iterdir())
+    images = sorted(path.name for path in (images / "images").iterdir())
     assert [row[0] for row in rows] == images
     assert 45 < len(images) < 100
     for name, labels, follow_up, patient, age, sex, view, *_ in rows:
@@ -426,42 +426,42 @@ def test_chest14_layout(films):
         assert 0 < int(age) < 95
         assert sex in "MF"
         assert view in ("PA", "AP")
-    with Image.open(films / "images" / images[0]) as film:
-        assert film.mode == "L"
-        assert film.size == (64, 64)
-    train, test = ((films / name).read_text().split() for name in ("train_val_list.txt", "test_list.txt"))
+    with Image.open(images / "images" / images[0]) as image:
+        assert image.mode == "L"
+        assert image.size == (64, 64)
+    train, test = ((images / name).read_text().split() for name in ("train_val_list.txt", "test_list.txt"))
     assert sorted(train + test) == images
     assert not {name[:8] for name in train} & {name[:8] for name in test}
     assert 0.15 < len(test) / len(images) < 0.35
 
 
-def test_chest14_labels_are_plentiful(films):
-    count = Counter(name for row in entries(films)[1] for name in row[1].split("|"))
+def test_chest14_labels_are_plentiful(images):
+    count = Counter(name for row in entries(images)[1] for name in row[1].split("|"))
     assert len(set(count) & set(FINDINGS)) >= 9
-    assert 0.3 < count["No Finding"] / len(entries(films)[1]) < 0.6
+    assert 0.3 < count["No Finding"] / len(entries(images)[1]) < 0.6
 
 
 def test_chest14_size_is_rows_by_columns(tmp_path):
     chest14.generate(tmp_path, subjects=1, size=(48, 40))
-    with Image.open(next((tmp_path / "images").iterdir())) as film:
-        assert film.size == (40, 48)
+    with Image.open(next((tmp_path / "images").iterdir())) as image:
+        assert image.size == (40, 48)
 
 
 @pytest.mark.parametrize("name", sorted(_DRAW))
 def test_chest14_finding_changes_the_sick_lung(name):
     grid = Grid((96, 96), (VIEW / 96, VIEW / 96))
     build = draw_build(np.random.default_rng(5), FINDINGS)
-    film = Film(grid, np.random.default_rng(7), build, [name], portable=False)
-    film.body()
-    _, seen = film.marks()
-    before, side = film.density.copy(), build.side[name]
-    veiled = _DRAW[name](film, side, seen)
-    change = np.abs(film.density - before)
+    image = Radiograph(grid, np.random.default_rng(7), build, [name], portable=False)
+    image.body()
+    _, seen = image.marks()
+    before, side = image.density.copy(), build.side[name]
+    veiled = _DRAW[name](image, side, seen)
+    change = np.abs(image.density - before)
     assert change.max() > 0.05
     assert (veiled <= seen + 1e-6).all()
     assert 10 < (change > 0.02).sum() < 3000
     if name not in ("Edema", "Fibrosis", "Hernia"):  # the others are one-sided: all on the side of the label
-        assert change[film.x * side < -25].max() < 0.02
+        assert change[image.x * side < -25].max() < 0.02
 
 
 def test_chest14_large_findings_show_in_a_coarse_picture_but_not_in_its_mean():
@@ -470,7 +470,7 @@ def test_chest14_large_findings_show_in_a_coarse_picture_but_not_in_its_mean():
     def draw(findings, count, seed):
         rngs = [np.random.default_rng([seed, k]) for k in range(count)]
         pairs = [(rng, draw_build(rng, FINDINGS)) for rng in rngs]
-        drawn = [draw_film(grid, r, b, findings=findings, portable=k % 3 == 0) for k, (r, b) in enumerate(pairs)]
+        drawn = [draw_radiograph(grid, r, b, findings=findings, portable=k % 3 == 0) for k, (r, b) in enumerate(pairs)]
         return np.array(drawn, float).transpose(0, 2, 1)
 
     healthy, auc, trivial = draw([], 40, 99), {}, {}
@@ -493,7 +493,7 @@ def test_chest14_large_findings_show_in_a_coarse_picture_but_not_in_its_mean():
 
 
 @pytest.mark.realdata
-def test_headers_read_like_the_real_ones(shared_data, chests, films):
+def test_headers_read_like_the_real_ones(shared_data, chests, images):
     real = next(shared_data.glob("luna16/subset*/*.mhd")).read_text().splitlines()
     packed = next(chests.glob("subset0/*.mhd")).read_text().splitlines()
     assert [line.split(" = ")[0] for line in packed] == [line.split(" = ")[0] for line in real]
@@ -501,4 +501,4 @@ def test_headers_read_like_the_real_ones(shared_data, chests, films):
         assert (chests / name).read_text().splitlines()[0] == (shared_data / "luna16" / name).read_text().splitlines()[
             0
         ]
-    assert entries(films)[0] == entries(shared_data / "chest14")[0]
+    assert entries(images)[0] == entries(shared_data / "chest14")[0]

@@ -11,7 +11,7 @@ from datamodules import chest14, lits
 from datamodules.core.intensity import TOP
 from datamodules.core.positions import places, position_box, position_crop, thumbnail
 from datamodules.core.volumes import Crops, Loaded
-from datamodules.phantoms import chest14 as film_phantoms
+from datamodules.phantoms import chest14 as radiograph_phantoms
 from datamodules.phantoms import lits as scan_phantoms
 from ssl_med.spec import Need, Positions
 
@@ -126,7 +126,7 @@ def test_samples_name_their_scan_and_replay():
         (lits.LitsData, scan_phantoms, {"patch_size": (16, 16, 8)}, {"subjects": 6, "size": (40, 40, 24)}),
         (
             chest14.Chest14Data,
-            film_phantoms,
+            radiograph_phantoms,
             {"patch_size": (16, 16), "image_size": 32},
             {"subjects": 8, "size": (64, 80)},
         ),

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from datamodules.core.readers import read_header, read_labels, read_volume
-from datamodules.formats.pictures import read_film
+from datamodules.formats.pictures import read_image2d
 from ssl_med.spec import SslMedError
 
 SHAPE = (3, 4, 5)
@@ -312,17 +312,17 @@ def test_labels_are_whole_numbers(tmp_path):
             read_labels(str(tmp_path / "m.nii.gz"))
 
 
-# ------------------------------------------------------------------------------------------------- films
+# ------------------------------------------------------------------------------------------------- images
 
 
-def test_films_keep_their_grey_levels(tmp_path):
+def test_images_keep_their_grey_levels(tmp_path):
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (5, 7), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_film(str(tmp_path / "grey.png")), grey)
+    np.testing.assert_array_equal(read_image2d(str(tmp_path / "grey.png")), grey)
     deep = rng.integers(0, 65536, (5, 7), dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    found = read_film(str(tmp_path / "deep.png"))
+    found = read_image2d(str(tmp_path / "deep.png"))
     assert found.dtype == np.uint16
     np.testing.assert_array_equal(found, deep)
     color = rng.integers(0, 256, (5, 7, 4), dtype=np.uint8)
@@ -330,12 +330,12 @@ def test_films_keep_their_grey_levels(tmp_path):
     for mode, array in (("rgb", color[..., :3]), ("rgba", color)):
         Image.fromarray(array).save(tmp_path / f"{mode}.png")
         luminance = color[..., :3] @ [0.299, 0.587, 0.114]  # ITU-R 601-2
-        np.testing.assert_allclose(read_film(str(tmp_path / f"{mode}.png")), luminance, atol=1)
+        np.testing.assert_allclose(read_image2d(str(tmp_path / f"{mode}.png")), luminance, atol=1)
 
 
-def test_films_that_cannot_be_read(tmp_path):
+def test_images_that_cannot_be_read(tmp_path):
     with pytest.raises(SslMedError, match=r"absent.png: no such file"):
-        read_film(str(tmp_path / "absent.png"))
+        read_image2d(str(tmp_path / "absent.png"))
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), dtype=np.uint8)).save(buffer, "PNG")
     content = buffer.getvalue()
@@ -344,9 +344,9 @@ def test_films_that_cannot_be_read(tmp_path):
     huge[29:33] = struct.pack(">I", zlib.crc32(bytes(huge[12:29])))
     broken = bytearray(content)
     broken[60] ^= 0xFF
-    path = tmp_path / "film.png"
+    path = tmp_path / "image.png"
     for bad in (b"", content[:20], content[: len(content) // 2], bytes(broken), b"GIF89a", bytes(huge)):
         path.write_bytes(bad)
-        with pytest.raises(SslMedError, match=r"film.png: cannot be read as an image .*; download it again") as caught:
-            read_film(str(path))
+        with pytest.raises(SslMedError, match=r"image.png: cannot be read as an image .*; download it again") as caught:
+            read_image2d(str(path))
         assert "\n" not in str(caught.value)

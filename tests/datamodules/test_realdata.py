@@ -10,8 +10,8 @@ import pytest
 from datamodules.brats import BratsConfig, BratsData
 from datamodules.chest14 import FINDINGS, Chest14Data
 from datamodules.core.candidates import CandidateCubes
-from datamodules.core.films import TableConfig
 from datamodules.core.geometry import axis_codes, spacing_of
+from datamodules.core.images2d import TableConfig
 from datamodules.core.intensity import TOP
 from datamodules.core.readers import read_volume
 from datamodules.lits import LitsConfig, LitsData
@@ -246,7 +246,7 @@ def test_brats_cases_that_lack_sequences(shared_data):
 # ---------------------------------------------------------------------------------------------- chest14
 
 
-def test_chest14_films_and_official_lists(shared_data):
+def test_chest14_images_and_official_lists(shared_data):
     tree = json.loads((shared_data / "splits.json").read_text())["chest14"]
     data = chest14(shared_data, split="official")
     assert sum(data.describe()["cases"].values()) == 793
@@ -271,9 +271,9 @@ def test_chest14_pixels(shared_data):
     assert images.shape[1:] == (1, 64, 64)
     assert images.min() >= 0
     assert images.max() <= 1
-    assert (images.std((1, 2, 3)) > 0.05).all(), "every film has contrast"
+    assert (images.std((1, 2, 3)) > 0.05).all(), "every image has contrast"
     assert 0.3 < images.mean() < 0.7
-    np.testing.assert_allclose(images * 255, np.rint(images * 255), atol=0.02, err_msg="64 px films are not resampled")
+    np.testing.assert_allclose(images * 255, np.rint(images * 255), atol=0.02, err_msg="64 px images are not resampled")
 
 
 def test_chest14_file_split(shared_data, tmp_path):

@@ -25,8 +25,8 @@ from datamodules.core.store import MANIFEST, content_hash
 from datamodules.formats.grids import Volume
 from datamodules.phantoms import brats, chest14, lits, luna
 from experiments.cli import main
-from experiments.compose_data import compose_prepare
-from experiments.prepare import prepare
+from experiments.commands.prepare import prepare
+from experiments.config.data import compose_prepare
 from ssl_med.catalogue import list_names
 from ssl_med.spec import Intensity, Need, SslMedError
 
@@ -95,7 +95,7 @@ def samples(data, part, every=1):
 )
 def test_samples_from_the_store_are_those_from_the_files(raw, tmp_path, kind, use, more):
     if kind == "chest14" and more:
-        pytest.skip("films have no spacing")
+        pytest.skip("images have no spacing")
     options = {"labelled": use == "labelled", "need": PAIR if use == "pair" else None, "seed": 3}
     if kind == "luna" and use != "labelled":
         more = (*more, "data.tissue_max=0.6", "data.border=[2,3,1]")
@@ -465,7 +465,7 @@ def test_a_method_prepares_the_tables_of_its_crops(raw, tmp_path):
 KILL = """
 import os, signal, sys
 import datamodules.core.convert as module
-from experiments import prepare
+from experiments.commands import prepare
 made = 0
 def stop(*args, write=module.write_array):
     global made
@@ -504,7 +504,7 @@ def test_a_kill_costs_no_finished_case(raw, tmp_path):
 
 @pytest.mark.slow
 def test_workers_end_with_a_killed_parent(raw, tmp_path):
-    slow = "import time, experiments.prepare as p; w = p._work; p._work = lambda *a, **k: time.sleep(60)\n"
+    slow = "import time, experiments.commands.prepare as p; w = p._work; p._work = lambda *a, **k: time.sleep(60)\n"
     code = f"{slow}import sys; p.prepare(sys.argv[1:])"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     asked = words(raw, "lits", f"store={tmp_path / 's'}", "workers=2")
@@ -603,7 +603,7 @@ def test_a_store_that_cannot_be_written_is_read_all_the_same(raw, tmp_path, monk
 PEAK = """
 import re, sys
 from pathlib import Path
-from experiments import prepare
+from experiments.commands import prepare
 def kilobytes():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 prepare.prepare([*sys.argv[1:4], f"store={sys.argv[4]}/warm", *sys.argv[6:]])

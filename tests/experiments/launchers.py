@@ -1,6 +1,6 @@
 """Launchers for tests of tables: they carry a job out in this process as soon as it is started."""
 
-from experiments.workers import Finished, carry_out
+from experiments.comparison.local import Finished, carry_out
 
 
 class Inline:
@@ -31,4 +31,4 @@ class Inline:
             yield self.done.pop()
 
     def carry_out(self, job):
-        return carry_out(job.kind, job.words, job.log)
+        return carry_out(job.kind, job.overrides, job.log)

@@ -62,7 +62,7 @@ def test_wrong_types_and_contradictions(capsys):
 
 
 def test_a_yaml_typo_names_the_yaml(capsys, tmp_path, monkeypatch):
-    from experiments import layers
+    from experiments.config import sources as layers
 
     shutil.copytree(layers.CONF, tmp_path / "conf")
     monkeypatch.setattr(layers, "CONF", tmp_path / "conf")
@@ -158,9 +158,9 @@ def test_init_that_does_not_fit(capsys, phantoms, tmp_path):
     assert "junk.safetensors" in refused(capsys, *words, f"init={junk}")
     assert main(
         ["pretrain", "method=simclr", "data=chest14", f"data.root={phantoms / 'chest14'}", *FAST, "backbone.name=unet",
-         "backbone.channels=[8,16,32]", "trainer.batch_size=4", f"out={tmp_path / 'films'}"]
+         "backbone.channels=[8,16,32]", "trainer.batch_size=4", f"out={tmp_path / 'images'}"]
     ) == 0  # fmt: skip
     capsys.readouterr()
-    line = refused(capsys, *words, f"init={tmp_path / 'films'}")
+    line = refused(capsys, *words, f"init={tmp_path / 'images'}")
     assert "2D" in line
     assert "3D" in line

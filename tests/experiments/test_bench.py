@@ -1,6 +1,7 @@
 import pytest
 
-from experiments.bench import Times, main
+from experiments.bench.__main__ import main
+from experiments.bench.steps import Times
 from ssl_med.spec import SslMedError
 
 TINY = ["steps=1", "warmup=0", "batch=2", "patch_2d=[16,16]", "patch_3d=[8,8,8]", "channels=[8,16,16]"]

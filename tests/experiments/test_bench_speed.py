@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from experiments import bench_references as reference
-from experiments.bench import main
-from experiments.bench_speed import BenchSpeedConfig, Variant, _method, crops_like_ct, race
+from experiments.bench import references as reference
+from experiments.bench.__main__ import main
+from experiments.bench.speed import BenchSpeedConfig, Variant, _method, crops_like_ct, race
 from ssl_med.losses.contrastive import info_nce, nt_xent
 from ssl_med.losses.distillation import sinkhorn
 from ssl_med.methods.pcrl import PCRL, PCRLConfig

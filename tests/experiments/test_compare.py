@@ -15,11 +15,11 @@ import pytest
 from launchers import Inline
 
 from datamodules.phantoms import chest14
-from experiments import compare as module
-from experiments.campaign import CHOICES
 from experiments.cli import main
-from experiments.matrix import Node
-from ssl_med.reports.records import SUMMARY
+from experiments.commands import compare as module
+from experiments.comparison.execute import CHOICES
+from experiments.comparison.plan import Node
+from ssl_med.reports.run_folder import SUMMARY
 from ssl_med.reports.writing import write_summary
 
 TABLE = """
@@ -55,7 +55,7 @@ class Desk(Inline):
             raise KeyboardInterrupt
         Desk.started.append(job.key.name)
         error = next((f"no {part}" for part in Desk.broken if part in job.key.name), "")
-        words = dict(word.split("=", 1) for word in job.words if "=" in word)
+        words = dict(word.split("=", 1) for word in job.overrides if "=" in word)
         if not error:
             folder = Path(words["out"])
             folder.mkdir(parents=True, exist_ok=True)
@@ -81,10 +81,10 @@ class Plain:
 
     def __init__(self, words):
         self.name = next(word.partition("=")[2] for word in words if word.startswith(("task=", "method=")))
-        self.words = words
+        self.overrides = words
 
     def hash(self):
-        return hashlib.sha256(" ".join(self.words).encode()).hexdigest()[:8]
+        return hashlib.sha256(" ".join(self.overrides).encode()).hexdigest()[:8]
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def start(tmp_path, monkeypatch, capsys, request):
     """Starts the table by the command; returns code, what was started, and what was printed."""
     monkeypatch.setattr(module, "Workers", Desk)
     if not request.node.get_closest_marker("parametrize"):
-        monkeypatch.setattr(Node, "config", lambda node: Plain(node.words))
+        monkeypatch.setattr(Node, "config", lambda node: Plain(node.overrides))
     path = tmp_path / "table.yaml"
     path.write_text(textwrap.dedent(TABLE))
 
@@ -261,7 +261,7 @@ def test_no_table(capsys):
 # --- for real ----------------------------------------------------------------------------------------------------
 
 REAL = """
-    title: Films
+    title: Images
     trainer: cpu
     seeds: [0, 1]
     settings:
@@ -295,10 +295,10 @@ def children(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
 def test_a_killed_command_leaves_no_process_and_goes_on(tmp_path):
-    films = chest14.generate(tmp_path / "films", subjects=24, seed=0)
-    (tmp_path / "films.yaml").write_text(textwrap.dedent(REAL))
-    command = [sys.executable, "-m", "experiments.cli", "compare", f"table={tmp_path / 'films.yaml'}"]
-    command += [f"root.chest14={films}", f"out={tmp_path / 'out'}", "threads=1"]
+    images = chest14.generate(tmp_path / "images", subjects=24, seed=0)
+    (tmp_path / "images.yaml").write_text(textwrap.dedent(REAL))
+    command = [sys.executable, "-m", "experiments.cli", "compare", f"table={tmp_path / 'images.yaml'}"]
+    command += [f"root.chest14={images}", f"out={tmp_path / 'out'}", "threads=1"]
     environment = {**os.environ, "SSL_MED_QUIET": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     progress = tmp_path / "out" / module.PROGRESS

@@ -8,13 +8,13 @@ from itertools import cycle, product
 import pytest
 import yaml
 
-from experiments import layers
 from experiments.cli import main
-from experiments.compose import PASS, compose_finetune, compose_pretrain, compose_probe
-from experiments.compose_data import compose_prepare
-from experiments.layers import data_class_of, names, presets
+from experiments.config import sources as layers
+from experiments.config.data import compose_prepare
+from experiments.config.run import PASS, compose_finetune, compose_pretrain, compose_probe
+from experiments.config.sources import data_class_of, names, presets
 from ssl_med.config import config_hash, to_yaml
-from ssl_med.methods._base import Method
+from ssl_med.methods.core.base import Method
 from ssl_med.spec import SslMedError
 
 METHODS, DATA, TASKS, TRAINERS = (names(group) for group in ("method", "data", "task", "trainer"))
@@ -83,7 +83,7 @@ def test_every_yaml_has_its_module_and_every_module_its_yaml():
     assert "cpu" in TRAINERS
 
 
-# every method with every data set; variants with one of films and one of volumes
+# every method with every data set; variants with one of images and one of volumes
 COMBINATIONS = [
     *((method, None, DATA) for method in METHODS),
     *((preset, None, ["chest14", "luna"]) for preset in PRESETS),

@@ -5,9 +5,9 @@ import torch
 
 from datamodules.lits import LitsData
 from datamodules.phantoms import lits
-from experiments.compose import compose_finetune
-from experiments.finetune import finetune
-from ssl_med.reports.records import read_metrics, read_run
+from experiments.commands.finetune import finetune
+from experiments.config.run import compose_finetune
+from ssl_med.reports.run_folder import read_metrics, read_run
 from ssl_med.spec import SslMedError
 
 SHORT = ["task=lits", "trainer=cpu", "trainer.progress=false", "trainer.batch_size=2", "trainer.max_steps=5"]

@@ -11,21 +11,21 @@ from types import SimpleNamespace
 import pytest
 
 from datamodules.phantoms import chest14, lits, medmnist
-from experiments import callbacks
-from experiments import dashboard as module
 from experiments.cli import main
-from experiments.compose import compose_finetune, compose_pretrain, compose_probe
-from experiments.tracking import facets, group_of, tags_of
+from experiments.commands import dashboard as module
+from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
+from experiments.run import callbacks
+from experiments.run.tracking import facets, group_of, tags_of
 from ssl_med.catalogue import get_class, list_names
 from ssl_med.evaluation import tasks
-from ssl_med.methods._base import Method
-from ssl_med.reports.records import read_metrics
+from ssl_med.methods.core.base import Method
+from ssl_med.reports.run_folder import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dashboard.json"
 TINY = ["trainer=cpu", "trainer.progress=false", "trainer.log_every=1", "trainer.max_steps=3"]
 NET = ["backbone.name=unet", "backbone.channels=[8,8,16]"]
-FILM = ["data.patch_size=[32,32]", "data.image_size=36"]
+IMAGE = ["data.patch_size=[32,32]", "data.image_size=36"]
 # logged by online probes alone, which no run of this file has
 NOT_YET = {"^online/"}
 
@@ -156,7 +156,7 @@ def tracked(tmp_path_factory):
     """An offline run with pictures, and runs that log everything else that a panel names."""
     root = tmp_path_factory.mktemp("tracked")
     nodules = medmnist.generate(root / "nodules", subjects=100, seed=0)
-    films = chest14.generate(root / "films", subjects=10, seed=0)
+    images = chest14.generate(root / "images", subjects=10, seed=0)
     scans = lits.generate(root / "lits", subjects=6, seed=0, size=(32, 32, 24))
     flat = ["data=medmnist", f"data.root={nodules}", "trainer.batch_size=8"]
     volume = ["data.patch_size=[16,16,16]", "data.crops_per_volume=2", "trainer.batch_size=2", f"data.root={scans}"]
@@ -171,7 +171,7 @@ def tracked(tmp_path_factory):
             "restoration": ["pretrain", "method=denoising", *NET, *flat],
             "prediction": ["pretrain", "method=rotation", *NET, *flat],
             "masks": ["finetune", "task=lits", *NET, *volume, "init=scratch"],
-            "findings": ["finetune", "task=chest14", *NET, *FILM, f"data.root={films}", "init=scratch"],
+            "findings": ["finetune", "task=chest14", *NET, *IMAGE, f"data.root={images}", "init=scratch"],
         }.items():  # fmt: skip
             curve = ["trainer.test_every_steps=2", "trainer.select=last"] if words[0] == "finetune" else []
             assert main([*map(str, words), *TINY, *curve, f"out={root / name}"]) == 0, name

@@ -11,19 +11,19 @@ from sklearn.metrics import roc_auc_score
 
 from datamodules.chest14 import Chest14Data
 from datamodules.chexpert import CheXpertData
-from datamodules.core.films import TableConfig
+from datamodules.core.images2d import TableConfig
 from datamodules.phantoms import chest14, chexpert, lits, medmnist, montgomery, msd, shenzhen
-from experiments import compare
 from experiments.cli import main
-from experiments.external_settings import compose_external
-from experiments.layers import CONF, names
+from experiments.commands import compare
+from experiments.config.external import compose_external
+from experiments.config.sources import CONF, names
 from ssl_med.config import read_yaml
 from ssl_med.evaluation.external import ClassMap, fit
-from ssl_med.reports.records import read_run
+from ssl_med.reports.run_folder import read_run
 
 CPU = ["trainer=cpu", "trainer.progress=false", "task.pictures=[0,1,0,0]"]
 TUNE = ["trainer.max_steps=2", "trainer.batch_size=4", "backbone.name=unet", "backbone.channels=[8,8,16]"]
-FILM = ["data.patch_size=[32,32]", "data.image_size=36"]
+IMAGE = ["data.patch_size=[32,32]", "data.image_size=36"]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +46,9 @@ def trained(roots, tmp_path_factory):
         assert main(["finetune", *CPU, *TUNE, *map(str, words), f"out={out / name}"]) == 0
 
     for seed in (0, 1):
-        words = ["task=shenzhen", f"data.root={roots / 'shenzhen'}", *FILM, f"seed={seed}"]
+        words = ["task=shenzhen", f"data.root={roots / 'shenzhen'}", *IMAGE, f"seed={seed}"]
         finetune(f"tb{seed}", *words, "task.hidden=8", "labels.fraction=0.5")
-    finetune("chest", "task=chest14", f"data.root={roots / 'chest14'}", *FILM)
+    finetune("chest", "task=chest14", f"data.root={roots / 'chest14'}", *IMAGE)
     small = [
         "data.patch_size=[16,16,8]",
         "data.crops_per_volume=2",
@@ -82,7 +82,7 @@ def test_tuberculosis_in_and_out_of_domain_in_one_table(roots, trained, tmp_path
     assert summary["map"]["classes"] == {"normal": ["normal"], "tuberculosis": ["tuberculosis"]}
     assert summary["leakage"]["training"]["status"] == "none"
     assert summary["leakage"]["pretraining"] is None
-    # all films of Montgomery, scored independently from the table of cases
+    # all images of Montgomery, scored independently from the table of cases
     folder = tmp_path / "runs" / "ext1"
     rows = rows_of(folder / "test_cases.csv")
     assert len(rows) == summary["n_test"] == 14
@@ -363,15 +363,15 @@ def test_every_map_fits_the_data_it_names(tmp_path):
         found = {key: tuple(x) if isinstance(x, list) else (x,) for key, x in tree["classes"].items()}
         return ClassMap(found, tree.get("uncertain", "ignore")), tree.get("data", {})
 
-    film = Chest14Data.make_spec(TableConfig(name="chest14"), labelled=True)
+    image = Chest14Data.make_spec(TableConfig(name="chest14"), labelled=True)
     for name, count in (("chest14_to_chexpert", 7), ("chest14_to_chexpert_competition", 5)):
         given, data = classes(name)
         other = CheXpertData.make_spec(CheXpertData.Config(name="chexpert", **data), labelled=True)
-        mapped = fit(given, film, other)
+        mapped = fit(given, image, other)
         assert len(mapped.columns) == count
         assert not (name.endswith("competition") and mapped.external)
     other = CheXpertData.make_spec(CheXpertData.Config(name="chexpert"), labelled=True)
-    assert len(fit(classes("chexpert_to_chest14")[0], other, film).columns) == 5
+    assert len(fit(classes("chexpert_to_chest14")[0], other, image).columns) == 5
     from datamodules.brats import BratsData
     from datamodules.lits import LitsData
     from datamodules.msd import MsdData

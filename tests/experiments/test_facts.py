@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import facts
+from experiments.run import environment as facts
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak")

@@ -4,9 +4,9 @@ import textwrap
 
 import pytest
 
-from experiments.declared import load_table, merge, tables
-from experiments.matrix import Matrix, family_of, flatten, grid
-from ssl_med.reports.records import Run
+from experiments.comparison.plan import Matrix, family_of, flatten, grid
+from experiments.comparison.table import load_table, merge, tables
+from ssl_med.reports.run_folder import Run
 from ssl_med.spec import SslMedError
 
 BASE = """
@@ -53,7 +53,7 @@ def more(text):
 
 
 def words_of(node):
-    return dict(word.split("=", 1) for word in node.words)
+    return dict(word.split("=", 1) for word in node.overrides)
 
 
 # --- small pieces ------------------------------------------------------------------------------------------------
@@ -77,11 +77,11 @@ def test_merge_goes_key_by_key_and_changes_neither_side():
 
 
 def test_flatten_spells_values_so_that_they_are_read_back():
-    from ssl_med.config import parse_words
+    from ssl_med.config import parse_overrides
 
     tree = {"a": {"b": [1, 2], "c": "off", "d": True, "e": None}, "f": 1e-5, "g": "x: y, [z]"}
     assert flatten(tree)[0] == "a.b=[1, 2]"
-    assert parse_words(flatten(tree)).tree == tree
+    assert parse_overrides(flatten(tree)).tree == tree
 
 
 def test_family_of_a_task():
@@ -292,7 +292,7 @@ def test_an_external_column_tests_each_fine_tuning_of_another(load, tmp_path):
     assert [node.needs for node in outside] == [(node,) for node in inside]
     assert [node.kind for node in outside] == ["external"] * len(outside)
     first = outside[0]
-    folder, *rest = first.words
+    folder, *rest = first.overrides
     assert folder == str(matrix.folder(inside[0]))
     words = dict(word.split("=", 1) for word in rest)
     assert (words["task"], words["map"]) == ("lits", "same")
@@ -318,7 +318,7 @@ def test_the_map_of_an_external_column_is_checked_before_anything_is_trained(loa
     longer = EXTERNAL.replace("trainer: {max_steps: 2}", "trainer: {max_steps: 9}")
     assert first(longer).config().hash() != node.config().hash()  # another training, another test
     spelt = first(EXTERNAL.replace("map: same", "map: {liver: [liver]}"))
-    assert "map.liver=[liver]" in spelt.words
+    assert "map.liver=[liver]" in spelt.overrides
     assert spelt.config().external.classes == {"liver": ["liver"]}
     for said, message in (("sam", "map 'sam' is unknown; did you mean 'same'"), ("{liver: lung}", "'lung'")):
         wrong = first(EXTERNAL.replace("map: same", f"map: {said}"))

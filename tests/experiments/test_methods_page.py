@@ -1,7 +1,7 @@
 """docs/methods.md says what the methods' files say."""
 
-from experiments.layers import names
-from experiments.methods_page import PAGE, README, page, with_table
+from experiments.config.sources import names
+from experiments.reference.methods import PAGE, README, page, with_table
 
 
 def test_the_page_is_up_to_date():

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from datamodules.phantoms import chest14, luna, medmnist
-from experiments.callbacks import Preemption
 from experiments.cli import main
-from experiments.compose import compose_pretrain
-from experiments.online import OnlineProbe
-from experiments.session import Session
+from experiments.config.run import compose_pretrain
+from experiments.run.callbacks import Preemption
+from experiments.run.online_probe import OnlineProbe
+from experiments.run.session import Session
 from ssl_med.checkpoint import load_backbone, read_card
 from ssl_med.ledger import salted
-from ssl_med.reports.records import read_metrics
+from ssl_med.reports.run_folder import read_metrics
 
 TINY = ["trainer=cpu", "trainer.progress=false", "trainer.log_every=1", "trainer.batch_size=4", "backbone.name=unet"]
-FILM = ["data=chest14", "data.patch_size=[32,32]", "data.image_size=36", "backbone.channels=[8,8,16]"]
+IMAGE = ["data=chest14", "data.patch_size=[32,32]", "data.image_size=36", "backbone.channels=[8,8,16]"]
 SIMCLR = ["method=simclr", "method.hidden_dim=16"]
 
 
@@ -29,14 +29,14 @@ SIMCLR = ["method=simclr", "method.hidden_dim=16"]
 def roots(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     medmnist.generate(root / "nodules", subjects=120, seed=0)
-    chest14.generate(root / "films", subjects=24, seed=0)
+    chest14.generate(root / "images", subjects=24, seed=0)
     luna.generate(root / "luna", subjects=6, seed=0, size=(32, 32, 32))
     return root
 
 
 @pytest.fixture(scope="module")
 def base(roots):
-    return ["pretrain", *SIMCLR, *FILM, f"data.root={roots / 'films'}", *TINY]
+    return ["pretrain", *SIMCLR, *IMAGE, f"data.root={roots / 'images'}", *TINY]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,12 @@ def test_the_number_is_that_of_the_encoder_that_leaves_the_run(base, nodules, ro
 
 
 def test_a_linear_probe_of_findings_draws_whole_patients(roots, base, tmp_path):
-    task = ["online.task=chest14", f"online.data.root={roots / 'films'}", "online.protocol=linear", "online.samples=12"]
+    task = [
+        "online.task=chest14",
+        f"online.data.root={roots / 'images'}",
+        "online.protocol=linear",
+        "online.samples=12",
+    ]
     task += ["online.data.patch_size=[32,32]", "online.data.image_size=36"]
     config = compose_pretrain([*base[1:], *task])
     assert config.online.key == "online/linear_auroc"
@@ -128,8 +133,8 @@ def test_a_linear_probe_of_findings_draws_whole_patients(roots, base, tmp_path):
     whole.setup()
     for part in ("train", "val"):
         chosen = {case.subject for case in probe.data.parts[part]}
-        films = [case.name for case in whole.parts[part] if case.subject in chosen]
-        assert [case.name for case in probe.data.parts[part]] == films
+        images = [case.name for case in whole.parts[part] if case.subject in chosen]
+        assert [case.name for case in probe.data.parts[part]] == images
     assert len(probe.data.parts["train"]) < len(whole.parts["train"])
     assert not probe.data.parts["test"]
     again = OnlineProbe(compose_pretrain([*base[1:], *task, "seed=5"]).online, precision="32", num_workers=0)
@@ -195,7 +200,7 @@ def test_whom_the_probe_looked_at_is_no_test_subject_later(roots, base, tmp_path
         "backbone.channels=[8,8,16]",
     ]
     words += ["data.patch_size=[32,32]", "data.image_size=36"]
-    words += ["online.task=chest14", f"online.data.root={roots / 'films'}", "trainer.max_steps=1"]
+    words += ["online.task=chest14", f"online.data.root={roots / 'images'}", "trainer.max_steps=1"]
     words += ["online.data.patch_size=[32,32]", "online.data.image_size=36"]
     run(*words, f"out={tmp_path / 'run'}")
     data = compose_pretrain(words[1:]).online
@@ -205,7 +210,7 @@ def test_whom_the_probe_looked_at_is_no_test_subject_later(roots, base, tmp_path
     parts = read_card(tmp_path / "run" / "backbone.safetensors").ledger().parts
     assert keys <= parts["val"].subjects
     assert not keys & parts["train"].subjects
-    fine = ["finetune", "task=chest14", f"data.root={roots / 'films'}", *TINY, "data.patch_size=[32,32]"]
+    fine = ["finetune", "task=chest14", f"data.root={roots / 'images'}", *TINY, "data.patch_size=[32,32]"]
     fine += ["data.image_size=36", "trainer.max_steps=1", f"init={tmp_path / 'run'}"]
     run(*fine, f"out={tmp_path / 'same'}")
     capsys.readouterr()
@@ -239,18 +244,18 @@ def test_what_is_wrong_is_one_line_before_work_starts(base, nodules, roots, tmp_
         return line
 
     task, root, _ = nodules
-    films = f"online.data.root={roots / 'films'}"
+    images = f"online.data.root={roots / 'images'}"
     assert "key 'online.every' is unknown" in refused(task, root, "online.every=3")
     assert "key 'online.data.patchsize' is unknown" in refused(task, root, "online.data.patchsize=3")
     assert "online.task=NAME is missing" in refused("online.samples=9")
     assert "task 'nodul2d' is unknown; did you mean 'nodule2d'?" in refused("online.task=nodul2d", root)
     assert "online.data.root is missing" in refused(task)
     assert "online.data.root=/nowhere: no such folder" in refused(task, "online.data.root=/nowhere")
-    assert "is this medmnist?" in refused(task, films)
+    assert "is this medmnist?" in refused(task, images)
     assert "online.every_steps is 0" in refused(task, root, "online.every_steps=0")
-    assert "has masks; an online probe needs classes or findings" in refused("online.task=montgomery_lungs", films)
-    assert "is 3D, the pretraining on chest14 is 2D" in refused("online.task=luna", films)
-    assert "images have 3 channels" in refused("online.task=bach", films)
+    assert "has masks; an online probe needs classes or findings" in refused("online.task=montgomery_lungs", images)
+    assert "is 3D, the pretraining on chest14 is 2D" in refused("online.task=luna", images)
+    assert "images have 3 channels" in refused("online.task=bach", images)
     assert "online.data.patch_size [31, 31]" in refused(task, root, "online.data.patch_size=[31,31]")
     assert "online.levels [7]" in refused(*nodules, "online.levels=[7]")
     assert "trainer.monitor=online/knn_auc: there is no online probe" in refused("trainer.monitor=online/knn_auc")
@@ -258,7 +263,7 @@ def test_what_is_wrong_is_one_line_before_work_starts(base, nodules, roots, tmp_
     assert line == "ssl-med: trainer.monitor=online/auc: is never logged; the online probe logs online/knn_auc"
     line = refused(*nodules, "online.samples=2")
     assert "is no 'nodule'; raise online.samples" in line or "is no 'non-nodule'; raise online.samples" in line
-    no_val = ["online.task=chest14", films, "online.data.split_ratios=[0.8,0.0,0.2]"]
+    no_val = ["online.task=chest14", images, "online.data.split_ratios=[0.8,0.0,0.2]"]
     assert "has no validation part to score; choose another online.data.split" in refused(*no_val)
 
 

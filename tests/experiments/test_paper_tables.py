@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from datamodules.phantoms import msd
-from experiments import matrix
-from experiments.declared import TABLES, load_table, tables
+from experiments.comparison import plan as matrix
+from experiments.comparison.table import TABLES, load_table, tables
 
 OWN = ("hippocampus", "nodule2d")  # studies of our own: no paper, no small form, for they are small
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "tables.md"
@@ -74,7 +74,7 @@ def test_every_run_composes(name, scale, roots, composed, tmp_path):
     finals = plan.finals(chosen)
     assert {(node.row, node.column) for node in finals} == {(r, c) for r in table.rows for c in table.columns}
     for node in [*plan.pretrainings(), *trials, *finals]:
-        words = tuple(w for w in node.words if not re.match(r"(init|seed|labels\.fraction)=", w))
+        words = tuple(w for w in node.overrides if not re.match(r"(init|seed|labels\.fraction)=", w))
         if (node.kind, words) in composed:
             continue
         composed.add((node.kind, words))

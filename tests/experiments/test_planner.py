@@ -5,10 +5,10 @@ import json
 import pytest
 
 from datamodules.phantoms import lits
-from experiments import planner
 from experiments.cli import main
-from experiments.compose import compose_finetune, compose_pretrain
-from experiments.planner import Estimate, changed, describe, judge, within_memory
+from experiments.comparison import estimate as planner
+from experiments.comparison.estimate import Estimate, changed, describe, judge, within_memory
+from experiments.config.run import compose_finetune, compose_pretrain
 from ssl_med.spec import SslMedError
 
 ONE = Estimate(

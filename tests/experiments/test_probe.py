@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 
 from datamodules.phantoms import brats, chest14, lits, medmnist
 from experiments.cli import main
-from experiments.compose import compose_finetune
-from experiments.finetune import matched
+from experiments.commands.finetune import matched
+from experiments.config.run import compose_finetune
 
 CPU = ["trainer=cpu", "trainer.progress=false"]
 NET = ["backbone.name=unet", "backbone.channels=[8,8,16]"]
-FILM = ["data.patch_size=[32,32]", "data.image_size=36"]
+IMAGE = ["data.patch_size=[32,32]", "data.image_size=36"]
 VOLUME = ["data.patch_size=[16,16,16]", "data.crops_per_volume=2"]
 
 
@@ -22,7 +22,7 @@ VOLUME = ["data.patch_size=[16,16,16]", "data.crops_per_volume=2"]
 def roots(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     medmnist.generate(root / "nodules", subjects=150, seed=0)
-    chest14.generate(root / "films", subjects=24, seed=0)
+    chest14.generate(root / "images", subjects=24, seed=0)
     lits.generate(root / "lits", subjects=8, seed=0, size=(40, 40, 24))
     brats.generate(root / "brats", subjects=5, seed=0, size=(32, 32, 32))
     return root
@@ -38,7 +38,7 @@ def pretrained(roots, tmp_path_factory):
             == 0
         )
 
-    pretrain("film", "method=simclr", "method.hidden_dim=16", "data=medmnist", f"data.root={roots / 'nodules'}")
+    pretrain("image", "method=simclr", "method.hidden_dim=16", "data=medmnist", f"data.root={roots / 'nodules'}")
     pretrain("volume", "method=models_genesis", "data=lits", f"data.root={roots / 'lits'}", *VOLUME)
     pretrain("contrast", "method=simclr", "method.hidden_dim=16", "data=lits", f"data.root={roots / 'lits'}", *VOLUME)
     batch = ["backbone.norm=batch", "data=lits", f"data.root={roots / 'lits'}", *VOLUME]
@@ -58,7 +58,7 @@ def rows_of(folder):
 
 @pytest.mark.parametrize("protocol", ["linear", "knn", "fewshot"])
 def test_probes_of_classes_write_what_a_finetuning_writes(protocol, roots, pretrained, tmp_path, capsys):
-    words = ["task=nodule2d", f"protocol={protocol}", f"data.root={roots / 'nodules'}", f"init={pretrained / 'film'}"]
+    words = ["task=nodule2d", f"protocol={protocol}", f"data.root={roots / 'nodules'}", f"init={pretrained / 'image'}"]
     words += ["probe.cache=" + str(tmp_path / "cache")]
     if protocol == "fewshot":
         words += ["probe.episodes=20", "probe.shots=3", "probe.queries=2"]
@@ -92,23 +92,25 @@ def test_probes_of_classes_write_what_a_finetuning_writes(protocol, roots, pretr
 def test_a_feature_file_is_not_taken_for_another_network_or_other_data(roots, pretrained, tmp_path):
     cache = f"probe.cache={tmp_path / 'cache'}"
     words = ["task=nodule2d", "protocol=knn", f"data.root={roots / 'nodules'}", cache]
-    assert probe(tmp_path / "a", *words, f"init={pretrained / 'film'}")["features"]["parts_from_cache"] == 0
+    assert probe(tmp_path / "a", *words, f"init={pretrained / 'image'}")["features"]["parts_from_cache"] == 0
     assert probe(tmp_path / "b", *words, "init=scratch", *NET)["features"]["parts_from_cache"] == 0
-    other = ["init=" + str(pretrained / "film"), "data.intensity_high=200"]
+    other = ["init=" + str(pretrained / "image"), "data.intensity_high=200"]
     assert probe(tmp_path / "c", *words, *other)["features"]["parts_from_cache"] == 0
     assert (
-        probe(tmp_path / "d", *words, f"init={pretrained / 'film'}", "probe.levels=[0]")["features"]["parts_from_cache"]
+        probe(tmp_path / "d", *words, f"init={pretrained / 'image'}", "probe.levels=[0]")["features"][
+            "parts_from_cache"
+        ]
         == 0
     )
     # a smaller label budget shares validation and test
-    less = probe(tmp_path / "e", *words, f"init={pretrained / 'film'}", "labels.fraction=0.3")
+    less = probe(tmp_path / "e", *words, f"init={pretrained / 'image'}", "labels.fraction=0.3")
     assert less["features"]["parts_from_cache"] == 2
     assert less["labels"]["subjects"] < less["labels"]["of"]
 
 
 def test_a_probe_leaves_the_label_budget_alone(roots, pretrained, tmp_path):
     """Below all labels the final fit must not grow by the validation part; with all labels it is the paper's."""
-    words = ["task=nodule2d", "protocol=linear", f"data.root={roots / 'nodules'}", f"init={pretrained / 'film'}"]
+    words = ["task=nodule2d", "protocol=linear", f"data.root={roots / 'nodules'}", f"init={pretrained / 'image'}"]
     whole = probe(tmp_path / "whole", *words)
     part = probe(tmp_path / "part", *words, "labels.shots=6")
     assert any("final fit on train and val, 120 samples" in note for note in whole["notes"])
@@ -119,10 +121,10 @@ def test_a_probe_leaves_the_label_budget_alone(roots, pretrained, tmp_path):
 def test_findings_and_a_split_without_validation(roots, tmp_path):
     words = [
         "task=chest14",
-        f"data.root={roots / 'films'}",
+        f"data.root={roots / 'images'}",
         "init=scratch",
         *NET,
-        *FILM,
+        *IMAGE,
         "data.split_ratios=[0.7,0.0,0.3]",
     ]
     summary = probe(tmp_path / "linear", *words, "protocol=linear", "probe.strengths=5")
@@ -231,7 +233,7 @@ def test_batch_norm_becomes_group_norm_with_its_scale(roots, pretrained, tmp_pat
     assert "batch normalisation became group: scale and shift kept" in summary["init"]["report"]
     state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["state_dict"]
     assert not [key for key in state if "running" in key]
-    from experiments.initial import build_network
+    from experiments.run.pretrained import build_network
 
     config = compose_finetune([*CPU, *words])
     loaded = build_network(config, with_decoder=True)

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from datamodules.phantoms import chest14, lits
-from experiments.callbacks import Collapse, RunError
 from experiments.cli import main
-from experiments.compose import compose_pretrain
-from ssl_med.reports.records import read_cases, read_metrics
+from experiments.config.run import compose_pretrain
+from experiments.run.callbacks import Collapse, RunError
+from ssl_med.reports.run_folder import read_cases, read_metrics
 
 TINY = ["trainer=cpu", "trainer.progress=false", "trainer.log_every=1", "trainer.batch_size=2", "backbone.name=unet"]
 VOLUME = ["data=lits", "data.patch_size=[16,16,16]", "backbone.channels=[8,8,16]", "data.crops_per_volume=2"]
-FILM = ["data=chest14", "data.patch_size=[32,32]", "data.image_size=40", "backbone.channels=[8,8,16]"]
+IMAGE = ["data=chest14", "data.patch_size=[32,32]", "data.image_size=40", "backbone.channels=[8,8,16]"]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def scans(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory):
-    root = tmp_path_factory.mktemp("films")
+def images(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
     return chest14.generate(root / "chest14", subjects=10, seed=0)
 
 
@@ -88,9 +88,9 @@ def test_bfloat16_repeats_on_parts_that_are_narrower_than_a_kernel(scans, tmp_pa
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
-def test_a_classification_leaves_its_error_analysis(films, tmp_path):
+def test_a_classification_leaves_its_error_analysis(images, tmp_path):
     fine = tmp_path / "fine"
-    words = ["task=chest14", *TINY, *FILM[1:], f"data.root={films}", "data.split_ratios=[0.3,0.1,0.6]", f"out={fine}"]
+    words = ["task=chest14", *TINY, *IMAGE[1:], f"data.root={images}", "data.split_ratios=[0.3,0.1,0.6]", f"out={fine}"]
     run("finetune", *words, "trainer.max_steps=2", "init=scratch", "task.pictures=[1,2,0,1]")
     summary = json.loads((fine / "summary.json").read_text())
     rows = read_cases(fine)
@@ -119,12 +119,12 @@ def test_a_finished_run_is_not_repeated_and_another_one_is_refused(scans, tmp_pa
 
 
 @pytest.mark.parametrize("method", ["pcrl", "moco"])
-def test_resume_in_the_middle_of_an_epoch_is_exact(scans, films, tmp_path, monkeypatch, method):
+def test_resume_in_the_middle_of_an_epoch_is_exact(scans, images, tmp_path, monkeypatch, method):
     """Stop by signal after step 4 of 9 (an epoch is 4 batches); losses and weights equal those of an unbroken run."""
-    data = [*VOLUME, f"data.root={scans}"] if method == "pcrl" else [*FILM, f"data.root={films}"]
+    data = [*VOLUME, f"data.root={scans}"] if method == "pcrl" else [*IMAGE, f"data.root={images}"]
     words = ["pretrain", f"method={method}", *data, *TINY, "method.queue=32", "trainer.max_steps=9"]
     run(*words, f"out={tmp_path / 'whole'}")
-    from experiments.callbacks import Preemption
+    from experiments.run.callbacks import Preemption
 
     original = Preemption.on_train_batch_end
 

@@ -7,8 +7,8 @@ import textwrap
 
 import pytest
 
-from experiments.slurm import RunOnce, Slurm, SlurmConfig
-from experiments.workers import Job
+from experiments.comparison.local import Job
+from experiments.comparison.slurm import RunOnce, Slurm, SlurmConfig
 from ssl_med.spec import SslMedError
 
 SBATCH = """

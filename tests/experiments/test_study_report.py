@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from experiments.compare import compare, open_matrix
-from experiments.study import failures_of, study_of
-from ssl_med.reports import records, writing
+from experiments.commands.compare import compare, open_matrix
+from experiments.comparison.results import failures_of, study_of
+from ssl_med.reports import run_folder as records
+from ssl_med.reports import writing
 from ssl_med.reports.writing import write_json
 
 TABLE = """

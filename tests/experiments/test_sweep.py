@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from experiments.cli import main
-from experiments.compose import compose_pretrain
-from experiments.layers import names, presets
-from experiments.sweep import SweepConfig, parameters, specification
+from experiments.commands.sweep import SweepConfig, parameters, specification
+from experiments.config.run import compose_pretrain
+from experiments.config.sources import names, presets
 
 EVERY = [*names("method"), *presets()]
 

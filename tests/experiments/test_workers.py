@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from experiments.workers import Job, Workers, _death, carry_out
+from experiments.comparison.local import Job, Workers, _death, carry_out
 
 WRONG = ("task=lits", "nonsense=1", "data.root=/nowhere")  # is refused once the command has been imported
 
@@ -23,7 +23,7 @@ def test_whatever_a_job_dies_of_is_told_and_traced(tmp_path, monkeypatch):
         print("half a step")
         raise ZeroDivisionError(f"no {words[0]}\nsecond line")
 
-    monkeypatch.setattr("experiments.finetune.finetune", broken)
+    monkeypatch.setattr("experiments.commands.finetune.finetune", broken)
     log = tmp_path / "a.log"
     assert carry_out("finetune", ["batches"], log) == "ZeroDivisionError: no batches"
     text = log.read_text()

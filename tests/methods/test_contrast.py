@@ -7,8 +7,8 @@ import torch
 from test_methods import batch_of, blobs, generator, make, step
 
 from ssl_med.losses.distillation import sinkhorn
-from ssl_med.methods._multicrop import crops, small_size
-from ssl_med.methods._schedule import Schedule, ScheduleConfig, cosine_to
+from ssl_med.methods.core.multicrop import crops, small_size
+from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.backbone import BackboneConfig, build_backbone
 from ssl_med.spec import SslMedError
 

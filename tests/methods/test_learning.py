@@ -1,6 +1,6 @@
 """Every method learns on phantoms: it beats a trivial solver at its task, and its frozen features beat random ones.
 
-Short runs of films, in CI, are asked for the task; long runs of films and volumes for both. A run has the settings of
+Short runs of images, in CI, are asked for the task; long runs of images and volumes for both. A run has the settings of
 `trainer=cpu`, what a method's yaml says of it included; length, data, network and its normalisation are the test's own.
 """
 
@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from ssl_med.catalogue import get_class
 from ssl_med.evaluation.dense import sample_voxels
-from ssl_med.methods._base import RETRIEVAL, Method
-from ssl_med.methods._restoration import Restorer
+from ssl_med.methods.core.base import RETRIEVAL, Method
+from ssl_med.methods.core.restoration import Restorer
 from ssl_med.networks.backbone import BackboneConfig, build_backbone
 
 TRAIN, TEST = 512, 256
@@ -31,7 +31,7 @@ SHORT = 120
 SHORT_OF = {"cpc": 300, "deep_cluster": 300, "pcrl_v2": 200}
 # Steps of the long runs, and of methods that need more
 LONG = 200
-LONG_OF = {  # of films, of volumes
+LONG_OF = {  # of images, of volumes
     "byol": (400, 600),
     "cpc": (400, 300),
     "deep_cluster": (350, 350),  # clusters are new after 352 and 384: a fresh classifier would be scored
@@ -157,7 +157,7 @@ def normalisation(name):
     intensities are restored.
 
     Groups take brightness and contrast out of an image. What a network has not seen it cannot restore: in an autoencoder
-    of films half of the error after 200 steps was that of the image's mean (0.0021 of 0.0043; over the batch 0 of 0.0016).
+    of images half of the error after 200 steps was that of the image's mean (0.0021 of 0.0043; over the batch 0 of 0.0016).
     """
     return "batch" if issubclass(get_class("ssl_med.methods", name, kind="method", base=Method), Restorer) else "group"
 

@@ -10,12 +10,12 @@ from functools import cache
 import pytest
 import torch
 
-from experiments.compose import compose_pretrain
-from experiments.layers import names, presets
+from experiments.config.run import compose_pretrain
+from experiments.config.sources import names, presets
 from ssl_med.catalogue import get_class
 from ssl_med.checkpoint import Card, load_backbone, save_backbone
 from ssl_med.config import to_plain
-from ssl_med.methods._base import Method, collapse
+from ssl_med.methods.core.base import Method, collapse
 from ssl_med.spec import SslMedError
 
 SIZE = {2: (32, 32), 3: (16, 16, 16)}

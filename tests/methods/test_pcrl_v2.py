@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_methods import batch_of, blobs, generator, make
 
-from ssl_med.methods._multicrop import crops
+from ssl_med.methods.core.multicrop import crops
 from ssl_med.methods.pcrl_v2 import across, between
 from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder
 from ssl_med.spec import SslMedError
@@ -101,9 +101,9 @@ def test_target_is_the_clean_first_view(dims):
     assert views["small0"].shape == (4, 1, *method.small)
 
 
-def test_pairs_come_from_the_loader_in_volumes_and_from_the_image_in_films():
-    film, volume = make("pcrl_v2", 2), make("pcrl_v2", 3)
-    assert not film.need(film.config, film.spec).pair
+def test_pairs_come_from_the_loader_in_volumes_and_from_the_image_in_images():
+    image, volume = make("pcrl_v2", 2), make("pcrl_v2", 3)
+    assert not image.need(image.config, image.spec).pair
     need = volume.need(volume.config, volume.spec)
     assert need.pair
     assert need.min_iou == 0.3

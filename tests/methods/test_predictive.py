@@ -7,7 +7,7 @@ import torch
 from test_methods import batch_of, blobs, generator, make
 
 from ssl_med.losses.triplet import triplet
-from ssl_med.methods._rubik import turn_loss
+from ssl_med.methods.core.rubik import turn_loss
 from ssl_med.spec import SslMedError
 
 

@@ -10,10 +10,10 @@ import torch
 from test_methods import batch_of, blobs, generator, make, step
 from test_two_processes import ADVERSARIAL
 
-from experiments.compose import compose_pretrain
+from experiments.config.run import compose_pretrain
 from ssl_med.losses.restoration import mae, mse, ssim_loss
-from ssl_med.methods._critic import Critic
-from ssl_med.methods._restoration import grey_error
+from ssl_med.methods.core.critic import Critic
+from ssl_med.methods.core.restoration import grey_error
 from ssl_med.methods.cube_pp import CubePP
 from ssl_med.spec import SslMedError
 from ssl_med.transforms import corruptions, intensity, spatial

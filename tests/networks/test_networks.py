@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder, resolve
+from ssl_med.networks.backbones.unet import joined_up, joining_pays
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.memory import Memory
 from ssl_med.networks.queue import Queue
-from ssl_med.networks.unet import joined_up, joining_pays
 from ssl_med.spec import DataSpec, SslMedError
 
 

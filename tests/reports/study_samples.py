@@ -4,7 +4,7 @@ import numpy as np
 from report_samples import write_finetune, write_pretrain
 
 from ssl_med.reports import writing
-from ssl_med.reports.records import Run, read_run
+from ssl_med.reports.run_folder import Run, read_run
 from ssl_med.reports.study import Column, Declared, Entry, Study
 
 CASES = 10

@@ -6,10 +6,11 @@ from report_samples import write_finetune
 
 from ssl_med.evaluation import statistics as s
 from ssl_med.evaluation.bootstrap import auc_of, bootstrap, mean_of
-from ssl_med.reports import records, writing
+from ssl_med.reports import run_folder as records
+from ssl_med.reports import writing
 from ssl_med.reports.comparison import difference_lines, difference_notes, differences
 from ssl_med.reports.html import build_report
-from ssl_med.reports.records import find_runs
+from ssl_med.reports.run_folder import find_runs
 from ssl_med.reports.tables import tabulate
 
 CASES = 12

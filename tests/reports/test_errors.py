@@ -6,7 +6,8 @@ import pytest
 from matplotlib.colors import to_rgb
 from report_samples import write_finetune
 
-from ssl_med.reports import errors, pictures, records, writing
+from ssl_med.reports import errors, pictures, writing
+from ssl_med.reports import run_folder as records
 from ssl_med.reports.curves import COLORS
 from ssl_med.reports.html import build_report
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssl_med.reports import records, writing
+from ssl_med.reports import run_folder as records
+from ssl_med.reports import writing
 from ssl_med.spec import SslMedError
 
 DONE = {"kind": "finetune", "status": "done", "task": "lits", "metric": "dice", "metrics": {"test/dice": 0.5}}

@@ -7,7 +7,7 @@ import pytest
 from report_samples import write_finetune, write_pretrain
 
 from ssl_med.reports.fairness import pretrain_warnings
-from ssl_med.reports.records import find_runs
+from ssl_med.reports.run_folder import find_runs
 from ssl_med.reports.tables import Cell, caption, markdown, results_csv, tabulate
 
 

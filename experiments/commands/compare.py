@@ -1,0 +1,185 @@
+"""`ssl-med compare`: a declared table of methods, tasks, label budgets and seeds, carried out, resumed, and reported."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.comparison import estimate as planner
+from experiments.comparison.execute import PROGRESS, Campaign, choose
+from experiments.comparison.local import Workers
+from experiments.comparison.plan import Matrix, Node
+from experiments.comparison.results import failures_of, report_table
+from experiments.comparison.slurm import Slurm, SlurmConfig
+from experiments.comparison.table import load_table
+from experiments.run.callbacks import RunError
+from experiments.run.environment import say
+from ssl_med.config import build, parse_overrides, to_plain
+from ssl_med.reports.run_folder import Run, read_run
+from ssl_med.reports.writing import write_json
+from ssl_med.spec import SslMedError
+
+DECLARED = "table.json"
+REPORT = "--report"
+
+
+@dataclass
+class CompareConfig:
+    """How a table is carried out; what it is stands in tables/NAME.yaml."""
+
+    table: str = ""
+    """name in experiments/tables, or a yaml file"""
+    scale: str = "full"
+    """full, or small: the part `small` of the table laid over it"""
+    out: str = ""
+    """folder; empty: runs/compare/TABLE, or runs/compare/TABLE-small"""
+    launcher: Literal["local", "slurm"] = "local"
+    """local: processes of this machine; slurm: job arrays, see slurm.partition and its like"""
+    jobs: int = 1
+    """local: runs at a time"""
+    memory_gb: float = 0.0
+    """local: memory of all runs together, by what `--dry-run` measured: fewer run at a time if need be; 0: no limit"""
+    threads: int = 0
+    """threads of each; 0: the cores divided by jobs"""
+    root: dict[str, str] = field(default_factory=dict)
+    """folders of the data sets that the table names"""
+    store: dict[str, str] = field(default_factory=dict)
+    """their stores"""
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    """what a job asks the cluster for"""
+
+    def __post_init__(self) -> None:
+        if not self.table:
+            raise SslMedError("table=NAME is missing; `ssl-med list tables` shows what there is")
+        if self.scale not in ("full", "small"):
+            raise SslMedError(f"scale is '{self.scale}'; it must be full or small")
+        if self.jobs < 1 or self.threads < 0 or self.memory_gb < 0:
+            raise SslMedError("jobs must be at least 1, threads and memory_gb 0 or more")
+
+
+def compare(overrides: Sequence[str]) -> Path:
+    """Carries out or continues a table, with `--dry-run` says what it will cost, with `--report` reports what is there.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        SslMedError: the table or a run of it is wrong; before any work.
+        RunError: a run failed; the others are done.
+    """
+    dry = "--dry-run" in overrides
+    matrix, config = open_matrix([override for override in overrides if override not in ("--dry-run", REPORT)])
+    if REPORT in overrides:
+        report_table(matrix, choose(matrix, matrix.trials())[0], failures_of(matrix.out / PROGRESS))
+        return matrix.out
+    finals = check(matrix)
+    plan = {"pretrain": len(matrix.pretrainings()), "tune": len(matrix.trials()), "final": len(finals)}
+    jobs = planner.within_memory(matrix.out, config.jobs, config.memory_gb)
+    threads = config.threads or max(1, cores() // jobs)
+    with _Alone(matrix.out):
+        _declare(matrix)
+        if dry:
+            measured = planner.measure(matrix, finals, jobs=jobs, threads=threads)
+            planner.store(matrix, measured, jobs=jobs, threads=threads)
+            say(f"table {matrix.name}: {sum(plan.values())} runs, nothing of it carried out")
+            say(planner.describe(measured, jobs=jobs))
+            return matrix.out
+        campaign = Campaign(matrix, plan, jobs=config.slurm.limit if config.launcher == "slurm" else jobs)
+        say(f"table {matrix.name}: {campaign.total} runs, {len(campaign.done)} of them done already")
+        with _launcher(config, matrix.out, jobs=jobs, threads=threads) as launcher:
+            failures = campaign.run(launcher)
+        judged = planner.judge(matrix.out, campaign.seconds)
+        if judged:
+            say(judged)
+    report_table(matrix, choose(matrix, matrix.trials())[0], failures)
+    if failures:
+        raise RunError(f"{len(failures)} runs failed or wait for one that did; the same command tries them again")
+    say(f"table {matrix.name} is complete -> {matrix.out}")
+    return matrix.out
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _launcher(config: CompareConfig, out: Path, *, jobs: int, threads: int) -> Workers | Slurm:
+    if config.launcher == "slurm":
+        return Slurm(config.slurm, out / "slurm")
+    return Workers(jobs, threads=threads)
+
+
+def open_matrix(overrides: Sequence[str]) -> tuple[Matrix, CompareConfig]:
+    """The table that overrides ask for, and how to carry it out."""
+    own: list[str] = []
+    rest: list[str] = []
+    for override in overrides:
+        (own if override.partition("=")[0].partition(".")[0] in _KEYS else rest).append(override)
+    config = build(CompareConfig, [parse_overrides(own)], prefix="")
+    name = Path(config.table).stem
+    table = load_table(config.table, rest, scale=config.scale)
+    out = Path(config.out or f"runs/compare/{name}{'-small' if config.scale == 'small' else ''}")
+    return Matrix(name, table, out=out.resolve(), roots=config.root, stores=config.store), config
+
+
+_KEYS = ("table", "scale", "out", "jobs", "threads", "root", "store", "launcher", "memory_gb", "slurm")
+
+
+def check(matrix: Matrix) -> list[Node]:
+    """Composes every run; those behind the cells, with the first trial's settings where these are to be chosen.
+
+    Raises:
+        SslMedError: one of them cannot be composed.
+    """
+    trials = matrix.trials()
+    first = {(node.row, node.column): dict(node.choice) for node in reversed(trials)}
+    finals = matrix.finals(first)
+    for node in [*matrix.pretrainings(), *trials, *finals]:
+        matrix.folder(node)
+    return finals
+
+
+def cells(matrix: Matrix, choices: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[tuple[Node, Run]]:
+    """Every final run that the table asks for, done or not."""
+    return [(node, read_run(matrix.folder(node))) for node in matrix.finals(choices)]
+
+
+def _declare(matrix: Matrix) -> None:
+    """Keeps the declaration beside the results; says where it differs from that of the last start."""
+    path = matrix.out / DECLARED
+    tree = json.loads(json.dumps(to_plain(matrix.table)))
+    if path.is_file():
+        old = json.loads(path.read_text())
+        different = sorted(key for key in tree if old.get(key) != tree[key])
+        if different:
+            say(
+                f"note: the table was declared otherwise before ({', '.join(different)}); runs that it no longer needs stay"
+            )
+    matrix.out.mkdir(parents=True, exist_ok=True)
+    write_json(path, {**tree, "declared": time.strftime("%Y-%m-%d %H:%M")})
+
+
+class _Alone:
+    """One campaign per folder: a second start is refused as long as the first lives."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        self.file = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SslMedError(
+                f"{self.folder}: another compare is at work here; wait for it, or choose out=DIR"
+            ) from None
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()

@@ -1,0 +1,210 @@
+"""`ssl-med external`: the tested weights of a fine-tuning on another data set, without any training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from datamodules.core.base import MedicalData
+from experiments.config.external import ExternalRun, compose_external
+from experiments.run.environment import quiet, say
+from experiments.run.error_analysis import RESAMPLES, error_analysis, interval_of, picture_cases
+from experiments.run.session import Session, ledger_of
+from ssl_med.evaluation.analysis import headline
+from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
+from ssl_med.evaluation.external import External
+from ssl_med.evaluation.metrics import CONVENTIONS
+from ssl_med.evaluation.tasks import Row
+from ssl_med.evaluation.transfer import Transfer
+from ssl_med.ledger import Leakage, Ledger, compare
+from ssl_med.reports.run_folder import IN_DOMAIN
+from ssl_med.reports.writing import write_cases
+from ssl_med.spec import SslMedError
+
+
+def external(overrides: Sequence[str]) -> Path:
+    """Tests a finished fine-tuning on another data set; returns the run folder."""
+    start = time.perf_counter()
+    asked = compose_external(overrides)
+    config, trained = asked.config, asked.trained
+    pl.seed_everything(config.general.seed, verbose=False)
+    module = trained.module(config.task)
+    inside = _in_domain(asked)
+    data = config.data_class(
+        config.data,
+        labelled=True,
+        batch_size=config.trainer.batch_size,
+        num_workers=config.trainer.num_workers,
+        seed=config.general.seed,
+        only_test=config.external.part,
+    )
+    data.setup("test")
+    notes = [*asked.notes, *data.describe()["notes"], *_left_out(asked, data)]
+    ledger = ledger_of(data)
+    leakage = _leaks(asked, ledger)
+    notes += [str(found) for found in leakage if found is not None and found.status != "none"]
+    notes += _same_tested(asked, ledger)
+    if trained.run.leakage.get("status") == "allowed":
+        notes.append("in domain: the pretraining saw subjects or files of the test part (data.allow_overlap=true)")
+    session = Session.open(config, method=trained.run.method)
+    if session is None:
+        say(f"finished already: {config.folder()}")
+        return config.folder()
+    session.record_subjects(ledger)
+    say(f"testing {trained.folder} ({trained.run.task}) on {config.name} -> {session.folder}")
+    for note in notes:
+        say(f"note: {note}")
+    module.task = External(module.task, asked.mapped, module.backbone, module.decoder)
+    module.spec = asked.mapped.spec
+    trainer = _trainer(asked)
+    trainer.test(module, datamodule=data, verbose=False)
+    module.test_rows = External.counted(module.test_rows)
+    _finish(session, asked, module, data, trainer, inside, leakage, notes=notes, start=start)
+    return session.folder
+
+
+def _trainer(asked: ExternalRun) -> pl.Trainer:
+    """One device, no logger: there is nothing to follow."""
+    c = asked.config.trainer
+    quiet()
+    return pl.Trainer(
+        accelerator=c.accelerator,
+        devices=1,
+        precision="32-true" if c.precision == "32" else c.precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=c.progress,
+        enable_model_summary=False,
+    )
+
+
+def _in_domain(asked: ExternalRun) -> list[Row]:
+    """Test cases of the trained run, scored by the mapped classes.
+
+    Raises:
+        SslMedError: it left none, or none of a mapped class.
+    """
+    trained, mapped = asked.trained, asked.mapped
+    cases = trained.run.cases
+    if not cases:
+        raise SslMedError(f"{trained.folder}: has no test_cases.csv; fine-tune again, in another folder")
+    rows = mapped.rows(cases, trained.spec)
+    if not rows:
+        raise SslMedError(f"{trained.folder}: no test case is of a mapped class ({', '.join(mapped.spec.class_names)})")
+    return rows
+
+
+def _left_out(asked: ExternalRun, data: MedicalData) -> list[str]:
+    """Cases of a class that is not mapped.
+
+    Raises:
+        SslMedError: nobody has a mapped class.
+    """
+    mapped = asked.mapped
+    if mapped.spec.target != "class":
+        return []
+    counts = data.positives(data.parts["test"])
+    names = zip(mapped.spec.class_names, mapped.sources, strict=True)
+    absent = [name for name, of in names if counts and not any(counts[mapped.other.class_names[k]] for k in of)]
+    if len(absent) == len(mapped.spec.class_names):
+        raise SslMedError(f"data.root={data.config.root}: has no case of a mapped class ({', '.join(absent)})")
+    notes = [f"no external case has {', '.join(absent)}"] if absent else []
+    found = [f"{counts[name]} {name}" for name in mapped.external if counts.get(name)]
+    return [*notes, f"left out, for their class is not mapped: {', '.join(found)}"] if found else notes
+
+
+def _leaks(asked: ExternalRun, ledger: Ledger) -> tuple[Leakage, Leakage | None]:
+    """Whether the fine-tuning, and the pretraining before it, saw whom this run tests on; None: there was no pretraining.
+
+    Raises:
+        SslMedError: one did, and data.allow_overlap is off.
+    """
+    tuned, pretrained = asked.trained.ledgers()
+    allow = asked.config.data.allow_overlap
+    training = compare(tuned, ledger, allow=allow, by="training")
+    scratch = not asked.trained.run.card
+    return training, None if scratch else compare(pretrained, ledger, allow=allow)
+
+
+def _same_tested(asked: ExternalRun, ledger: Ledger) -> list[str]:
+    """Whether both tests share cases: neither is spoiled, but they are not two samples."""
+    tuned, _ = asked.trained.ledgers()
+    if tuned.salt != ledger.salt or "test" not in tuned.parts:
+        return []
+    both = tuned.parts["test"] & ledger.parts["test"]
+    count = max(len(both.subjects), len(both.volumes))
+    return [f"{count} external cases are of the in-domain test too"] if count else []
+
+
+def _finish(
+    session: Session,
+    asked: ExternalRun,
+    module: Transfer,
+    data: MedicalData,
+    trainer: pl.Trainer,
+    inside: list[Row],
+    leakage: tuple[Leakage, Leakage | None],
+    *,
+    notes: list[str],
+    start: float,
+) -> None:
+    config, trained, mapped = asked.config, asked.trained, asked.mapped
+    write_cases(session.folder, module.test_rows)
+    write_cases(session.folder, inside, name=IN_DOMAIN)
+    metric = module.task.metric
+    before = {f"in_domain/{key}": value for key, value in module.task.summarize(inside).items()}
+    interval = interval_of(module)
+    outside = Interval(**{key: value for key, value in interval.items() if key != "unit"})
+    inner = bootstrap(
+        headline(mapped.spec.target, mapped.spec.class_names, inside),
+        [row["subject"] for row in inside],
+        resamples=RESAMPLES,
+    )
+    drop = difference_of(inner, outside)
+    seconds = time.perf_counter() - start
+    run = trained.run
+    session.summarize(
+        status="done",
+        method=run.method,
+        task=config.name,
+        trained_on={"run": run.name, "hash": run.summary.get("hash"), "task": run.task, "data": run.data},
+        tested_on={"task": config.name, "data": config.data.name, "part": config.external.part},
+        map={
+            "name": config.external.map,
+            "classes": config.external.classes,
+            "uncertain": config.external.uncertain,
+            "unmapped_trained": list(mapped.trained),
+            "unmapped_external": list(mapped.external),
+        },
+        init=run.summary.get("init"),
+        transfer=run.summary.get("transfer"),
+        labels=run.summary.get("labels"),
+        subjects=data.describe()["subjects"],
+        leakage={"training": asdict(leakage[0]), "pretraining": asdict(leakage[1]) if leakage[1] is not None else None},
+        steps=0,
+        seconds=round(seconds, 1),
+        weights=run.summary.get("weights"),
+        metric=metric,
+        metrics={**module.test_metrics, **before},
+        n_test=len(module.test_rows),
+        n_in_domain=len(inside),
+        interval=interval,
+        in_domain={"interval": {**asdict(inner), "unit": trained.spec.group_key}},
+        drop=asdict(drop),
+        errors=error_analysis(session.folder, module),
+        pictures=picture_cases(session.folder, module, data, trainer, config.task),
+        conventions={name: text for name, text in CONVENTIONS.items() if f"test/{name}" in module.test_metrics},
+        notes=notes,
+    )
+    say(f"in domain:     {metric} {_shown(inner)} on {len(inside)} cases ({inner.subjects} subjects) of {run.task}")
+    who = f"{len(module.test_rows)} cases ({outside.subjects} subjects) of {config.name}"
+    say(f"out of domain: {metric} {_shown(outside)} on {who}")
+    say(f"drop:          {_shown(drop)} in {seconds:.0f} s -> {session.folder}")
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.estimate:.4f}" + ("" if interval.reason else f" [{interval.low:.4f}, {interval.high:.4f}]")

@@ -1,0 +1,186 @@
+"""`ssl-med finetune`: one task from pretrained or random weights, tested once on the best validation weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from datamodules.core.base import MedicalData
+from datamodules.core.splits import PARTS
+from experiments.config.run import RunConfig, compose_finetune
+from experiments.config.sections import BudgetConfig, TrainerConfig
+from experiments.run.environment import say
+from experiments.run.error_analysis import error_analysis, interval_of, picture_cases
+from experiments.run.pretrained import (
+    Initial,
+    backbone_summary,
+    build_network,
+    check_leak,
+    labels_summary,
+    notes_of,
+    tell,
+)
+from experiments.run.session import Session
+from ssl_med.evaluation.metrics import CONVENTIONS
+from ssl_med.evaluation.protocols import TransferConfig, describe
+from ssl_med.evaluation.tasks import task_class
+from ssl_med.evaluation.transfer import Transfer
+from ssl_med.ledger import Leakage
+from ssl_med.reports.writing import write_cases
+from ssl_med.spec import SslMedError
+
+
+def matched(config: RunConfig, data: MedicalData) -> tuple[TrainerConfig, int]:
+    """Length and rhythm of the training, and batches of what its schedule calls an epoch (0: those of the loader).
+
+    labels.match=steps: an epoch is one of all labels, whatever the budget.
+
+    Raises:
+        SslMedError: labels.match=steps without trainer.max_epochs.
+    """
+    trainer, labels = config.trainer, config.labels
+    assert isinstance(labels, BudgetConfig)
+    if labels.match == "epochs":
+        return trainer, 0
+    if trainer.max_epochs < 0:
+        raise SslMedError(
+            f"labels.match=steps counts trainer.max_epochs, which is not set; trainer.max_steps={trainer.max_steps} matches "
+            "steps already, leave labels.match out"
+        )
+    batches = data.full_epoch()
+    steps = trainer.max_epochs * -(-batches // trainer.accumulate)
+    steps = min(steps, trainer.max_steps) if trainer.max_steps >= 0 else steps
+    rhythm = trainer.val_every_steps or batches
+    return replace(trainer, max_epochs=-1, max_steps=steps, val_every_steps=rhythm), batches
+
+
+def finetune(overrides: Sequence[str]) -> Path:
+    """Runs or continues a fine-tuning and tests it; returns the run folder."""
+    config = compose_finetune(overrides)
+    spec, transfer = config.spec, config.transfer
+    assert isinstance(transfer, TransferConfig)
+    pl.seed_everything(config.general.seed, verbose=False)
+    initial = build_network(config, with_decoder=task_class(spec).needs_decoder)
+    data = config.data_class(
+        config.data,
+        labelled=True,
+        batch_size=config.trainer.batch_size,
+        num_workers=config.trainer.num_workers,
+        seed=config.general.seed,
+        label_fraction=config.labels.fraction,
+        label_shots=config.labels.shots,
+    )
+    data.setup("fit")
+    length, epoch_batches = matched(config, data)
+    module = Transfer(
+        spec=spec,
+        backbone=initial.backbone,
+        decoder=initial.decoder,
+        task=config.task,
+        optim=config.optim,
+        init=config.backbone.init,
+        batch_size=config.trainer.batch_size * config.trainer.accumulate,
+        seed=config.general.seed,
+        transfer=transfer,
+        epoch_batches=epoch_batches,
+    )
+    # an external test compares itself with all who took part here
+    ledger, leakage = check_leak(initial, data, allow=config.data.allow_overlap, files_of=PARTS)
+    session = Session.open(config, method=initial.method)
+    if session is None:
+        say(f"finished already: {config.folder()}")
+        return config.folder()
+    with session:
+        session.record_subjects(ledger, initial.card.ledger() if initial.card is not None else None)
+        say(f"finetuning {config.name} from {config.general.init} -> {session.folder}")
+        notes = notes_of(config, initial, data, ledger, leakage)
+        tell(initial, notes, say)
+        described = describe(transfer, initial.backbone, norm=initial.config.norm)
+        say("transfer: " + ", ".join(f"{key} {value}" for key, value in described.items()))
+        trainer = session.trainer(validate="val" in data.subjects(), length=length)
+        complete = session.fit(trainer, module, data)
+        steps = trainer.global_step
+        weights = session.best_weights(module) if complete else "last"
+        if complete:
+            trainer.test(module, datamodule=data, verbose=False)
+        if trainer.is_global_zero:
+            _finish(
+                session,
+                trainer,
+                module,
+                data,
+                initial,
+                leakage,
+                transfer=described,
+                steps=steps,
+                weights=weights,
+                notes=notes,
+                done=complete,
+            )
+    return session.folder
+
+
+def _finish(
+    session: Session,
+    trainer: pl.Trainer,
+    module: Transfer,
+    data: MedicalData,
+    initial: Initial,
+    leakage: Leakage | None,
+    *,
+    transfer: dict[str, Any],
+    steps: int,
+    weights: str,
+    notes: list[str],
+    done: bool,
+) -> None:
+    config, described = session.config, data.describe()
+    labels = config.labels
+    assert isinstance(labels, BudgetConfig)
+    by_steps = labels.match == "steps" or config.trainer.max_epochs < 0
+    errors: dict[str, Any] = {}
+    if done:
+        write_cases(session.folder, module.test_rows)
+        errors = {
+            "interval": interval_of(module),
+            "errors": error_analysis(session.folder, module),
+            "pictures": picture_cases(session.folder, module, data, trainer, config.task),
+        }
+        session.track_pictures(errors["pictures"])
+    session.summarize(
+        status="done" if done else "interrupted",
+        method=initial.method,
+        task=config.name,
+        init=initial.summary(config.general.init),
+        transfer=transfer,
+        labels={**labels_summary(config, described), "matched": "steps" if by_steps else "epochs"},
+        subjects=described["subjects"],
+        leakage=asdict(leakage) if leakage is not None else None,
+        backbone=backbone_summary(initial),
+        network={
+            "spec": config.spec.to_dict(),
+            "skips": initial.decoder.skips if initial.decoder is not None else None,
+        },
+        steps=steps,
+        seconds=session.seconds(),
+        weights=weights,
+        metric=module.task.metric,
+        metrics=module.test_metrics,
+        n_test=len(module.test_rows),
+        conventions={name: text for name, text in CONVENTIONS.items() if f"test/{name}" in module.test_metrics},
+        notes=notes,
+        **errors,
+    )
+    if not done:
+        say(f"interrupted at step {steps}; the same command goes on from there")
+        return
+    headline = module.test_metrics[f"test/{module.task.metric}"]
+    interval = errors["interval"]
+    between = "" if interval["reason"] else f" [{interval['low']:.4f}, {interval['high']:.4f}]"
+    who = f"{len(module.test_rows)} cases ({interval['subjects']} {interval['unit']}s)"
+    say(f"done: {steps} steps, {session.seconds():.0f} s, tested weights: {weights}")
+    say(f"test {module.task.metric} {headline:.4f}{between} on {who} -> {session.folder}")

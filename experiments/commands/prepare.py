@@ -1,0 +1,245 @@
+"""`ssl-med prepare`: a data set as it is distributed -> a store that training reads crop by crop."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from multiprocessing import connection
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from tqdm import tqdm
+
+from datamodules.core.base import MedicalData
+from datamodules.core.convert import convert, derive, items_of
+from datamodules.core.store import JOURNAL, LOCK, MANIFEST, Record, Store, digest
+from experiments.config.data import compose_prepare
+from experiments.run.environment import say
+from ssl_med.config import to_plain
+from ssl_med.spec import SslMedError
+
+# settings of the data that change neither start tables nor resized images
+_ELSEWHERE = {"root", "store", "split", "split_file", "split_ratios", "split_seed", "test_is_val", "cache_gb"}
+_ELSEWHERE |= {"quarantine", "quarantine_budget", "allow_overlap"}
+
+
+@dataclass
+class Outcome:
+    """What became of one case."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    error: str = ""
+    note: str = ""
+
+
+def prepare(overrides: Sequence[str]) -> Path:
+    """Converts what the store lacks; the same command again goes on after an interruption, or finds nothing to do.
+
+    Raises:
+        SslMedError: a wrong request, or cases that could not be converted (all others are finished first).
+    """
+    settings, data = compose_prepare(overrides)
+    cases = data.keep(data.cases())
+    data.items(cases[0], labels=True)  # a family without a store says so
+    folder = Path(settings.store)
+    _check_folder(folder, Path(data.config.root))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        store = _resume(folder, data)
+        wanted = digest(to_plain(data.need), {k: v for k, v in to_plain(data.config).items() if k not in _ELSEWHERE})
+        todo = list(cases)
+        if wanted in store.derived_for and not settings.verify:
+            todo = [case for case in cases if not _complete(store, data, case)]
+        if not todo:
+            _finish(store, changed=(folder / JOURNAL).is_file())
+            say(f"{folder}: is complete, {len(cases)} cases; nothing to do")
+            return folder
+        data.config.store, data.store = str(folder), store
+        start = time.monotonic()
+        failed, notes = _run(store, data, todo, total=len(cases), workers=settings.workers, verify=settings.verify)
+        if not failed:
+            store.derived_for = sorted({*store.derived_for, wanted})
+        _finish(store, changed=True)
+    _tell(store, len(cases), failed, notes, seconds=time.monotonic() - start)
+    return folder
+
+
+def _check_folder(folder: Path, root: Path) -> None:
+    if folder.resolve().is_relative_to(root.resolve()):
+        raise SslMedError(
+            f"store={folder}: lies in data.root={root}, into which nothing is written; choose a folder outside"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise SslMedError(f"store={folder}: is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (MANIFEST, JOURNAL, LOCK)):
+        raise SslMedError(f"store={folder}: is not empty and no store; choose a new or empty folder")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a second `prepare` out; a killed process loses the lock by itself."""
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SslMedError(f"store={folder}: another `ssl-med prepare` is writing to it; wait for it") from None
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # a worker that is just ending holds a copy of the file
+
+
+def _resume(folder: Path, data: MedicalData) -> Store:
+    store = data.open_store(folder, new=True)
+    if (folder / MANIFEST).is_file():
+        store.read_manifest()
+    store.read_journal()
+    for part in folder.glob("*/*/.*"):
+        part.unlink()  # what a killed process was writing
+    return store
+
+
+def _complete(store: Store, data: MedicalData, case: Any) -> bool:
+    return all(store.current(item) for item in items_of(data, case))
+
+
+def _run(
+    store: Store, data: MedicalData, todo: list[Any], *, total: int, workers: int, verify: bool
+) -> tuple[list[str], list[str]]:
+    """Converts cases in processes; errors and notes, in the order of the cases."""
+    count = min(len(todo), workers or len(os.sched_getaffinity(0)))
+    found: dict[int, Outcome] = {}
+    bar = tqdm(
+        total=total,
+        initial=total - len(todo),
+        unit="case",
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 60,
+        disable=os.environ.get("SSL_MED_QUIET") == "1",
+    )
+    with bar, _journal(store) as journal:
+        for number, outcome in _outcomes(store, data, todo, workers=count, verify=verify):
+            found[number] = outcome
+            store.records.update(outcome.records)
+            if outcome.records:
+                _append(journal, {key: asdict(record) for key, record in outcome.records.items()})
+            bar.update()
+    outcomes = [found[number] for number in sorted(found)]
+    return [o.error for o in outcomes if o.error], [o.note for o in outcomes if o.note]
+
+
+@contextlib.contextmanager
+def _journal(store: Store) -> Iterator[IO[str]]:
+    """Records line by line, so that a kill costs the cases in work and no others."""
+    path = store.folder / JOURNAL
+    whole = path.read_text().rpartition("\n")[0] if path.is_file() else ""
+    with path.open("w") as file:
+        file.write(f"{whole}\n" if whole else f"{json.dumps(store.header())}\n")
+        file.flush()
+        yield file
+
+
+def _append(journal: IO[str], tree: dict[str, Any]) -> None:
+    journal.write(f"{json.dumps(tree)}\n")
+    journal.flush()
+
+
+def _outcomes(
+    store: Store, data: MedicalData, todo: list[Any], *, workers: int, verify: bool
+) -> Iterator[tuple[int, Outcome]]:
+    if workers == 1:
+        yield from ((number, _work(store, data, case, verify=verify)) for number, case in enumerate(todo))
+        return
+    begin: Callable[..., None] = _begin
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=begin, initargs=(store, data, todo, verify))
+    try:
+        futures = {pool.submit(_work_on, number): number for number in range(len(todo))}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+        pool.shutdown()  # without waiting, the interpreter's exit may find the pool's pipe closed under it
+    except BrokenProcessPool:
+        raise SslMedError(
+            "prepare: a worker process was killed, most likely for want of memory; what is finished is kept, "
+            f"run the same command with fewer than workers={workers}"
+        ) from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_TASK: dict[str, Any] = {}  # of a worker process
+
+
+def _begin(store: Store, data: MedicalData, todo: list[Any], verify: bool) -> None:
+    _TASK.update(store=store, data=data, todo=todo, verify=verify)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker waits for work for ever, also when its parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _work_on(number: int) -> Outcome:
+    return _work(_TASK["store"], _TASK["data"], _TASK["todo"][number], verify=_TASK["verify"])
+
+
+def _work(store: Store, data: MedicalData, case: Any, *, verify: bool) -> Outcome:
+    outcome = Outcome()
+    try:
+        if verify:
+            for item in items_of(data, case):
+                store.drop_damaged(item)
+        for key, record in convert(store, data, case):
+            outcome.records[key] = record
+        outcome.note = derive(data, case)
+    except SslMedError as error:
+        outcome.error = str(error)
+    except MemoryError:
+        outcome.error = f"{case.name}: does not fit into memory; run with fewer workers=N"
+    except OSError as error:
+        outcome.error = f"{error.filename or store.folder}: {error.strerror or error}"
+    return outcome
+
+
+def _finish(store: Store, *, changed: bool) -> None:
+    """Writes the manifest and removes arrays that no record names."""
+    if not changed:
+        return
+    store.write_manifest()
+    (store.folder / JOURNAL).unlink(missing_ok=True)
+    named = {array.name for record in store.records.values() for array in record.arrays}
+    for path in (store.folder / "arrays").glob("*/*.b2nd"):
+        if path.stem not in named:
+            path.unlink()
+
+
+def _tell(store: Store, total: int, failed: list[str], notes: list[str], *, seconds: float) -> None:
+    size = sum({array.name: array.nbytes for r in store.records.values() for array in r.arrays}.values())
+    say(f"{store.folder}: {total - len(failed)} of {total} cases, {size / 2**30:.2f} GiB, {seconds:.0f} s")
+    for note in notes[:5]:
+        say(f"note: {note}")
+    if len(notes) > 5:
+        say(f"note: and {len(notes) - 5} more")
+    if failed:
+        for line in failed[:20]:
+            print(f"ssl-med: {line}", file=sys.stderr)
+        raise SslMedError(
+            f"prepare: {len(failed)} of {total} cases could not be converted, first: {failed[0]}; repair or remove them "
+            "and run the same command again"
+        )

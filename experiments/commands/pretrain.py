@@ -1,0 +1,132 @@
+"""`ssl-med pretrain`: one method on one data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from experiments.config.run import RunConfig, compose_pretrain
+from experiments.run.environment import git_revision, is_first_process, say, versions
+from experiments.run.online_probe import OnlineProbe
+from experiments.run.pretrained import differences
+from experiments.run.session import Session, ledger_of
+from ssl_med.checkpoint import Card, save_backbone
+from ssl_med.config import to_plain
+from ssl_med.ledger import Ledger
+from ssl_med.methods.core.base import Method
+
+
+def build_method(config: RunConfig) -> Method:
+    """The method of a pretraining config, at its initial weights."""
+    pl.seed_everything(config.general.seed, verbose=False)
+    assert config.method_class is not None
+    method = config.method_class(
+        config.method,
+        spec=config.spec,
+        backbone=config.backbone,
+        optim=config.optim,
+        batch_size=config.trainer.batch_size * config.trainer.accumulate,
+        seed=config.general.seed,
+    )
+    method.log_every = config.trainer.log_every
+    return method
+
+
+def pretrain(overrides: Sequence[str]) -> Path:
+    """Runs or continues a pretraining; returns the run folder."""
+    config = compose_pretrain(overrides)
+    method = build_method(config)
+    data = config.data_class(
+        config.data,
+        need=method.need(config.method, config.spec),
+        labelled=False,
+        batch_size=config.trainer.batch_size,
+        num_workers=config.trainer.num_workers,
+        seed=config.general.seed,
+    )
+    data.setup("fit")
+    method.before_training(data.count("train"))
+    online = None
+    if config.online is not None:
+        workers = config.trainer.num_workers
+        online = OnlineProbe(config.online, precision=config.trainer.precision, num_workers=workers)
+    # who probes reads first: a damaged file is no run
+    probed = online.read(method.backbone) if online is not None and is_first_process() else ""
+    session = Session.open(config, method=config.name)
+    if session is None:
+        say(f"finished already: {config.folder()}")
+        return config.folder()
+    with session:
+        ledger = ledger_of(data)
+        notes = list(data.describe().get("notes", []))
+        if online is not None:
+            ledger, more = _with_probed(ledger, online, config)
+            notes += more
+        session.record_subjects(ledger)
+        say(f"pretraining {config.name} on {config.data.name} -> {session.folder}")
+        for note in notes:
+            say(f"note: {note}")
+        if probed:
+            say(probed)
+        trainer = session.trainer(validate="val" in data.subjects(), online=online)
+        complete = session.fit(trainer, method, data)
+        if trainer.is_global_zero:
+            _finish(session, method, trainer, ledger, online, complete=complete, notes=notes)
+    return session.folder
+
+
+def _with_probed(ledger: Ledger, online: OnlineProbe, config: RunConfig) -> tuple[Ledger, list[str]]:
+    """The ledger with whom the online probe looks at, and what the reader of its numbers should know.
+
+    They are a part of their own and not trained on, so that later runs may validate on them and never test.
+    """
+    probed = ledger_of(online.data).parts
+    name = f"online probe of {online.online.settings.task}"
+    notes = [f"{name}: {note}" for note in (*online.data.notes, *differences(config.spec, online.spec))]
+    both = probed["val"] & ledger.parts["train"]
+    if both:
+        words = f"{len(both.subjects)} subjects and {len(both.volumes)} files of its validation part are pretrained on"
+        notes.append(f"{name}: {words}, so its values are somewhat too good")
+    return Ledger({**ledger.parts, "online": probed["train"] | probed["val"]}, ledger.salt), notes
+
+
+def _finish(
+    session: Session,
+    method: Method,
+    trainer: pl.Trainer,
+    ledger: Ledger,
+    online: OnlineProbe | None,
+    *,
+    complete: bool,
+    notes: list[str],
+) -> None:
+    config = session.config
+    metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    common = {"method": config.name, "steps": trainer.global_step, "seconds": session.seconds(), "notes": notes}
+    if online is not None:
+        common["online"] = online.summary(session.seconds())
+    if not complete:
+        session.summarize(status="interrupted", metrics=metrics, **common)
+        say(f"interrupted at step {trainer.global_step}; the same command goes on from there")
+        return
+    weights = session.best_weights(method)
+    card = Card(
+        method=config.name,
+        method_config=to_plain(config.method),
+        backbone=to_plain(config.backbone),
+        spec=config.spec.to_dict(),
+        skips=method.decoder.skips if method.decoder is not None else None,
+        steps=trainer.global_step,
+        seed=config.general.seed,
+        versions=versions(),
+        git=git_revision(),
+        **ledger.card_fields(),
+    )
+    save_backbone(session.folder / "backbone.safetensors", backbone=method.backbone, decoder=method.decoder, card=card)
+    session.summarize(status="done", metrics=metrics, weights=weights, **common)
+    say(f"done: {trainer.global_step} steps, {session.seconds():.0f} s, weights: {weights}")
+    for line in online.lines(session.seconds()) if online is not None else ():
+        say(line)
+    say(f"backbone for finetune: init={session.folder}")

@@ -1,0 +1,24 @@
+"""`ssl-med report`: run folders -> report.html, report.md, results.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.run.environment import say
+from ssl_med.config import parse_overrides
+from ssl_med.reports.html import build_report
+from ssl_med.spec import SslMedError
+
+
+def report(overrides: Sequence[str]) -> Path:
+    """`RUNS... [out=DIR]`; folders are searched for runs."""
+    folders = [Path(override) for override in overrides if not override.startswith("out=")]
+    line = parse_overrides([override for override in overrides if override.startswith("out=")])
+    for folder in folders:
+        if not folder.is_dir():
+            raise SslMedError(f"{folder}: no such folder of runs")
+    out = Path(line.tree.get("out", "report"))
+    page = build_report(folders or [Path("runs")], out)
+    say(f"report: {page}")
+    return page

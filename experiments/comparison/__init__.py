@@ -1,0 +1,1 @@
+"""Comparisons: the declared table, its plan, execution, estimate and results."""

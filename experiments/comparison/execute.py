@@ -1,0 +1,214 @@
+"""A table while it is carried out: what is ready, what failed, what was chosen, how long it will take."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from experiments.comparison.local import Finished, Job
+from experiments.comparison.plan import Matrix, Node
+from experiments.run.environment import say
+from ssl_med.reports.run_folder import read_run
+from ssl_med.reports.writing import write_json
+from ssl_med.spec import SslMedError
+
+PROGRESS, CHOICES = "progress.json", "choices.json"
+AGAIN = 20  # times that a run which was asked to stop is started again
+
+
+class Launcher(Protocol):
+    """Where jobs run: worker processes here, or a cluster."""
+
+    @property
+    def free(self) -> int:
+        """Jobs that can start now."""
+
+    @property
+    def running(self) -> list[Job]:
+        """Jobs on the way."""
+
+    def start(self, job: Job) -> None:
+        """Hands over a job."""
+
+    def finished(self) -> Iterable[Finished]:
+        """Waits until a job ends, then all that have."""
+
+
+class Campaign:
+    """The state of a table while it is carried out."""
+
+    def __init__(self, matrix: Matrix, plan: Mapping[str, int], *, jobs: int) -> None:
+        self.matrix, self.plan, self.jobs = matrix, plan, jobs
+        self.failed: dict[Path, str] = {}
+        self.done: set[Path] = set()
+        self.seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        self.again: dict[Path, int] = defaultdict(int)
+        self.trials = matrix.trials()
+        self.waiting = [*matrix.pretrainings(), *self.trials]
+        self.planned_finals = False
+        self._finished(list(self.waiting))
+        self._plan_finals()
+
+    @property
+    def total(self) -> int:
+        """Runs of the table."""
+        return sum(self.plan.values())
+
+    def run(self, launcher: Launcher) -> dict[Path, str]:
+        """Carries out what is left; folder -> why of what failed or could not start."""
+        while self._start(launcher) or launcher.running:
+            for finished in launcher.finished():
+                self._account(finished)
+            self._plan_finals()
+        for row, column in self._unchosen():
+            say(f"not run: {column}: {row}, because its trials failed")
+            self.failed[self.matrix.out / "final" / f"{column}-{row}"] = "its trials failed"
+        return self.failed
+
+    def _start(self, workers: Launcher) -> bool:
+        """Starts what can; whether anything is on the way."""
+        for node in list(self.waiting):
+            if not workers.free:
+                break
+            if all(self.matrix.folder(need) in self.done for need in node.needs):
+                self.waiting.remove(node)
+                folder = self.matrix.folder(node)
+                log = self.matrix.out / "logs" / f"{folder.parent.name}-{folder.name}.log"
+                watched = () if node.kind == "external" else (f"tracking.table={self.matrix.name[:58]}",)
+                besides = ("trainer.progress=false", *watched)
+                workers.start(Job(node, node.kind, (*self.matrix.command(node), *besides), log))
+        return bool(workers.running)
+
+    def _account(self, finished: Finished) -> None:
+        node: Node = finished.job.key
+        folder = self.matrix.folder(node)
+        run = read_run(folder)
+        if not finished.error and run.summary.get("status") == "interrupted" and self.again[folder] < AGAIN:
+            self.again[folder] += 1
+            self.waiting.insert(0, node)
+            say(f"interrupted, goes on: {node.name}, {run.summary.get('steps')} steps")
+            return
+        error = finished.error or run.problem
+        result = f"{run.summary.get('steps')} steps"
+        if run.scored and not error:
+            try:
+                result = f"{run.metric} {self.matrix.value(node, run):.4f}"
+            except SslMedError as missing:  # a metric that the table names and the task has not; others go on
+                error = str(missing)
+        if error:
+            self.failed[folder] = error
+            self._give_up(folder)
+            say(f"FAILED: {node.name}: {error}; log: {finished.job.log}")
+        else:
+            self.done.add(folder)
+            self.seconds[kind_of(node)].append(finished.seconds)
+            say(f"[{len(self.done)}/{self.total}] {node.name}: {result} ({finished.seconds:.0f} s{self._left()})")
+        write_json(
+            self.matrix.out / PROGRESS,
+            {"done": len(self.done), "of": self.total, "failed": {str(k): v for k, v in self.failed.items()}},
+        )
+
+    def _give_up(self, folder: Path) -> None:
+        """Takes out of the queue what waits for a run that failed, and what waits for that."""
+        for node in [node for node in self.waiting if any(self.matrix.folder(need) == folder for need in node.needs)]:
+            self.waiting.remove(node)
+            lost = self.matrix.folder(node)
+            self.failed[lost] = f"waits for a {'fine-tuning' if node.kind == 'external' else 'pretraining'} that failed"
+            say(f"not run: {node.name}")
+            self._give_up(lost)
+
+    def _left(self) -> str:
+        """', 12 min left', from what runs of each kind took."""
+        rest = 0.0
+        waiting = self.waiting if self.planned_finals else [*self.waiting, *self._possible_finals()]
+        for node in waiting:
+            known = self.seconds.get(kind_of(node)) or [
+                x for k, v in self.seconds.items() if k[0] == node.role for x in v
+            ]
+            if not known:
+                return ""
+            rest += float(np.mean(known))
+        rest /= self.jobs
+        return f", {rest / 3600:.1f} h left" if rest > 5400 else f", {rest / 60:.0f} min left"
+
+    def _possible_finals(self) -> list[Node]:
+        choices: dict[tuple[str, str], dict[str, Any]] = {
+            (row, column): {} for row in self.matrix.table.rows for column in self.matrix.table.columns
+        }
+        return self.matrix.finals(choices)
+
+    def _plan_finals(self) -> None:
+        """Once every trial has ended: chooses, and puts the runs of the table into the queue."""
+        ended = {*self.done, *self.failed}
+        if self.planned_finals or any(self.matrix.folder(node) not in ended for node in self.trials):
+            return
+        choices, table = choose(self.matrix, self.trials)
+        if choices:
+            write_json(self.matrix.out / CHOICES, table)
+            for (row, column), chosen in choices.items():
+                say(f"chosen for {row} in {column}: {', '.join(f'{k}={v}' for k, v in chosen.items())}")
+        self.planned_finals = True
+        finals = self.matrix.finals(choices)
+        self.waiting += finals
+        self._finished(finals)
+        for folder in list(self.failed):
+            self._give_up(folder)
+
+    def _unchosen(self) -> list[tuple[str, str]]:
+        if not self.planned_finals:
+            return []
+        choices, _ = choose(self.matrix, self.trials)
+        wanted = [
+            (row, c) for c, config in self.matrix.table.columns.items() if config.tune for row in self.matrix.table.rows
+        ]
+        return [key for key in wanted if key not in choices]
+
+    def _finished(self, nodes: Iterable[Node]) -> None:
+        """Takes what is finished out of the queue."""
+        found = {folder for node in nodes if not read_run(folder := self.matrix.folder(node)).problem}
+        self.done |= found
+        self.waiting = [node for node in self.waiting if self.matrix.folder(node) not in found]
+
+
+def choose(
+    matrix: Matrix, trials: Sequence[Node]
+) -> tuple[dict[tuple[str, str], dict[str, Any]], list[dict[str, Any]]]:
+    """Of each row and column the setting with the best mean over trial seeds; the first one of equals.
+
+    Returns:
+        The choices, without those of which a trial is missing, and all trials with their results.
+    """
+    results: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    settings: dict[str, dict[str, Any]] = {}
+    broken = set()
+    listed = []
+    for node in trials:
+        run, label = read_run(matrix.folder(node)), json.dumps(node.choice)
+        settings[label] = dict(node.choice)
+        try:
+            value = math.nan if run.problem else matrix.value(node, run)
+        except SslMedError:  # told when the run ended
+            value = math.nan
+        if math.isnan(value):
+            broken.add((node.row, node.column))
+            continue
+        results[node.row, node.column][label].append(value)
+        metric = matrix.table.columns[node.column].metric or run.metric
+        listed.append({"row": node.row, "column": node.column, "seed": node.seed, **dict(node.choice), metric: value})
+    chosen = {}
+    for key, found in results.items():
+        if key not in broken:
+            best = max(found, key=lambda label: float(np.mean(found[label])))
+            chosen[key] = settings[best]
+    return chosen, listed
+
+
+def kind_of(node: Node) -> tuple[str, ...]:
+    """Runs that take about equally long."""
+    return (node.role, node.row if node.role == "pretrain" else "", node.column, f"{node.fraction}")

@@ -1,0 +1,183 @@
+"""Processes that carry out runs one after another: a run that dies takes its worker with it and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+RETIRE_AFTER_MB = 1500  # growth of a worker beyond what it had after its first run
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command with its overrides, and the file that its output goes to."""
+
+    key: Any
+    kind: str
+    overrides: tuple[str, ...]
+    log: Path
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a job ended: `error` is empty when it was done; its wall-clock seconds and the worker's peak memory."""
+
+    job: Job
+    error: str
+    seconds: float
+    peak_mb: float
+
+
+class Workers:
+    """`count` processes with `threads` threads each.
+
+    Workers start anew after a crash and when they have grown, and die with the process that holds them.
+    """
+
+    def __init__(self, count: int, *, threads: int) -> None:
+        self.count, self.threads = count, threads
+        self._context = multiprocessing.get_context("spawn")
+        self._busy: dict[Connection, tuple[Any, Job, float]] = {}
+        self._idle: list[tuple[Connection, Any]] = []
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        processes = [process for _, process in self._idle] + [process for process, _, _ in self._busy.values()]
+        for pipe in [*self._busy, *(pipe for pipe, _ in self._idle)]:
+            pipe.close()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join(5)
+
+    @property
+    def free(self) -> int:
+        """Jobs that can start now."""
+        return self.count - len(self._busy)
+
+    @property
+    def running(self) -> list[Job]:
+        """Jobs on the way."""
+        return [job for (_, job, _) in self._busy.values()]
+
+    def start(self, job: Job) -> None:
+        """Hands a job to a free worker."""
+        pipe, process = self._idle.pop() if self._idle else self._new()
+        pipe.send((job.kind, job.overrides, str(job.log)))
+        self._busy[pipe] = (process, job, time.monotonic())
+
+    def finished(self) -> Iterator[Finished]:
+        """Waits until a job ends, then yields all that have."""
+        ended = wait(list(self._busy))
+        for pipe in [pipe for pipe in self._busy if pipe in ended]:
+            process, job, start = self._busy.pop(pipe)
+            try:
+                error, peak, grown = pipe.recv()
+            except (EOFError, ConnectionResetError):
+                process.join()
+                pipe.close()
+                yield Finished(job, _death(process.exitcode), time.monotonic() - start, 0.0)
+                continue
+            if grown:
+                pipe.close()
+                process.join()
+            else:
+                self._idle.append((pipe, process))
+            yield Finished(job, error, time.monotonic() - start, peak)
+
+    def _new(self) -> tuple[Connection, Any]:
+        mine, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, self.threads, os.getpid()), daemon=False)
+        process.start()
+        theirs.close()
+        return mine, process
+
+
+def _death(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"its process ended with code {code}"
+
+
+def _serve(pipe: Connection, threads: int, parent: int) -> None:
+    """Runs jobs until the pipe closes."""
+    _die_with(parent)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
+    import torch
+
+    from experiments.run.environment import host_peak_mb
+
+    torch.set_num_threads(threads)
+    first = 0.0
+    while True:
+        try:
+            kind, overrides, log = pipe.recv()
+        except (EOFError, OSError):
+            return
+        error = carry_out(kind, overrides, Path(log))
+        now = _resident_mb()
+        first = first or now
+        grown = now > first + RETIRE_AFTER_MB
+        with contextlib.suppress(BrokenPipeError):
+            pipe.send((error, host_peak_mb(), grown))
+        if grown:
+            return
+
+
+def carry_out(kind: str, overrides: Sequence[str], log: Path) -> str:
+    """One command; its error in a line, or ''."""
+    from experiments.commands.external import external
+    from experiments.commands.finetune import finetune
+    from experiments.commands.pretrain import pretrain
+    from experiments.commands.probe import probe
+    from experiments.run.environment import is_first_process
+    from ssl_med.spec import SslMedError
+
+    if kind in ("probe", "external") and not is_first_process():
+        return ""  # on one device, however many a table asks for: the first process of a job does it alone
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            {"pretrain": pretrain, "finetune": finetune, "probe": probe, "external": external}[kind](overrides)
+        except SslMedError as error:
+            print(f"ssl-med: {error}")
+            return str(error)
+        except Exception as error:  # whatever a run dies of is told, and the others go on
+            traceback.print_exc()
+            return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return ""
+
+
+def _die_with(parent: int) -> None:
+    """Linux: a worker whose parent was killed does not go on alone in a folder that the next start continues."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+def _resident_mb() -> float:
+    from experiments.run.environment import host_peak_mb
+
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return host_peak_mb()
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

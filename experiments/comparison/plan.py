@@ -1,0 +1,279 @@
+"""A declared comparison expanded into the runs that it needs, each named by its resolved config."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.comparison.table import SourceConfig, TableConfig, Tree, merge
+from experiments.config.external import compose_external
+from experiments.config.finetuned import TrainedRun
+from experiments.config.run import PASS, RunConfig, compose_finetune, compose_pretrain, compose_probe
+from experiments.config.sections import SCRATCH
+from experiments.config.sources import CONF, names
+from ssl_med.catalogue import nearest
+from ssl_med.config import read_yaml
+from ssl_med.evaluation.protocols import InitConfig
+from ssl_med.reports.run_folder import Run
+from ssl_med.spec import SslMedError
+
+Role = Literal["pretrain", "tune", "final"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One run: what it is for, the overrides that start it, and the nodes that must be done before."""
+
+    role: Role
+    row: str
+    column: str
+    fraction: float
+    seed: int
+    overrides: tuple[str, ...]
+    needs: tuple[Node, ...] = ()
+    choice: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Command that runs it: pretrain, finetune, probe or external."""
+        if self.role == "pretrain":
+            return "pretrain"
+        if any(need.role == "final" for need in self.needs):
+            return "external"
+        return "probe" if any(override.startswith("protocol=") for override in self.overrides) else "finetune"
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.role == "pretrain":
+            return f"pretrain {self.row}{f' for {self.column}' if self.column else ''}, seed {self.seed}"
+        tried = " ".join(f"{key}={value}" for key, value in self.choice)
+        budget = f" at {100 * self.fraction:g} %" if self.fraction < 1 else ""
+        return f"{self.column}{budget}: {self.row}, seed {self.seed}" + (
+            f", trial {tried}" if self.role == "tune" else ""
+        )
+
+    def config(self) -> RunConfig:
+        """Its resolved config; of an external test before what it tests was trained, too."""
+        if self.kind == "external":
+            trained = self.needs[0].config()
+            try:
+                return compose_external(self.overrides, TrainedRun.foreseen(Path(self.overrides[0]), trained)).config
+            except SslMedError as error:
+                raise SslMedError(f"{self.name}: {error}") from None
+        compose = {"pretrain": compose_pretrain, "finetune": compose_finetune, "probe": compose_probe}[self.kind]
+        try:
+            return compose(self.overrides)
+        except SslMedError as error:
+            raise SslMedError(f"{self.name}: {error}") from None
+
+
+class Matrix:
+    """A table's runs below one folder."""
+
+    def __init__(
+        self, name: str, config: TableConfig, *, out: Path, roots: Mapping[str, str], stores: Mapping[str, str]
+    ) -> None:
+        self.name, self.table, self.out = name, config, out
+        self.roots, self.stores = roots, stores
+        self._folders: dict[tuple[str, ...], Path] = {}
+
+    # --- nodes ---------------------------------------------------------------------------------------------------
+
+    def pretrainings(self) -> list[Node]:
+        """Each pretraining once, in the order of the rows, all rows of a seed before the next seed."""
+        found: dict[Path, Node] = {}
+        for seed in self.table.pretrain.seeds:
+            for label, row in self.table.rows.items():
+                for column, config in self.table.columns.items() if row.method else ():
+                    if config.tests:
+                        continue
+                    node = self._pretraining(label, column, seed)
+                    found.setdefault(self.folder(node), node)
+        return list(found.values())
+
+    def trials(self) -> list[Node]:
+        """Runs that choose settings: every row of a column has the same grid."""
+        return [
+            self._run("tune", row, column, self.table.tune.fraction, seed, choice)
+            for column, config in self.table.columns.items()
+            if config.tune
+            for seed in self.table.tune.seeds
+            for row in self.table.rows
+            for choice in grid(config.tune)
+        ]
+
+    def finals(self, choices: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[Node]:
+        """Runs behind the cells, of each (row, column) that has its choice or needs none.
+
+        Seeds come outermost: a table that is stopped early has few seeds of everything and not all seeds of little.
+        """
+        return [
+            self._final(row, column, fraction, seed, choices)
+            for seed in self.table.seeds
+            for column, config in self.table.columns.items()
+            for fraction in config.fractions
+            for row in self.table.rows
+            if (row, self.table.trained(column)) in choices or not self.table.columns[self.table.trained(column)].tune
+        ]
+
+    def folder(self, node: Node) -> Path:
+        """Where a node's run lives: named by the hash of its config."""
+        if node.overrides not in self._folders:
+            config = node.config()
+            name = config.name.replace("/", "-")
+            self._folders[node.overrides] = self.out / node.role / f"{name}-{config.hash()}"
+        return self._folders[node.overrides]
+
+    def value(self, node: Node, run: Run) -> float:
+        """What stands in the cell of a finished run.
+
+        Raises:
+            SslMedError: the run has no such metric.
+        """
+        metric = self.table.columns[node.column].metric
+        if not metric:
+            return run.value
+        value = run.metrics.get(f"test/{metric}", math.nan)
+        if math.isnan(value):
+            known = [key.removeprefix("test/") for key in run.metrics if key.startswith("test/")]
+            hint = nearest(metric, known)
+            raise SslMedError(f"columns.{node.column}.metric: {run.folder} has no test metric '{metric}'{hint}")
+        return value
+
+    def command(self, node: Node) -> tuple[str, ...]:
+        """All overrides of its run, the folder included."""
+        return (*node.overrides, f"out={self.folder(node)}")
+
+    def _pretraining(self, label: str, column: str, seed: int) -> Node:
+        row, own = self.table.rows[label], self.table.columns[column].pretrain
+        data, root, settings = self.table.origin(label, column)
+        layers = (self.table.settings, settings, {"data": self._data(root)})
+        overrides = (f"method={row.method}", f"data={data}", *self._trainer(), *flatten(self._merged(*layers)))
+        return Node("pretrain", label, column if own != SourceConfig() else "", 1.0, seed, (*overrides, f"seed={seed}"))
+
+    def _run(
+        self, role: Role, label: str, column: str, fraction: float, seed: int, choice: tuple[tuple[str, Any], ...]
+    ) -> Node:
+        table, row, wanted = self.table, self.table.rows[label], self.table.columns[column]
+        settings = self._merged(table.settings, wanted.settings, row.transfer)
+        for key, value in choice:
+            settings = _set(settings, key, value)
+        pretext = wanted.protocol.startswith("pretext")
+        if not pretext:
+            settings = _set(settings, "labels.fraction", fraction)
+        if role == "tune":
+            # trials never see the test part; pretraining may have seen, unlabelled, the training subjects that choose
+            settings = _set(_set(settings, "data.tuning_share", table.tune.share), "data.allow_overlap", True)
+        needs: tuple[Node, ...] = ()
+        init = row.init or SCRATCH
+        if row.method:
+            seeds = table.pretrain.seeds
+            place = (table.tune.seeds if role == "tune" else table.seeds).index(seed)
+            needs = (self._pretraining(label, column, seeds[place % len(seeds)]),)
+            init = str(self.folder(needs[0]))
+        start = [f"{'data' if pretext else 'task'}={wanted.task}", *self._trainer()]
+        family = wanted.task if pretext else family_of(wanted.task)
+        settings = self._merged(settings, {"data": self._data(wanted.root or family)})
+        if wanted.protocol != "finetune":
+            start.append(f"protocol={wanted.protocol}")
+            settings = _for_probe(settings)
+        overrides = (*start, *flatten(settings), f"init={init}", f"seed={seed}")
+        return Node(role, label, column, fraction, seed, overrides, needs, choice)
+
+    def _final(
+        self, row: str, column: str, fraction: float, seed: int, choices: Mapping[tuple[str, str], Mapping[str, Any]]
+    ) -> Node:
+        trained = self.table.trained(column)
+        choice = tuple(choices.get((row, trained), {}).items())
+        node = self._run("final", row, trained, fraction, seed, choice)
+        return self._external(node, column) if trained != column else node
+
+    def _external(self, trained: Node, column: str) -> Node:
+        """The test of a fine-tuning on another data set, which prepares data as the training did."""
+        wanted = self.table.columns[column]
+        loading = {key: value for key, value in self.table.settings.get("trainer", {}).items() if key in PASS}
+        data = self._data(wanted.root or family_of(wanted.task))
+        settings = self._merged({"trainer": loading}, wanted.settings, {"data": data})
+        told = [override for key in _TOLD for override in _told(key, settings.pop(key, None))]
+        overrides = (str(self.folder(trained)), f"task={wanted.task}", *self._trainer(), *told, *flatten(settings))
+        return Node("final", trained.row, column, trained.fraction, trained.seed, overrides, (trained,))
+
+    def _trainer(self) -> tuple[str, ...]:
+        return (f"trainer={self.table.trainer}",) if self.table.trainer else ()
+
+    # --- settings ------------------------------------------------------------------------------------------------
+
+    def _data(self, root: str) -> Tree:
+        if root not in self.roots:
+            raise SslMedError(f"table {self.name}: needs the folder of {root}; say root.{root}=DIR")
+        found: Tree = {"root": self.roots[root]}
+        return found | ({"store": self.stores[root]} if root in self.stores else {})
+
+    def _merged(self, *trees: Tree) -> Tree:
+        found: Tree = {}
+        for tree in trees:
+            found = merge(found, tree)
+        return found
+
+
+def grid(tune: Mapping[str, Sequence[Any]]) -> Iterator[tuple[tuple[str, Any], ...]]:
+    """All combinations of the values of each key."""
+    if not tune:
+        yield ()
+        return
+    *rest, last = tune
+    for head in grid({key: tune[key] for key in rest}):
+        for value in tune[last]:
+            yield (*head, (last, value))
+
+
+def flatten(tree: Tree, prefix: str = "") -> list[str]:
+    """A tree of settings as overrides of the command line."""
+    overrides = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            overrides += flatten(value, f"{prefix}{key}.")
+        else:
+            overrides.append(f"{prefix}{key}={json.dumps(value)}")
+    return overrides
+
+
+@cache
+def family_of(task: str) -> str:
+    """Data set that a task is on."""
+    if task not in names("task"):
+        raise SslMedError(f"task '{task}' is unknown{nearest(task, names('task'))}")
+    path = CONF / "task" / f"{task}.yaml"
+    return str(read_yaml(path, f"conf/task/{path.name}").section("data").tree["name"])
+
+
+_TOLD = ("map", "part", "uncertain")  # overrides of an external test, whose values are names as they are written
+
+
+def _told(key: str, value: Any) -> list[str]:
+    """`map: tuberculosis` -> map=tuberculosis; `map: {Effusion: [Edema, Mass]}` -> map.Effusion=[Edema,Mass]."""
+    if isinstance(value, dict):
+        return [override for name, item in value.items() for override in _told(f"{key}.{name}", item)]
+    if isinstance(value, list):
+        return [f"{key}=[{','.join(map(str, value))}]"]
+    return [] if value is None else [f"{key}={value}"]
+
+
+def _for_probe(settings: Tree) -> Tree:
+    """Without what a probe has no use for."""
+    kept = {key: value for key, value in settings.items() if key not in ("optim", "tracking")}
+    for section, keys in (("trainer", PASS), ("transfer", tuple(item.name for item in fields(InitConfig)))):
+        if section in kept:
+            kept[section] = {key: value for key, value in kept[section].items() if key in keys}
+    return kept
+
+
+def _set(tree: Tree, key: str, value: Any) -> Tree:
+    first, dot, rest = key.partition(".")
+    return merge(tree, {first: _set({}, rest, value) if dot else value})

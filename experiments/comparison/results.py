@@ -1,0 +1,121 @@
+"""A table's runs as the report wants them: every run that the declaration asks for, done or not, and why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.comparison.plan import Matrix, Node
+from experiments.run.environment import say
+from ssl_med.reports.run_folder import Run, read_run
+from ssl_med.reports.study import Column, Declared, Entry, Study
+from ssl_med.reports.study_page import write_study
+
+Choices = Mapping[tuple[str, str], Mapping[str, Any]]
+
+
+def report_table(matrix: Matrix, choices: Choices, failed: Mapping[Path, str], *, out: Path | None = None) -> Path:
+    """Writes the report of a table, complete or not; returns the page.
+
+    Args:
+        matrix: the table.
+        choices: what was chosen for (row, column).
+        failed: run folder -> why it failed.
+        out: folder; None: the table's.
+    """
+    page = write_study(study_of(matrix, choices, failed), out or matrix.out)
+    say(f"report: {page}")
+    return page
+
+
+def study_of(matrix: Matrix, choices: Choices, failed: Mapping[Path, str]) -> Study:
+    """The declaration and all its runs."""
+    reader, trained = _Reader(matrix, failed), matrix.table.trained
+    entries = [reader.entry(node) for node in (*matrix.pretrainings(), *reader.trials, *matrix.finals(choices))]
+    every = {
+        (row, column): choices.get((row, column), {}) for row in matrix.table.rows for column in matrix.table.columns
+    }
+    entries += [
+        Entry("final", n.row, n.column, n.fraction, n.seed, Run(Path()), why=reader.unchosen(n.row, trained(n.column)))
+        for n in matrix.finals(every)
+        if matrix.table.columns[trained(n.column)].tune and (n.row, trained(n.column)) not in choices
+    ]
+    return Study(_declared(matrix), tuple(entries))
+
+
+def _declared(matrix: Matrix) -> Declared:
+    table = matrix.table
+    return Declared(
+        name=matrix.name,
+        title=table.title,
+        rows=tuple(table.rows),
+        columns=tuple(
+            Column(
+                label, column.task, column.protocol, tuple(column.fractions), column.tune, column.tests, column.series
+            )
+            for label, column in table.columns.items()
+        ),
+        baseline=table.baseline,
+        test=table.test,
+        seeds=tuple(table.seeds),
+        pretrain_seeds=tuple(table.pretrain.seeds),
+        source=table.source,
+        protocol=table.protocol,
+        collapsed_below=table.collapsed_below,
+        published=table.published,
+        tune_fraction=table.tune.fraction,
+    )
+
+
+class _Reader:
+    """Reads run folders, each once, with what the campaign knows of those that failed."""
+
+    def __init__(self, matrix: Matrix, failed: Mapping[Path, str]) -> None:
+        self.matrix, self.failed = matrix, failed
+        self.trials = matrix.trials()
+        self._runs: dict[Path, Run] = {}
+
+    def entry(self, node: Node) -> Entry:
+        before = node.needs[0].needs if node.kind == "external" else node.needs
+        starts = self.matrix.folder(before[0]) if before else None
+        run = self._run(self.matrix.folder(node))
+        return Entry(
+            node.role, node.row, node.column, node.fraction, node.seed, run, self.why(node), node.choice, starts
+        )
+
+    def why(self, node: Node) -> str:
+        """Why a run does not count; '' when it does."""
+        folder = self.matrix.folder(node)
+        run = self._run(folder)
+        if not run.problem:
+            return ""
+        broken = [need for need in node.needs if self.matrix.folder(need) in self.failed]
+        if broken:
+            what = "pretraining" if broken[0].role == "pretrain" else "fine-tuning"
+            return f"its {what} failed: {self.failed[self.matrix.folder(broken[0])]}"
+        if folder in self.failed:
+            return f"failed: {self.failed[folder]}"
+        return run.problem if folder.is_dir() else "not run yet"
+
+    def unchosen(self, row: str, column: str) -> str:
+        """Why a row has no setting to run with."""
+        for why in (self.why(node) for node in self.trials if (node.row, node.column) == (row, column)):
+            if why.startswith("failed"):
+                return f"no setting chosen; a trial {why}"
+            if why.startswith("its pretraining"):
+                return f"no setting chosen; a trial whose{why.removeprefix('its')}"
+        return "its trials are not done yet"
+
+    def _run(self, folder: Path) -> Run:
+        if folder not in self._runs:
+            self._runs[folder] = read_run(folder)
+        return self._runs[folder]
+
+
+def failures_of(progress: Path) -> dict[Path, str]:
+    """What a campaign wrote of its failed runs."""
+    if not progress.is_file():
+        return {}
+    return {Path(folder): str(why) for folder, why in json.loads(progress.read_text()).get("failed", {}).items()}

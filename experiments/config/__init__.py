@@ -1,0 +1,1 @@
+"""From overrides and yaml files to one validated config per run."""

@@ -1,0 +1,253 @@
+"""From the overrides of `ssl-med external` to a run config, the trained run and the map of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from experiments.config.finetuned import TrainedRun
+from experiments.config.run import PASS, RunConfig, finish, of_task, without
+from experiments.config.sources import check_keys, choose, names, read_conf, sections_of
+from ssl_med.catalogue import nearest
+from ssl_med.config import Layer, build
+from ssl_med.evaluation.external import ClassMap, Mapped, fit
+from ssl_med.spec import DataSpec, SslMedError
+
+SAME = "same"
+# how an answer is found, scored and shown; the rest of a task is that of the training
+_SCORING = ("overlap", "window_batch", "tolerance_mm", "pictures")
+_MAP_KEYS = ("classes", "uncertain", "data")
+
+
+@dataclass(frozen=True)
+class ExternalConfig:
+    """What is tested, and on whom.
+
+    * trained: hash of the fine-tuning's settings.
+    * part: all labelled cases, or the test part of data.split.
+    * map: override of the map; classes and uncertain are what it says.
+    """
+
+    trained: str
+    part: Literal["all", "test"]
+    map: str
+    classes: dict[str, list[str]]
+    uncertain: str
+
+
+@dataclass(frozen=True)
+class ExternalRun:
+    """Everything that an external test starts from."""
+
+    config: RunConfig
+    trained: TrainedRun
+    mapped: Mapped
+    notes: tuple[str, ...]
+
+
+def compose_external(overrides: Sequence[str], trained: TrainedRun | None = None) -> ExternalRun:
+    """`RUN task=montgomery data.root=DIR map=tuberculosis ...` -> ExternalRun.
+
+    Data are prepared as those of RUN were, whatever the task's own settings say.
+
+    Args:
+        overrides: of the command line.
+        trained: what RUN will hold; None: it is there and is read.
+    """
+    folders = [override for override in overrides if "=" not in override]
+    if len(folders) != 1:
+        raise SslMedError(
+            "external: give the folder of one finished fine-tuning, ssl-med external RUN task=NAME data.root=DIR map=NAME"
+        )
+    trained = trained or TrainedRun.read(Path(folders[0]))
+    own = [override for override in overrides if override.startswith(("map=", "map.", "part=", "uncertain="))]
+    rest = [override for override in overrides if "=" in override and override not in own]
+    single = _single(own)
+    part = single.get("part", "all")
+    if part not in ("all", "test"):
+        raise SslMedError(f"part is '{part}'; it must be all or test")
+    chosen, line = choose(rest, required=("task",), optional=("data", "trainer"))
+    data_class, data_name, layers = of_task(chosen, line)
+    check_keys([line], ("task", "data", "trainer", "out", "resume"))
+    check_keys([line.section("trainer")], PASS, prefix="trainer.")
+    check_keys([line.section("task")], _SCORING, prefix="task.")
+    if part == "all" and any(key.startswith("split") for key in line.section("data").tree):
+        raise SslMedError("data.split is of part=test; all labelled cases are tested unless part=test")
+    preset = _preset(single.get("map", ""))
+    middle = [without(layer, {"trainer": PASS, "task": (), "backbone": (), "transfer": ()}) for layer in layers[:-1]]
+    middle.append(Layer(preset.source, {"data": preset.section("data").tree}))
+    forced = _prepared(trained, data_class.Config, line)
+    named = Layer("", {"name": data_name})
+    plain: Any = build(data_class.Config, [named, *sections_of([*middle, line], "data")], prefix="data")
+    _check_kind(trained, data_class.make_spec(plain, labelled=True), data_class.Config, chosen["task"])
+    base = _of_run(trained)
+    config = finish(
+        "external", chosen["task"], [base, *middle, forced, line], data_class=data_class, data_name=data_name
+    )
+    spec = config.spec
+    _check_prepared(trained, spec, chosen["task"])
+    classes = _class_map(own, single, preset, trained.spec, spec)
+    mapped = fit(classes, trained.spec, spec)
+    external = ExternalConfig(
+        trained=str(trained.run.summary.get("hash")),
+        part="all" if part == "all" else "test",
+        map=single.get("map", ""),
+        classes={
+            name: [spec.class_names[k] for k in sources]
+            for name, sources in zip(mapped.spec.class_names, mapped.sources, strict=True)
+        },
+        uncertain=classes.uncertain,
+    )
+    notes = [*mapped.notes(), f"prepared as trained: {_told(forced)}"]
+    size = getattr(config.data, "image_size", 0)
+    if size and "image_size" not in forced.section("data").tree:
+        notes.append(
+            f"data.image_size={size} is this data set's own: the run took its images in the size of their files"
+        )
+    if spec.channel_names != trained.spec.channel_names:
+        notes.append(
+            f"channels, in this order: trained on {', '.join(trained.spec.channel_names)}; "
+            f"here {', '.join(spec.channel_names)}"
+        )
+    return ExternalRun(replace(config, external=external), trained, mapped, tuple(notes))
+
+
+def _single(own: Sequence[str]) -> dict[str, str]:
+    """map=, part= and uncertain=, each once."""
+    found: dict[str, str] = {}
+    for override in own:
+        key, _, value = override.partition("=")
+        if key in found:
+            raise SslMedError(f"command line: '{key}' is given twice")
+        found[key] = value
+    return found
+
+
+def _preset(name: str) -> Layer:
+    if name in ("", SAME):
+        return Layer(f"map={name}", {})
+    if name not in names("map"):
+        raise SslMedError(f"map '{name}' is unknown{nearest(name, [SAME, *names('map')])}")
+    layer = read_conf("map", name)
+    check_keys([layer], _MAP_KEYS)
+    return layer
+
+
+def _class_map(
+    own: Sequence[str], single: Mapping[str, str], preset: Layer, trained: DataSpec, other: DataSpec
+) -> ClassMap:
+    """The preset, or equal names where map=same says so, with the overrides of the line laid over it."""
+    said = {key.removeprefix("map."): _listed(value) for key, value in single.items() if key.startswith("map.")}
+    if not said and "map" not in single:
+        raise SslMedError(
+            f"map is missing: say which class of the run ({', '.join(trained.class_names)}) stands for which of "
+            f"'{other.name}' ({', '.join(other.class_names)}) by map.CLASS=CLASS, or map=same for equal names; "
+            f"maps: {', '.join(names('map'))}"
+        )
+    classes: dict[str, tuple[str, ...]] = {
+        name: (name,) for name in trained.class_names if single.get("map") == SAME and name in other.class_names
+    }
+    for name, value in preset.section("classes").tree.items():
+        classes[name] = tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+    uncertain: Any = single.get("uncertain", preset.tree.get("uncertain", "ignore"))
+    return ClassMap(classes | said, uncertain)
+
+
+def _listed(value: str) -> tuple[str, ...]:
+    """`Edema` or `[Edema,Mass]` -> names; class names are taken as they are written."""
+    if value.startswith("[") and value.endswith("]"):
+        return tuple(name.strip() for name in value[1:-1].split(",") if name.strip())
+    return (value,) if value else ()
+
+
+def _of_run(trained: TrainedRun) -> Layer:
+    """What the trained run hands down besides its weights: network, arithmetic, scoring, seed."""
+    settings = trained.settings
+    task = {key: value for key, value in settings["task"].items() if key != "name"}
+    return Layer(
+        str(trained.folder),
+        {
+            "seed": trained.run.seed,
+            "init": str(trained.folder),
+            "backbone": dict(trained.run.summary["backbone"]),
+            "trainer": {"precision": settings["trainer"]["precision"], "max_epochs": 1},
+            "task": task,
+        },
+    )
+
+
+def _prepared(trained: TrainedRun, schema: type, line: Layer) -> Layer:
+    """Settings of data that make an image what the network knows.
+
+    Raises:
+        SslMedError: the line asks for another one.
+    """
+    spec = trained.spec
+    wanted: dict[str, Any] = {
+        "patch_size": list(spec.patch_size),
+        "intensity": spec.intensity.kind,
+        "intensity_low": spec.intensity.low,
+        "intensity_high": spec.intensity.high,
+        "spacing_mm": list(spec.spacing_mm) if spec.spacing_mm is not None else None,
+        "orientation": spec.orientation,
+    }
+    if trained.settings["data"].get("image_size"):
+        wanted["image_size"] = trained.settings["data"]["image_size"]
+    known = {field.name for field in fields(schema)}
+    wanted = {key: value for key, value in wanted.items() if key in known}
+    for key, value in line.section("data").tree.items():
+        if key in wanted and value != wanted[key]:
+            raise SslMedError(
+                f"command line: data.{key}={_short(value)}, but {trained.folder} was trained with {_short(wanted[key])}; "
+                "a test prepares data as the training did, leave it out"
+            )
+    return Layer(str(trained.folder), {"data": wanted})
+
+
+def _check_kind(trained: TrainedRun, spec: DataSpec, schema: type, task: str) -> None:
+    """Refuses data whose dimensions, channels or kind of intensity no setting makes those of the run."""
+    was = trained.spec
+    if spec.spatial_dims != was.spatial_dims:
+        raise SslMedError(f"task={task}: is {spec.spatial_dims}D, {trained.folder} was trained in {was.spatial_dims}D")
+    if spec.in_channels != was.in_channels:
+        raise SslMedError(
+            f"task={task}: {trained.folder} was trained with {was.in_channels} channels ({', '.join(was.channel_names)}), "
+            f"'{spec.name}' has {spec.in_channels} ({', '.join(spec.channel_names)})"
+        )
+    chosen = any(field.name == "intensity" for field in fields(schema))
+    if not chosen and spec.intensity.kind != was.intensity.kind:
+        raise SslMedError(
+            f"task={task}: {trained.folder} was trained with intensities by {_range(was)}, '{spec.name}' has {_range(spec)}"
+        )
+
+
+def _check_prepared(trained: TrainedRun, spec: DataSpec, task: str) -> None:
+    """Refuses data that cannot be prepared as those of the run."""
+    was = trained.spec
+    pairs = {
+        "a patch of": (was.patch_size, spec.patch_size),
+        "intensities by": (_range(was), _range(spec)),
+        "voxels of": (was.spacing_mm, spec.spacing_mm),
+        "axes": (was.orientation, spec.orientation),
+    }
+    for what, (before, now) in pairs.items():
+        if before != now:
+            raise SslMedError(
+                f"task={task}: {trained.folder} was trained with {what} {_short(before)}, '{spec.name}' has {_short(now)}"
+            )
+
+
+def _range(spec: DataSpec) -> str:
+    return f"{spec.intensity.kind} {spec.intensity.low:g}..{spec.intensity.high:g}"
+
+
+def _told(forced: Layer) -> str:
+    return ", ".join(f"data.{key}={_short(value)}" for key, value in forced.section("data").tree.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_short, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else "as acquired" if value is None else str(value)

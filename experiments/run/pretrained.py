@@ -1,0 +1,162 @@
+"""Where a run on labels starts: what fine-tuning and probes share of loading, checking and telling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datamodules.core.base import MedicalData
+from experiments.config.run import RunConfig
+from experiments.config.sections import SCRATCH
+from experiments.run.session import ledger_of
+from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone, read_card
+from ssl_med.config import to_plain
+from ssl_med.evaluation.protocols import TransferConfig
+from ssl_med.ledger import Leakage, Ledger, compare
+from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone, build_decoder, resolve
+from ssl_med.networks.init import init_weights
+from ssl_med.spec import DataSpec, SslMedError
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Encoder and, when asked for, decoder, with their architecture; card and report of the file they came from."""
+
+    backbone: Backbone
+    decoder: Decoder | None
+    config: BackboneConfig
+    card: Card | None = None
+    report: LoadReport | None = None
+
+    @property
+    def method(self) -> str:
+        """Pretraining method, or scratch."""
+        return self.card.method if self.card is not None else SCRATCH
+
+    def summary(self, init: str) -> dict[str, Any]:
+        """For summary.json."""
+        kind = SCRATCH if self.card is None else ("run" if Path(init).is_dir() else "file")
+        return {
+            "kind": kind,
+            "path": init,
+            "method": self.card.method if self.card is not None else None,
+            "card": self.card.summary() if self.card is not None else None,
+            "report": str(self.report) if self.report is not None else None,
+        }
+
+
+def build_network(config: RunConfig, *, with_decoder: bool) -> Initial:
+    """From the init file, or at the configured initialisation.
+
+    Raises:
+        SslMedError: no such file, a network of other dimensions, a file that does not fill it, or no decoder where one is
+            demanded.
+    """
+    spec, transfer = config.spec, config.transfer
+    tuned = transfer if isinstance(transfer, TransferConfig) else TransferConfig()
+    swap = tuned.norm == "group"
+    if config.general.init == SCRATCH:
+        if tuned.decoder == "true":
+            raise SslMedError(
+                "transfer.decoder=true: init=scratch has no decoder to load; give a run or a backbone file"
+            )
+        architecture = resolve(replace(config.backbone, norm="group"), spec) if swap else config.backbone
+        backbone = build_backbone(architecture, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
+        init_weights(backbone, architecture.init)
+        decoder = build_decoder(architecture, backbone) if with_decoder else None
+        if decoder is not None:
+            init_weights(decoder, architecture.init)
+        return Initial(backbone, decoder, architecture)
+    path = find_backbone(config.general.init)
+    card = read_card(path)
+    dims = card.data_spec().spatial_dims
+    if dims != spec.spatial_dims:
+        raise SslMedError(f"{path}: is a {dims}D network, '{config.name}' is {spec.spatial_dims}D")
+    architecture = card.backbone_config()
+    if swap:
+        architecture = replace(architecture, norm="group")
+    resolve(architecture, spec)  # refuses a patch size that the loaded network cannot take
+    backbone, decoder, card, report = load_backbone(
+        path,
+        in_channels=spec.in_channels,
+        adapt_channels=transfer.adapt_channels,
+        with_decoder=with_decoder,
+        fill_decoder={"auto": None, "true": True, "false": False}[tuned.decoder],
+        group_norm=swap,
+    )
+    return Initial(backbone, decoder, architecture, card, report)
+
+
+def check_leak(
+    initial: Initial, data: MedicalData, *, allow: bool, files_of: Sequence[str] = ("val", "test")
+) -> tuple[Ledger, Leakage | None]:
+    """Who takes part here, and whether the pretraining saw whom this run validates or tests on.
+
+    The files of the parts `files_of` are read for the ledger.
+
+    Raises:
+        SslMedError: it did, and `allow` is off.
+    """
+    ledger = ledger_of(data, files_of=files_of)
+    if initial.card is None:
+        return ledger, None
+    return ledger, compare(initial.card.ledger(), ledger, allow=allow)
+
+
+def notes_of(
+    config: RunConfig, initial: Initial, data: MedicalData, ledger: Ledger, leakage: Leakage | None
+) -> list[str]:
+    """What the reader of the result should know before it starts."""
+    notes: list[str] = list(data.describe().get("notes", []))
+    if initial.card is not None:
+        notes += differences(initial.card.data_spec(), config.spec)
+        notes += _share(initial.card, config, ledger)
+    if leakage is not None and leakage.status != "none":
+        notes.append(str(leakage))
+    return notes
+
+
+def differences(was: DataSpec, now: DataSpec) -> list[str]:
+    """Where the data differ from those of the pretraining, although the user may have chosen it."""
+    notes = []
+    for name in ("intensity", "spacing_mm", "orientation"):
+        before, after = getattr(was, name), getattr(now, name)
+        if before != after:
+            shown = [asdict(x) if name == "intensity" else x for x in (before, after)]
+            notes.append(f"{name} differs: pretrained on {shown[0]}, task has {shown[1]}")
+    return notes
+
+
+def _share(card: Card, config: RunConfig, ledger: Ledger) -> list[str]:
+    """Whether a semi-supervised split was kept by the pretraining."""
+    pretrained = card.ledger()
+    if not config.data.pretrain_share or pretrained is None or pretrained.salt != ledger.salt:
+        return []
+    mine = ledger.parts["train"].subjects
+    both = len(mine & pretrained.parts["train"].subjects)
+    hint = "" if not both or config.data.share_by == "image" else "; pretrain with the same data.pretrain_share"
+    return [f"{both} of the {len(mine)} labelled training subjects took part in the pretraining{hint}"]
+
+
+def labels_summary(config: RunConfig, described: dict[str, Any]) -> dict[str, Any]:
+    """The label budget for summary.json; shots stand beside the fraction that they are."""
+    labels, counted = config.labels, described["labels"]
+    if not labels.shots:
+        return {"fraction": labels.fraction, **counted}
+    return {"fraction": round(counted["subjects"] / counted["of"], 4), "shots": labels.shots, **counted}
+
+
+def backbone_summary(initial: Initial) -> dict[str, Any]:
+    """The architecture in use."""
+    plain: dict[str, Any] = to_plain(initial.config)
+    return plain
+
+
+def tell(initial: Initial, notes: Sequence[str], say: Any) -> None:
+    """Prints what was loaded, and the notes."""
+    if initial.report is not None:
+        say(f"init: {initial.report}")
+    for note in notes:
+        say(f"note: {note}")

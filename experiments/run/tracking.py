@@ -1,0 +1,123 @@
+"""Where metrics go: metrics.jsonl always, W&B as a second sink."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from experiments.config.run import RunConfig
+from ssl_med.reports.writing import append_metrics
+
+LABEL_FRACTION = "labels/fraction"  # logged beside the test metrics
+PICTURES = "pictures/test"
+LONGEST_TAG = 64
+
+
+class JsonLines(Logger):
+    """Appends every logged step to metrics.jsonl; seconds count on from an interrupted run."""
+
+    def __init__(self, folder: Path, *, seconds_before: float = 0.0) -> None:
+        super().__init__()
+        self.folder = folder
+        self._start = time.monotonic() - seconds_before
+
+    @property
+    def name(self) -> str:  # noqa: D102
+        return "jsonl"
+
+    @property
+    def version(self) -> str:  # noqa: D102
+        return ""
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of training so far."""
+        return time.monotonic() - self._start
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # noqa: D102
+        values = {key: float(value) for key, value in metrics.items()}
+        append_metrics(self.folder, step or 0, {"seconds": round(self.seconds, 3), **values})
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: config.yaml holds them."""
+
+
+def facets(config: RunConfig, *, method: str) -> dict[str, str | int | float]:
+    """What a run is, in the dimensions that runs are grouped, filtered and compared by."""
+    found: dict[str, str | int | float] = {"method": method, "data": config.data.name}
+    if config.kind != "pretrain":
+        protocol = config.protocol or getattr(config.transfer, "protocol", "")
+        found |= {"task": config.name, "protocol": protocol}
+    if config.labelled:
+        labels = config.labels
+        found |= {"shots": labels.shots} if labels.shots else {"fraction": labels.fraction}
+    found["seed"] = config.general.seed
+    if config.tracking.table:
+        found["table"] = config.tracking.table
+    return found
+
+
+def tags_of(found: dict[str, str | int | float]) -> list[str]:
+    """Facets as W&B tags, "fraction:0.1"."""
+    return [
+        f"{key}:{value:g}" if isinstance(value, float) else f"{key}:{value}"[:LONGEST_TAG]
+        for key, value in found.items()
+    ]
+
+
+def group_of(found: dict[str, str | int | float]) -> str:
+    """Runs of one group differ by their seed alone, "method:pcrl data:lits ...": W&B draws their mean and spread."""
+    return " ".join(tags_of({key: value for key, value in found.items() if key not in ("seed", "table")}))
+
+
+def build_loggers(config: RunConfig, folder: Path, *, method: str, seconds_before: float) -> list[Logger]:
+    """metrics.jsonl, and W&B unless it is off."""
+    loggers: list[Logger] = [JsonLines(folder, seconds_before=seconds_before)]
+    if config.tracking.wandb != "off":
+        import wandb
+
+        # W&B would record the command line, with its paths, and what the terminal shows
+        private = wandb.Settings(console="off", x_disable_meta=True, save_code=False)
+        found = facets(config, method=method)
+        named = folder.name.endswith(config.hash())
+        loggers.append(
+            WandbLogger(
+                name=folder.name,
+                id=folder.name if named else f"{folder.name}-{config.hash()}",  # two folders may have one name
+                save_dir=str(folder),
+                offline=config.tracking.wandb == "offline",
+                project=config.tracking.project,
+                entity=config.tracking.entity or None,
+                group=group_of(found),
+                job_type=config.kind,
+                tags=[config.kind, *tags_of(found)],
+                config={**config.public_tree(), "facets": found},
+                resume="allow",
+                settings=private,
+            )
+        )
+    return loggers
+
+
+def log_pictures(loggers: list[Logger], paths: Sequence[Path], captions: Sequence[str]) -> None:
+    """Sends PNG files of test cases to W&B."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and paths:
+            logger.log_image(PICTURES, [str(path) for path in paths], caption=list(captions))
+
+
+def close_loggers(loggers: list[Logger], *, failed: bool) -> None:
+    """Ends the W&B run, so that the next run of this process gets one of its own."""
+    if any(isinstance(logger, WandbLogger) for logger in loggers):
+        import wandb
+
+        if wandb.run is not None:  # only the first process has one
+            wandb.run.finish(exit_code=int(failed))

@@ -1,0 +1,66 @@
+"""What methods that compare two views share: the views, for images and for volumes, and the embedding network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ssl_med.networks.backbone import Backbone
+from ssl_med.transforms.intensity import brightness_contrast, gaussian_blur, solarize
+from ssl_med.transforms.spatial import flip, random_resized_crop
+
+
+@dataclass
+class ViewConfig:
+    """Random view of an image; colour transforms of the papers reduce to brightness and contrast on grey images."""
+
+    crop_scale: tuple[float, float] = (0.2, 1.0)
+    """area or volume of the random resized crop, as a share of the image"""
+    flip: float = 0.5
+    """probability per flipped axis; an image is flipped left-right only"""
+    brightness: float = 0.4
+    """largest relative change"""
+    contrast: float = 0.4
+    """largest relative change"""
+    jitter: float = 0.8
+    """probability of brightness and contrast changes"""
+    blur: float = 0.5
+    """probability of a Gaussian blur"""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """standard deviation of the blur in voxels"""
+    solarize: float = 0.0
+    """probability that all values from 0.5 upwards are inverted"""
+
+
+@dataclass
+class TwoViewConfig:
+    """Both views are drawn from the same distribution."""
+
+    view: ViewConfig = field(default_factory=ViewConfig)
+
+
+def random_view(
+    image: Tensor, generator: torch.Generator, config: ViewConfig, *, size: Sequence[int] | None = None
+) -> Tensor:
+    """(B, C, *S) in [0, 1] -> an independent view per sample, same range, of `size` (default: the image's own)."""
+    view = random_resized_crop(image, generator, scale=config.crop_scale, size=size)
+    view = flip(view, generator, p=config.flip, axes=(1,) if image.ndim == 4 else None)
+    view = brightness_contrast(view, generator, brightness=config.brightness, contrast=config.contrast, p=config.jitter)
+    view = gaussian_blur(view, generator, sigma=config.blur_sigma, p=config.blur).clamp(0, 1)
+    return solarize(view, generator, p=config.solarize) if config.solarize else view
+
+
+class Embedding(nn.Module):
+    """Encoder, global average pool and projector as one network, so that a teacher can be its copy."""
+
+    def __init__(self, backbone: Backbone, projector: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.projector = backbone, projector
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """(B, C, *S) -> pyramid, finest level first, and embedding (B, d), not normalised."""
+        pyramid = self.backbone(x)
+        return pyramid, self.projector(self.backbone.pool(pyramid))

@@ -1,0 +1,99 @@
+"""What methods share that predict what was done to an image: patches of a grid, and classification."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ssl_med.methods.core.base import Method, Metric, Tensors, full
+from ssl_med.methods.core.checks import check_share
+from ssl_med.spec import SslMedError
+from ssl_med.transforms.patches import Grid, cut, make_grid, permute, sample_corners, standardize
+
+ACCURACY = Metric("accuracy", higher_is_better=True)
+
+
+@dataclass
+class PatchConfig:
+    """How patches are cut; both shares give way to the smallest patch that the network can take."""
+
+    gap: float = 0.0
+    """least distance between the patches of neighbouring cells, as a share of a cell's side"""
+    jitter: float = 0.25
+    """how far a patch moves within its cell, as a share of a cell's side"""
+    standardize: bool = True
+    """each patch to mean 0 and variance 1, so that brightness does not tell its place"""
+
+    def __post_init__(self) -> None:
+        check_share(gap=self.gap, jitter=self.jitter)
+        if self.gap + self.jitter >= 1:
+            raise SslMedError("method.gap and method.jitter must leave something of a cell: their sum is 1 or more")
+
+
+class PatchMethod(Method):
+    """Sees an image as the patches of a grid, all through one encoder.
+
+    Patches pass the encoder as one batch, so batch normalisation averages over the patches of all images.
+    """
+
+    config: PatchConfig
+    grid: Grid
+
+    def make_grid(self, counts: tuple[int, ...], *, overlap: float = 0.0) -> None:
+        """Sets `grid`.
+
+        Raises:
+            SslMedError: patches that the network cannot take.
+        """
+        c, least = self.config, self.backbone.least
+        self.grid = make_grid(
+            self.spec.patch_size, counts, gap=c.gap, jitter=c.jitter, overlap=overlap, least=max(2, least)
+        )
+        last = math.prod(max(1, side // self.backbone.divisor) for side in self.grid.patch)
+        if last < 2 and self.backbone_config.norm == "instance":
+            raise SslMedError(
+                f"backbone.norm=instance needs two voxels at the network's last level; patches of "
+                f"{'x'.join(map(str, self.grid.patch))} leave one: take backbone.norm=group or a larger data.patch_size"
+            )
+
+    def cut(self, image: Tensor, generator: torch.Generator, cells: Tensor | None = None) -> Tensor:
+        """(B, C, *S) -> a patch of each of the cells (B, P), by default of all, row-major: (B, P, C, *patch)."""
+        corners = sample_corners(len(image), self.grid, generator)
+        patches = cut(image, corners if cells is None else permute(corners, cells), self.grid.patch)
+        return standardize(patches) if self.config.standardize else patches
+
+    def encode(self, patches: Tensor) -> Tensor:
+        """(B, P, C, *patch) -> pooled features of each patch, (B, P, d)."""
+        return self.backbone.pool(self.backbone(patches.flatten(0, 1))).view(*patches.shape[:2], -1)
+
+
+def cells_of(grid: int, dims: int) -> tuple[int, ...]:
+    """`method.grid` of the puzzles -> cells per axis: 3 in images and 2 in volumes when it is 0, the same along each axis.
+
+    Raises:
+        SslMedError: another number.
+    """
+    if grid not in (0, 2, 3):
+        raise SslMedError(
+            f"method.grid is {grid}; it must be 2 or 3 cells per axis, or 0 for 3 in images and 2 in volumes"
+        )
+    return (grid or (3 if dims == 2 else 2),) * dims
+
+
+def classify(logits: Tensor, label: Tensor) -> Tensors:
+    """Cross-entropy as "loss", accuracy as "metric" and that of guessing as "trivial".
+
+    Args:
+        logits: (N, K).
+        label: (N,) int64.
+    """
+    logits = full(logits)
+    return {
+        "loss": F.cross_entropy(logits, label),
+        "metric": (logits.detach().argmax(1) == label).float().mean(),
+        "trivial": logits.new_tensor(1 / logits.shape[1]),
+    }

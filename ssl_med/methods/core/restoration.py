@@ -1,0 +1,179 @@
+"""The restoration family: corrupt an image, restore the original."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssl_med.losses.restoration import mae, mse, ssim_loss
+from ssl_med.methods.core.base import Method, Metric, Tensors, full
+from ssl_med.methods.core.checks import check_share
+from ssl_med.networks.backbone import build_decoder
+from ssl_med.networks.heads import RestorationHead
+from ssl_med.rng import seeded_generator
+from ssl_med.spec import Batch, DataSpec, SslMedError
+from ssl_med.transforms.cells import largest_side
+from ssl_med.transforms.corruptions import local_shuffle, pooled_shuffle, shuffle_maps
+from ssl_med.transforms.spatial import flip
+
+_LOSSES = {"mse": mse, "mae": mae, "ssim": ssim_loss}
+_POOL = 0x900C  # word of the generator of the pool
+
+
+@dataclass
+class RestorationConfig:
+    """What every restoration method can choose."""
+
+    loss: Literal["mse", "mae", "ssim"] = "mse"
+    """distance between restored and original image"""
+    skips: bool = True
+    """whether the decoder sees the encoder's finer levels (U-Net) or only the last one"""
+    flip: float = 0.0
+    """probability per axis that an image is mirrored, input and target alike"""
+
+    def __post_init__(self) -> None:
+        check_share(flip=self.flip)
+
+
+@dataclass
+class GenesisConfig(RestorationConfig):
+    """Models Genesis, and its parts alone: images are mirrored."""
+
+    flip: float = 0.4
+    """probability per axis that an image is mirrored, input and target alike"""
+
+
+@dataclass
+class ShuffleConfig(GenesisConfig):
+    """Local pixel shuffling."""
+
+    windows: int = 1000
+    """windows shuffled per image, each 1 to S//10 voxels wide"""
+    pooled: int = 0
+    """shufflings drawn once and used again, each image taking a random one: faster; 0: every image draws its own windows"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.windows < 0 or self.pooled < 0:
+            raise SslMedError("method.windows and method.pooled must be 0 or more")
+
+
+class Restorer(Method):
+    """A network that shows an image: backbone, decoder and output."""
+
+    metric = Metric("mse", higher_is_better=False)
+    config: RestorationConfig
+
+    @property
+    def activation(self) -> Literal["sigmoid", "linear"]:
+        """Of the output; images lie in [0, 1]."""
+        return "sigmoid"
+
+    def build(self) -> None:
+        """Decoder and output."""
+        self.decoder = build_decoder(self.backbone_config, self.backbone, skips=self.config.skips)
+        self.head = RestorationHead(
+            self.decoder.out_channels, self.spec.in_channels, self.spec.spatial_dims, activation=self.activation
+        )
+
+    def target(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """What is to be restored: the image, mirrored at random where the config says so."""
+        return flip(image, generator, p=self.config.flip) if self.config.flip > 0 else image
+
+    def restore(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, C, *S) -> restored image and the encoder's pyramid."""
+        assert self.decoder is not None
+        pyramid = self.backbone(image)
+        return self.head(self.decoder(pyramid)), pyramid
+
+    def distance(self, restored: Tensor, target: Tensor) -> Tensor:
+        """What `loss` names."""
+        return _LOSSES[self.config.loss](restored, target)
+
+
+class Restoration(Restorer):
+    """A leaf gives `corrupt(target, generator)`; the target is the image itself, intensities in [0, 1]."""
+
+    @abstractmethod
+    def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, C, *S) -> the corrupted input, a new tensor."""
+
+    def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
+        """`target` and its corrupted `input`, both (B, C, *S)."""
+        target = self.target(batch["image"], generator)
+        return {"input": self.corrupt(target, generator), "target": target}
+
+    def terms(self, views: Tensors) -> Tensors:
+        """The restoration distance."""
+        restored, pyramid = self.restore(views["input"])
+        return self.compared(full(restored), pyramid, views)
+
+    def compared(self, restored: Tensor, pyramid: list[Tensor], views: Tensors) -> Tensors:
+        """All terms of what the network restored."""
+        target = views["target"]
+        return {
+            "loss": self.distance(restored, target),
+            "features": self.backbone.pool(pyramid).detach(),
+            "metric": mse(restored.detach(), target),
+            "trivial": self.trivial(views),
+        }
+
+    def trivial(self, views: Tensors) -> Tensor:
+        """Squared error of the better of two solvers that learned nothing: return the input, or one grey value."""
+        return torch.minimum(mse(views["input"], views["target"]), grey_error(views["target"]))
+
+
+class Shuffling(Restoration):
+    """Restoration whose corruption shuffles voxels locally, by `maps` (M, V) when there is a pool of them."""
+
+    config: ShuffleConfig
+    maps: Tensor | None
+
+    def build(self) -> None:
+        """Draws the pool from the run's seed: a resumed run draws it again instead of loading it."""
+        super().build()
+        pool = None
+        if self.config.pooled:
+            generator = seeded_generator(self.seed, _POOL, device=torch.device("cpu"))
+            pool = shuffle_maps(self.config.pooled, self.spec.patch_size, generator, windows=self.config.windows)
+        self.register_buffer("maps", pool, persistent=False)
+
+    def shuffled(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Every sample shuffled, with windows of its own or by a map of the pool."""
+        if self.maps is not None:
+            return pooled_shuffle(x, generator, maps=self.maps, p=1.0)
+        return local_shuffle(x, generator, p=1.0, windows=self.config.windows)
+
+
+def grey_error(target: Tensor) -> Tensor:
+    """Squared error of one grey value per image, the best there is: its mean."""
+    flat = target.flatten(1)
+    return (flat - flat.mean(1, keepdim=True)).square().mean()
+
+
+def cell_side(
+    key: str, given: Sequence[int], spec: DataSpec, *, limit: Sequence[int], cells: int = 1
+) -> tuple[int, ...]:
+    """Sides of the cells of a crop: what the user gave, or the longest divisors of the crop's sides up to `limit`.
+
+    Raises:
+        SslMedError: sides that do not divide the crop's, or fewer than `cells` cells.
+    """
+    size = spec.patch_size
+    side = tuple(given) or largest_side(size, limit)
+    if len(side) != len(size) or any(a < 1 or s % a for a, s in zip(side, size, strict=False)):
+        raise SslMedError(
+            f"{key} {list(side)} does not fit data.patch_size {list(size)}: give one number per axis, each a divisor of "
+            "the crop's"
+        )
+    if math.prod(size) < cells * math.prod(side):
+        raise SslMedError(
+            f"{key} {list(side)} leaves fewer than {cells} in data.patch_size {list(size)}; make it smaller"
+        )
+    return side
