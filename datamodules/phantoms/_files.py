@@ -23,14 +23,14 @@ def subject_rng(kind: str, seed: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(kind.encode()), index])
 
 
-def check_request(kind: str, *, subjects: int, seed: int, size: Sequence[int] | None, dims: int, least: int) -> None:
+def check_request(kind: str, *, subjects: int, seed: int, size: Sequence[int] | None, dims: int, min_side: int) -> None:
     """Refuses counts, seeds and sizes that make no phantom."""
     if subjects < 1:
         raise SslMedError(f"phantom {kind}: subjects is {subjects}; it must be 1 or more")
     if seed < 0:
         raise SslMedError(f"phantom {kind}: seed is {seed}; it must be 0 or more")
-    if size is not None and (len(size) != dims or min(size) < least):
-        raise SslMedError(f"phantom {kind}: size {list(size)} must be {dims} numbers of {least} or more")
+    if size is not None and (len(size) != dims or min(size) < min_side):
+        raise SslMedError(f"phantom {kind}: size {list(size)} must be {dims} numbers of {min_side} or more")
 
 
 def open_folder(out: Path, kind: str, *, seed: int, subjects: int, owned: Sequence[str]) -> Path:

@@ -26,7 +26,7 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
     Raises:
         SslMedError: bad `subjects`, `seed` or `size`, or `out` holds something else.
     """
-    check_request("bach", subjects=subjects, seed=seed, size=size, dims=2, least=32)
+    check_request("bach", subjects=subjects, seed=seed, size=size, dims=2, min_side=32)
     owned = [f"Photos/{kind}/*.tif" for kind in _LETTERS]
     open_folder(out, "bach", seed=seed, subjects=subjects, owned=owned)
     grid = tissue_grid(size or SIZE)

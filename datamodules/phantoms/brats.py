@@ -58,7 +58,7 @@ def generate(
     Raises:
         SslMedError: bad `subjects`, `seed`, `size` or `layout`, or `out` holds something else.
     """
-    check_request("brats", subjects=subjects, seed=seed, size=size, dims=3, least=24)
+    check_request("brats", subjects=subjects, seed=seed, size=size, dims=3, min_side=24)
     if layout not in get_args(Layout):
         raise SslMedError(f"phantom brats: layout '{layout}' is unknown; there are: {', '.join(get_args(Layout))}")
     open_folder(out, "brats", seed=seed, subjects=subjects, owned=_OWNED)

@@ -41,7 +41,7 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
     Raises:
         SslMedError: bad `subjects`, `seed` or `size`, or `out` holds something else.
     """
-    check_request("chexpert", subjects=subjects, seed=seed, size=size, dims=2, least=32)
+    check_request("chexpert", subjects=subjects, seed=seed, size=size, dims=2, min_side=32)
     open_folder(out, "chexpert", seed=seed, subjects=subjects, owned=_OWNED)
     rows, columns = size or SIZE
     pixel = VIEW / rows

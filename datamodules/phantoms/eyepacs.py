@@ -35,7 +35,7 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
     Raises:
         SslMedError: bad `subjects`, `seed` or `size`, or `out` holds something else.
     """
-    check_request("eyepacs", subjects=subjects, seed=seed, size=size, dims=2, least=32)
+    check_request("eyepacs", subjects=subjects, seed=seed, size=size, dims=2, min_side=32)
     open_folder(out, "eyepacs", seed=seed, subjects=subjects, owned=_OWNED)
     grid = eye_grid(size or SIZE)
     tables = {"train": ["image,level"], "test": ["image,level,Usage"]}

@@ -25,7 +25,7 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
     Raises:
         SslMedError: bad `subjects`, `seed` or `size`, or `out` holds something else.
     """
-    check_request("ichallenge_pm", subjects=subjects, seed=seed, size=size, dims=2, least=32)
+    check_request("ichallenge_pm", subjects=subjects, seed=seed, size=size, dims=2, min_side=32)
     open_folder(out, "ichallenge_pm", seed=seed, subjects=subjects, owned=("PALM-Training400/*.jpg",))
     grid = eye_grid(size or SIZE)
     for i in range(subjects):

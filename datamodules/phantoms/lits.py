@@ -40,7 +40,7 @@ def generate(out: Path, *, subjects: int = 12, seed: int = 0, size: tuple[int, .
     Raises:
         SslMedError: bad `subjects`, `seed` or `size`, or `out` holds something else.
     """
-    check_request("lits", subjects=subjects, seed=seed, size=size, dims=3, least=24)
+    check_request("lits", subjects=subjects, seed=seed, size=size, dims=3, min_side=24)
     open_folder(out, "lits", seed=seed, subjects=subjects, owned=("volume-*.nii.gz", "segmentation-*.nii.gz"))
     for i in range(subjects):
         rng = subject_rng("lits", seed, i)

@@ -39,7 +39,7 @@ def generate(out: Path, *, subjects: int = 12, seed: int = 0, size: tuple[int, .
     Raises:
         SslMedError: bad `subjects`, `seed` or `size`, or `out` holds something else.
     """
-    check_request("luna", subjects=subjects, seed=seed, size=size, dims=3, least=24)
+    check_request("luna", subjects=subjects, seed=seed, size=size, dims=3, min_side=24)
     open_folder(out, "luna", seed=seed, subjects=subjects, owned=_OWNED)
     for subset in range(10):
         (out / f"subset{subset}").mkdir(exist_ok=True)

@@ -37,7 +37,7 @@ def generate(
         SslMedError: bad `subjects`, `seed`, `size` or `layout`, or `out` holds something else.
     """
     dims = 3 if layout == "nodule3d" else 2
-    check_request("medmnist", subjects=subjects, seed=seed, size=size, dims=dims, least=16)
+    check_request("medmnist", subjects=subjects, seed=seed, size=size, dims=dims, min_side=16)
     if layout not in LAYOUTS:
         raise SslMedError(f"phantom medmnist: layout '{layout}' is unknown; there are: {', '.join(LAYOUTS)}")
     open_folder(out, "medmnist", seed=seed, subjects=subjects, owned=("*mnist.npz",))

@@ -32,7 +32,7 @@ def generate(out: Path, *, subjects: int = 12, seed: int = 0, size: tuple[int, .
     Raises:
         SslMedError: bad `subjects`, `seed` or `size`, or `out` holds something else.
     """
-    check_request("ms", subjects=subjects, seed=seed, size=size, dims=3, least=24)
+    check_request("ms", subjects=subjects, seed=seed, size=size, dims=3, min_side=24)
     open_folder(out, "ms", seed=seed, subjects=subjects, owned=_OWNED)
     spacing = [round(view / n, 4) for view, n in zip(VIEW, size or SIZE, strict=True)]
     grid = Grid(size or SIZE, spacing)

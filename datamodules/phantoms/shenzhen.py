@@ -27,7 +27,7 @@ def generate(out: Path, *, subjects: int = 40, seed: int = 0, size: tuple[int, .
     Raises:
         SslMedError: bad `subjects`, `seed` or `size`, or `out` holds something else.
     """
-    check_request("shenzhen", subjects=subjects, seed=seed, size=size, dims=2, least=32)
+    check_request("shenzhen", subjects=subjects, seed=seed, size=size, dims=2, min_side=32)
     open_folder(out, "shenzhen", seed=seed, subjects=subjects, owned=("CXR_png/*.png",))
     rows, columns = size or SIZE
     grid = Grid((columns, rows), (VIEW / rows, VIEW / rows))

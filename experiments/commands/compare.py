@@ -82,7 +82,7 @@ def compare(overrides: Sequence[str]) -> Path:
     plan = {"pretrain": len(matrix.pretrainings()), "tune": len(matrix.trials()), "final": len(finals)}
     jobs = planner.within_memory(matrix.out, config.jobs, config.memory_gb)
     threads = config.threads or max(1, cores() // jobs)
-    with _Alone(matrix.out):
+    with _FolderLock(matrix.out):
         _declare(matrix)
         if dry:
             measured = planner.measure(matrix, finals, jobs=jobs, threads=threads)
@@ -165,7 +165,7 @@ def _declare(matrix: Matrix) -> None:
     write_json(path, {**tree, "declared": time.strftime("%Y-%m-%d %H:%M")})
 
 
-class _Alone:
+class _FolderLock:
     """One campaign per folder: a second start is refused as long as the first lives."""
 
     def __init__(self, folder: Path) -> None:

@@ -37,14 +37,14 @@ class Panel:
 
 
 def _pretext(metric: str) -> Panel:
-    return Panel(f"Pretext {metric}", (f"train/{metric}", f"val/{metric}", f"train/{metric}_trivial"))
+    return Panel(f"Pretext {metric}", (f"train/{metric}", f"val/{metric}", f"train/{metric}_baseline"))
 
 
 def _sign(sign: str) -> Panel:
     return Panel(f"Collapse: {sign.replace('_', ' ')}", (f"collapse/{sign}",))
 
 
-# `*_trivial`, what a solution without learning scores, stands beside each pretext metric
+# `*_baseline`, what a solution without learning scores, stands beside each pretext metric
 SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Loss": (
         Panel("Training loss", ("train/loss",)),

@@ -16,7 +16,7 @@ from experiments.config.sections import BudgetConfig, TrainerConfig
 from experiments.run.environment import say
 from experiments.run.error_analysis import error_analysis, interval_of, picture_cases
 from experiments.run.pretrained import (
-    Initial,
+    LoadedNetwork,
     backbone_summary,
     build_network,
     check_leak,
@@ -34,7 +34,7 @@ from ssl_med.reports.writing import write_cases
 from ssl_med.spec import SslMedError
 
 
-def matched(config: RunConfig, data: MedicalData) -> tuple[TrainerConfig, int]:
+def matched_schedule(config: RunConfig, data: MedicalData) -> tuple[TrainerConfig, int]:
     """Length and rhythm of the training, and batches of what its schedule calls an epoch (0: those of the loader).
 
     labels.match=steps: an epoch is one of all labels, whatever the budget.
@@ -64,7 +64,7 @@ def finetune(overrides: Sequence[str]) -> Path:
     spec, transfer = config.spec, config.transfer
     assert isinstance(transfer, TransferConfig)
     pl.seed_everything(config.general.seed, verbose=False)
-    initial = build_network(config, with_decoder=task_class(spec).needs_decoder)
+    loaded = build_network(config, with_decoder=task_class(spec).needs_decoder)
     data = config.data_class(
         config.data,
         labelled=True,
@@ -75,11 +75,11 @@ def finetune(overrides: Sequence[str]) -> Path:
         label_shots=config.labels.shots,
     )
     data.setup("fit")
-    length, epoch_batches = matched(config, data)
+    length, epoch_batches = matched_schedule(config, data)
     module = Transfer(
         spec=spec,
-        backbone=initial.backbone,
-        decoder=initial.decoder,
+        backbone=loaded.backbone,
+        decoder=loaded.decoder,
         task=config.task,
         optim=config.optim,
         init=config.backbone.init,
@@ -89,17 +89,17 @@ def finetune(overrides: Sequence[str]) -> Path:
         epoch_batches=epoch_batches,
     )
     # an external test compares itself with all who took part here
-    ledger, leakage = check_leak(initial, data, allow=config.data.allow_overlap, files_of=PARTS)
-    session = Session.open(config, method=initial.method)
+    ledger, leakage = check_leak(loaded, data, allow=config.data.allow_overlap, files_of=PARTS)
+    session = Session.open(config, method=loaded.method)
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
     with session:
-        session.record_subjects(ledger, initial.card.ledger() if initial.card is not None else None)
+        session.record_subjects(ledger, loaded.card.ledger() if loaded.card is not None else None)
         say(f"finetuning {config.name} from {config.general.init} -> {session.folder}")
-        notes = notes_of(config, initial, data, ledger, leakage)
-        tell(initial, notes, say)
-        described = describe(transfer, initial.backbone, norm=initial.config.norm)
+        notes = notes_of(config, loaded, data, ledger, leakage)
+        tell(loaded, notes, say)
+        described = describe(transfer, loaded.backbone, norm=loaded.config.norm)
         say("transfer: " + ", ".join(f"{key} {value}" for key, value in described.items()))
         trainer = session.trainer(validate="val" in data.subjects(), length=length)
         complete = session.fit(trainer, module, data)
@@ -113,7 +113,7 @@ def finetune(overrides: Sequence[str]) -> Path:
                 trainer,
                 module,
                 data,
-                initial,
+                loaded,
                 leakage,
                 transfer=described,
                 steps=steps,
@@ -129,7 +129,7 @@ def _finish(
     trainer: pl.Trainer,
     module: Transfer,
     data: MedicalData,
-    initial: Initial,
+    loaded: LoadedNetwork,
     leakage: Leakage | None,
     *,
     transfer: dict[str, Any],
@@ -153,17 +153,17 @@ def _finish(
         session.track_pictures(errors["pictures"])
     session.summarize(
         status="done" if done else "interrupted",
-        method=initial.method,
+        method=loaded.method,
         task=config.name,
-        init=initial.summary(config.general.init),
+        init=loaded.summary(config.general.init),
         transfer=transfer,
         labels={**labels_summary(config, described), "matched": "steps" if by_steps else "epochs"},
         subjects=described["subjects"],
         leakage=asdict(leakage) if leakage is not None else None,
-        backbone=backbone_summary(initial),
+        backbone=backbone_summary(loaded),
         network={
             "spec": config.spec.to_dict(),
-            "skips": initial.decoder.skips if initial.decoder is not None else None,
+            "skips": loaded.decoder.skips if loaded.decoder is not None else None,
         },
         steps=steps,
         seconds=session.seconds(),

@@ -19,7 +19,7 @@ from experiments.config.run import RunConfig, compose_probe
 from experiments.config.sections import SCRATCH
 from experiments.run.environment import say
 from experiments.run.pretrained import (
-    Initial,
+    LoadedNetwork,
     backbone_summary,
     build_network,
     check_leak,
@@ -76,7 +76,7 @@ def probe(overrides: Sequence[str]) -> Path:
     start = time.perf_counter()
     config = compose_probe(overrides)
     pl.seed_everything(config.general.seed, verbose=False)
-    initial = build_network(config, with_decoder=False)
+    loaded = build_network(config, with_decoder=False)
     data = config.data_class(
         config.data,
         labelled=config.labelled,
@@ -88,9 +88,9 @@ def probe(overrides: Sequence[str]) -> Path:
         test=True,
     )
     data.setup()
-    ledger, leakage = check_leak(initial, data, allow=config.data.allow_overlap)
-    run = _Probe(config, initial, data, config.folder())
-    session = Session.open(config, method=initial.method)
+    ledger, leakage = check_leak(loaded, data, allow=config.data.allow_overlap)
+    run = _Probe(config, loaded, data, config.folder())
+    session = Session.open(config, method=loaded.method)
     if session is None:
         say(f"finished already: {config.folder()}")
         return config.folder()
@@ -98,15 +98,15 @@ def probe(overrides: Sequence[str]) -> Path:
         session.open_loggers()
         session.record_subjects(ledger)
         say(f"probing {config.name} ({config.protocol}) from {config.general.init} -> {session.folder}")
-        notes = [note for note in notes_of(config, initial, data, ledger, leakage) if note != NO_VALIDATION]
-        if initial.card is None and initial.config.norm == "batch":
+        notes = [note for note in notes_of(config, loaded, data, ledger, leakage) if note != NO_VALIDATION]
+        if loaded.card is None and loaded.config.norm == "batch":
             notes.append("random weights: batch statistics are those of the initialisation, mean 0 and variance 1")
-        tell(initial, notes, say)
+        tell(loaded, notes, say)
         result = run.result()
         for note in result.notes:
             say(f"note: {note}")
         _finish(
-            session, run, initial, leakage, result, notes=[*notes, *result.notes], seconds=time.perf_counter() - start
+            session, run, loaded, leakage, result, notes=[*notes, *result.notes], seconds=time.perf_counter() - start
         )
     return session.folder
 
@@ -114,9 +114,9 @@ def probe(overrides: Sequence[str]) -> Path:
 class _Probe:
     """One protocol on the parts of one data set."""
 
-    def __init__(self, config: RunConfig, initial: Initial, data: MedicalData, folder: Path) -> None:
+    def __init__(self, config: RunConfig, loaded: LoadedNetwork, data: MedicalData, folder: Path) -> None:
         self.config, self.data = config, data
-        self.backbone = initial.backbone.eval().requires_grad_(False)
+        self.backbone = loaded.backbone.eval().requires_grad_(False)
         self.device = _device(config.trainer.accelerator)
         self.backbone.to(self.device)
         levels = config.probe.levels or tuple(range(len(self.backbone.channels)))
@@ -321,7 +321,7 @@ def _device(accelerator: str) -> torch.device:
 def _finish(
     session: Session,
     run: _Probe,
-    initial: Initial,
+    loaded: LoadedNetwork,
     leakage: Leakage | None,
     result: Result,
     *,
@@ -343,17 +343,17 @@ def _finish(
     session.track_pictures(told)
     session.summarize(
         status="done",
-        method=initial.method,
+        method=loaded.method,
         task=config.name,
         protocol=config.protocol,
-        init=initial.summary(config.general.init),
+        init=loaded.summary(config.general.init),
         labels=labels_summary(config, described) if config.labelled else None,
         subjects=described["subjects"],
         leakage=asdict(leakage) if leakage is not None else None,
-        backbone=backbone_summary(initial),
+        backbone=backbone_summary(loaded),
         steps=0,
         seconds=round(seconds, 1),
-        weights="frozen" if initial.card is not None else f"frozen, {SCRATCH}",
+        weights="frozen" if loaded.card is not None else f"frozen, {SCRATCH}",
         features={"levels": list(run.levels), "weights": run.weights, "parts_from_cache": run.read},
         chosen=result.chosen,
         metric=result.metric,

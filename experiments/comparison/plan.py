@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from experiments.comparison.table import SourceConfig, TableConfig, Tree, merge
 from experiments.config.external import compose_external
-from experiments.config.finetuned import TrainedRun
+from experiments.config.finetuned import FinetunedRun
 from experiments.config.run import PASS, RunConfig, compose_finetune, compose_pretrain, compose_probe
 from experiments.config.sections import SCRATCH
 from experiments.config.sources import CONF, names
@@ -63,7 +63,7 @@ class Node:
         if self.kind == "external":
             trained = self.needs[0].config()
             try:
-                return compose_external(self.overrides, TrainedRun.foreseen(Path(self.overrides[0]), trained)).config
+                return compose_external(self.overrides, FinetunedRun.planned(Path(self.overrides[0]), trained)).config
             except SslMedError as error:
                 raise SslMedError(f"{self.name}: {error}") from None
         compose = {"pretrain": compose_pretrain, "finetune": compose_finetune, "probe": compose_probe}[self.kind]

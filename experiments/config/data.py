@@ -14,8 +14,8 @@ from experiments.config.sources import (
     build_top,
     check_keys,
     choose,
+    config_sources,
     data_class_of,
-    layers_of,
     method_class_of,
 )
 from ssl_med.config import Layer
@@ -62,7 +62,7 @@ def compose_prepare(overrides: Sequence[str]) -> tuple[PrepareConfig, MedicalDat
     """`data=luna data.root=RAW store=DIR [method=pcrl] ...`; a method says which crops it will ask for."""
     chosen, line = choose(overrides, required=("data",), optional=("method",))
     data_class = data_class_of(chosen["data"])
-    layers = layers_of(chosen, line, ("data", "method"), data_class, chosen["data"])
+    layers = config_sources(chosen, line, ("data", "method"), data_class, chosen["data"])
     own = ("store", "workers", "verify")
     check_keys([line], ("data", "method", *own))
     data = build_data(data_class, chosen["data"], [Layer("", {"data": {"store": ""}}), *layers])
@@ -93,5 +93,5 @@ def compose_source(name: str, root: str) -> tuple[type[MedicalData], Any]:
 
 def _data_only(name: str, line: Layer) -> tuple[type[MedicalData], Any, list[Layer]]:
     data_class = data_class_of(name)
-    layers = layers_of({"data": name}, line, ("data",), data_class, name)
+    layers = config_sources({"data": name}, line, ("data",), data_class, name)
     return data_class, build_data(data_class, name, layers), layers

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.config.finetuned import TrainedRun
+from experiments.config.finetuned import FinetunedRun
 from experiments.config.run import PASS, RunConfig, finish, of_task, without
 from experiments.config.sources import check_keys, choose, names, read_conf, sections_of
 from ssl_med.catalogue import nearest
@@ -42,12 +42,12 @@ class ExternalRun:
     """Everything that an external test starts from."""
 
     config: RunConfig
-    trained: TrainedRun
+    trained: FinetunedRun
     mapped: Mapped
     notes: tuple[str, ...]
 
 
-def compose_external(overrides: Sequence[str], trained: TrainedRun | None = None) -> ExternalRun:
+def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = None) -> ExternalRun:
     """`RUN task=montgomery data.root=DIR map=tuberculosis ...` -> ExternalRun.
 
     Data are prepared as those of RUN were, whatever the task's own settings say.
@@ -61,7 +61,7 @@ def compose_external(overrides: Sequence[str], trained: TrainedRun | None = None
         raise SslMedError(
             "external: give the folder of one finished fine-tuning, ssl-med external RUN task=NAME data.root=DIR map=NAME"
         )
-    trained = trained or TrainedRun.read(Path(folders[0]))
+    trained = trained or FinetunedRun.read(Path(folders[0]))
     own = [override for override in overrides if override.startswith(("map=", "map.", "part=", "uncertain="))]
     rest = [override for override in overrides if "=" in override and override not in own]
     single = _single(own)
@@ -162,7 +162,7 @@ def _listed(value: str) -> tuple[str, ...]:
     return (value,) if value else ()
 
 
-def _of_run(trained: TrainedRun) -> Layer:
+def _of_run(trained: FinetunedRun) -> Layer:
     """What the trained run hands down besides its weights: network, arithmetic, scoring, seed."""
     settings = trained.settings
     task = {key: value for key, value in settings["task"].items() if key != "name"}
@@ -178,7 +178,7 @@ def _of_run(trained: TrainedRun) -> Layer:
     )
 
 
-def _prepared(trained: TrainedRun, schema: type, line: Layer) -> Layer:
+def _prepared(trained: FinetunedRun, schema: type, line: Layer) -> Layer:
     """Settings of data that make an image what the network knows.
 
     Raises:
@@ -206,7 +206,7 @@ def _prepared(trained: TrainedRun, schema: type, line: Layer) -> Layer:
     return Layer(str(trained.folder), {"data": wanted})
 
 
-def _check_kind(trained: TrainedRun, spec: DataSpec, schema: type, task: str) -> None:
+def _check_kind(trained: FinetunedRun, spec: DataSpec, schema: type, task: str) -> None:
     """Refuses data whose dimensions, channels or kind of intensity no setting makes those of the run."""
     was = trained.spec
     if spec.spatial_dims != was.spatial_dims:
@@ -223,7 +223,7 @@ def _check_kind(trained: TrainedRun, spec: DataSpec, schema: type, task: str) ->
         )
 
 
-def _check_prepared(trained: TrainedRun, spec: DataSpec, task: str) -> None:
+def _check_prepared(trained: FinetunedRun, spec: DataSpec, task: str) -> None:
     """Refuses data that cannot be prepared as those of the run."""
     was = trained.spec
     pairs = {

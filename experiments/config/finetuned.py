@@ -24,7 +24,7 @@ _OLD = "was fine-tuned by a version that did not record {}; fine-tune again, in 
 
 
 @dataclass(frozen=True)
-class TrainedRun:
+class FinetunedRun:
     """The folder, its summary, its settings, and the spec of the data that it was trained and tested on."""
 
     run: Run
@@ -32,7 +32,7 @@ class TrainedRun:
     spec: DataSpec
 
     @classmethod
-    def read(cls, folder: Path) -> TrainedRun:
+    def read(cls, folder: Path) -> FinetunedRun:
         """Reads the folder of a fine-tuning.
 
         Raises:
@@ -51,7 +51,7 @@ class TrainedRun:
         return cls(run, read_yaml(folder / _CONFIG, str(folder / _CONFIG)).tree, spec)
 
     @classmethod
-    def foreseen(cls, folder: Path, config: RunConfig) -> TrainedRun:
+    def planned(cls, folder: Path, config: RunConfig) -> FinetunedRun:
         """A fine-tuning that is still to come, as far as its settings say: enough to compose what follows it."""
         backbone, network = to_plain(config.backbone), {"spec": config.spec.to_dict()}
         summary = {"kind": "finetune", "task": config.name, "seed": config.general.seed, "hash": config.hash()}

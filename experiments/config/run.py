@@ -24,8 +24,8 @@ from experiments.config.sources import (
     build_top,
     check_keys,
     choose,
+    config_sources,
     data_class_of,
-    layers_of,
     method_class_of,
     names,
     read_conf,
@@ -168,7 +168,7 @@ def compose_pretrain(overrides: Sequence[str]) -> RunConfig:
     chosen, line = choose(overrides, required=("method", "data"), optional=("trainer",))
     method_class = method_class_of(chosen["method"])
     data_class = data_class_of(chosen["data"])
-    layers = layers_of(chosen, line, ("data", "method", "trainer"), data_class, chosen["data"])
+    layers = config_sources(chosen, line, ("data", "method", "trainer"), data_class, chosen["data"])
     keys = ("method", "data", "backbone", "optim", "trainer", "tracking", "seed", "out", "resume")
     check_keys(layers[:-1], keys)
     check_keys([line], (*keys, "online"))
@@ -242,7 +242,7 @@ def compose_probe(overrides: Sequence[str]) -> RunConfig:
     if pretext:
         name = data_name = chosen["data"]
         data_class = data_class_of(data_name)
-        layers = layers_of(chosen, line, ("data", "trainer"), data_class, data_name)
+        layers = config_sources(chosen, line, ("data", "trainer"), data_class, data_name)
     else:
         name, own = chosen["task"], (*own, "task", "labels")
         data_class, data_name, layers = of_task(chosen, line)
@@ -272,7 +272,7 @@ def of_task(chosen: dict[str, str], line: Layer) -> tuple[type[MedicalData], str
     return (
         data_class,
         data_name,
-        layers_of({"data": data_name, **chosen}, line, ("data", "task", "trainer"), data_class, data_name),
+        config_sources({"data": data_name, **chosen}, line, ("data", "task", "trainer"), data_class, data_name),
     )
 
 

@@ -80,7 +80,7 @@ def read_conf(group: str, name: str) -> Layer:
     return read_yaml(path, source)
 
 
-def layers_of(
+def config_sources(
     chosen: dict[str, str], line: Layer, order: tuple[str, ...], data_class: type[MedicalData], data_name: str
 ) -> list[Layer]:
     """Yamls of the chosen names in `order`, each with what it says of these dimensions and this trainer, and the line."""

@@ -34,7 +34,7 @@ files; `make docs` writes this page from them. Defaults are the papers'; the rec
 
 Every method trains the suite's own backbone with the same data, crops and budget, so that a comparison is one of methods. The
 encoder always travels; a pretrained decoder travels too, and a segmentation task that finds one uses it. While a method trains,
-its metric is logged beside that of a solver that learned nothing (`val/<metric>`, `val/<metric>_trivial`), and so are signs of
+its metric is logged beside that of a solver that learned nothing (`val/<metric>`, `val/<metric>_baseline`), and so are signs of
 collapse (`collapse/…`).
 """
 

@@ -115,7 +115,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         if self.monitor in trainer.callback_metrics:
             super().on_validation_end(trainer, pl_module)
-        elif getattr(pl_module, "comparable", True):
+        elif getattr(pl_module, "validation_is_comparable", True):
             logged = sorted(key for key in trainer.callback_metrics if key.startswith("val/"))
             raise RunError(f"trainer.monitor={self.monitor}: no such metric; logged are {', '.join(logged)}")
 

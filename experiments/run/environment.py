@@ -1,4 +1,4 @@
-"""What a run says of itself: lines for the user, the machine, versions, the commit."""
+"""Rank-0 printing, hardware, versions, peak memory and the commit of the code."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _BATCH = {2: 64, 3: 8}  # images of a forward pass: small, since the training ho
 # -------------------------------------------------------------------------------------------------- while training
 
 
-class _OfProbes:
+class _AfterProbe:
     """What looks at a monitored value of the probe acts after each probe, and not after a validation."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -44,11 +44,11 @@ class _OfProbes:
         super().on_validation_end(trainer, pl_module)  # type: ignore[misc]
 
 
-class ProbeCheckpoint(_OfProbes, ModelCheckpoint):
+class ProbeCheckpoint(_AfterProbe, ModelCheckpoint):
     """best.ckpt by the online probe."""
 
 
-class ProbeStopping(_OfProbes, EarlyStopping):
+class ProbeStopping(_AfterProbe, EarlyStopping):
     """Early stopping by the online probe; its patience counts probes."""
 
 

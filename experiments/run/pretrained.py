@@ -21,7 +21,7 @@ from ssl_med.spec import DataSpec, SslMedError
 
 
 @dataclass(frozen=True)
-class Initial:
+class LoadedNetwork:
     """Encoder and, when asked for, decoder, with their architecture; card and report of the file they came from."""
 
     backbone: Backbone
@@ -47,7 +47,7 @@ class Initial:
         }
 
 
-def build_network(config: RunConfig, *, with_decoder: bool) -> Initial:
+def build_network(config: RunConfig, *, with_decoder: bool) -> LoadedNetwork:
     """From the init file, or at the configured initialisation.
 
     Raises:
@@ -68,7 +68,7 @@ def build_network(config: RunConfig, *, with_decoder: bool) -> Initial:
         decoder = build_decoder(architecture, backbone) if with_decoder else None
         if decoder is not None:
             init_weights(decoder, architecture.init)
-        return Initial(backbone, decoder, architecture)
+        return LoadedNetwork(backbone, decoder, architecture)
     path = find_backbone(config.general.init)
     card = read_card(path)
     dims = card.data_spec().spatial_dims
@@ -86,11 +86,11 @@ def build_network(config: RunConfig, *, with_decoder: bool) -> Initial:
         fill_decoder={"auto": None, "true": True, "false": False}[tuned.decoder],
         group_norm=swap,
     )
-    return Initial(backbone, decoder, architecture, card, report)
+    return LoadedNetwork(backbone, decoder, architecture, card, report)
 
 
 def check_leak(
-    initial: Initial, data: MedicalData, *, allow: bool, files_of: Sequence[str] = ("val", "test")
+    loaded: LoadedNetwork, data: MedicalData, *, allow: bool, files_of: Sequence[str] = ("val", "test")
 ) -> tuple[Ledger, Leakage | None]:
     """Who takes part here, and whether the pretraining saw whom this run validates or tests on.
 
@@ -100,19 +100,19 @@ def check_leak(
         SslMedError: it did, and `allow` is off.
     """
     ledger = ledger_of(data, files_of=files_of)
-    if initial.card is None:
+    if loaded.card is None:
         return ledger, None
-    return ledger, compare(initial.card.ledger(), ledger, allow=allow)
+    return ledger, compare(loaded.card.ledger(), ledger, allow=allow)
 
 
 def notes_of(
-    config: RunConfig, initial: Initial, data: MedicalData, ledger: Ledger, leakage: Leakage | None
+    config: RunConfig, loaded: LoadedNetwork, data: MedicalData, ledger: Ledger, leakage: Leakage | None
 ) -> list[str]:
     """What the reader of the result should know before it starts."""
     notes: list[str] = list(data.describe().get("notes", []))
-    if initial.card is not None:
-        notes += differences(initial.card.data_spec(), config.spec)
-        notes += _share(initial.card, config, ledger)
+    if loaded.card is not None:
+        notes += differences(loaded.card.data_spec(), config.spec)
+        notes += _share(loaded.card, config, ledger)
     if leakage is not None and leakage.status != "none":
         notes.append(str(leakage))
     return notes
@@ -148,15 +148,15 @@ def labels_summary(config: RunConfig, described: dict[str, Any]) -> dict[str, An
     return {"fraction": round(counted["subjects"] / counted["of"], 4), "shots": labels.shots, **counted}
 
 
-def backbone_summary(initial: Initial) -> dict[str, Any]:
+def backbone_summary(loaded: LoadedNetwork) -> dict[str, Any]:
     """The architecture in use."""
-    plain: dict[str, Any] = to_plain(initial.config)
+    plain: dict[str, Any] = to_plain(loaded.config)
     return plain
 
 
-def tell(initial: Initial, notes: Sequence[str], say: Any) -> None:
+def tell(loaded: LoadedNetwork, notes: Sequence[str], say: Any) -> None:
     """Prints what was loaded, and the notes."""
-    if initial.report is not None:
-        say(f"init: {initial.report}")
+    if loaded.report is not None:
+        say(f"init: {loaded.report}")
     for note in notes:
         say(f"note: {note}")

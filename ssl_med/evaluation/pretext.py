@@ -55,10 +55,10 @@ def position_samples(backbone: Backbone, batch: Batch, levels: tuple[int, ...]) 
     """
     image = batch["image"]
     rows, columns = (n // 3 for n in image.shape[2:4])
-    if min(rows, columns) < backbone.least:
+    if min(rows, columns) < backbone.min_input_side:
         raise SslMedError(
             f"data.patch_size {list(image.shape[2:])} gives cells of {rows} x {columns}; the backbone needs sides of "
-            f"{backbone.least} or more, so take a patch of {3 * backbone.least} or more"
+            f"{backbone.min_input_side} or more, so take a patch of {3 * backbone.min_input_side} or more"
         )
 
     def cell(row: int, column: int) -> Tensor:

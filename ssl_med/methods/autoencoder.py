@@ -7,7 +7,7 @@ the latter's ablation.
 Where we differ, and why:
 - `skips` defaults to false: through a U-Net's skips the image is copied and the encoder learns nothing. Models Genesis'
   ablation keeps them (`skips: true`).
-- nothing is corrupted, so returning the input is the solution; the trivial solver beside the metric returns one grey value.
+- nothing is corrupted, so returning the input is the solution; the baseline solver beside the metric returns one grey value.
 """
 
 from __future__ import annotations
@@ -39,6 +39,6 @@ class Autoencoder(Restoration):
         """Nothing is corrupted."""
         return target.clone()
 
-    def trivial(self, views: Tensors) -> Tensor:
+    def baseline(self, views: Tensors) -> Tensor:
         """One grey value per image."""
         return grey_error(views["target"])

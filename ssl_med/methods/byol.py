@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_med.losses.distillation import cosine_distance
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
 from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.pair import Embedding, ViewConfig, random_view
 from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
@@ -76,8 +76,8 @@ class BYOL(Method):
         """L(p1, z2) + L(p2, z1) (eq. 2 and below); both views pass each network as one batch."""
         x = torch.cat([views["view1"], views["view2"]])
         pooled = self.backbone.pool(self.backbone(x))
-        p1, p2 = full(self.predictor(self.projector(pooled))).chunk(2)
-        z1, z2 = full(self.teacher(x)[1]).chunk(2)
+        p1, p2 = to_float32(self.predictor(self.projector(pooled))).chunk(2)
+        z1, z2 = to_float32(self.teacher(x)[1]).chunk(2)
         loss = cosine_distance(p1, z2) + cosine_distance(p2, z1)
         pair = _unit(p1, z2)
         return {"loss": loss, "features": pooled[: len(p1)].detach(), "pair": torch.stack(pair), **retrieval(*pair)}

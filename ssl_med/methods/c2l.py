@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_mean, gather, rank
 from ssl_med.losses.contrastive import info_nce, nce, nce_mean
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
 from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.methods.core.pair import Embedding, ViewConfig, random_view
 from ssl_med.networks.ema import EMA
@@ -111,7 +111,7 @@ class C2L(Method):
     def terms(self, views: Tensors) -> Tensors:
         """Mean of the contrasts; in training the new keys of all processes enter the queue after the loss is computed."""
         pooled = self.backbone.pool(self.backbone(views["query"]))
-        q = F.normalize(full(self.projector(pooled)), dim=1)
+        q = F.normalize(to_float32(self.projector(pooled)), dim=1)
         k = self._key(views["key"])
         everyone = gather(k)
         if self.training and self.config.loss == "nce":
@@ -119,7 +119,7 @@ class C2L(Method):
             self.mean.copy_(torch.where(self.mean > 0, self.mean, all_reduce_mean(mean)))
         terms = {"contrast": self.contrast(q, k)}
         if "query_mix" in views:
-            mixed = full(self.projector(self.backbone.pool(self.backbone(views["query_mix"]))))
+            mixed = to_float32(self.projector(self.backbone.pool(self.backbone(views["query_mix"]))))
             if self.config.mix_inputs:
                 terms["contrast_mix"] = self.contrast(mixed, self._key(views["key_mix"]))
             if self.config.mix_features:
@@ -133,7 +133,7 @@ class C2L(Method):
         return {"loss": loss, **logged, "features": pooled.detach(), "pair": pair, **retrieval(*pair)}
 
     def _key(self, view: Tensor) -> Tensor:
-        return F.normalize(full(self.teacher(view)[1]), dim=1)
+        return F.normalize(to_float32(self.teacher(view)[1]), dim=1)
 
     def contrast(self, q: Tensor, k: Tensor) -> Tensor:
         """InfoNCE or NCE of (B, d) queries and keys against the queue."""
@@ -144,7 +144,7 @@ class C2L(Method):
         return nce(q, k, keys, temperature=tau, mean=known)
 
     @property
-    def comparable(self) -> bool:
+    def validation_is_comparable(self) -> bool:
         """Only once the queue holds real keys alone."""
         return self.queue.full
 

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.distributed import gather_with_grad, rank
-from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.base import Tensors, to_float32
 from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod
 from ssl_med.spec import Batch, SslMedError
@@ -105,7 +105,7 @@ class CPC(PatchMethod):
         """InfoNCE or binary cross-entropy; "features" are those of the central patch."""
         features = self.encode(views["patches"])
         rows = self.grid.counts[0]
-        codes = full(self.code(features))
+        codes = to_float32(self.code(features))
         codes = codes.view(len(codes), rows, -1, codes.shape[-1])  # (B, R, Q, d)
         columns = codes.transpose(1, 2)
         states = self.context(columns.flatten(0, 1))[0].view(*columns.shape[:3], -1).transpose(1, 2)
@@ -124,13 +124,13 @@ class CPC(PatchMethod):
         own = torch.arange(rank() * mine, (rank() + 1) * mine, device=codes.device).view(codes.shape[:3])
         loss, hits, count = codes.new_zeros(()), codes.new_zeros(()), 0
         for step, predictor in zip(self.steps, self.predictors, strict=True):
-            predicted = full(predictor(states[:, :-step])).flatten(0, 2)
+            predicted = to_float32(predictor(states[:, :-step])).flatten(0, 2)
             target = own[:, step:].flatten()
             logits = predicted @ candidates.T / codes.shape[-1] ** 0.5
             loss = loss + F.cross_entropy(logits, target, reduction="sum")
             hits += (logits.detach().argmax(1) == target).sum()
             count += len(target)
-        return {"loss": loss / count, "metric": hits / count, "trivial": codes.new_tensor(1 / len(candidates))}
+        return {"loss": loss / count, "metric": hits / count, "baseline": codes.new_tensor(1 / len(candidates))}
 
     def bce(self, codes: Tensor, states: Tensor, negative: Tensor) -> Tensors:
         """Mean binary cross-entropy of true columns against columns of the next image of the global batch.
@@ -141,7 +141,7 @@ class CPC(PatchMethod):
             negative: (B, Q), a column of the next image.
         """
         rows = [self.middle + step for step in self.steps]
-        predicted = torch.stack([full(p(states[:, self.middle])) for p in self.predictors], 1)  # (B, K, Q, d)
+        predicted = torch.stack([to_float32(p(states[:, self.middle])) for p in self.predictors], 1)  # (B, K, Q, d)
         start = rank() * len(codes)
         after = gather_with_grad(codes).roll(-1, 0)[start : start + len(codes), rows]
         index = negative[:, None, :, None].expand_as(predicted)
@@ -150,5 +150,5 @@ class CPC(PatchMethod):
         return {
             "loss": F.binary_cross_entropy_with_logits(scores, truth),
             "metric": ((scores.detach() > 0) == (truth > 0)).float().mean(),
-            "trivial": scores.new_tensor(0.5),
+            "baseline": scores.new_tensor(0.5),
         }

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.base import Tensors, to_float32
 from ssl_med.methods.core.critic import Critic
 from ssl_med.methods.core.restoration import Restoration, RestorationConfig, cell_side
 from ssl_med.spec import Batch, SslMedError
@@ -95,7 +95,7 @@ class CubePP(Restoration):
     def terms(self, views: Tensors) -> Tensors:
         """In training with a critic, it learns from this batch first, then its score is part of the loss."""
         restored, pyramid = self.restore(views["input"])
-        restored = full(restored)
+        restored = to_float32(restored)
         terms = self.compared(restored, pyramid, views)
         if self.critic is None or not self.training:
             return terms

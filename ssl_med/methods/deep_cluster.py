@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.distributed import gather
-from ssl_med.methods.core.base import Method, Tensors, full
+from ssl_med.methods.core.base import Method, Tensors, to_float32
 from ssl_med.methods.core.checks import check_positive
 from ssl_med.methods.core.multicrop import crops, multi_crop, pool_crops, small_size
 from ssl_med.methods.core.pair import ViewConfig, random_view
@@ -174,7 +174,7 @@ class DeepCluster(Method):
             self.remember(views["index"], [self.describe(self.describer, views["image"])])
         labels = self.labels(views)
         pooled = self.backbone.pool(self.backbone(views["view"]))
-        logits = full(self.head(self.standardize(pooled))).view(len(pooled), self.config.heads, -1)
+        logits = to_float32(self.head(self.standardize(pooled))).view(len(pooled), self.config.heads, -1)
         losses, hits = [], []
         for h, (scores, label) in enumerate(zip(logits.unbind(1), labels, strict=True)):
             weight = self.clusters.weights(h, label)
@@ -184,7 +184,7 @@ class DeepCluster(Method):
 
     def describe(self, encoder: EMA, image: Tensor) -> Tensor:
         """(B, C, *S) -> pooled features (B, d)."""
-        return full(self.backbone.pool(encoder(image)))
+        return to_float32(self.backbone.pool(encoder(image)))
 
     @torch.no_grad()
     def labels(self, views: Tensors) -> list[Tensor]:
@@ -203,7 +203,7 @@ class DeepCluster(Method):
         index, tau = views["index"], self.config.temperature
         count, every = len(index), len(crops(views, "large")) + len(crops(views, "small"))
         pooled = pool_crops(self.backbone, views)
-        z = F.normalize(full(self.projector(pooled)), dim=1)
+        z = F.normalize(to_float32(self.projector(pooled)), dim=1)
         large = list(torch.split(z.detach(), count)[:2])
         if self.training:
             self.remember(index, large)
@@ -235,7 +235,7 @@ class DeepCluster(Method):
         common = [(label[:, None] == label).float().mean(1).amax() for label in labels]
         return {
             "metric": torch.stack(hits).float().mean(),
-            "trivial": torch.stack(common).mean(),
+            "baseline": torch.stack(common).mean(),
             "used": (sizes > 0).sum(1).float().mean(),
             "largest": (sizes.amax(1) / sizes.sum(1).clamp_min(1)).mean(),
         }
@@ -300,6 +300,6 @@ class DeepCluster(Method):
         self.head.bias.zero_()
 
     @property
-    def comparable(self) -> bool:
+    def validation_is_comparable(self) -> bool:
         """Only once nearly all training samples had part in the clustering."""
         return bool((self.clusters.labels >= 0).float().mean() > 0.9)

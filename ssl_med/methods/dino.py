@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_mean
 from ssl_med.losses.distillation import soft_cross_entropy
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
 from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.methods.core.multicrop import MultiCropConfig, crops, multi_crop, pool_crops, small_size
 from ssl_med.methods.core.pair import Embedding, ViewConfig
@@ -127,13 +127,13 @@ class DINO(Method):
         """Cross-entropy from each large crop to all others; in training the centre moves first."""
         c, count = self.config, len(views["large0"])
         pooled = pool_crops(self.backbone, views)
-        z = full(self.projector(pooled))
+        z = to_float32(self.projector(pooled))
         frozen = self.schedule.done < c.freeze_steps
-        scores = full(self.prototypes(z, frozen=frozen))
+        scores = to_float32(self.prototypes(z, frozen=frozen))
         student = torch.split(scores / c.temperature, count)
         with torch.no_grad():
-            taught = full(self.teacher(torch.cat(crops(views, "large")))[1])
-            outputs = full(self.teacher_prototypes(taught))
+            taught = to_float32(self.teacher(torch.cat(crops(views, "large")))[1])
+            outputs = to_float32(self.teacher_prototypes(taught))
             if self.training:
                 kept = min(c.center_momentum, self.schedule.done / (self.schedule.done + 1))
                 self.center.lerp_(all_reduce_mean(outputs.mean(0)).to(self.center.dtype), 1 - kept)

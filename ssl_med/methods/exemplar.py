@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.losses.triplet import triplet
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
 from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms._sampling import uniform
@@ -101,7 +101,7 @@ class Exemplar(Method):
         """Triplet loss; retrieval by the cosine of codes around their middle, 1/2."""
         images = torch.cat([views[key] for key in ("anchor", "positive", "negative")])
         pooled = self.backbone.pool(self.backbone(images))
-        anchor, positive, negative = full(self.code(self.rescale(pooled))).sigmoid().chunk(3)
+        anchor, positive, negative = to_float32(self.code(self.rescale(pooled))).sigmoid().chunk(3)
         near, far = ((anchor - x).detach().square().mean(1) for x in (positive, negative))
         first, second = (F.normalize(x.detach() - 0.5, dim=1) for x in (anchor, positive))
         return {

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.base import Tensors, to_float32
 from ssl_med.methods.core.restoration import RestorationConfig, Restorer, cell_side
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.cells import cells_mask, grid_of, join_cells, sample_cells, split_cells
@@ -87,14 +87,14 @@ class MAE(Restorer):
         """Distance on what was masked."""
         mask, target = views["mask"], views["target"]
         restored, pyramid = self.restore(torch.lerp(views["image"], self.token.to(mask.dtype), mask))
-        error = full(restored) - target
+        error = to_float32(restored) - target
         distance = error.abs() if self.config.loss == "mae" else error.square()
         grey = masked_mean(target, mask).view(-1, *[1] * (target.ndim - 1))  # the best single value, per image
         return {
             "loss": masked_mean(distance, mask).mean(),
             "features": self.backbone.pool(pyramid).detach(),
             "metric": masked_mean(error.detach().square(), mask).mean(),
-            "trivial": masked_mean((target - grey).square(), mask).mean(),
+            "baseline": masked_mean((target - grey).square(), mask).mean(),
         }
 
 

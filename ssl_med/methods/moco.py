@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
 from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.methods.core.pair import Embedding, TwoViewConfig, random_view
 from ssl_med.networks.ema import EMA
@@ -77,9 +77,9 @@ class MoCo(Method):
     def terms(self, views: Tensors) -> Tensors:
         """InfoNCE; in training the new keys of all processes enter the queue after the loss is computed."""
         pooled = self.backbone.pool(self.backbone(views["query"]))
-        q = F.normalize(full(self.projector(pooled)), dim=1)
+        q = F.normalize(to_float32(self.projector(pooled)), dim=1)
         with torch.no_grad():
-            k = F.normalize(full(self.teacher(views["key"])[1]), dim=1)
+            k = F.normalize(to_float32(self.teacher(views["key"])[1]), dim=1)
         loss = info_nce(q, k, self.queue.keys, temperature=self.config.temperature)
         if self.training:
             self.queue.push(gather(k))
@@ -87,7 +87,7 @@ class MoCo(Method):
         return {"loss": loss, "features": pooled.detach(), "pair": pair, **retrieval(q, k)}
 
     @property
-    def comparable(self) -> bool:
+    def validation_is_comparable(self) -> bool:
         """Only once the queue is full: negatives that stand there several times make the first losses differ."""
         return self.queue.full
 

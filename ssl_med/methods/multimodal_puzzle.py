@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from ssl_med.losses.permutation import assign, sinkhorn, unpermuted_mse
-from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.base import Tensors, to_float32
 from ssl_med.methods.core.checks import check_positive
 from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod, cells_of
 from ssl_med.networks.heads import Projector
@@ -81,12 +81,12 @@ class MultimodalPuzzle(PatchMethod):
         c, ordered, order = self.config, views["ordered"], views["order"]
         shuffled = permute(ordered, order)
         features = self.encode(shuffled.expand(-1, -1, self.spec.in_channels, *shuffled.shape[3:]))
-        scores = full(self.head(self.rescale(features)))
+        scores = to_float32(self.head(self.rescale(features)))
         weights = sinkhorn(scores, temperature=c.temperature, iterations=c.iterations)
         places = scores.detach().argmax(2) if self.training else assign(scores)
         return {
             "loss": unpermuted_mse(weights, shuffled, ordered),
             "features": features[:, 0].detach(),
             "metric": (places == order).float().mean(),
-            "trivial": scores.new_tensor(1 / self.grid.cells),
+            "baseline": scores.new_tensor(1 / self.grid.cells),
         }

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.ema import EMA
@@ -207,10 +207,10 @@ class PCRL(Method):
         """0.5 InfoNCE + 0.5 sum over branches of MSE (Sec. 3.4); new keys enter the queue after the loss."""
         ordinary = self.backbone(views["input_o"])
         pooled = self.backbone.pool(ordinary)
-        q = F.normalize(full(self.projector(pooled)), dim=1)
+        q = F.normalize(to_float32(self.projector(pooled)), dim=1)
         with torch.no_grad():
             momentum, k = self.teacher(views["input_m"])
-            k = F.normalize(full(k), dim=1)
+            k = F.normalize(to_float32(k), dim=1)
         contrast = info_nce(q, k, self.queue.keys, temperature=self.config.temperature)
         if self.training:
             self.queue.push(gather(k))
@@ -219,11 +219,11 @@ class PCRL(Method):
         loss = self.config.contrast_weight * contrast
         if self.config.reconstruct:
             restored = self.restore(ordinary, momentum, views)
-            errors = {f"restore_{k}": F.mse_loss(full(x), views[f"target_{k}"]) for k, x in restored.items()}
+            errors = {f"restore_{k}": F.mse_loss(to_float32(x), views[f"target_{k}"]) for k, x in restored.items()}
             loss = loss + self.config.restore_weight * torch.stack(list(errors.values())).sum()
             terms |= {key: value.detach() for key, value in errors.items()}
         if self.config.rotnet:
-            told = full(self.rotation_head(self.backbone.pool(self.backbone(views["turned"]))))
+            told = to_float32(self.rotation_head(self.backbone.pool(self.backbone(views["turned"]))))
             rotation = F.cross_entropy(told, views["turns"])
             loss = loss + self.config.restore_weight * rotation
             right = (told.argmax(1) == views["turns"]).float().mean()
@@ -246,7 +246,7 @@ class PCRL(Method):
         return dict(zip(branches, shown, strict=True))
 
     @property
-    def comparable(self) -> bool:
+    def validation_is_comparable(self) -> bool:
         """Only once the queue is full: negatives that stand there several times make the first losses differ."""
         return self.queue.full
 

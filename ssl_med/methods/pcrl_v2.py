@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from ssl_med.losses.distillation import cosine_distance
 from ssl_med.losses.restoration import mse
-from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.base import Tensors, to_float32
 from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.multicrop import crops, small_size
 from ssl_med.methods.core.restoration import RestorationConfig, Restorer, grey_error
@@ -106,7 +106,7 @@ class Comparison(nn.Module):
     def forward(self, x: Tensor, *, small: bool) -> tuple[Tensor, Tensor]:  # noqa: D102
         pooled = x.flatten(2).mean(2)
         z = self.small(pooled) if small else self.large(pooled)
-        return full(z), full(self.predictor(z))
+        return to_float32(z), to_float32(self.predictor(z))
 
 
 class PCRLv2(Restorer):
@@ -197,14 +197,14 @@ class PCRLv2(Restorer):
             "features": self.backbone.pool(pyramid)[:count].detach(),
             "pair": F.normalize(torch.stack(parts(ours[0][0].detach(), 2)), dim=2),
             "metric": mse(shown[-1].detach(), target),
-            "trivial": torch.minimum(mse(views["large0"], target), grey_error(target)),
+            "baseline": torch.minimum(mse(views["large0"], target), grey_error(target)),
         }
 
     def shown(self, scales: list[Tensor]) -> list[Tensor]:
         """What each scale of the decoder shows, (B, C, *S) at full resolution."""
         size, mode = scales[-1].shape[2:], "bilinear" if self.spec.spatial_dims == 2 else "trilinear"
-        coarse = [full(head(x)) for head, x in zip(self.outputs, scales[:-1], strict=True)]
-        return [*(F.interpolate(x, size=size, mode=mode) for x in coarse), full(self.head(scales[-1]))]
+        coarse = [to_float32(head(x)) for head, x in zip(self.outputs, scales[:-1], strict=True)]
+        return [*(F.interpolate(x, size=size, mode=mode) for x in coarse), to_float32(self.head(scales[-1]))]
 
     def after_step(self) -> None:
         """Counts, for beta."""

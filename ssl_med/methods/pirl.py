@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce, nce
-from ssl_med.methods.core.base import RETRIEVAL, Tensors, full, retrieval
+from ssl_med.methods.core.base import RETRIEVAL, Tensors, retrieval, to_float32
 from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.methods.core.pair import ViewConfig, random_view
 from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, cells_of
@@ -117,9 +117,9 @@ class PIRL(PatchMethod):
         """Both contrasts; in training the images of all processes enter the memory after the loss is computed."""
         c, index = self.config, views["index"].long()
         pooled = self.backbone.pool(self.backbone(views["view"]))
-        f = F.normalize(full(self.image_head(pooled)), dim=1)
+        f = F.normalize(to_float32(self.image_head(pooled)), dim=1)
         patches = self.patch_head(self.encode(views["patches"]).flatten(0, 1)).view(len(pooled), -1)
-        g = F.normalize(full(self.joint_head(patches)), dim=1)
+        g = F.normalize(to_float32(self.joint_head(patches)), dim=1)
         size = len(self.memory.entries)
         shown = (views["first"].long() + torch.arange(min(c.negatives, size), device=index.device)) % size
         anchor, itself = f.detach(), None
@@ -143,6 +143,6 @@ class PIRL(PatchMethod):
         }
 
     @property
-    def comparable(self) -> bool:
+    def validation_is_comparable(self) -> bool:
         """Only once most of the memory is real: the random entries it starts with are easy negatives."""
         return bool(self.memory.seen.float().mean() > 0.9)

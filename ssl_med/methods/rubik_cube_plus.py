@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.base import Tensors, to_float32
 from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.rubik import Rubik, RubikConfig
 from ssl_med.spec import Batch
@@ -66,7 +66,7 @@ class RubikCubePlus(Rubik):
         """Weighted sum of three tasks."""
         c, masked = self.config, views["masked"]
         terms, features = self.solve(views)
-        logits = full(self.mask_head(features)).flatten(1)
+        logits = to_float32(self.mask_head(features)).flatten(1)
         terms["mask"] = F.binary_cross_entropy_with_logits(logits, masked.to(logits.dtype))
         terms["mask_accuracy"] = ((logits.detach() > 0) == (masked > 0)).float().mean()
         loss = c.order_weight * terms["order"] + c.rotation_weight * terms["rotation"] + c.mask_weight * terms["mask"]

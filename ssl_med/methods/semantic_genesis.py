@@ -35,7 +35,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_sum, gather, world_size
 from ssl_med.losses.restoration import mse
-from ssl_med.methods.core.base import Metric, Tensors, full
+from ssl_med.methods.core.base import Metric, Tensors, to_float32
 from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
 from ssl_med.networks.backbone import Norm
 from ssl_med.networks.backbones.unet import UNetDecoder, UNetEncoder, conv_norm_relu
@@ -139,7 +139,7 @@ class Discovery(nn.Module):
     def describe(self, scan: Tensor) -> Tensor:
         """(B, C, *T) uint8 -> unit descriptor (B, d)."""
         pyramid = self.describer(scan.to(self.descriptors.dtype) / 255)
-        return F.normalize(full(self.encoder.pool(pyramid)), dim=1)
+        return F.normalize(to_float32(self.encoder.pool(pyramid)), dim=1)
 
     @torch.no_grad()
     def near(self, descriptor: Tensor, instance: Tensor) -> Tensor:
@@ -224,9 +224,9 @@ class SemanticGenesis(Shuffling):
     def terms(self, views: Tensors) -> Tensors:
         """Restoration, the autoencoder's error, and cross-entropy over crops of near scans; accuracy is the metric."""
         restored, pyramid = self.restore(views["input"])
-        terms = self.compared(full(restored), pyramid, views)
+        terms = self.compared(to_float32(restored), pyramid, views)
         instance, case = views["instance"].long(), views["case"].long()
-        logits = full(self.classifier(self.widen(pyramid[-1]).flatten(2).mean(2)))
+        logits = to_float32(self.classifier(self.widen(pyramid[-1]).flatten(2).mean(2)))
         scan = (views["scan"] * 255).round().to(torch.uint8)
         descriptor = self.discovery.describe(scan)
         near = self.discovery.near(descriptor, instance).to(logits.dtype)
@@ -234,7 +234,7 @@ class SemanticGenesis(Shuffling):
             self.discovery.remember(gather(scan), gather(descriptor), gather(case))
         total = all_reduce_sum(near.sum()).clamp_min(1) / world_size()  # mean over the crops of all processes
         classify = (F.cross_entropy(logits, instance, reduction="none") * near).sum() / total
-        discover = mse(full(self.discovery(views["scan"])), views["scan"])
+        discover = mse(to_float32(self.discovery(views["scan"])), views["scan"])
         return {
             "loss": terms["loss"] + self.config.classify_weight * classify + discover,
             "restore": terms["loss"].detach(),
@@ -243,7 +243,7 @@ class SemanticGenesis(Shuffling):
             "near": near.mean(),
             "features": terms["features"],
             "metric": ((logits.detach().argmax(1) == instance) * near).sum() / near.sum().clamp_min(1),
-            "trivial": logits.new_tensor(1 / self.config.classes),
+            "baseline": logits.new_tensor(1 / self.config.classes),
         }
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather_with_grad, rank
 from ssl_med.losses.contrastive import nt_xent
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
 from ssl_med.methods.core.checks import check_positive
 from ssl_med.methods.core.pair import TwoViewConfig, random_view
 from ssl_med.networks.heads import Projector
@@ -60,7 +60,7 @@ class SimCLR(Method):
     def terms(self, views: Tensors) -> Tensors:
         """Both views pass the encoder as one batch, so that its normalisation sees both."""
         pooled = self.backbone.pool(self.backbone(torch.cat([views["view1"], views["view2"]])))
-        z1, z2 = F.normalize(full(self.projector(pooled)), dim=1).chunk(2)
+        z1, z2 = F.normalize(to_float32(self.projector(pooled)), dim=1).chunk(2)
         loss = nt_xent(
             z1,
             z2,

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather, rank
 from ssl_med.losses.distillation import sinkhorn, soft_cross_entropy
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, full, retrieval
+from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
 from ssl_med.methods.core.checks import check_positive
 from ssl_med.methods.core.multicrop import MultiCropConfig, multi_crop, pool_crops, small_size
 from ssl_med.methods.core.pair import ViewConfig
@@ -100,9 +100,9 @@ class SwAV(Method):
         """Cross-entropy between the assignment of each large crop and the predictions from all other crops."""
         count = len(views["large0"])
         pooled = pool_crops(self.backbone, views)
-        z = full(self.projector(pooled))
+        z = to_float32(self.projector(pooled))
         frozen = self.schedule.done < self.config.freeze_steps
-        scores = torch.split(full(self.prototypes(z, frozen=frozen)), count)
+        scores = torch.split(to_float32(self.prototypes(z, frozen=frozen)), count)
         first, second = (F.normalize(x, dim=1) for x in torch.split(z.detach(), count)[:2])
         targets = [self.assign(scores[i].detach(), i) for i in range(2)]
         if self.training:
@@ -129,7 +129,7 @@ class SwAV(Method):
         if self.uses_queue:
             queue = self.queues[crop]
             assert isinstance(queue, Queue)
-            everyone = torch.cat([everyone, full(self.prototypes(queue.keys.T))])
+            everyone = torch.cat([everyone, to_float32(self.prototypes(queue.keys.T))])
         start = rank() * len(scores)
         shares = sinkhorn(everyone, epsilon=self.config.epsilon, iterations=self.config.iterations)
         return shares[start : start + len(scores)]

@@ -55,7 +55,7 @@ class Backbone(nn.Module, ABC):
         return self.strides[-1]
 
     @property
-    def least(self) -> int:
+    def min_input_side(self) -> int:
         """Smallest side of an input that reaches the last level; without a decoder it need not divide evenly."""
         return self.divisor
 

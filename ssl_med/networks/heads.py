@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class Rescale(nn.Module):
+class Standardize(nn.Module):
     """(..., d) -> (..., d): each feature to mean 0 and variance 1 over all that stands before it, without learned scale."""
 
     def __init__(self, width: int) -> None:

@@ -56,7 +56,7 @@ def make_grid(
     gap: float = 0.0,
     jitter: float = 0.0,
     overlap: float = 0.0,
-    least: int = 1,
+    min_side: int = 1,
 ) -> Grid:
     """Cells of equal size.
 
@@ -66,23 +66,23 @@ def make_grid(
         gap: between the patches of neighbouring cells at least, as a share of a cell's side.
         jitter: by which a patch moves at most, as a share of a cell's side.
         overlap: share of a cell's side that its neighbour covers too.
-        least: smallest side of a patch that is of use; jitter, then gap, give way to it.
+        min_side: smallest side of a patch that is of use; jitter, then gap, give way to it.
 
     Raises:
-        SslMedError: cells smaller than `least`.
+        SslMedError: cells smaller than `min_side`.
     """
     step = tuple(int(s / (n - 1 + 1 / (1 - overlap))) for s, n in zip(shape, counts, strict=True))
     cell = tuple(round(t / (1 - overlap)) for t in step)
-    if min(cell) < least:
-        needed = [math.ceil(least * ((n - 1) * (1 - overlap) + 1)) for n in counts]
+    if min(cell) < min_side:
+        needed = [math.ceil(min_side * ((n - 1) * (1 - overlap) + 1)) for n in counts]
         raise SslMedError(
             f"data.patch_size {list(shape)} in {_times(counts)} cells leaves {_times(cell)} voxels a cell, and the network "
-            f"needs {least} a side: take data.patch_size of {_times(needed)} or more, fewer backbone.channels or, where the "
+            f"needs {min_side} a side: take data.patch_size of {_times(needed)} or more, fewer backbone.channels or, where the "
             "method has it, a smaller method.grid"
         )
     first = tuple((s - c - (n - 1) * t) // 2 for s, c, n, t in zip(shape, cell, counts, step, strict=True))
-    gaps = tuple(min(round(gap * c), c - least) for c in cell)
-    moves = tuple(min(round(jitter * c), c - g - least) for c, g in zip(cell, gaps, strict=True))
+    gaps = tuple(min(round(gap * c), c - min_side) for c in cell)
+    moves = tuple(min(round(jitter * c), c - g - min_side) for c, g in zip(cell, gaps, strict=True))
     patch = tuple(c - g - m for c, g, m in zip(cell, gaps, moves, strict=True))
     return Grid(tuple(counts), first, step, patch, tuple(g // 2 for g in gaps), moves)
 

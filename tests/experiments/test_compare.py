@@ -215,7 +215,7 @@ def test_a_column_whose_trial_failed_has_no_results_of_that_row(start):
 
 
 def test_two_at_once_are_refused(start, tmp_path):
-    with module._Alone(tmp_path / "out"):
+    with module._FolderLock(tmp_path / "out"):
         code, started, printed = start()
     assert (code, started) == (2, [])
     assert "another compare is at work here" in printed

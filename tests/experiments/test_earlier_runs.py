@@ -12,7 +12,7 @@ import pytest
 
 from datamodules.phantoms import chest14
 from experiments.cli import main
-from experiments.config.finetuned import TrainedRun
+from experiments.config.finetuned import FinetunedRun
 from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
 from ssl_med.checkpoint import load_backbone, read_card
 from ssl_med.reports.run_folder import read_metrics, read_run
@@ -98,7 +98,7 @@ def test_weights_load_and_a_fine_tuning_is_tested(earlier, radiographs):
     )
     assert backbone.channels == (8, 8)
     assert "16/16" in str(report)
-    trained = TrainedRun.read(earlier / "finetune")
+    trained = FinetunedRun.read(earlier / "finetune")
     assert trained.module(compose_finetune(["task=chest14", "data.root=x"]).task).backbone.channels == (8, 8)
     external = ["external", str(earlier / "finetune"), "task=chest14", f"data.root={radiographs}", "map=same"]
     assert main([*external, "part=test", "trainer=cpu", f"out={earlier / 'external'}"]) == 0

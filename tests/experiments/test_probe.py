@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from datamodules.phantoms import brats, chest14, lits, medmnist
 from experiments.cli import main
-from experiments.commands.finetune import matched
+from experiments.commands.finetune import matched_schedule
 from experiments.config.run import compose_finetune
 
 CPU = ["trainer=cpu", "trainer.progress=false"]
@@ -269,7 +269,7 @@ def test_steps_are_matched_to_those_of_all_labels(roots):
             label_shots=config.labels.shots,
         )
         data.setup()
-        return matched(config, data)
+        return matched_schedule(config, data)
 
     epochs, none = plan("labels.fraction=0.2")
     assert (epochs.max_epochs, epochs.max_steps, none) == (4, -1, 0)

@@ -176,7 +176,7 @@ def test_a_run_whose_features_collapse_ends_with_one_line(scans, tmp_path, monke
         pooled = self.backbone.pool(self.backbone(views["view1"]))
         loss = pooled.mean() + 0 * self.projector(pooled).sum()
         zero = loss.detach() * 0
-        return {"loss": loss, "features": pooled.detach(), "metric": zero, "trivial": zero}
+        return {"loss": loss, "features": pooled.detach(), "metric": zero, "baseline": zero}
 
     words = ["pretrain", "method=simclr", *VOLUME, *TINY, f"data.root={scans}", "trainer.max_steps=80", "optim.lr=0.1"]
     with monkeypatch.context() as patch:

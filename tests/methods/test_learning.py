@@ -1,4 +1,4 @@
-"""Every method learns on phantoms: it beats a trivial solver at its task, and its frozen features beat random ones.
+"""Every method learns on phantoms: it beats a baseline solver at its task, and its frozen features beat random ones.
 
 Short runs of images, in CI, are asked for the task; long runs of images and volumes for both. A run has the settings of
 `trainer=cpu`, what a method's yaml says of it included; length, data, network and its normalisation are the test's own.
@@ -43,7 +43,7 @@ LONG_OF = {  # of images, of volumes
     "relative_position": (200, 600),
     "rotation": (300, 300),
 }
-# The metric must cover so much of the way from the trivial solver to perfection ...
+# The metric must cover so much of the way from the baseline solver to perfection ...
 GAIN = 0.2
 # ... but where one is right among hundreds of candidates, many of which look alike, it must be right so many times as often
 # as by chance: a network that knows the image but not the place, or the place but not the image, is right once in tens
@@ -126,12 +126,12 @@ def train(method, images, *, steps, batch):
 
 @torch.no_grad()
 def solved(method, images):
-    """Means of the pretext metric and of the trivial solver's over `images`."""
+    """Means of the pretext metric and of the baseline solver's over `images`."""
     method.eval()
     found = []
     for k, part in enumerate(images.split(32)):
         terms = method.terms(method.views(batch_of(part), generator(900 + k)))
-        found.append([float(terms["metric"]), float(terms["trivial"])])
+        found.append([float(terms["metric"]), float(terms["baseline"])])
     return torch.tensor(found).mean(0).tolist()
 
 

@@ -197,7 +197,7 @@ def test_a_step_is_finite_replayable_and_reaches_every_weight(name, dims, build)
     assert torch.isfinite(terms["loss"])
     assert terms["features"].shape == (4, method.backbone.out_channels)
     assert not terms["features"].requires_grad
-    for key in ("metric", "trivial"):
+    for key in ("metric", "baseline"):
         assert terms[key].ndim == 0
         assert torch.isfinite(terms[key])
         assert not terms[key].requires_grad

@@ -40,7 +40,7 @@ def test_rotation_labels_name_the_numpy_turn(dims, every, classes):
             plane, k = expected[label]
             assert np.array_equal(copy[0].numpy(), np.rot90(images[b, 0].numpy(), k, plane))
     assert len(set(views["label"].flatten().tolist())) > 2
-    assert float(method.terms(views)["trivial"]) == pytest.approx(1 / classes)
+    assert float(method.terms(views)["baseline"]) == pytest.approx(1 / classes)
 
 
 @pytest.mark.parametrize(("size", "classes"), [((16, 16, 8), 6), ((16, 8, 4), 4), ((32, 16), 2), ((16, 16), 4)])
@@ -84,7 +84,7 @@ def test_relative_position_labels_are_directions_row_by_row(dims, directions):
         centre, other = (place(patch[0], size) for patch in pair)
         assert ((other - centre) // (np.array(size) // 3) == cells[label]).all()
     assert len(views["label"].unique()) > directions * 0.8
-    assert float(method.terms(views)["trivial"]) == pytest.approx(1 / directions)
+    assert float(method.terms(views)["baseline"]) == pytest.approx(1 / directions)
 
 
 def test_pairs_jitter_independently():
@@ -292,7 +292,7 @@ def test_puzzle_is_solved_by_patches_not_by_slots():
     terms = method.terms(views)
     assert torch.allclose(moved["loss"], terms["loss"], atol=1e-6)
     assert torch.equal(moved["metric"], terms["metric"])
-    assert float(terms["trivial"]) == pytest.approx(1 / 9)
+    assert float(terms["baseline"]) == pytest.approx(1 / 9)
 
 
 def test_puzzle_of_one_modality_is_refused(monkeypatch):
@@ -341,7 +341,7 @@ def test_cpc_is_info_nce_over_all_patches_of_the_batch(dims, steps):
             hits.append(scores.argmax() == true)
     assert float(terms["loss"]) == pytest.approx(np.mean(losses), abs=1e-10)
     assert float(terms["metric"]) == pytest.approx(np.mean(hits))
-    assert float(terms["trivial"]) == pytest.approx(1 / len(candidates))
+    assert float(terms["baseline"]) == pytest.approx(1 / len(candidates))
 
 
 @pytest.mark.parametrize(("dims", "below"), [(2, [4, 5, 6]), (3, [2, 3])])
@@ -498,7 +498,7 @@ def bodies(n, dims, seed=0):
 
 
 # What a short run of test_learning.py does not show is learned by an easier task:
-# images, steps, learning rate, words, and how many times better than the trivial solver at least
+# images, steps, learning rate, words, and how many times better than the baseline solver at least
 LEARNS = {
     "rotation": (bodies, 100, 3e-3, ["method.every=false"], 2),
     "exemplar": (blobs, 100, 1e-3, ["method.code_dim=128", "method.zoom_p=0"], 6),
@@ -520,7 +520,7 @@ def test_the_pretext_task_is_learned_on_unseen_images(name, dims):
     method.eval()
     with torch.no_grad():
         terms = method.terms(method.views(batch_of(test), generator(99)))
-    assert float(terms["metric"]) > times * float(terms["trivial"])
+    assert float(terms["metric"]) > times * float(terms["baseline"])
 
 
 def test_heads_see_standardised_features_where_the_backbone_does_not_normalise_batches():

@@ -53,7 +53,7 @@ def test_autoencoder_sees_the_original_through_a_bottleneck(dims):
     assert torch.equal(method.head(method.decoder([*hidden, pyramid[-1]])), shown), "finer levels must not matter"
     terms = method.terms(views)
     expected = torch.stack([((x - x.mean()) ** 2).mean() for x in images]).mean()
-    assert float(terms["trivial"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(terms["baseline"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("skips", [True, False])
@@ -77,7 +77,7 @@ def test_losses_are_a_choice_and_the_metric_is_not(name, loss, function):
     assert torch.equal(terms["loss"], function(shown, views["target"]))
     assert torch.equal(terms["metric"], mse(shown, views["target"]).detach())
     both = mse(views["input"], views["target"]), grey_error(views["target"])
-    assert float(terms["trivial"]) == min(map(float, both))
+    assert float(terms["baseline"]) == min(map(float, both))
 
 
 OFF = ["method.flip=0", "method.shuffle=0", "method.nonlinear=0", "method.paint=0"]
@@ -169,7 +169,7 @@ def test_masked_loss_equals_loops_and_sees_masked_voxels_alone(dims, loss, power
     elsewhere = views | {"target": torch.where(mask.bool(), images, 7.0)}
     assert torch.equal(method.terms(elsewhere)["loss"], terms["loss"]), "visible voxels must not count"
     grey = [images[b][mask[b].bool()] for b in range(3)]
-    assert float(terms["trivial"]) == pytest.approx(
+    assert float(terms["baseline"]) == pytest.approx(
         float(torch.stack([g.var(unbiased=False) for g in grey]).mean()), rel=1e-9
     )
 

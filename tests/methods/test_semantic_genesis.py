@@ -96,7 +96,7 @@ def test_terms_follow_their_formulas(dims):
     assert float(terms["loss"]) == pytest.approx(float(expected), rel=1e-12)
     hits = (logits.argmax(1) == views["instance"])[near].double().mean()
     assert float(terms["metric"]) == pytest.approx(float(hits))
-    assert float(terms["trivial"]) == 1 / 8
+    assert float(terms["baseline"]) == 1 / 8
 
 
 def test_every_image_gets_one_corruption_and_the_target_none():

@@ -123,13 +123,13 @@ def test_a_grid_shares_what_is_left_over_and_gives_way_to_the_network():
     assert grid.step == (5, 21)
     assert grid.first == (0, 0)
     assert make_grid((17, 65), (3, 3)).first == (1, 1)
-    assert make_grid((16, 64), (3, 3), gap=0.2, jitter=0.25, least=5).patch == (5, 12)
+    assert make_grid((16, 64), (3, 3), gap=0.2, jitter=0.25, min_side=5).patch == (5, 12)
     with pytest.raises(SslMedError, match=r"16, 64.*3x3 cells leaves 5x21.*needs 8 a side.* 24x24 or more"):
-        make_grid((16, 64), (3, 3), least=8)
-    assert min(make_grid((24, 24), (3, 3), least=8).patch) == 8
+        make_grid((16, 64), (3, 3), min_side=8)
+    assert min(make_grid((24, 24), (3, 3), min_side=8).patch) == 8
     with pytest.raises(SslMedError, match="32x32 or more"):
-        make_grid((31, 64), (7, 7), overlap=0.5, least=8)
-    assert min(make_grid((32, 32), (7, 7), overlap=0.5, least=8).patch) == 8
+        make_grid((31, 64), (7, 7), overlap=0.5, min_side=8)
+    assert min(make_grid((32, 32), (7, 7), overlap=0.5, min_side=8).patch) == 8
 
 
 @pytest.mark.parametrize(("side", "cell"), [(32, 8), (38, 8), (50, 12), (224, 56)])

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather, rank
 from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone
-from ssl_med.networks.heads import Rescale
+from ssl_med.networks.heads import Standardize
 from ssl_med.networks.init import init_weights
 from ssl_med.optim import OptimConfig, configure
 from ssl_med.rng import seeded_generator
@@ -21,12 +21,12 @@ from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 
 Tensors = dict[str, Tensor]
 _PHASES = {"train": 0, "val": 1}
-_UNLOGGED = ("features", "pair", "metric", "trivial")
+_UNLOGGED = ("features", "pair", "metric", "baseline")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How well the pretext task is solved: a number that a reader can judge, beside that of a trivial solver."""
+    """How well the pretext task is solved: a number that a reader can judge, beside that of a baseline solver."""
 
     name: str
     higher_is_better: bool
@@ -48,7 +48,7 @@ class Method(pl.LightningModule, ABC):
 
     Config: ClassVar[type]
     metric: ClassVar[Metric]
-    """what `terms` returns as "metric" and, of a solver that learned nothing, as "trivial" """
+    """what `terms` returns as "metric" and, of a solver that learned nothing, as "baseline" """
     min_channels: ClassVar[int] = 1
     """modalities an image must have"""
     backbone: Backbone
@@ -103,7 +103,7 @@ class Method(pl.LightningModule, ABC):
         """Loss terms by name.
 
         Reserved, all but "loss" without gradient: "loss", what is minimised; "features" (B, d), what the collapse
-        monitor looks at; "metric" and "trivial", scalars, see `metric`; "pair" (2, B, d), L2-normalised embeddings of the
+        monitor looks at; "metric" and "baseline", scalars, see `metric`; "pair" (2, B, d), L2-normalised embeddings of the
         two views where there are two, for alignment and uniformity. Everything else is logged under its name.
         """
 
@@ -124,12 +124,12 @@ class Method(pl.LightningModule, ABC):
         """Runs after each optimiser step, not after each accumulated batch."""
 
     @property
-    def comparable(self) -> bool:
+    def validation_is_comparable(self) -> bool:
         """Whether validation losses may be compared with later ones; weights are not chosen before that."""
         return True
 
     def rescaling(self, *, per_image: int = 1) -> nn.Module:
-        """What a head without batch normalisation of its own sees the pooled features through: `Rescale`, or nothing.
+        """What a head without batch normalisation of its own sees the pooled features through: `Standardize`, or nothing.
 
         Batch normalisation inside the backbone, which the papers take for granted, centres the features. Where groups or
         instances are normalised instead, one direction is common to all images: cosines of a new network differ in the
@@ -149,7 +149,7 @@ class Method(pl.LightningModule, ABC):
                 f"trainer.batch_size is 1; with backbone.norm={self.backbone_config.norm} features are standardised over the "
                 "batch: give at least 2, or backbone.norm=batch"
             )
-        return Rescale(self.backbone.out_channels)
+        return Standardize(self.backbone.out_channels)
 
     # --- shared --------------------------------------------------------------------------------------------------
 
@@ -180,14 +180,14 @@ class Method(pl.LightningModule, ABC):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs the terms and the metric of one batch under val/, with views that are the same at each validation."""
         terms = self.losses(batch, self._generator("val", batch_idx, batch["image"].device))
-        if not self.comparable:
+        if not self.validation_is_comparable:
             return
         logged = {f"val/{key}": value for key, value in self._logged(terms).items()}
         self.log_dict(logged, batch_size=len(batch["image"]), sync_dist=True)
 
     def _logged(self, terms: Tensors) -> Tensors:
         named = {key: value for key, value in terms.items() if key not in _UNLOGGED}
-        return {**named, self.metric.name: terms["metric"], f"{self.metric.name}_trivial": terms["trivial"]}
+        return {**named, self.metric.name: terms["metric"], f"{self.metric.name}_baseline": terms["baseline"]}
 
     def on_train_epoch_start(self) -> None:
         """Calls `before_epoch`."""
@@ -227,7 +227,7 @@ def collapse(features: Tensor, pair: Tensor | None = None) -> Tensors:
         exp(-2 d^2) over pairs of different images of the first view (Wang and Isola 2020, alpha = t = 2); lower is
         better for both, and 0 is a collapsed uniformity.
     """
-    features = full(gather(features.detach()))
+    features = to_float32(gather(features.detach()))
     unit = F.normalize(features, dim=1)
     std = unit.std(0).mean() * features.shape[1] ** 0.5
     values = torch.linalg.svdvals(features - features.mean(0))
@@ -235,7 +235,7 @@ def collapse(features: Tensor, pair: Tensor | None = None) -> Tensors:
     entropy = -(share * share.clamp_min(1e-12).log()).sum()
     signs = {"collapse/feature_std": std, "collapse/effective_rank": entropy.exp()}
     if pair is not None:
-        first, second = (full(gather(x.detach())) for x in pair)
+        first, second = (to_float32(gather(x.detach())) for x in pair)
         signs["collapse/alignment"] = (first - second).square().sum(1).mean()
         if len(first) > 1:
             signs["collapse/uniformity"] = torch.pdist(first).square().mul(-2).exp().mean().log()
@@ -251,9 +251,9 @@ def retrieval(first: Tensor, second: Tensor) -> Tensors:
         second: (B, d), L2-normalised.
     """
     hits = (first @ second.T).argmax(1) == torch.arange(len(first), device=first.device)
-    return {"metric": hits.float().mean(), "trivial": first.new_tensor(1 / len(first))}
+    return {"metric": hits.float().mean(), "baseline": first.new_tensor(1 / len(first))}
 
 
-def full(x: Tensor) -> Tensor:
+def to_float32(x: Tensor) -> Tensor:
     """Half precision -> float32; losses and cosine similarities are not computed in less."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ssl_med.distributed import all_reduce_mean
-from ssl_med.methods.core.base import full
+from ssl_med.methods.core.base import to_float32
 
 
 class Critic(nn.Module):
@@ -82,7 +82,7 @@ class Critic(nn.Module):
 
     def learn(self, real: Tensor, made: Tensor, beside: Tensor, mix: Tensor) -> Tensor:
         """One step of Adam on `loss`, with the gradient averaged over processes; returns the loss before it."""
-        real, made, beside = (full(x.detach()) for x in (real, made, beside))
+        real, made, beside = (to_float32(x.detach()) for x in (real, made, beside))
         with torch.enable_grad(), torch.autocast(real.device.type, enabled=False):
             weights = {name: w.detach().requires_grad_() for name, w in self.net.named_parameters()}
             loss = self.loss(weights, real, made, beside, mix)

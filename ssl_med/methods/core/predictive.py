@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_med.methods.core.base import Method, Metric, Tensors, full
+from ssl_med.methods.core.base import Method, Metric, Tensors, to_float32
 from ssl_med.methods.core.checks import check_share
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.patches import Grid, cut, make_grid, permute, sample_corners, standardize
@@ -49,9 +49,9 @@ class PatchMethod(Method):
         Raises:
             SslMedError: patches that the network cannot take.
         """
-        c, least = self.config, self.backbone.least
+        c, min_side = self.config, self.backbone.min_input_side
         self.grid = make_grid(
-            self.spec.patch_size, counts, gap=c.gap, jitter=c.jitter, overlap=overlap, least=max(2, least)
+            self.spec.patch_size, counts, gap=c.gap, jitter=c.jitter, overlap=overlap, min_side=max(2, min_side)
         )
         last = math.prod(max(1, side // self.backbone.divisor) for side in self.grid.patch)
         if last < 2 and self.backbone_config.norm == "instance":
@@ -85,15 +85,15 @@ def cells_of(grid: int, dims: int) -> tuple[int, ...]:
 
 
 def classify(logits: Tensor, label: Tensor) -> Tensors:
-    """Cross-entropy as "loss", accuracy as "metric" and that of guessing as "trivial".
+    """Cross-entropy as "loss", accuracy as "metric" and that of guessing as "baseline".
 
     Args:
         logits: (N, K).
         label: (N,) int64.
     """
-    logits = full(logits)
+    logits = to_float32(logits)
     return {
         "loss": F.cross_entropy(logits, label),
         "metric": (logits.detach().argmax(1) == label).float().mean(),
-        "trivial": logits.new_tensor(1 / logits.shape[1]),
+        "baseline": logits.new_tensor(1 / logits.shape[1]),
     }

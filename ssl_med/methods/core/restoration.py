@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_med.losses.restoration import mae, mse, ssim_loss
-from ssl_med.methods.core.base import Method, Metric, Tensors, full
+from ssl_med.methods.core.base import Method, Metric, Tensors, to_float32
 from ssl_med.methods.core.checks import check_share
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.heads import RestorationHead
@@ -112,7 +112,7 @@ class Restoration(Restorer):
     def terms(self, views: Tensors) -> Tensors:
         """The restoration distance."""
         restored, pyramid = self.restore(views["input"])
-        return self.compared(full(restored), pyramid, views)
+        return self.compared(to_float32(restored), pyramid, views)
 
     def compared(self, restored: Tensor, pyramid: list[Tensor], views: Tensors) -> Tensors:
         """All terms of what the network restored."""
@@ -121,10 +121,10 @@ class Restoration(Restorer):
             "loss": self.distance(restored, target),
             "features": self.backbone.pool(pyramid).detach(),
             "metric": mse(restored.detach(), target),
-            "trivial": self.trivial(views),
+            "baseline": self.baseline(views),
         }
 
-    def trivial(self, views: Tensors) -> Tensor:
+    def baseline(self, views: Tensors) -> Tensor:
         """Squared error of the better of two solvers that learned nothing: return the input, or one grey value."""
         return torch.minimum(mse(views["input"], views["target"]), grey_error(views["target"]))
 

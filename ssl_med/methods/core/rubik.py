@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_med.methods.core.base import Tensors, full
+from ssl_med.methods.core.base import Tensors, to_float32
 from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod, cells_of, classify
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch
@@ -85,7 +85,7 @@ class Rubik(PatchMethod):
         joined = features.flatten(1)
         order = classify(self.order_head(joined), views["label"])
         by_slot = self.config.labels == "slot"
-        logits = full(self.rotation_head(features if by_slot else joined)).view(-1, len(self.rotations) - 1)
+        logits = to_float32(self.rotation_head(features if by_slot else joined)).view(-1, len(self.rotations) - 1)
         turned = views["turned"].flatten()
         found = torch.where(logits.amax(1) > 0, logits.argmax(1) + 1, 0)
         terms = {
@@ -93,7 +93,7 @@ class Rubik(PatchMethod):
             "rotation": turn_loss(logits, turned, exclusive=self.config.turns == "legal"),
             "rotation_accuracy": (found == turned).float().mean(),
             "metric": order["metric"],
-            "trivial": order["trivial"],
+            "baseline": order["baseline"],
             "features": encoded[:, 0].detach(),
         }
         return terms, features

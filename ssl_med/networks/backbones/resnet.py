@@ -44,7 +44,7 @@ class ResNetEncoder(Backbone):
         self.strides = (2, 4, 8, 16, 32)
 
     @property
-    def least(self) -> int:
+    def min_input_side(self) -> int:
         """Padded strided convolutions leave one voxel of any image."""
         return 1
 
