@@ -183,7 +183,8 @@ class OnlineProbe(pl.Callback):
         start = time.perf_counter()
         value = 0.0
         if trainer.is_global_zero:
-            value = self.value(pl_module.backbone)  # type: ignore[arg-type]
+            # Lightning compares monitored values in float32: with more digits two probes could differ here and be equal there
+            value = round(self.value(pl_module.backbone), 6)  # type: ignore[arg-type]
         value, seconds = trainer.strategy.broadcast((value, time.perf_counter() - start))
         self.steps.append(trainer.global_step)
         self.values.append(value)
