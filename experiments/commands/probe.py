@@ -42,7 +42,7 @@ from ssl_med.evaluation.features import (
 from ssl_med.evaluation.metrics import CONVENTIONS
 from ssl_med.evaluation.tasks import Row, Segmentation, task_class
 from ssl_med.ledger import Leakage
-from ssl_med.reports.pictures import save_overlay
+from ssl_med.reports.figures.pictures import save_overlay
 from ssl_med.reports.run_folder import FIGURES
 from ssl_med.reports.writing import file_stem, write_cases
 from ssl_med.rng import seeded_generator

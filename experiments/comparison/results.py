@@ -9,9 +9,9 @@ from typing import Any
 
 from experiments.comparison.plan import Matrix, Node
 from experiments.run.environment import say
+from ssl_med.reports.numbers.comparison import Column, Comparison, Design, Entry
+from ssl_med.reports.page import write_report
 from ssl_med.reports.run_folder import Run, read_run
-from ssl_med.reports.study import Column, Declared, Entry, Study
-from ssl_med.reports.study_page import write_study
 
 Choices = Mapping[tuple[str, str], Mapping[str, Any]]
 
@@ -25,12 +25,12 @@ def report_table(matrix: Matrix, choices: Choices, failed: Mapping[Path, str], *
         failed: run folder -> why it failed.
         out: folder; None: the table's.
     """
-    page = write_study(study_of(matrix, choices, failed), out or matrix.out)
+    page = write_report(comparison_of(matrix, choices, failed), out or matrix.out)
     say(f"report: {page}")
     return page
 
 
-def study_of(matrix: Matrix, choices: Choices, failed: Mapping[Path, str]) -> Study:
+def comparison_of(matrix: Matrix, choices: Choices, failed: Mapping[Path, str]) -> Comparison:
     """The declaration and all its runs."""
     reader, trained = _Reader(matrix, failed), matrix.table.trained
     entries = [reader.entry(node) for node in (*matrix.pretrainings(), *reader.trials, *matrix.finals(choices))]
@@ -42,12 +42,12 @@ def study_of(matrix: Matrix, choices: Choices, failed: Mapping[Path, str]) -> St
         for n in matrix.finals(every)
         if matrix.table.columns[trained(n.column)].tune and (n.row, trained(n.column)) not in choices
     ]
-    return Study(_declared(matrix), tuple(entries))
+    return Comparison(_declared(matrix), tuple(entries))
 
 
-def _declared(matrix: Matrix) -> Declared:
+def _declared(matrix: Matrix) -> Design:
     table = matrix.table
-    return Declared(
+    return Design(
         name=matrix.name,
         title=table.title,
         rows=tuple(table.rows),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssl_med.reports._examined import markdown_errors, markdown_table
-from ssl_med.reports._provenance import conventions, duration, leak_status, noted
-from ssl_med.reports.comparison import difference_lines, difference_notes, differences
-from ssl_med.reports.curves import label_efficiency, loss_curves, probe_curves
-from ssl_med.reports.external import external_lines, external_notes
-from ssl_med.reports.pictures import save
+from ssl_med.reports.figures.curves import label_efficiency, loss_curves, probe_curves
+from ssl_med.reports.figures.pictures import save
+from ssl_med.reports.numbers.differences import difference_lines, difference_notes, differences
+from ssl_med.reports.numbers.external import external_lines, external_notes
+from ssl_med.reports.numbers.provenance import conventions, duration, leak_status, noted
+from ssl_med.reports.numbers.tables import Table, caption, markdown
 from ssl_med.reports.run_folder import Run
-from ssl_med.reports.tables import Table, caption, markdown
+from ssl_med.reports.sections.errors import markdown_errors, markdown_table
 from ssl_med.reports.writing import file_stem
 
 TITLE = "What did pretraining bring?"

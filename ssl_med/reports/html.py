@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ssl_med.reports import _page as p
-from ssl_med.reports._examined import html_errors
 from ssl_med.reports._markdown import TITLE, markdown_report
-from ssl_med.reports._provenance import duration, notes_section, provenance
-from ssl_med.reports.comparison import difference_lines, difference_notes, differences
-from ssl_med.reports.curves import label_efficiency, loss_curves, probe_curves, style, to_svg, validation_curves
-from ssl_med.reports.external import external_lines, external_notes
-from ssl_med.reports.fairness import percent, pretrain_warnings
+from ssl_med.reports.figures.curves import label_efficiency, loss_curves, probe_curves, style, to_svg, validation_curves
+from ssl_med.reports.numbers.differences import difference_lines, difference_notes, differences
+from ssl_med.reports.numbers.external import external_lines, external_notes
+from ssl_med.reports.numbers.fairness import percent, pretrain_warnings
+from ssl_med.reports.numbers.provenance import duration, notes_section, provenance
+from ssl_med.reports.numbers.tables import EMPTY, Cell, Table, caption, results_csv, tabulate, tabulate_external
+from ssl_med.reports.render import parts as p
 from ssl_med.reports.run_folder import Run, find_runs
-from ssl_med.reports.tables import EMPTY, Cell, Table, caption, results_csv, tabulate, tabulate_external
+from ssl_med.reports.sections.errors import html_errors
 from ssl_med.reports.writing import file_stem
 from ssl_med.spec import SslMedError
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ssl_med.reports import writing
-from ssl_med.reports.pictures import save_overlay
+from ssl_med.reports.figures.pictures import save_overlay
 
 SPEC = {"name": "lits", "patch_size": [32, 32, 16], "spacing_mm": [1.5, 1.5, 2.0]}
 TRAINER = {"max_steps": 60, "batch_size": 4, "val_every_steps": 20, "progress": True}

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from report_samples import write_finetune
 
-from ssl_med.reports import curves
+from ssl_med.reports.figures import curves
+from ssl_med.reports.numbers.tables import tabulate
 from ssl_med.reports.run_folder import find_runs, read_run
-from ssl_med.reports.tables import tabulate
 from ssl_med.reports.writing import append_metrics
 
 

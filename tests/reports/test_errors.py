@@ -6,9 +6,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from report_samples import write_finetune
 
-from ssl_med.reports import errors, pictures, writing
 from ssl_med.reports import run_folder as records
-from ssl_med.reports.curves import COLORS
+from ssl_med.reports import writing
+from ssl_med.reports.figures import errors, pictures
+from ssl_med.reports.figures.curves import COLORS
 from ssl_med.reports.html import build_report
 
 

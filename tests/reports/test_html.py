@@ -5,8 +5,8 @@ import pytest
 from report_samples import write_finetune, write_pretrain, write_study
 
 from ssl_med.reports import writing
-from ssl_med.reports._provenance import duration
 from ssl_med.reports.html import build_report
+from ssl_med.reports.numbers.provenance import duration
 from ssl_med.spec import SslMedError
 
 

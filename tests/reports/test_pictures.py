@@ -4,7 +4,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from report_samples import blob_volume
 
-from ssl_med.reports import pictures
+from ssl_med.reports.figures import pictures
 
 
 def near(pixels, color, tolerance=0.12):

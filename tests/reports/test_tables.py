@@ -6,9 +6,9 @@ from statistics import stdev
 import pytest
 from report_samples import write_finetune, write_pretrain
 
-from ssl_med.reports.fairness import pretrain_warnings
+from ssl_med.reports.numbers.fairness import pretrain_warnings
+from ssl_med.reports.numbers.tables import Cell, caption, markdown, results_csv, tabulate
 from ssl_med.reports.run_folder import find_runs
-from ssl_med.reports.tables import Cell, caption, markdown, results_csv, tabulate
 
 
 def only(root):

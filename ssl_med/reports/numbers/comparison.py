@@ -22,11 +22,11 @@ from ssl_med.evaluation.statistics import (
     welch_t,
     wilcoxon,
 )
-from ssl_med.reports.comparison import Difference, Test, compared
-from ssl_med.reports.curves import Style, styles
-from ssl_med.reports.fairness import finetune_warnings, percent
+from ssl_med.reports.figures.curves import Style, styles
+from ssl_med.reports.numbers.differences import Difference, Test, compared
+from ssl_med.reports.numbers.fairness import finetune_warnings, percent
+from ssl_med.reports.numbers.tables import BOLD_FROM, Cell, Table
 from ssl_med.reports.run_folder import Run
-from ssl_med.reports.tables import BOLD_FROM, Cell, Table
 
 Key = tuple[str, float, str]  # column, fraction, row
 TESTS: Mapping[str, tuple[str, Test]] = {
@@ -55,7 +55,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Declared:
+class Design:
     """What was fixed before a result was seen."""
 
     name: str
@@ -99,10 +99,10 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Study:
+class Comparison:
     """A declaration and every run that it asks for, done or not."""
 
-    declared: Declared
+    design: Design
     entries: tuple[Entry, ...]
 
     def of(self, role: str) -> list[Entry]:
@@ -149,7 +149,7 @@ class Study:
 
     def collapsed(self, column: str, fraction: float, row: str) -> int:
         """Runs of a cell whose metric ends below the declared bound."""
-        return sum(value < self.declared.collapsed_below for value in self.cell(column, fraction, row).values)
+        return sum(value < self.design.collapsed_below for value in self.cell(column, fraction, row).values)
 
     def metric(self, column: str) -> str:
         """Headline metric of a column; '' before its first result."""
@@ -158,17 +158,17 @@ class Study:
     @property
     def challengers(self) -> tuple[str, ...]:
         """Rows but the baseline."""
-        return tuple(row for row in self.declared.rows if row != self.declared.baseline)
+        return tuple(row for row in self.design.rows if row != self.design.baseline)
 
     @property
     def test(self) -> Test:
         """The declared test of two rows over seeds."""
-        return TESTS[self.declared.test][1]
+        return TESTS[self.design.test][1]
 
     @property
     def test_name(self) -> str:
         """For captions."""
-        return TESTS[self.declared.test][0]
+        return TESTS[self.design.test][0]
 
     def method(self, row: str) -> str:
         """Pretraining method of a row, as its runs say; the row's label before the first."""
@@ -178,13 +178,13 @@ class Study:
     @cached_property
     def styles(self) -> dict[str, Style]:
         """How each row is drawn, no two alike."""
-        return styles({row: self.method(row) for row in self.declared.rows})
+        return styles({row: self.method(row) for row in self.design.rows})
 
     @cached_property
     def tables(self) -> dict[str, Table]:
         """Finished runs of each column that has any, as the report of runs sees them."""
         found = {}
-        for column in self.declared.columns:
+        for column in self.design.columns:
             entries = [entry for entry in self.of("final") if entry.column == column.label and not entry.why]
             if not entries:
                 continue
@@ -195,7 +195,7 @@ class Study:
                 data=runs[0].data,
                 metric=runs[0].metric,
                 runs=runs,
-                rows=tuple(row for row in self.declared.rows if row in rows.values()),
+                rows=tuple(row for row in self.design.rows if row in rows.values()),
                 fractions=tuple(x for x in sorted(column.fractions) if any(run.fraction == x for run in runs)),
                 warnings=tuple(finetune_warnings(runs, label)),
                 label=label,
@@ -217,8 +217,8 @@ class Study:
 
     @cached_property
     def _compared(self) -> tuple[dict[Key, Difference], dict[tuple[str, float, str, int], Outcome]]:
-        base, ends, early = self.declared.baseline, {}, {}
-        for column in self.declared.columns:
+        base, ends, early = self.design.baseline, {}, {}
+        for column in self.design.columns:
             for fraction in column.fractions:
                 other = self.runs(column.label, fraction, base)
                 for row in self.challengers:
@@ -265,8 +265,8 @@ class Study:
 
         Needs every declared run of the budget, and three seeds or more.
         """
-        cells = {row: self.cell(column, fraction, row) for row in self.declared.rows}
-        if len(cells) < 2 or any(cell.n < max(BOLD_FROM, len(self.declared.seeds)) for cell in cells.values()):
+        cells = {row: self.cell(column, fraction, row) for row in self.design.rows}
+        if len(cells) < 2 or any(cell.n < max(BOLD_FROM, len(self.design.seeds)) for cell in cells.values()):
             return ""
         first = max(cells, key=lambda row: cells[row].mean)
         tests = holm({row: self.test(cells[first].values, cell.values) for row, cell in cells.items() if row != first})

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ssl_med.reports import _page as p
-from ssl_med.reports._examined import markdown_table
-from ssl_med.reports.curves import to_svg
-from ssl_med.reports.pictures import save
+from ssl_med.reports.figures.curves import to_svg
+from ssl_med.reports.figures.pictures import save
+from ssl_med.reports.render import parts as p
+from ssl_med.reports.sections.errors import markdown_table
 
 MARKED = ("best", "better", "worse")  # cells that stand out
 

@@ -1,20 +1,20 @@
-"""What stands in the report of a study, complete, with gaps, and at its smallest."""
+"""What stands in the report of a comparison, complete, with gaps, and at its smallest."""
 
 import csv
 import re
 
 import pytest
-from study_samples import sample_study
+from comparison_samples import sample_comparison
 from test_html import Page
 
 from ssl_med.evaluation.statistics import Refusal
-from ssl_med.reports._study_tex import escape
-from ssl_med.reports.study_derived import series_traces
-from ssl_med.reports.study_page import write_study
+from ssl_med.reports.numbers.derived import series_traces
+from ssl_med.reports.page import write_report
+from ssl_med.reports.render.latex import escape
 
 
-def written(study, out):
-    page = Page(write_study(study, out).read_text())
+def written(comparison, out):
+    page = Page(write_report(comparison, out).read_text())
     return page, (out / "report.md").read_text(), (out / "table.tex").read_text(), (out / "results.csv").read_text()
 
 
@@ -22,21 +22,21 @@ def written(study, out):
 def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
     gaps = [("moco", 0.05, seed, "failed: loss is nan") for seed in range(6)] + [("pcrl", 0.2, 5, "not run yet")]
-    study = sample_study(
+    comparison = sample_comparison(
         root / "runs", missing=gaps, source="Someone 2021, Table 1", published={"mae": {"dice@0.2": 75.9}}
     )
-    return (study, root / "report", *written(study, root / "report"))
+    return (comparison, root / "report", *written(comparison, root / "report"))
 
 
 def test_the_page_holds_every_part(report):
-    study, _, page, markdown, _, _ = report
+    comparison, _, page, markdown, _, _ = report
     sections = ["In short", "Dice", "Ranks over all columns and budgets", "Cost", "Published and ours"]
     for title in [*sections, "How the comparison was made", "What was run"]:
         assert title in page.text
         assert f"## {title}" in markdown
-    mae = study.cell("dice", 1.0, "mae")
+    mae = comparison.cell("dice", 1.0, "mae")
     assert f"{mae.mean:.3f} ± {mae.sd:.3f} · n 6" in page.text
-    difference = study.differences["dice", 1.0, "mae"]
+    difference = comparison.differences["dice", 1.0, "mae"]
     for words in (f"{difference.outcome.effect:+.3f} [{difference.interval.low:+.3f}", "paired t-test over seeds, two-sided",
                   "corrected by Holm over all 27 comparisons", "on 10 test cases", "Protocol One network for all.",
                   "Better than scratch at the end", "6 seeds share one pretraining of each row",
@@ -94,11 +94,11 @@ def test_tex_is_whole(report):
 
 
 def test_few_seeds_are_refused_in_print(tmp_path):
-    study = sample_study(
+    comparison = sample_comparison(
         tmp_path / "runs", rows=("scratch", "mae"), fractions=(1.0,), seeds=3, test="sign_flip", tuned=False
     )
-    assert all(isinstance(x.outcome, Refusal) for x in study.differences.values())
-    page, markdown, _, _ = written(study, tmp_path / "out")
+    assert all(isinstance(x.outcome, Refusal) for x in comparison.differences.values())
+    page, markdown, _, _ = written(comparison, tmp_path / "out")
     for text in (page.text, markdown):
         assert "no p" in text
         assert "3 pairs cannot give p below 0.25" in text
@@ -108,24 +108,24 @@ def test_few_seeds_are_refused_in_print(tmp_path):
 def test_all_columns_stand_in_one_table(tmp_path):
     names = ("dice", "far_away")
     gaps = [("moco", 1.0, seed, "not run yet") for seed in range(6)]
-    study = sample_study(tmp_path / "runs", columns=names, missing=gaps, tuned=False, early_steps=())
-    page, markdown, tex, _ = written(study, tmp_path / "report")
+    comparison = sample_comparison(tmp_path / "runs", columns=names, missing=gaps, tuned=False, early_steps=())
+    page, markdown, tex, _ = written(comparison, tmp_path / "report")
     head, *rows = [line.strip("| ").split(" | ") for line in part_of(markdown, "All columns") if line.startswith("|")]
     assert [cell for cell in head if cell] == [
         f"{name} (dice · {share} %)" for name in ("dice", "far away") for share in (5, 20, 100)]  # fmt: skip
     cells = {row[0]: row[1:] for row in rows[1:]}
-    assert list(cells) == list(study.declared.rows)
-    base = study.cell("far_away", 0.05, "scratch")
+    assert list(cells) == list(comparison.design.rows)
+    base = comparison.cell("far_away", 0.05, "scratch")
     assert cells["scratch"][3] == f"{base.mean:.3f} (± {base.sd:.3f})"
-    outcome = study.differences["far_away", 0.2, "mae"].outcome
+    outcome = comparison.differences["far_away", 0.2, "mae"].outcome
     assert outcome.p < 0.05
-    said = f"**{study.cell('far_away', 0.2, 'mae').mean:.3f}** ({outcome.effect:+.3f}, "
+    said = f"**{comparison.cell('far_away', 0.2, 'mae').mean:.3f}** ({outcome.effect:+.3f}, "
     assert cells["mae"][4].startswith(said)
     assert cells["moco"][2] == cells["moco"][5] == "missing"
     assert "tab:sample-all-columns" in tex
     assert page.text.index("All columns") < page.text.index("Far away")
     # too many to read: the largest budget of each
-    wide = sample_study(
+    wide = sample_comparison(
         tmp_path / "wide", rows=("scratch", "mae"), columns=("a", "b", "c"), tuned=False, early_steps=()
     )
     _, markdown, _, _ = written(wide, tmp_path / "wide_report")
@@ -134,28 +134,28 @@ def test_all_columns_stand_in_one_table(tmp_path):
     assert "5 %" not in part[0]
     assert any("Of each column its largest label budget" in line for line in part)
     # one column says it all by itself
-    assert "All columns" not in written(sample_study(tmp_path / "one"), tmp_path / "one_report")[1]
+    assert "All columns" not in written(sample_comparison(tmp_path / "one"), tmp_path / "one_report")[1]
 
 
 def test_a_series_of_columns_is_drawn_as_one_curve(tmp_path):
     names = ("ratio 1:1", "ratio 9:1", "ratio 4:1")
-    study = sample_study(
+    comparison = sample_comparison(
         tmp_path / "runs", columns=names, series="ratio", fractions=(0.2, 1.0), tuned=False, early_steps=()
     )
-    ticks, lines = series_traces(study, "ratio")
+    ticks, lines = series_traces(comparison, "ratio")
     assert ticks == ["1:1", "9:1", "4:1"]  # as declared, not sorted
-    assert [line.label for line in lines] == list(study.declared.rows)
+    assert [line.label for line in lines] == list(comparison.design.rows)
     for line in lines:
         assert list(line.x) == [0, 1, 2]
-        assert line.mean == [study.cell(name, 1.0, line.label).mean for name in names]
-    page, markdown, _, _ = written(study, tmp_path / "report")
+        assert line.mean == [comparison.cell(name, 1.0, line.label).mean for name in names]
+    page, markdown, _, _ = written(comparison, tmp_path / "report")
     assert "![Test dice by column: ratio](figures/series-ratio.png)" in markdown
     assert (tmp_path / "report" / "figures" / "series-ratio.png").is_file()
     assert any(attrs.get("alt") == "Test dice by column: ratio" or attrs.get("aria-label") == "Test dice by column: ratio"
                for _, attrs in page.tags)  # fmt: skip
     # columns that share nothing, or a single one, are no curve
-    assert series_traces(study, "") == ([], [])
-    alone = sample_study(tmp_path / "alone", columns=("ratio 1:1",), series="ratio", tuned=False, early_steps=())
+    assert series_traces(comparison, "") == ([], [])
+    alone = sample_comparison(tmp_path / "alone", columns=("ratio 1:1",), series="ratio", tuned=False, early_steps=())
     assert series_traces(alone, "ratio") == ([], [])
 
 
@@ -166,8 +166,8 @@ def part_of(markdown, title):
 
 
 def test_one_row_one_budget(tmp_path):
-    study = sample_study(tmp_path / "runs", rows=("scratch",), fractions=(1.0,), seeds=1, tuned=False)
-    page, markdown, tex, _ = written(study, tmp_path / "out")
+    comparison = sample_comparison(tmp_path / "runs", rows=("scratch",), fractions=(1.0,), seeds=1, tuned=False)
+    page, markdown, tex, _ = written(comparison, tmp_path / "out")
     assert "Difference to" not in page.text
     assert "By label budget" not in page.text
     assert "Friedman's test needs three rows or more" in markdown
@@ -176,8 +176,8 @@ def test_one_row_one_budget(tmp_path):
 
 
 def test_without_scratch_another_row_is_the_baseline(tmp_path):
-    study = sample_study(tmp_path / "runs", rows=("pcrl", "mae"), seeds=4)
-    page, _, _, _ = written(study, tmp_path / "out")
+    comparison = sample_comparison(tmp_path / "runs", rows=("pcrl", "mae"), seeds=4)
+    page, _, _, _ = written(comparison, tmp_path / "out")
     assert "Difference to pcrl" in page.text
     assert "minus pcrl" in page.text
     assert "what pcrl reaches with all of them" in page.text
@@ -185,8 +185,10 @@ def test_without_scratch_another_row_is_the_baseline(tmp_path):
 
 def test_before_the_first_result(tmp_path):
     gone = [(row, x, k, "not run yet") for row in ("scratch", "mae") for x in (0.2, 1.0) for k in range(2)]
-    study = sample_study(tmp_path / "runs", rows=("scratch", "mae"), fractions=(0.2, 1.0), seeds=2, missing=gone)
-    page, markdown, tex, _ = written(study, tmp_path / "out")
+    comparison = sample_comparison(
+        tmp_path / "runs", rows=("scratch", "mae"), fractions=(0.2, 1.0), seeds=2, missing=gone
+    )
+    page, markdown, tex, _ = written(comparison, tmp_path / "out")
     assert "No run of this column has finished." in page.text
     assert "8 runs (scratch, mae at 20 %, 100 %, seed 0, 1): not run yet" in markdown
     assert "no row has a result" in page.text
@@ -195,22 +197,26 @@ def test_before_the_first_result(tmp_path):
 
 def test_a_baseline_that_failed(tmp_path):
     gone = [("scratch", x, k, "failed: no memory") for x in (0.2, 1.0) for k in range(2)]
-    study = sample_study(tmp_path / "runs", rows=("scratch", "mae"), fractions=(0.2, 1.0), seeds=2, missing=gone)
-    page, _, _, _ = written(study, tmp_path / "out")
+    comparison = sample_comparison(
+        tmp_path / "runs", rows=("scratch", "mae"), fractions=(0.2, 1.0), seeds=2, missing=gone
+    )
+    page, _, _, _ = written(comparison, tmp_path / "out")
     assert "needs scratch at 100 % of the labels" in page.text
-    assert study.family == 2 * 3  # the end and two early steps
+    assert comparison.family == 2 * 3  # the end and two early steps
 
 
 def test_names_cannot_inject(tmp_path):
     evil = "<script>alert(1)</script>"
-    study = sample_study(
+    comparison = sample_comparison(
         tmp_path / "runs", rows=("scratch", "mae"), fractions=(1.0,), seeds=1, title=evil, protocol=evil
     )
-    page, _, _, _ = written(study, tmp_path / "out")
+    page, _, _, _ = written(comparison, tmp_path / "out")
     assert "script" not in [tag for tag, _ in page.tags]
     assert evil in page.text
 
 
 def test_equal_studies_make_equal_reports(tmp_path):
-    study = sample_study(tmp_path / "runs", rows=("scratch", "mae"), fractions=(1.0,), seeds=2)
-    assert write_study(study, tmp_path / "a").read_bytes() == write_study(study, tmp_path / "b").read_bytes()
+    comparison = sample_comparison(tmp_path / "runs", rows=("scratch", "mae"), fractions=(1.0,), seeds=2)
+    assert (
+        write_report(comparison, tmp_path / "a").read_bytes() == write_report(comparison, tmp_path / "b").read_bytes()
+    )

@@ -1,12 +1,12 @@
-"""Words that several parts of a study's report use."""
+"""Words that several parts of a comparison's report use."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from ssl_med.evaluation.statistics import Outcome, Refusal
-from ssl_med.reports.fairness import percent
-from ssl_med.reports.study import Entry, significant
+from ssl_med.reports.numbers.comparison import Entry, significant
+from ssl_med.reports.numbers.fairness import percent
 
 INTERVALS = (
     "Bars: 95 % Student interval of the mean over seeds, from three seeds on. Points stand a little beside each other."

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
-from ssl_med.reports.curves import COLORS, LINES, RC
-from ssl_med.reports.pictures import FAINT, INK
+from ssl_med.reports.figures.curves import COLORS, LINES, RC
+from ssl_med.reports.figures.pictures import FAINT, INK
 
 Array = NDArray[Any]
 _TOGETHER = 4  # curves that one panel can show; more get a panel each

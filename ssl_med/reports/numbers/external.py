@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
-from ssl_med.reports.comparison import RESAMPLES, TARGETS, average
-from ssl_med.reports.fairness import percent
+from ssl_med.reports.numbers.differences import RESAMPLES, TARGETS, average
+from ssl_med.reports.numbers.fairness import percent
+from ssl_med.reports.numbers.tables import Cell, Table
 from ssl_med.reports.run_folder import Case, Run
-from ssl_med.reports.tables import Cell, Table
 
 
 def external_lines(table: Table) -> list[list[str]]:

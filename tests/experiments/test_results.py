@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.commands.compare import compare, open_matrix
-from experiments.comparison.results import failures_of, study_of
+from experiments.comparison.results import comparison_of, failures_of
 from ssl_med.reports import run_folder as records
 from ssl_med.reports import writing
 from ssl_med.reports.writing import write_json
@@ -56,8 +56,10 @@ def test_what_is_missing_says_why(words):
     done = next(n for n in finals if (n.column, n.row, n.seed) == ("fine_tuning", "scratch", 1))
     finish(matrix, done)
     broken = next(n for n in finals if (n.column, n.row, n.seed) == ("probe", "scratch", 0))
-    study = study_of(matrix, choices, {matrix.folder(pretraining): "loss is nan", matrix.folder(broken): "no memory"})
-    why = {(e.role, e.column, e.row, e.fraction, e.seed): e.why for e in study.entries if e.role != "tune"}
+    comparison = comparison_of(
+        matrix, choices, {matrix.folder(pretraining): "loss is nan", matrix.folder(broken): "no memory"}
+    )
+    why = {(e.role, e.column, e.row, e.fraction, e.seed): e.why for e in comparison.entries if e.role != "tune"}
     assert why["pretrain", "", "simclr", 1.0, 0] == "failed: loss is nan"
     assert why["final", "fine_tuning", "scratch", 0.1, 1] == ""
     assert why["final", "fine_tuning", "scratch", 0.1, 0] == "not run yet"
@@ -65,9 +67,9 @@ def test_what_is_missing_says_why(words):
     assert why["final", "probe", "simclr", 1.0, 0] == "its pretraining failed: loss is nan"
     lost = why["final", "fine_tuning", "simclr", 1.0, 1]
     assert lost == "no setting chosen; a trial whose pretraining failed: loss is nan"
-    assert len(study.of("final")) == 2 * (2 * 2 + 2)  # all that were declared, chosen or not
-    assert study.cell("fine_tuning", 0.1, "scratch").values == (0.8,)
-    assert {e.chosen for e in study.of("final") if e.row == "scratch" and e.column == "fine_tuning"} == {
+    assert len(comparison.of("final")) == 2 * (2 * 2 + 2)  # all that were declared, chosen or not
+    assert comparison.cell("fine_tuning", 0.1, "scratch").values == (0.8,)
+    assert {e.chosen for e in comparison.of("final") if e.row == "scratch" and e.column == "fine_tuning"} == {
         "optim.lr 0.003"
     }
 

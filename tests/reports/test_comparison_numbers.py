@@ -1,4 +1,4 @@
-"""Numbers of a study against computations of their own."""
+"""Numbers of a comparison against computations of their own."""
 
 import json
 import math
@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from comparison_samples import CASES, FRACTIONS, GAIN, STEPS, early, sample_comparison, value
 from scipy import stats
-from study_samples import CASES, FRACTIONS, GAIN, STEPS, early, sample_study, value
 
 from ssl_med.evaluation import bootstrap
 from ssl_med.evaluation import statistics as s
-from ssl_med.reports.ranking import rank
-from ssl_med.reports.study import TESTS
-from ssl_med.reports.study_derived import (
+from ssl_med.reports.numbers.comparison import TESTS
+from ssl_med.reports.numbers.derived import (
     annotation_saving,
     convergence,
     costs,
@@ -26,15 +25,16 @@ from ssl_med.reports.study_derived import (
     ranking,
     watts,
 )
-from ssl_med.reports.study_sections import results, results_caption
-from ssl_med.reports.tables import Cell
+from ssl_med.reports.numbers.ranking import rank
+from ssl_med.reports.numbers.tables import Cell
+from ssl_med.reports.sections.results import results, results_caption
 
 SEEDS = 6
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return sample_study(tmp_path_factory.mktemp("study"))
+def comparison(tmp_path_factory):
+    return sample_comparison(tmp_path_factory.mktemp("comparison"))
 
 
 def runs(row, fraction):
@@ -51,33 +51,33 @@ def by_hand(family):
     return found
 
 
-def test_cells_and_differences(study):
+def test_cells_and_differences(comparison):
     family = {}
     for fraction in FRACTIONS:
         base = runs("scratch", fraction)
         for row in ("mae", "pcrl", "moco"):
-            cell = study.cell("dice", fraction, row)
+            cell = comparison.cell("dice", fraction, row)
             assert (cell.n, cell.mean) == (SEEDS, pytest.approx(runs(row, fraction).mean()))
             family[row, fraction] = stats.ttest_rel(runs(row, fraction), base).pvalue
             for step in STEPS:
                 own, other = ([early(r, fraction, k, step) for k in range(SEEDS)] for r in (row, "scratch"))
                 family[row, fraction, step] = stats.ttest_rel(own, other).pvalue
-    assert study.family == len(family) == 3 * 3 * 3
+    assert comparison.family == len(family) == 3 * 3 * 3
     expected = by_hand(family)
-    for (_, fraction, row), difference in study.differences.items():
+    for (_, fraction, row), difference in comparison.differences.items():
         assert difference.outcome.p == pytest.approx(expected[row, fraction])
         assert difference.outcome.effect == pytest.approx((runs(row, fraction) - runs("scratch", fraction)).mean())
         assert difference.outcome.family == 27
-    for (_, fraction, row, step), outcome in study.early_differences.items():
+    for (_, fraction, row, step), outcome in comparison.early_differences.items():
         assert outcome.p == pytest.approx(expected[row, fraction, step])
 
 
-def test_the_interval_draws_patients_of_both_rows_together(study):
+def test_the_interval_draws_patients_of_both_rows_together(comparison):
     apart = np.mean(
         [[value("mae", 0.2, k, c) - value("scratch", 0.2, k, c) for c in range(CASES)] for k in range(SEEDS)], 0
     )
     alone = bootstrap.bootstrap(bootstrap.mean_of(apart), [f"s{k:02}" for k in range(CASES)], resamples=1000)
-    found = study.differences["dice", 0.2, "mae"].interval
+    found = comparison.differences["dice", 0.2, "mae"].interval
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
     assert found.subjects == CASES
 
@@ -104,36 +104,40 @@ def test_every_declared_test_is_applied(tmp_path):
     }
     assert set(expected) == set(TESTS)
     for test, p in expected.items():
-        found = sample_study(
+        found = sample_comparison(
             tmp_path / test, rows=("scratch", "mae"), fractions=(1.0,), tuned=False, test=test, early_steps=()
         )
         assert found.family == 1
         assert found.differences["dice", 1.0, "mae"].outcome.p == pytest.approx(p), test
 
 
-def test_the_best_row_is_named_only_where_it_differs_from_all_others(study, tmp_path):
-    assert study.best("dice", 0.05) == "mae"
-    close = sample_study(tmp_path / "close", rows=("scratch", "pcrl"), fractions=(1.0,), test="sign_flip", seeds=5)
+def test_the_best_row_is_named_only_where_it_differs_from_all_others(comparison, tmp_path):
+    assert comparison.best("dice", 0.05) == "mae"
+    close = sample_comparison(tmp_path / "close", rows=("scratch", "pcrl"), fractions=(1.0,), test="sign_flip", seeds=5)
     assert close.best("dice", 1.0) == ""  # five sign flips tell nothing apart
-    gaps = sample_study(tmp_path / "gaps", fractions=(0.05,), missing=[("moco", 0.05, 3, "not run yet")])
+    gaps = sample_comparison(tmp_path / "gaps", fractions=(0.05,), missing=[("moco", 0.05, 3, "not run yet")])
     assert gaps.best("dice", 0.05) == ""
 
 
 def test_a_missing_cell_stays_in_the_family(tmp_path):
-    study = sample_study(tmp_path, missing=[("moco", 0.05, seed, "failed: loss is nan") for seed in range(SEEDS)])
-    assert study.family == 27
-    refused = study.differences["dice", 0.05, "moco"].outcome
+    comparison = sample_comparison(
+        tmp_path, missing=[("moco", 0.05, seed, "failed: loss is nan") for seed in range(SEEDS)]
+    )
+    assert comparison.family == 27
+    refused = comparison.differences["dice", 0.05, "moco"].outcome
     assert isinstance(refused, s.Refusal)
     assert math.isnan(refused.effect)
-    assert list(study.reasons()) == ["failed: loss is nan"]
-    part = sample_study(tmp_path / "part", missing=[("mae", 0.2, 0, "not run yet"), ("mae", 0.2, 4, "not run yet")])
+    assert list(comparison.reasons()) == ["failed: loss is nan"]
+    part = sample_comparison(
+        tmp_path / "part", missing=[("mae", 0.2, 0, "not run yet"), ("mae", 0.2, 4, "not run yet")]
+    )
     kept = [1, 2, 3, 5]
     found = part.differences["dice", 0.2, "mae"].outcome
     assert (found.n, found.effect) == (4, pytest.approx((runs("mae", 0.2) - runs("scratch", 0.2))[kept].mean()))
 
 
-def test_learning_curves_end_with_the_final_value(study):
-    curve = learning_curve(study, "dice", 0.2, "mae")
+def test_learning_curves_end_with_the_final_value(comparison):
+    curve = learning_curve(comparison, "dice", 0.2, "mae")
     assert list(curve) == [*STEPS, 60]
     assert curve[20].values == pytest.approx([early("mae", 0.2, k, 20) for k in range(SEEDS)])
     assert curve[60].values == pytest.approx(runs("mae", 0.2))
@@ -145,11 +149,11 @@ def test_intervals_over_seeds_are_students():
     assert all(map(math.isnan, interval(Cell((0.1, 0.2)))))
 
 
-def test_annotation_saving_is_interpolated_in_the_logarithm(study):
+def test_annotation_saving_is_interpolated_in_the_logarithm(comparison):
     assert crossing((0.01, 0.1, 1.0), (0.5, 0.6, 0.8), 0.7) == (pytest.approx(10**-0.5), False)
     assert crossing((0.01, 1.0), (0.5, 0.6), 0.4) == (0.01, True)
     assert math.isnan(crossing((0.01, 1.0), (0.5, 0.6), 0.61)[0])
-    target, found = annotation_saving(study, "dice")
+    target, found = annotation_saving(comparison, "dice")
     assert target == pytest.approx(runs("scratch", 1.0).mean())
     below, above = runs("mae", 0.2).mean(), runs("mae", 1.0).mean()
     share = (target - below) / (above - below)
@@ -158,8 +162,8 @@ def test_annotation_saving_is_interpolated_in_the_logarithm(study):
     assert math.isnan(found["moco"].value)
 
 
-def test_convergence_is_the_first_step_near_the_end_of_the_baseline(study):
-    target, found = convergence(study, "dice", 1.0)
+def test_convergence_is_the_first_step_near_the_end_of_the_baseline(comparison):
+    target, found = convergence(comparison, "dice", 1.0)
     assert target == pytest.approx(0.95 * runs("scratch", 1.0).mean())
     at_40 = np.mean([early("mae", 1.0, k, 40) for k in range(SEEDS)])
     assert at_40 >= target
@@ -198,24 +202,24 @@ def test_when_ranks_have_no_test(values, reason):
 
 def test_rows_without_any_result_are_left_out_of_ranks(tmp_path):
     gone = [("moco", x, seed, "not run yet") for x in FRACTIONS for seed in range(2)]
-    found, absent = ranking(sample_study(tmp_path, seeds=2, missing=gone))
+    found, absent = ranking(sample_comparison(tmp_path, seeds=2, missing=gone))
     assert absent == ["moco"]
     assert found.blocks == len(FRACTIONS)
 
 
-def test_costs(study):
-    cost = costs(study)["mae"]
+def test_costs(comparison):
+    cost = costs(comparison)["mae"]
     finals = [20.0 + seed for seed in range(SEEDS) for _ in FRACTIONS]
     assert cost.pretraining == 30.0
     assert cost.finals == {"dice": pytest.approx(np.mean(finals))}
     total = 30.0 + sum(finals) + 2 * 1020.0  # two trials with seed 1000
     assert cost.hours == pytest.approx(total / 3600)
     assert cost.kwh == pytest.approx(total * 2 * 10 / 3.6e6)  # two threads of 10 W
-    assert math.isnan(costs(study)["scratch"].pretraining)
+    assert math.isnan(costs(comparison)["scratch"].pretraining)
 
 
-def test_power_and_size(study, tmp_path):
-    run = study.entries[0].run
+def test_power_and_size(comparison, tmp_path):
+    run = comparison.entries[0].run
     assert watts(type(run)(run.folder, {"hardware": "4 x NVIDIA A100"})) == 1600
     tensors = {
         name: {"dtype": "F32", "shape": shape} for name, shape in (("encoder.a", [2, 3]), ("x.running_mean", [5]))
@@ -228,43 +232,45 @@ def test_power_and_size(study, tmp_path):
 
 def test_published_numbers_find_their_cells(tmp_path):
     numbers = {"mae": {"dice": 85.1, "dice@0.2": 0.7, "gone": 1.0}}
-    study = sample_study(tmp_path, rows=("scratch", "mae"), seeds=2, published=numbers)
-    found = {x.fraction: x for x in published(study)}
+    comparison = sample_comparison(tmp_path, rows=("scratch", "mae"), seeds=2, published=numbers)
+    found = {x.fraction: x for x in published(comparison)}
     assert set(found) == {1.0, 0.2}
     assert (found[1.0].published, found[1.0].scale, found[0.2].scale) == (85.1, 100, 1)
     assert found[1.0].ours.mean == pytest.approx(runs("mae", 1.0)[:2].mean())
 
 
-def test_collapsed_runs_are_counted(study, tmp_path):
-    assert study.collapsed("dice", 0.05, "mae") == 0
+def test_collapsed_runs_are_counted(comparison, tmp_path):
+    assert comparison.collapsed("dice", 0.05, "mae") == 0
     bound = float(np.median(runs("mae", 0.05)))
-    harsh = sample_study(tmp_path, rows=("scratch", "mae"), collapsed_below=bound)
+    harsh = sample_comparison(tmp_path, rows=("scratch", "mae"), collapsed_below=bound)
     assert harsh.collapsed("dice", 0.05, "mae") == 3
 
 
-def test_no_two_rows_look_alike(study):
-    looks = {(look.color, look.marker) for look in study.styles.values()}
+def test_no_two_rows_look_alike(comparison):
+    looks = {(look.color, look.marker) for look in comparison.styles.values()}
     assert len(looks) == len(GAIN)
 
 
-def probed(study, row, *, alike, fraction=1.0):
-    """The study with a cell of probes from two pretrainings; `alike`: seeds from the same one have the same score."""
-    first = {entry.seed: entry.run for entry in study.of("final") if (entry.row, entry.fraction) == (row, fraction)}
+def probed(comparison, row, *, alike, fraction=1.0):
+    """The comparison with a cell of probes from two pretrainings; `alike`: seeds from the same one have the same score."""
+    first = {
+        entry.seed: entry.run for entry in comparison.of("final") if (entry.row, entry.fraction) == (row, fraction)
+    }
     entries = []
-    for entry in study.entries:
+    for entry in comparison.entries:
         if entry.role == "final" and (entry.row, entry.fraction) == (row, fraction):
             run = first[entry.seed % 2] if alike else entry.run
             run = replace(run, summary={**run.summary, "kind": "probe", "seed": entry.seed})
             entry = replace(entry, run=run, starts=Path(f"pretraining-{entry.seed % 2}"))
         entries.append(entry)
-    return replace(study, entries=tuple(entries))
+    return replace(comparison, entries=tuple(entries))
 
 
-def test_probes_that_cannot_differ_count_once(study):
+def test_probes_that_cannot_differ_count_once(comparison):
     """All labels, one pretraining: another seed repeats the number, and n must not grow by it."""
-    twice = probed(study, "mae", alike=True)
+    twice = probed(comparison, "mae", alike=True)
     cell = twice.cell("dice", 1.0, "mae")
-    assert cell.values == (study.cell("dice", 1.0, "mae").values[:2])
+    assert cell.values == (comparison.cell("dice", 1.0, "mae").values[:2])
     assert twice.repeated("dice", 1.0, "mae") == 4
     assert twice.repeated("dice", 1.0, "pcrl") == twice.repeated("dice", 0.2, "mae") == 0
     outcome = twice.differences["dice", 1.0, "mae"].outcome
@@ -272,13 +278,13 @@ def test_probes_that_cannot_differ_count_once(study):
     expected = runs("mae", 1.0)[:2] - runs("scratch", 1.0)[:2]
     assert outcome.effect == pytest.approx(expected.mean(), abs=1e-6)
     assert twice.best("dice", 1.0) == ""
-    told = [str(field) for line in results(twice, twice.declared.columns[0]).rows for field in line]
+    told = [str(field) for line in results(twice, twice.design.columns[0]).rows for field in line]
     assert any("n 2 · 4 repeat" in text for text in told)
-    assert "count once" in results_caption(twice, twice.declared.columns[0])
-    assert "count once" not in results_caption(study, study.declared.columns[0])
+    assert "count once" in results_caption(twice, twice.design.columns[0])
+    assert "count once" not in results_caption(comparison, comparison.design.columns[0])
 
 
-def test_probes_that_draw_anew_all_count(study):
+def test_probes_that_draw_anew_all_count(comparison):
     """Few-shot episodes, a share of the labels: scores differ or labels do."""
-    assert probed(study, "mae", alike=False).cell("dice", 1.0, "mae").n == SEEDS
-    assert probed(study, "mae", alike=True, fraction=0.2).cell("dice", 0.2, "mae").n == SEEDS
+    assert probed(comparison, "mae", alike=False).cell("dice", 1.0, "mae").n == SEEDS
+    assert probed(comparison, "mae", alike=True, fraction=0.2).cell("dice", 0.2, "mae").n == SEEDS

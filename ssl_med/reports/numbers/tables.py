@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_med.reports.fairness import finetune_warnings, flatten, percent
+from ssl_med.reports.numbers.fairness import finetune_warnings, flatten, percent
 from ssl_med.reports.run_folder import SCRATCH, Run
 
 EMPTY = "—"

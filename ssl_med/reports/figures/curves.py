@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
 
-from ssl_med.reports.fairness import percent
-from ssl_med.reports.pictures import FAINT, INK
+from ssl_med.reports.figures.pictures import FAINT, INK
+from ssl_med.reports.numbers.fairness import percent
+from ssl_med.reports.numbers.tables import Table
 from ssl_med.reports.run_folder import SCRATCH, Run
-from ssl_med.reports.tables import Table
 
 # Okabe and Ito (2008), without the yellow that vanishes on white
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
-from ssl_med.reports import _page as p
-from ssl_med.reports.fairness import finetune_settings, percent, pretrain_settings
+from ssl_med.reports.numbers.fairness import finetune_settings, percent, pretrain_settings
+from ssl_med.reports.numbers.tables import EMPTY
+from ssl_med.reports.render import parts as p
 from ssl_med.reports.run_folder import Run
-from ssl_med.reports.tables import EMPTY
 
 
 def provenance(runs: Sequence[Run], *, judged: Sequence[Run] | None = None) -> str:

@@ -8,10 +8,10 @@ from ssl_med.evaluation import statistics as s
 from ssl_med.evaluation.bootstrap import auc_of, bootstrap, mean_of
 from ssl_med.reports import run_folder as records
 from ssl_med.reports import writing
-from ssl_med.reports.comparison import difference_lines, difference_notes, differences
 from ssl_med.reports.html import build_report
+from ssl_med.reports.numbers.differences import difference_lines, difference_notes, differences
+from ssl_med.reports.numbers.tables import tabulate
 from ssl_med.reports.run_folder import find_runs
-from ssl_med.reports.tables import tabulate
 
 CASES = 12
 BETTER = {"scratch": 0.0, "pcrl": 0.05, "moco": 0.01}

@@ -1,4 +1,4 @@
-"""What follows from the cells of a study: curves, labels and steps saved, ranks, cost, and the paper's numbers beside ours."""
+"""What follows from the cells of a comparison: curves, labels and steps saved, ranks, cost, the paper's numbers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_med.reports.curves import Trace
-from ssl_med.reports.fairness import percent
-from ssl_med.reports.ranking import Ranking, rank
+from ssl_med.reports.figures.curves import Trace
+from ssl_med.reports.numbers.comparison import Comparison, last_step
+from ssl_med.reports.numbers.fairness import percent
+from ssl_med.reports.numbers.ranking import Ranking, rank
+from ssl_med.reports.numbers.tables import BOLD_FROM, Cell
 from ssl_med.reports.run_folder import Run
-from ssl_med.reports.study import Study, last_step
-from ssl_med.reports.tables import BOLD_FROM, Cell
 
 NEAR = 0.95  # share of the baseline's final value that counts as arrived
 CPU_WATTS, GPU_WATTS = (
@@ -40,54 +40,58 @@ def interval(cell: Cell) -> tuple[float, float]:
 # --- curves ----------------------------------------------------------------------------------------------------
 
 
-def budget_traces(study: Study, column: str) -> list[Trace]:
+def budget_traces(comparison: Comparison, column: str) -> list[Trace]:
     """Metric against label fraction, a line a row."""
-    fractions = _fractions(study, column)
-    return _traces(study, {row: {x: study.cell(column, x, row) for x in fractions} for row in study.declared.rows})
+    fractions = _fractions(comparison, column)
+    return _traces(
+        comparison, {row: {x: comparison.cell(column, x, row) for x in fractions} for row in comparison.design.rows}
+    )
 
 
-def series_traces(study: Study, series: str) -> tuple[list[str], list[Trace]]:
+def series_traces(comparison: Comparison, series: str) -> tuple[list[str], list[Trace]]:
     """Names of the columns of a series and the metric at each one's largest budget against their number, a line a row.
 
     [] where fewer than two columns have results.
     """
-    columns = [c for c in study.declared.columns if c.series == series and c.label in study.tables]
+    columns = [c for c in comparison.design.columns if c.series == series and c.label in comparison.tables]
     if len(columns) < 2:
         return [], []
     cells = {
-        row: {k: study.cell(c.label, max(c.fractions), row) for k, c in enumerate(columns)}
-        for row in study.declared.rows
+        row: {k: comparison.cell(c.label, max(c.fractions), row) for k, c in enumerate(columns)}
+        for row in comparison.design.rows
     }
-    return [c.label.removeprefix(series).strip() for c in columns], _traces(study, cells)
+    return [c.label.removeprefix(series).strip() for c in columns], _traces(comparison, cells)
 
 
-def learning_traces(study: Study, column: str, fraction: float) -> list[Trace]:
+def learning_traces(comparison: Comparison, column: str, fraction: float) -> list[Trace]:
     """Metric against optimiser step, a line a row; the final value closes it. [] where no early step was tested."""
-    if not study.early.get(column):
+    if not comparison.early.get(column):
         return []
-    return _traces(study, {row: learning_curve(study, column, fraction, row) for row in study.declared.rows})
+    return _traces(
+        comparison, {row: learning_curve(comparison, column, fraction, row) for row in comparison.design.rows}
+    )
 
 
-def learning_curve(study: Study, column: str, fraction: float, row: str) -> dict[int, Cell]:
+def learning_curve(comparison: Comparison, column: str, fraction: float, row: str) -> dict[int, Cell]:
     """Step -> the metric over seeds there."""
-    runs = study.runs(column, fraction, row)
-    steps = [*study.early.get(column, ()), *sorted({last_step(run) for run in runs})]
+    runs = comparison.runs(column, fraction, row)
+    steps = [*comparison.early.get(column, ()), *sorted({last_step(run) for run in runs})]
     found = {}
     for step in steps:
-        values = [run.value if step == last_step(run) else study.at(run, step) for run in runs]
+        values = [run.value if step == last_step(run) else comparison.at(run, step) for run in runs]
         known = tuple(value for value in values if not math.isnan(value))
         if known:
             found[step] = Cell(known)
     return found
 
 
-def _traces(study: Study, points: dict[str, dict[float, Cell]] | dict[str, dict[int, Cell]]) -> list[Trace]:
+def _traces(comparison: Comparison, points: dict[str, dict[float, Cell]] | dict[str, dict[int, Cell]]) -> list[Trace]:
     found = []
     for row, cells in points.items():
         at = {x: cell for x, cell in cells.items() if cell.n}
         if at:
             ends = [interval(cell) for cell in at.values()]
-            look, mean = study.styles[row], [cell.mean for cell in at.values()]
+            look, mean = comparison.styles[row], [cell.mean for cell in at.values()]
             found.append(Trace(row, look, list(at), mean, [low for low, _ in ends], [high for _, high in ends]))
     return found
 
@@ -110,25 +114,25 @@ class Reached:
     why: str = ""
 
 
-def annotation_saving(study: Study, column: str) -> tuple[float, dict[str, Reached]]:
+def annotation_saving(comparison: Comparison, column: str) -> tuple[float, dict[str, Reached]]:
     """Share of the labels that each row needs for the mean of the baseline at all labels, and that mean.
 
     Interpolated between budgets in the logarithm of the share. Empty where the column has no 100 %, or one budget only.
     """
-    fractions = _fractions(study, column)
+    fractions = _fractions(comparison, column)
     if len(fractions) < 2 or fractions[-1] != 1.0:
         return math.nan, {}
-    target = study.cell(column, 1.0, study.declared.baseline)
+    target = comparison.cell(column, 1.0, comparison.design.baseline)
     if not target.n:
         return math.nan, {}
     found = {}
-    for row in study.challengers:
-        cells = [study.cell(column, x, row) for x in fractions]
+    for row in comparison.challengers:
+        cells = [comparison.cell(column, x, row) for x in fractions]
         if not all(cell.n for cell in cells):
             found[row] = Reached(why="cells are missing")
             continue
         value, first = crossing(fractions, [cell.mean for cell in cells], target.mean)
-        by_seed = _by_seed(study, column, row, fractions)
+        by_seed = _by_seed(comparison, column, row, fractions)
         reached = sum(not math.isnan(crossing(fractions, line, target.mean)[0]) for line in by_seed)
         found[row] = Reached(value, first, reached, len(by_seed))
     return target.mean, found
@@ -145,41 +149,41 @@ def crossing(x: Sequence[float], y: Sequence[float], target: float) -> tuple[flo
     return math.nan, False
 
 
-def convergence(study: Study, column: str, fraction: float) -> tuple[float, dict[str, Reached]]:
+def convergence(comparison: Comparison, column: str, fraction: float) -> tuple[float, dict[str, Reached]]:
     """The first tested step at which each row's mean reaches 95 % of the baseline's final mean, and that bound."""
-    final = study.cell(column, fraction, study.declared.baseline)
-    if not study.early.get(column) or not final.n:
+    final = comparison.cell(column, fraction, comparison.design.baseline)
+    if not comparison.early.get(column) or not final.n:
         return math.nan, {}
     target, found = NEAR * final.mean, {}
-    for row in study.declared.rows:
-        cells = learning_curve(study, column, fraction, row)
+    for row in comparison.design.rows:
+        cells = learning_curve(comparison, column, fraction, row)
         if not cells:
             found[row] = Reached(why="cells are missing")
             continue
         step = next((step for step, cell in cells.items() if cell.mean >= target), math.nan)
-        runs = study.runs(column, fraction, row)
-        steps = study.early[column]
-        reached = sum(any(v >= target for v in (run.value, *(study.at(run, s) for s in steps))) for run in runs)
+        runs = comparison.runs(column, fraction, row)
+        steps = comparison.early[column]
+        reached = sum(any(v >= target for v in (run.value, *(comparison.at(run, s) for s in steps))) for run in runs)
         found[row] = Reached(step, step == next(iter(cells)), reached, len(runs))
     return target, found
 
 
-def _by_seed(study: Study, column: str, row: str, fractions: Sequence[float]) -> list[list[float]]:
-    lines = [{run.seed: run.value for run in study.runs(column, x, row)} for x in fractions]
+def _by_seed(comparison: Comparison, column: str, row: str, fractions: Sequence[float]) -> list[list[float]]:
+    lines = [{run.seed: run.value for run in comparison.runs(column, x, row)} for x in fractions]
     return [[line[seed] for line in lines] for seed in lines[0] if all(seed in line for line in lines)]
 
 
-def _fractions(study: Study, column: str) -> list[float]:
-    return sorted(next(c.fractions for c in study.declared.columns if c.label == column))
+def _fractions(comparison: Comparison, column: str) -> list[float]:
+    return sorted(next(c.fractions for c in comparison.design.columns if c.label == column))
 
 
 # --- over the whole table --------------------------------------------------------------------------------------
 
 
-def ranking(study: Study) -> tuple[Ranking, list[str]]:
+def ranking(comparison: Comparison) -> tuple[Ranking, list[str]]:
     """Ranks over all columns and budgets, and the rows that have no result at all and are left out."""
-    keys = [(column.label, x) for column in study.declared.columns for x in column.fractions]
-    means = {row: [study.cell(column, x, row).mean for column, x in keys] for row in study.declared.rows}
+    keys = [(column.label, x) for column in comparison.design.columns for x in column.fractions]
+    means = {row: [comparison.cell(column, x, row).mean for column, x in keys] for row in comparison.design.rows}
     absent = [row for row, values in means.items() if np.isnan(values).all()]
     return rank({row: values for row, values in means.items() if row not in absent}), absent
 
@@ -200,16 +204,16 @@ class Published:
         return 100.0 if abs(self.published) > 1.5 and abs(self.ours.mean) <= 1 else 1.0
 
 
-def published(study: Study) -> list[Published]:
+def published(comparison: Comparison) -> list[Published]:
     """The declared numbers of the paper, `column` or `column@fraction`; a column alone means its largest budget."""
-    known = {column.label: sorted(column.fractions) for column in study.declared.columns}
+    known = {column.label: sorted(column.fractions) for column in comparison.design.columns}
     found = []
-    for row, numbers in study.declared.published.items():
+    for row, numbers in comparison.design.published.items():
         for place, number in numbers.items():
             column, _, share = place.partition("@")
             if column in known:
                 fraction = float(share) if share else known[column][-1]
-                found.append(Published(row, column, fraction, float(number), study.cell(column, fraction, row)))
+                found.append(Published(row, column, fraction, float(number), comparison.cell(column, fraction, row)))
     return found
 
 
@@ -225,13 +229,13 @@ class Cost:
     parameters: int
 
 
-def costs(study: Study) -> dict[str, Cost]:
+def costs(comparison: Comparison) -> dict[str, Cost]:
     """Of each row, over its finished runs. A pretraining that rows share counts for each of them."""
     found = {}
-    for row in study.declared.rows:
-        mine = [entry for entry in study.entries if entry.row == row and not entry.why]
+    for row in comparison.design.rows:
+        mine = [entry for entry in comparison.entries if entry.row == row and not entry.why]
         starts = {entry.starts for entry in mine if entry.starts}
-        first = [entry.run for entry in study.of("pretrain") if entry.run.folder in starts and not entry.why]
+        first = [entry.run for entry in comparison.of("pretrain") if entry.run.folder in starts and not entry.why]
         first = first or [entry.run for entry in mine if entry.role == "pretrain"]
         final = [entry for entry in mine if entry.role == "final"]
         runs = [*first, *(entry.run for entry in mine if entry.role != "pretrain")]
@@ -239,7 +243,8 @@ def costs(study: Study) -> dict[str, Cost]:
         found[row] = Cost(
             pretraining=_mean([seconds(run) for run in first]),
             finals={
-                c.label: _mean([seconds(e.run) for e in final if e.column == c.label]) for c in study.declared.columns
+                c.label: _mean([seconds(e.run) for e in final if e.column == c.label])
+                for c in comparison.design.columns
             },
             hours=sum(seconds(run) for run in runs) / 3600,
             kwh=sum(seconds(run) * watts(run) for run in runs) / 3.6e6,

@@ -1,11 +1,11 @@
-"""Declared studies with known numbers, written as run folders."""
+"""Design comparisons with known numbers, written as run folders."""
 
 import numpy as np
 from report_samples import write_finetune, write_pretrain
 
 from ssl_med.reports import writing
+from ssl_med.reports.numbers.comparison import Column, Comparison, Design, Entry
 from ssl_med.reports.run_folder import Run, read_run
-from ssl_med.reports.study import Column, Declared, Entry, Study
 
 CASES = 10
 GAIN = {"scratch": 0.0, "mae": 0.06, "pcrl": 0.01, "moco": -0.02}
@@ -24,7 +24,7 @@ def value(row, fraction, seed, case=None):
     return float(np.clip(level + rng.normal(0, 0.08) + noise.normal(0, 0.02), 0, 1))
 
 
-def sample_study(
+def sample_comparison(
     root,
     *,
     rows=tuple(GAIN),
@@ -38,7 +38,7 @@ def sample_study(
     series="",
     **declared,
 ):
-    """Runs of a study and the study.
+    """Runs of a comparison and the comparison.
 
     Args:
         missing: (row, fraction, seed, why) of final runs that are not there.
@@ -71,8 +71,8 @@ def sample_study(
     }  # fmt: skip
     known |= declared
     grid = {"optim.lr": list(LR)} if tuned else {}
-    return Study(
-        Declared(
+    return Comparison(
+        Design(
             rows=tuple(rows),
             columns=tuple(Column(c, "lits", "finetune", tuple(fractions), grid, series=series) for c in columns),
             test=test,

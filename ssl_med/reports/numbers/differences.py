@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ssl_med.evaluation.analysis import headline, scores
 from ssl_med.evaluation.bootstrap import Interval, Statistic, mean_auc_of, paired_bootstrap
 from ssl_med.evaluation.statistics import Outcome, Refusal, holm, sign_flip
-from ssl_med.reports.fairness import percent
+from ssl_med.reports.numbers.fairness import percent
+from ssl_med.reports.numbers.tables import EMPTY, Table
 from ssl_med.reports.run_folder import SCRATCH, Case, Run
-from ssl_med.reports.tables import EMPTY, Table
 from ssl_med.spec import Target
 
 TARGETS: dict[str, Target] = {"dice": "mask", "auc": "class", "auroc": "multilabel"}

@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ssl_med.reports import _page as p
-from ssl_med.reports.fairness import percent
+from ssl_med.reports.numbers.fairness import percent
+from ssl_med.reports.numbers.tables import EMPTY, Table
+from ssl_med.reports.render import parts as p
 from ssl_med.reports.run_folder import ANALYSIS, FIGURES, Run
-from ssl_med.reports.tables import EMPTY, Table
 from ssl_med.reports.writing import file_stem
 
 _TITLES = {

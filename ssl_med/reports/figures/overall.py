@@ -1,4 +1,4 @@
-"""Figures of a study besides its curves."""
+"""Figures of a comparison besides its curves."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from ssl_med.reports.curves import RC, SIZE, Style, panel
-from ssl_med.reports.pictures import INK
-from ssl_med.reports.ranking import Ranking
-from ssl_med.reports.study_derived import Published
+from ssl_med.reports.figures.curves import RC, SIZE, Style, panel
+from ssl_med.reports.figures.pictures import INK
+from ssl_med.reports.numbers.derived import Published
+from ssl_med.reports.numbers.ranking import Ranking
 
 
 def rank_plot(ranking: Ranking, looks: Mapping[str, Style]) -> Figure:

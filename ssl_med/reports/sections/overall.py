@@ -1,4 +1,4 @@
-"""What a study says over all its columns: in short, ranks, cost, and the paper's numbers beside ours."""
+"""What a comparison says over all its columns: in short, ranks, cost, and the paper's numbers beside ours."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from ssl_med.evaluation.statistics import Refusal
-from ssl_med.reports._blocks import Beside, Block, Field, Grid, Note, Plots, Section
-from ssl_med.reports._provenance import duration
-from ssl_med.reports._study_words import INTERVALS, listed, mark_of, p_text
-from ssl_med.reports.comparison import Difference
-from ssl_med.reports.curves import traces
-from ssl_med.reports.fairness import percent
-from ssl_med.reports.study import Study, significant
-from ssl_med.reports.study_derived import CPU_WATTS, GPU_WATTS, costs, published, ranking, series_traces
-from ssl_med.reports.study_figures import rank_plot, scatter
-from ssl_med.reports.tables import EMPTY
+from ssl_med.reports.figures.curves import traces
+from ssl_med.reports.figures.overall import rank_plot, scatter
+from ssl_med.reports.numbers.comparison import Comparison, significant
+from ssl_med.reports.numbers.derived import CPU_WATTS, GPU_WATTS, costs, published, ranking, series_traces
+from ssl_med.reports.numbers.differences import Difference
+from ssl_med.reports.numbers.fairness import percent
+from ssl_med.reports.numbers.provenance import duration
+from ssl_med.reports.numbers.tables import EMPTY
+from ssl_med.reports.numbers.wording import INTERVALS, listed, mark_of, p_text
+from ssl_med.reports.render.blocks import Beside, Block, Field, Grid, Note, Plots, Section
 from ssl_med.reports.writing import file_stem
 
 WIDEST = 7  # columns of numbers in the overview
 
 
-def in_short(study: Study) -> list[str]:
+def in_short(comparison: Comparison) -> list[str]:
     """The outcome in a few sentences."""
-    finals = study.of("final")
+    finals = comparison.of("final")
     done = sum(not entry.why for entry in finals)
     lines = [f"{done} of {len(finals)} runs behind the cells are done."]
-    tested = [(key, x) for key, x in study.differences.items() if not math.isnan(x.outcome.effect)]
-    base = study.declared.baseline
+    tested = [(key, x) for key, x in comparison.differences.items() if not math.isnan(x.outcome.effect)]
+    base = comparison.design.baseline
     if tested:
         refused = sum(isinstance(x.outcome, Refusal) for _, x in tested)
         sure = [(key, x) for key, x in tested if significant(x.outcome)]
@@ -42,8 +42,8 @@ def in_short(study: Study) -> list[str]:
             lines.append(f"No row differs from {base} at the end with corrected p below 0.05.")
         if refused:
             lines.append(f"For {refused} of {len(tested)} differences there is no p-value; the tables say why.")
-    early = [(key, x) for key, x in study.early_differences.items() if significant(x)]
-    if study.early_differences:
+    early = [(key, x) for key, x in comparison.early_differences.items() if significant(x)]
+    if comparison.early_differences:
         found = [
             f"{key[2]} at step {key[3]} with {percent(key[1])} of the labels ({x.effect:+.3f})" for key, x in early
         ]
@@ -62,86 +62,90 @@ def _told(chosen: Sequence[tuple[tuple[str, float, str], Difference]]) -> str:
     return "; ".join(words)
 
 
-def overview_section(study: Study) -> Section | None:
+def overview_section(comparison: Comparison) -> Section | None:
     """All columns in one table; None where there is only one."""
-    if len(study.declared.columns) < 2:
+    if len(comparison.design.columns) < 2:
         return None
-    return Section("overview", "All columns", [overview(study), Note(overview_note(study)), *_series(study)])
+    return Section(
+        "overview", "All columns", [overview(comparison), Note(overview_note(comparison)), *_series(comparison)]
+    )
 
 
-def _series(study: Study) -> list[Block]:
+def _series(comparison: Comparison) -> list[Block]:
     """A figure for each series of columns."""
     figures = []
-    for series in filter(None, dict.fromkeys(column.series for column in study.declared.columns)):
-        names, lines = series_traces(study, series)
+    for series in filter(None, dict.fromkeys(column.series for column in comparison.design.columns)):
+        names, lines = series_traces(comparison, series)
         if lines:
-            first = next(column.label for column in study.declared.columns if column.series == series)
-            title = f"Test {study.metric(first)} by column: {series.replace('_', ' ')}"
+            first = next(column.label for column in comparison.design.columns if column.series == series)
+            title = f"Test {comparison.metric(first)} by column: {series.replace('_', ' ')}"
             figure = traces(lines, title=title, below="column, at its largest label budget", names=names)
             figures.append((title, f"series-{file_stem(series)}", figure))
     return [Plots(figures, INTERVALS)] if figures else []
 
 
-def overview(study: Study) -> Grid:
+def overview(comparison: Comparison) -> Grid:
     """Rows x columns: mean over seeds, and the difference to the baseline with its p."""
-    keys = _shown(study)
+    keys = _shown(comparison)
     head: list[Field | str] = [""]
     for column, fraction in keys:
-        words = [study.metric(column), percent(fraction)] if _budgets(study) > 1 else [study.metric(column)]
+        words = (
+            [comparison.metric(column), percent(fraction)] if _budgets(comparison) > 1 else [comparison.metric(column)]
+        )
         head.append(Field(column.replace("_", " "), " · ".join(filter(None, words))))
     rows: list[list[Field | str]] = []
-    for row in study.declared.rows:
-        cells = [_overview_cell(study, column, fraction, row) for column, fraction in keys]
-        rows.append([Field(row, color=study.styles[row].color), *cells])
+    for row in comparison.design.rows:
+        cells = [_overview_cell(comparison, column, fraction, row) for column, fraction in keys]
+        rows.append([Field(row, color=comparison.styles[row].color), *cells])
     return Grid(head, rows, css="headline wide sticky")
 
 
-def overview_note(study: Study) -> str:
+def overview_note(comparison: Comparison) -> str:
     """What the numbers of the overview are."""
-    base = study.declared.baseline
-    every = len(_shown(study)) == sum(len(column.fractions) for column in study.declared.columns)
+    base = comparison.design.baseline
+    every = len(_shown(comparison)) == sum(len(column.fractions) for column in comparison.design.columns)
     budgets = "" if every else " Of each column its largest label budget; the others stand below."
     return (
-        f"Test metric, mean over seeds; below it the difference to {base} and its p ({study.test_name} over seeds, corrected "
-        f"by Holm over all {study.family} comparisons of this report), for {base} the standard deviation. Marked: corrected p "
-        f"below 0.05.{budgets} Numbers of seeds, intervals and what is missing stand with each column."
+        f"Test metric, mean over seeds; below it the difference to {base} and its p ({comparison.test_name} over seeds, "
+        f"corrected by Holm over all {comparison.family} comparisons of this report), for {base} the standard deviation. "
+        f"Marked: corrected p below 0.05.{budgets} Numbers of seeds, intervals and what is missing stand with each column."
     )
 
 
-def _shown(study: Study) -> list[tuple[str, float]]:
+def _shown(comparison: Comparison) -> list[tuple[str, float]]:
     """Every column and budget, or where that is too wide the largest budget of each."""
-    every = [(column.label, x) for column in study.declared.columns for x in column.fractions]
-    return every if len(every) <= WIDEST else [(c.label, max(c.fractions)) for c in study.declared.columns]
+    every = [(column.label, x) for column in comparison.design.columns for x in column.fractions]
+    return every if len(every) <= WIDEST else [(c.label, max(c.fractions)) for c in comparison.design.columns]
 
 
-def _budgets(study: Study) -> int:
-    return len({x for column in study.declared.columns for x in column.fractions})
+def _budgets(comparison: Comparison) -> int:
+    return len({x for column in comparison.design.columns for x in column.fractions})
 
 
-def _overview_cell(study: Study, column: str, fraction: float, row: str) -> Field:
-    cell = study.cell(column, fraction, row)
+def _overview_cell(comparison: Comparison, column: str, fraction: float, row: str) -> Field:
+    cell = comparison.cell(column, fraction, row)
     if not cell.n:
         return Field("missing", mark="missing")
-    if row == study.declared.baseline:
+    if row == comparison.design.baseline:
         return Field(f"{cell.mean:.3f}", f"± {cell.sd:.3f}" if cell.n > 1 else "")
-    outcome = study.differences[column, fraction, row].outcome
+    outcome = comparison.differences[column, fraction, row].outcome
     if math.isnan(outcome.effect):
         return Field(f"{cell.mean:.3f}")
     return Field(f"{cell.mean:.3f}", f"{outcome.effect:+.3f}, {p_text(outcome)}", mark_of(outcome))
 
 
-def rank_section(study: Study) -> Section:
+def rank_section(comparison: Comparison) -> Section:
     """Friedman's test and the critical difference."""
-    found, absent = ranking(study)
-    data = len({column.task for column in study.declared.columns})
+    found, absent = ranking(comparison)
+    data = len({column.task for column in comparison.design.columns})
     blocks: list[Block] = []
     if found.ranks and not found.reason:
         title = "Mean rank; 1 is best"
-        blocks.append(Plots([(title, "ranks", rank_plot(found, study.styles))]))
+        blocks.append(Plots([(title, "ranks", rank_plot(found, comparison.styles))]))
     elif found.ranks:
         blocks.append(Grid(["", "mean rank"], [(row, f"{value:.2f}") for row, value in found.ranks.items()]))
     blocks.append(
-        Note(_rank_words(study, len(found.ranks)) if not found.reason else f"No test of ranks: {found.reason}.")
+        Note(_rank_words(comparison, len(found.ranks)) if not found.reason else f"No test of ranks: {found.reason}.")
     )
     if not found.reason:
         tied = " The test does not tell the rows apart, so their order means nothing." if found.p >= 0.05 else ""
@@ -161,16 +165,16 @@ def rank_section(study: Study) -> Section:
     return Section("ranks", "Ranks over all columns and budgets", blocks)
 
 
-def _rank_words(study: Study, count: int) -> str:
+def _rank_words(comparison: Comparison, count: int) -> str:
     return (
         f"Mean rank of the {count} rows over columns and label budgets by mean test metric. Bars are one critical difference "
         "long: two rows whose bars overlap are not told apart."
     )
 
 
-def cost_section(study: Study) -> Section:
+def cost_section(comparison: Comparison) -> Section:
     """Time, energy, memory and size."""
-    columns = [column.label for column in study.declared.columns]
+    columns = [column.label for column in comparison.design.columns]
     runs = [Field("one run", column.replace("_", " ")) for column in columns]
     head: list[Field | str] = [
         "",
@@ -182,7 +186,7 @@ def cost_section(study: Study) -> Section:
         Field("weights", "pretrained"),
     ]
     rows: list[list[Field | str]] = []
-    found = costs(study)
+    found = costs(comparison)
     for row, cost in found.items():
         peak = f"{cost.peak_mb / 1024:.1f} GB" if not math.isnan(cost.peak_mb) else EMPTY
         size = f"{cost.parameters / 1e6:.2f} M" if cost.parameters else EMPTY
@@ -190,7 +194,7 @@ def cost_section(study: Study) -> Section:
             EMPTY if math.isnan(x) else duration(x) for x in (cost.pretraining, *(cost.finals[c] for c in columns))
         ]
         total = [f"{cost.hours:.2f} h", f"{cost.kwh:.3f}"]
-        rows.append([Field(row, color=study.styles[row].color), *times, *total, peak, size])
+        rows.append([Field(row, color=comparison.styles[row].color), *times, *total, peak, size])
     note = (
         "Wall-clock time as the runs recorded it, tests along the way included; 'all its runs' counts pretrainings, trials and "
         "final runs. Weights: parameters of the pretrained file, encoder and decoder. kWh is an estimate: "
@@ -205,9 +209,9 @@ def cost_section(study: Study) -> Section:
     return Section("cost", "Cost", [Grid(head, rows, css="sticky wide"), Note(note)])
 
 
-def published_section(study: Study) -> Section | None:
+def published_section(comparison: Comparison) -> Section | None:
     """The paper's numbers beside ours; None where none is declared."""
-    found = published(study)
+    found = published(comparison)
     if not found:
         return None
     rows: list[list[Field | str]] = []
@@ -220,9 +224,9 @@ def published_section(study: Study) -> Section | None:
     blocks: list[Block] = [Grid(["", "column", "published", "ours"], rows, text=(0, 1))]
     shown = [x for x in found if x.ours.n]
     if shown:
-        figure = ("Published against ours", "published", scatter(shown, study.styles))
+        figure = ("Published against ours", "published", scatter(shown, comparison.styles))
         blocks = [Beside(blocks, [Plots([figure])])]
-    note = f"Published: {study.declared.source or 'as declared'}. On the line: equal."
+    note = f"Published: {comparison.design.source or 'as declared'}. On the line: equal."
     if any(x.scale > 1 for x in found):
         note += " Ours in percent, as in the paper."
     return Section("published", "Published and ours", [*blocks, Note(note)])

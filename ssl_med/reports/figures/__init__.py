@@ -1,0 +1,1 @@
+"""Figures of a report, from plain arrays and runs."""

@@ -1,0 +1,1 @@
+"""One report as HTML, Markdown, LaTeX and CSV."""
