@@ -26,12 +26,13 @@ MAY_IMPORT = {
     "ssl_med.optim": {"ssl_med.spec"},
     "ssl_med.ledger": {"ssl_med.spec"},
     "ssl_med.checkpoint": {"ssl_med.spec", "ssl_med.networks", "ssl_med.ledger"},
-    "ssl_med.methods": PARTS,
+    "ssl_med.methods": PARTS | {"ssl_med.evaluation.metrics"},
     "ssl_med.evaluation": PARTS,
-    # for SslMedError, and for statistics, which need no torch
+    "ssl_med.evaluation.metrics": {"ssl_med.spec", "ssl_med.catalogue"},
+    # for SslMedError, directions of metrics, and statistics, which need no torch
     "ssl_med.reports": {
         "ssl_med.spec",
-        *(f"ssl_med.evaluation.{name}" for name in ("statistics", "bootstrap", "analysis")),
+        *(f"ssl_med.evaluation.{name}" for name in ("metrics", "statistics", "bootstrap", "analysis")),
     },
     "datamodules": {
         "ssl_med.spec",

@@ -17,7 +17,7 @@ from experiments.run.session import Session, ledger_of
 from ssl_med.evaluation.analysis import headline
 from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
 from ssl_med.evaluation.external import External
-from ssl_med.evaluation.metrics import CONVENTIONS
+from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.tasks import Row
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage, Ledger, compare
@@ -197,7 +197,7 @@ def _finish(
         drop=asdict(drop),
         errors=error_analysis(session.folder, module),
         pictures=picture_cases(session.folder, module, data, trainer, config.task),
-        conventions={name: text for name, text in CONVENTIONS.items() if f"test/{name}" in module.test_metrics},
+        conventions=conventions(module.test_metrics),
         notes=notes,
     )
     say(f"in domain:     {metric} {_shown(inner)} on {len(inside)} cases ({inner.subjects} subjects) of {run.task}")

@@ -25,7 +25,7 @@ from experiments.run.pretrained import (
     tell,
 )
 from experiments.run.session import Session
-from ssl_med.evaluation.metrics import CONVENTIONS
+from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.protocols import TransferConfig, describe
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.evaluation.transfer import Transfer
@@ -171,7 +171,7 @@ def _finish(
         metric=module.task.metric,
         metrics=module.test_metrics,
         n_test=len(module.test_rows),
-        conventions={name: text for name, text in CONVENTIONS.items() if f"test/{name}" in module.test_metrics},
+        conventions=conventions(module.test_metrics),
         notes=notes,
         **errors,
     )

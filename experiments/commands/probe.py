@@ -39,7 +39,7 @@ from ssl_med.evaluation.features import (
     settings_key,
     weights_key,
 )
-from ssl_med.evaluation.metrics import CONVENTIONS
+from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.tasks import Row, Segmentation, task_class
 from ssl_med.ledger import Leakage
 from ssl_med.reports.figures.pictures import save_overlay
@@ -359,7 +359,7 @@ def _finish(
         metric=result.metric,
         metrics=metrics,
         n_test=len(result.rows),
-        conventions={name: text for name, text in CONVENTIONS.items() if f"test/{name}" in metrics},
+        conventions=conventions(metrics),
         notes=notes,
     )
     for key, value in result.chosen.items():

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from experiments.config.run import RunConfig, compose_pretrain
 from ssl_med.config import Layer, build, parse_overrides, to_plain, to_yaml
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.spec import SslMedError
 
 WIDTHS = (
@@ -35,7 +36,7 @@ class SweepConfig:
     metric: str = ""
     """logged value that is optimised; empty: the method's validation metric"""
     goal: Literal["auto", "maximize", "minimize"] = "auto"
-    """auto: as the method's metric asks; of another metric, losses are minimised"""
+    """auto: the direction of the metric"""
     search: Literal["random", "bayes"] = "random"
     """how the next values are chosen"""
 
@@ -73,10 +74,8 @@ def sweep(overrides: Sequence[str]) -> str:
 def specification(config: RunConfig, overrides: Sequence[str], settings: SweepConfig) -> dict[str, Any]:
     """The sweep as W&B reads it; each trial is `ssl-med pretrain` with the trial's overrides behind `overrides`."""
     assert config.method_class is not None
-    metric = config.method_class.metric
-    name = settings.metric or f"val/{metric.name}"
-    up = metric.higher_is_better if not settings.metric else not name.endswith(("loss", "mse"))
-    goal = settings.goal if settings.goal != "auto" else ("maximize" if up else "minimize")
+    name = settings.metric or f"val/{config.method_class.metric.name}"
+    goal = settings.goal if settings.goal != "auto" else direction(name)
     given = {override.partition("=")[0] for override in overrides}
     tracking = [] if "tracking.wandb" in given else ["tracking.wandb=online"]
     return {
@@ -88,6 +87,18 @@ def specification(config: RunConfig, overrides: Sequence[str], settings: SweepCo
         "parameters": parameters(config, given),
         "command": ["ssl-med", "pretrain", *overrides, *tracking, "${args_no_hyphens}"],
     }
+
+
+def direction(metric: str) -> str:
+    """The goal of a logged value.
+
+    Raises:
+        SslMedError: it is not known to be better when higher or lower.
+    """
+    try:
+        return metric_of(metric).goal
+    except SslMedError as error:
+        raise SslMedError(f"metric={error}; give goal=maximize or goal=minimize") from None
 
 
 def parameters(config: RunConfig, given: set[str]) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from datamodules.core.base import MedicalData
 from ssl_med.config import to_plain
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.tasks import TaskConfig, task_class
 from ssl_med.networks.backbone import BackboneConfig, resolve
 from ssl_med.spec import DataSpec, SslMedError
@@ -97,13 +98,15 @@ class Online:
 
 
 def check_monitor(monitor: str, online: Online | None) -> None:
-    """Refuses a monitored value of an online probe that is not logged."""
-    if not monitor.startswith(PREFIX):
-        return
-    if online is None:
+    """Refuses a monitored value that cannot choose: of unknown direction, or of an online probe that does not log it."""
+    if monitor.startswith(PREFIX) and online is None:
         raise SslMedError(f"trainer.monitor={monitor}: there is no online probe; give online.task=NAME to `pretrain`")
-    if monitor != online.key:
+    if monitor.startswith(PREFIX) and online is not None and monitor != online.key:
         raise SslMedError(f"trainer.monitor={monitor}: is never logged; the online probe logs {online.key}")
+    try:
+        metric_of(monitor)
+    except SslMedError as error:
+        raise SslMedError(f"trainer.monitor={error}") from None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 from datamodules.core.base import MedicalData
 from ssl_med.evaluation.analysis import BINS, Curve, analyse, choose_cases, headline
 from ssl_med.evaluation.bootstrap import bootstrap
-from ssl_med.evaluation.metrics import FROC_RATES, froc_curve
+from ssl_med.evaluation.scores import FROC_RATES, froc_curve
 from ssl_med.evaluation.tasks import Row, TaskConfig, marks
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.reports.figures import errors as figures

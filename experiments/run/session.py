@@ -44,13 +44,13 @@ from experiments.run.online_probe import OnlineProbe, ProbeCheckpoint, ProbeStop
 from experiments.run.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
 from ssl_med.config import read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.convolution import guard_convolutions
 from ssl_med.reports.run_folder import read_metrics
 from ssl_med.reports.writing import write_json, write_summary
 from ssl_med.spec import SslMedError
 
-LOWER_IS_BETTER = ("loss", "mse", "alignment", "uniformity")  # ends of names
 LAST, BEST, CONFIG, SUMMARY, SUBJECTS = "last.ckpt", "best.ckpt", "config.yaml", "summary.json", "subjects.json"
 
 
@@ -117,7 +117,7 @@ class Session:
         interval = min(c.val_every_steps, c.max_steps * c.accumulate) if c.max_steps > 0 else c.val_every_steps
         self.open_loggers()
         self.preemption = Preemption()
-        mode = "min" if c.monitor.endswith(LOWER_IS_BETTER) else "max"
+        mode = metric_of(c.monitor).mode
         finite = FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps)
         last = ModelCheckpoint(
             self.folder,

@@ -58,7 +58,7 @@ def mean_of(values: Sequence[float] | Array) -> Statistic:
 
 
 def auc_of(truth: Array, score: Array) -> Statistic:
-    """Area under the ROC curve as `metrics.auroc`, or the mean over columns as `metrics.multilabel_auroc`.
+    """Area under the ROC curve as `scores.auroc`, or the mean over columns as `scores.multilabel_auroc`.
 
     Args:
         truth: (N,) or (N, K) of 0 and 1; nan: not known.

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.logistic import fit_findings
-from ssl_med.evaluation.metrics import dice_per_region
+from ssl_med.evaluation.scores import dice_per_region
 from ssl_med.evaluation.tasks import Segmentation
 from ssl_med.networks.backbone import Backbone, Decoder
 from ssl_med.networks.heads import pointwise

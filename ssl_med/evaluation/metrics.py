@@ -1,205 +1,200 @@
-"""Test metrics, with their conventions for the cases in which a metric is not defined."""
+"""Every metric that a run can log: its unit, which direction is better, and its conventions. Imports no torch.
+
+Whatever chooses, sorts, marks or ranks by a metric asks `metric_of` for the direction. `scores` computes the values.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-import torch
-from torch import Tensor
+from ssl_med.catalogue import nearest
+from ssl_med.spec import SslMedError
 
-CONVENTIONS = {
-    "dice": "per case and region; truth and prediction both empty -> 1, only one of them empty -> 0",
-    "iou": "per case and region, probability above .5; truth and prediction both empty -> 1, only one of them empty -> 0",
-    "iou_50_95": "mean of the IoU at the thresholds .5, .55, ... .95 of the probability (Models Genesis), empty masks as "
-    "for iou; of the region alone, background is not averaged in",
-    "hd95_mm": "larger of the two directed 95th percentiles of the distances between the surfaces, per case and region, in mm; "
-    "a surface are the voxels with a face to the outside or to the border of the image; both empty -> 0, only one of them "
-    "empty -> the diagonal of the image; not stated for data without a voxel size",
-    "surface_dice": "share of both surfaces that lies within task.tolerance_mm of the other one, surfaces as for hd95_mm, each "
-    "voxel counts alike; both empty -> 1, only one of them empty -> 0",
-    "auc": "area under the ROC curve over all test samples; undefined when only one class is present",
-    "auroc": "mean over the classes that have both labels in the test part; their number is stated as classes_scored",
-    "balanced_accuracy": "mean share of right answers over the classes that the test part has",
-    "cpm": "mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan (LUNA16), linear between the "
-    "points of the FROC curve; a lesion is found with the highest of its candidates' scores, one without a candidate is "
-    "missed; undefined without a lesion",
-    "kappa": "Cohen's kappa with quadratic weights; undefined when truth and answers are all of one class",
+SCOPES = ("train", "val", "test", "curve", "in_domain", "online", "collapse", "speed")
+"""First parts of logged keys that say where a value comes from."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good something is.
+
+    * unit: '' for a number without one. * convention: what it is, and its value where it is not defined by itself.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    convention: str
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        """Direction as Lightning spells it."""
+        return "max" if self.higher_is_better else "min"
+
+    @property
+    def goal(self) -> Literal["maximize", "minimize"]:
+        """Direction as W&B spells it."""
+        return "maximize" if self.higher_is_better else "minimize"
+
+    def goodness(self, value: float) -> float:
+        """A number that is larger for a better value; nan, which is never chosen, becomes minus infinity."""
+        return -math.inf if math.isnan(value) else value if self.higher_is_better else -value
+
+    def better(self, value: float, other: float) -> bool:
+        """Whether `value` is better than `other`; nan is worse than every number."""
+        return self.goodness(value) > self.goodness(other)
+
+    def reaches(self, value: float, bound: float) -> bool:
+        """Whether `value` is as good as `bound` or better; nan reaches nothing."""
+        return not math.isnan(value) and not math.isnan(bound) and self.goodness(value) >= self.goodness(bound)
+
+
+_TASKS = (
+    Metric("dice", "", True, "per case and region; truth and prediction both empty -> 1, only one of them empty -> 0"),
+    Metric(
+        "iou",
+        "",
+        True,
+        "per case and region, probability above .5; truth and prediction both empty -> 1, only one of them empty -> 0",
+    ),
+    Metric(
+        "iou_50_95",
+        "",
+        True,
+        "mean of the IoU at the thresholds .5, .55, ... .95 of the probability (Models Genesis), empty masks as "
+        "for iou; of the region alone, background is not averaged in",
+    ),
+    Metric(
+        "hd95_mm",
+        "mm",
+        False,
+        "larger of the two directed 95th percentiles of the distances between the surfaces, per case and region, in mm; "
+        "a surface are the voxels with a face to the outside or to the border of the image; both empty -> 0, only one of them "
+        "empty -> the diagonal of the image; not stated for data without a voxel size",
+    ),
+    Metric(
+        "surface_dice",
+        "",
+        True,
+        "share of both surfaces that lies within task.tolerance_mm of the other one, surfaces as for hd95_mm, each "
+        "voxel counts alike; both empty -> 1, only one of them empty -> 0",
+    ),
+    Metric("auc", "", True, "area under the ROC curve over all test samples; undefined when only one class is present"),
+    Metric(
+        "auroc",
+        "",
+        True,
+        "mean over the classes that have both labels in the test part; their number is stated as classes_scored",
+    ),
+    Metric("accuracy", "", True, "share of right answers over all samples; of few-shot episodes: mean over episodes"),
+    Metric("balanced_accuracy", "", True, "mean share of right answers over the classes that the test part has"),
+    Metric(
+        "kappa",
+        "",
+        True,
+        "Cohen's kappa with quadratic weights; undefined when truth and answers are all of one class",
+    ),
+    Metric(
+        "cpm",
+        "",
+        True,
+        "mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan (LUNA16), linear between the "
+        "points of the FROC curve; a lesion is found with the highest of its candidates' scores, one without a candidate is "
+        "missed; undefined without a lesion",
+    ),
+    Metric("sensitivity", "", True, "share of the lesions found at the stated number of false positives per scan"),
+)
+_PRETEXTS = (
+    Metric("mse", "", False, "mean squared error of what is restored, in the units of the target"),
+    Metric("retrieval", "", True, "share of images whose second view is the nearest of the batch's second views"),
+    Metric("triplet_accuracy", "", True, "share of triplets whose positive is nearer than the negative"),
+    Metric("rotation_accuracy", "", True, "share of rotations that are told rightly"),
+    Metric("mask_accuracy", "", True, "share of patches of which it is told rightly whether they are masked"),
+)
+_COLLAPSE = (
+    Metric("feature_std", "", True, "0: all inputs have the same feature; about 1: features are isotropic"),
+    Metric("effective_rank", "", True, "exponential of the entropy of the singular values; 1: one direction is left"),
+    Metric("alignment", "", False, "mean squared distance of the embeddings of two views of one image"),
+    Metric("uniformity", "", False, "log of the mean of exp(-2 d^2) over pairs of images; 0: collapsed"),
+)
+_LOSSES = {
+    "loss": "what is minimised",
+    "restore": "distance of the restored image",
+    "restore_o": "the same of the ordinary branch",
+    "restore_m": "the same of the momentum branch",
+    "restore_h": "the same of the hybrid branch",
+    "deep": "distance of the restored image at all scales",
+    "contrast": "contrastive loss",
+    "contrast_mix": "contrastive loss of mixed inputs",
+    "contrast_features": "contrastive loss of mixed features",
+    "compare": "comparison of large crops",
+    "compare_small": "comparison of small crops with large ones",
+    "image": "contrastive loss of the image",
+    "patches": "contrastive loss of the patches",
+    "order": "cross-entropy of the patches' order",
+    "rotation": "cross-entropy of the rotation",
+    "mask": "cross-entropy of which patches are masked",
+    "classify": "cross-entropy of the instance",
+    "discover": "distance of the restored instance",
 }
-IOU_THRESHOLDS = tuple(k / 100 for k in range(50, 100, 5))
-_DENSE = 0.1  # share of voxels on surfaces from which distances are computed for all voxels
-FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        *_TASKS,
+        *_PRETEXTS,
+        *_COLLAPSE,
+        Metric("samples_per_second", "1/s", True, "samples of optimiser steps over their wall-clock time"),
+        *(Metric(name, "", False, f"term of the loss: {text}") for name, text in _LOSSES.items()),
+    )
+}
+UNRATED: Mapping[str, str] = {
+    "positives": "the number of test samples of the second class",
+    "classes_scored": "the number of classes behind the mean",
+    "accuracy_ci95": "half the width of an interval",
+    "chance": "the accuracy of guessing",
+    "near": "the share of crops that lie near an instance",
+    "used": "the number of clusters in use",
+    "largest": "the share of the largest cluster",
+    "score": "the opinion of a critic that learns at the same time",
+    "critic": "the loss of an opponent",
+    "steps": "a number of steps",
+    "seconds": "a time",
+}
+"""Logged values of which neither direction is better, and what they are."""
+BASELINE = "_baseline"
+"""End of the name of a pretext metric's value for a solver that has learned nothing."""
 
 
-def dice_per_region(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Dice overlap of each region.
+def metric_of(key: str) -> Metric:
+    """The metric behind a logged key or a metric's name.
 
-    Args:
-        prediction: (K, *S) bool.
-        truth: (K, *S) bool.
+    `val/dice`, `test/hd95_mm`, `curve/auc`, `in_domain/auc`, `online/knn_auc`, `collapse/effective_rank`, `train/loss`; of one
+    class or region by itself: `test/dice/liver`, `auroc/Edema`, `sensitivity/0.125`.
 
-    Returns:
-        (K,) float64 in [0, 1]; both empty -> 1, one empty -> 0.
+    Raises:
+        SslMedError: the key is not known, or neither of its directions is better.
     """
-    axes = tuple(range(1, truth.ndim))
-    both = (prediction & truth).sum(axes).double()
-    total = prediction.sum(axes).double() + truth.sum(axes).double()
-    return torch.where(total > 0, 2 * both / total.clamp_min(1), torch.ones_like(total))
+    scope, _, rest = key.partition("/")
+    if scope not in SCOPES:
+        scope, rest = "", key
+    if scope == "online":
+        _, _, rest = rest.partition("_")  # protocol of the probe
+    name = rest.partition("/")[0]
+    if name in METRICS:
+        return METRICS[name]
+    if name in UNRATED:
+        raise SslMedError(f"{key}: is {UNRATED[name]}, of which neither a higher nor a lower value is better")
+    if name.endswith(BASELINE):
+        raise SslMedError(f"{key}: does not depend on what was learned; name {key.removesuffix(BASELINE)}")
+    raise SslMedError(
+        f"{key}: is no metric, so whether higher or lower is better is unknown{nearest(name, list(METRICS))}"
+    )
 
 
-def iou_per_region(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection over union of each region where the probability exceeds .5, and its mean over `IOU_THRESHOLDS`.
-
-    Args:
-        logits: (K, *S) before the sigmoid.
-        truth: (K, *S) bool.
-
-    Returns:
-        Two (K,) float64 in [0, 1]; both empty -> 1, one empty -> 0, at each threshold by itself.
-    """
-    each = []
-    for region, inside in zip(logits, truth, strict=True):
-        # other voxels can only be right
-        relevant = inside | (region > 0)
-        region, inside = region[relevant], inside[relevant]
-        size = int(inside.sum())
-        line = []
-        for threshold in IOU_THRESHOLDS:
-            found = region > math.log(threshold / (1 - threshold))
-            both = int((found & inside).sum())
-            union = size + int(found.sum()) - both
-            line.append(both / union if union else 1.0)
-        each.append(line)
-    values = torch.tensor(each, dtype=torch.float64)
-    return values[:, 0], values.mean(1)
-
-
-def surface_per_region(
-    prediction: Tensor, truth: Tensor, *, spacing: Sequence[float], tolerance: float
-) -> tuple[Tensor, Tensor]:
-    """95th percentile Hausdorff distance and surface Dice (Nikolov et al., J. Med. Internet Res. 23, 2021) of each region.
-
-    Args:
-        prediction: (K, *S) bool.
-        truth: (K, *S) bool.
-        spacing: voxel size along each axis of S in mm.
-        tolerance: distance in mm up to which a piece of surface counts as found.
-
-    Returns:
-        (K,) float64 in mm and (K,) float64 in [0, 1]; see `CONVENTIONS` for what a surface is and for empty masks.
-    """
-    from monai.metrics.utils import get_mask_edges
-
-    diagonal = math.hypot(*(n * s for n, s in zip(truth.shape[1:], spacing, strict=True)))
-    distance, share = [], []
-    for found, wanted in zip(prediction.cpu(), truth.cpu(), strict=True):
-        if not (found.any() and wanted.any()):
-            empty = not (found.any() or wanted.any())
-            distance.append(0.0 if empty else diagonal)
-            share.append(1.0 if empty else 0.0)
-            continue
-        one, other = (np.asarray(edge) for edge in get_mask_edges(found, wanted))
-        # distances come in 32 bits: a distance of exactly the tolerance is within it
-        to_other = [_to_surface(one, other, spacing), _to_surface(other, one, spacing)]
-        within = sum(int((way <= tolerance * (1 + 1e-6)).sum()) for way in to_other)
-        distance.append(max(float(np.percentile(way, 95)) for way in to_other))
-        share.append(within / sum(map(len, to_other)))
-    return torch.tensor(distance, dtype=torch.float64), torch.tensor(share, dtype=torch.float64)
-
-
-def _to_surface(edge: np.ndarray, other: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-    """Distance in mm of each voxel of `edge` to the nearest one of `other`."""
-    from monai.metrics.utils import get_surface_distance
-    from scipy.ndimage import distance_transform_edt
-
-    # a search tree is fast for surfaces, and takes hours for the noise of a network that has not learned
-    if edge.sum() + other.sum() > _DENSE * edge.size:
-        distance: np.ndarray = distance_transform_edt(~other, sampling=spacing)[edge]
-    else:
-        distance = np.asarray(get_surface_distance(edge, other, spacing=list(spacing)), float)
-    return distance
-
-
-def froc_curve(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> tuple[np.ndarray, np.ndarray]:
-    """Free-response ROC curve (Setio et al., Medical Image Analysis 42, 2017).
-
-    Args:
-        score: (N,) of all candidates; larger means lesion.
-        lesion: (N,) number of the lesion that a candidate marks, -1 for none.
-        lesions: all lesions of the scans, those without a candidate too; at least 1.
-        scans: number of scans.
-
-    Returns:
-        False positives per scan, ascending from 0, and the highest sensitivity at each.
-    """
-    best = [score[lesion == number].max() for number in np.unique(lesion[lesion >= 0])]
-    false = score[lesion < 0]
-    thresholds = np.unique(np.concatenate([best, false]))[::-1]
-    # how many of each are at or above a threshold; nothing is found above the first
-    found = np.concatenate([[0], len(best) - np.searchsorted(np.sort(best), thresholds)]) / lesions
-    rate = np.concatenate([[0], len(false) - np.searchsorted(np.sort(false), thresholds)]) / scans
-    last = np.append(np.diff(rate) > 0, True)
-    return rate[last], found[last]
-
-
-def froc(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> np.ndarray:
-    """(7,) sensitivity at `FROC_RATES` false positives per scan, nan without a lesion; their mean is the CPM.
-
-    The arguments are those of `froc_curve`.
-    """
-    if not lesions:
-        return np.full(len(FROC_RATES), np.nan)
-    sensitivity: np.ndarray = np.interp(FROC_RATES, *froc_curve(score, lesion, lesions=lesions, scans=scans))
-    return sensitivity
-
-
-def auroc(truth: np.ndarray, score: np.ndarray) -> float:
-    """Area under the ROC curve; nan when `truth` holds one class only.
-
-    Args:
-        truth: (N,) of 0 and 1.
-        score: (N,) larger means class 1.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    if len(np.unique(truth)) < 2:
-        return float("nan")
-    return float(roc_auc_score(truth, score))
-
-
-def multilabel_auroc(truth: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
-    """Mean AUROC over the classes that have both labels, and every class's own (nan when undefined).
-
-    Args:
-        truth: (N, K) of 0 and 1; nan where the label is not known, which leaves the sample out for that class.
-        score: (N, K).
-    """
-    known = ~np.isnan(truth)
-    each = np.array([auroc(truth[known[:, k], k], score[known[:, k], k]) for k in range(truth.shape[1])])
-    scored = ~np.isnan(each)
-    return (float(each[scored].mean()) if scored.any() else float("nan")), each
-
-
-def balanced_accuracy(truth: np.ndarray, answer: np.ndarray) -> float:
-    """Mean recall over the classes in `truth`; both (N,) numbers of classes."""
-    return float(np.mean([(answer[truth == k] == k).mean() for k in np.unique(truth)]))
-
-
-def quadratic_kappa(truth: np.ndarray, answer: np.ndarray, classes: int) -> float:
-    """Cohen's kappa of ordered classes, a disagreement weighs the square of its distance (Cohen, Psychol. Bull. 70, 1968).
-
-    Args:
-        truth: (N,) numbers of classes.
-        answer: (N,).
-        classes: K, the number of classes.
-
-    Returns:
-        1 for agreement, 0 for chance, negative below it; nan when all of both are of one class.
-    """
-    counts = np.zeros((classes, classes))
-    np.add.at(counts, (truth, answer), 1)
-    distance = np.subtract.outer(np.arange(classes), np.arange(classes)) ** 2
-    by_chance = np.outer(counts.sum(1), counts.sum(0)) / len(truth)
-    expected = float((distance * by_chance).sum())
-    return 1 - float((distance * counts).sum()) / expected if expected else float("nan")
+def conventions(keys: Iterable[str]) -> dict[str, str]:
+    """Conventions of the test metrics among logged keys, for summary.json; those of single classes are not repeated."""
+    names = {key.removeprefix("test/") for key in keys if key.startswith("test/")}
+    return {name: metric.convention for name, metric in METRICS.items() if name in names}

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.logistic import Logistic, fit_classes, fit_findings
-from ssl_med.evaluation.metrics import auroc, balanced_accuracy
+from ssl_med.evaluation.scores import auroc, balanced_accuracy
 from ssl_med.spec import DataSpec, SslMedError
 
 CHUNK = 1 << 24  # numbers of a block of similarities or episodes

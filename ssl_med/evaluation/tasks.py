@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_med.evaluation.metrics import (
+from ssl_med.evaluation.scores import (
     FROC_RATES,
     auroc,
     balanced_accuracy,

@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_sum, gather, world_size
+from ssl_med.evaluation.metrics import METRICS
 from ssl_med.losses.restoration import mse
-from ssl_med.methods.core.base import Metric, Tensors, to_float32
+from ssl_med.methods.core.base import Tensors, to_float32
 from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
 from ssl_med.networks.backbone import Norm
 from ssl_med.networks.backbones.unet import UNetDecoder, UNetEncoder, conv_norm_relu
@@ -170,7 +171,7 @@ class SemanticGenesis(Shuffling):
     """Restoration of Models Genesis' family, and classification of positions on the last encoder level."""
 
     Config = SemanticGenesisConfig
-    metric = Metric("accuracy", higher_is_better=True)
+    metric = METRICS["accuracy"]
     config: SemanticGenesisConfig
 
     @classmethod

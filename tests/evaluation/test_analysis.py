@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sk
 
 from ssl_med.evaluation import analysis as a
-from ssl_med.evaluation.metrics import multilabel_auroc
+from ssl_med.evaluation.scores import multilabel_auroc
 
 
 @pytest.mark.parametrize("digits", [1, 8])  # with ties, and without

@@ -13,7 +13,7 @@ from ssl_med.evaluation.dense import (
     set_head,
 )
 from ssl_med.evaluation.features import Features
-from ssl_med.evaluation.metrics import dice_per_region
+from ssl_med.evaluation.scores import dice_per_region
 from ssl_med.evaluation.tasks import Segmentation, TaskConfig
 from ssl_med.networks.backbone import BackboneConfig, build_backbone
 from ssl_med.spec import DataSpec, SslMedError

@@ -7,7 +7,7 @@ from scipy import stats
 
 from ssl_med.evaluation import statistics as s
 from ssl_med.evaluation.bootstrap import auc_of, bootstrap, mean_of, paired_bootstrap, resampled
-from ssl_med.evaluation.metrics import auroc, multilabel_auroc
+from ssl_med.evaluation.scores import auroc, multilabel_auroc
 from ssl_med.spec import SslMedError
 
 

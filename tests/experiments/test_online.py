@@ -221,8 +221,8 @@ def test_whom_the_probe_looked_at_is_no_test_subject_later(roots, base, tmp_path
 
 @pytest.mark.parametrize(
     ("monitor", "mode"),
-    [("val/loss", "min"), ("val/mse", "min"), ("collapse/alignment", "min"), ("collapse/uniformity", "min"),
-     ("collapse/effective_rank", "max"), ("val/retrieval", "max"), ("online/knn_auc", "max")],
+    [("val/loss", "min"), ("val/mse", "min"), ("val/restore", "min"), ("collapse/alignment", "min"),
+     ("collapse/uniformity", "min"), ("collapse/effective_rank", "max"), ("val/retrieval", "max"), ("online/knn_auc", "max")],
 )  # fmt: skip
 def test_the_better_direction_follows_from_the_name(base, nodules, tmp_path, monitor, mode):
     extra = (
@@ -261,6 +261,10 @@ def test_what_is_wrong_is_one_line_before_work_starts(base, nodules, roots, tmp_
     assert "trainer.monitor=online/knn_auc: there is no online probe" in refused("trainer.monitor=online/knn_auc")
     line = refused(*nodules, "trainer.monitor=online/auc")
     assert line == "ssl-med: trainer.monitor=online/auc: is never logged; the online probe logs online/knn_auc"
+    line = refused("trainer.monitor=val/los")
+    assert line.startswith(
+        "ssl-med: trainer.monitor=val/los: is no metric, so whether higher or lower is better is unknown"
+    )
     line = refused(*nodules, "online.samples=2")
     assert "is no 'nodule'; raise online.samples" in line or "is no 'non-nodule'; raise online.samples" in line
     no_val = ["online.task=chest14", images, "online.data.split_ratios=[0.8,0.0,0.2]"]

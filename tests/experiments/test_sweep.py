@@ -71,8 +71,13 @@ def test_the_file_is_yaml_that_a_shell_can_run(tmp_path, capsys):
 
 def test_another_metric(capsys):
     words = ["sweep", "method=rotation", "data=luna", "metric=val/loss"]
-    assert main(words) == 0
-    assert yaml.safe_load(capsys.readouterr().out)["metric"] == {"name": "val/loss", "goal": "minimize"}
+    for name, goal in (
+        ("val/restore", "minimize"),
+        ("collapse/uniformity", "minimize"),
+        ("online/knn_auc", "maximize"),
+    ):
+        assert main([*words[:-1], f"metric={name}"]) == 0
+        assert yaml.safe_load(capsys.readouterr().out)["metric"] == {"name": name, "goal": goal}
     assert main([*words[:-1], "metric=online/auc", "goal=maximize"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["metric"] == {"name": "online/auc", "goal": "maximize"}
 
@@ -93,6 +98,7 @@ def test_what_is_off_stays_off_and_ranges_respect_the_method():
         (["method=moco", "data=luna", "search=grid"], "search"),
         (["method=moco", "data=luna", "goal=up"], "goal"),
         (["method=moco", "data=luna", "optim.lrr=1"], "optim.lrr"),
+        (["method=moco", "data=luna", "metric=val/near"], "better; give goal=maximize or goal=minimize"),
     ],
 )
 def test_a_wrong_word_is_one_line(words, said, capsys):

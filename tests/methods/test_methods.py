@@ -15,6 +15,7 @@ from experiments.config.sources import names, presets
 from ssl_med.catalogue import get_class
 from ssl_med.checkpoint import Card, load_backbone, save_backbone
 from ssl_med.config import to_plain
+from ssl_med.evaluation.metrics import METRICS, UNRATED, metric_of
 from ssl_med.methods.core.base import Method, collapse
 from ssl_med.spec import SslMedError
 
@@ -147,6 +148,13 @@ def step(method, optimizer, batch, seed):
     return float(terms["loss"].detach())
 
 
+def check_directions(method, terms):
+    """Of every logged value it is known whether higher or lower is better, or that neither is."""
+    for key in {method.metric.name, *terms} - {"features", "pair", "metric", "baseline"}:
+        assert key in UNRATED or metric_of(f"val/{key}").name == key
+    assert method.metric is METRICS[method.metric.name]
+
+
 @pytest.mark.parametrize(("name", "dims"), SWEEP)
 def test_a_method_works_or_says_why_not(name, dims):
     """A method that cannot do one of 2D and 3D refuses before any data are read, in one line that names it."""
@@ -180,6 +188,7 @@ def test_every_preset_takes_a_step(name, dims):
     method = make(name, dims)
     terms = method.losses(batch_of(blobs(4, dims, channels=method.spec.in_channels)), generator(1))
     assert torch.isfinite(terms["loss"])
+    check_directions(method, terms)
     terms["loss"].backward()
     lost = [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None]
     assert not lost, f"no gradient reaches {lost}: DDP would hang"
@@ -193,6 +202,7 @@ def test_a_step_is_finite_replayable_and_reaches_every_weight(name, dims, build)
     before = copy.deepcopy(batch)
     state = copy.deepcopy(method.state_dict())
     terms = method.losses(batch, generator(1))
+    check_directions(method, terms)
     assert terms["loss"].ndim == 0
     assert torch.isfinite(terms["loss"])
     assert terms["features"].shape == (4, method.backbone.out_channels)

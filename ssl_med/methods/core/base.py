@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.distributed import gather, rank
+from ssl_med.evaluation.metrics import BASELINE, METRICS, Metric
 from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone
 from ssl_med.networks.heads import Standardize
 from ssl_med.networks.init import init_weights
@@ -24,15 +24,7 @@ _PHASES = {"train": 0, "val": 1}
 _UNLOGGED = ("features", "pair", "metric", "baseline")
 
 
-@dataclass(frozen=True)
-class Metric:
-    """How well the pretext task is solved: a number that a reader can judge, beside that of a baseline solver."""
-
-    name: str
-    higher_is_better: bool
-
-
-RETRIEVAL = Metric("retrieval", higher_is_better=True)
+RETRIEVAL = METRICS["retrieval"]
 
 
 class Method(pl.LightningModule, ABC):
@@ -48,7 +40,7 @@ class Method(pl.LightningModule, ABC):
 
     Config: ClassVar[type]
     metric: ClassVar[Metric]
-    """what `terms` returns as "metric" and, of a solver that learned nothing, as "baseline" """
+    """of the pretext task: what `terms` returns as "metric" and, of a solver that learned nothing, as "baseline" """
     min_channels: ClassVar[int] = 1
     """modalities an image must have"""
     backbone: Backbone
@@ -187,7 +179,7 @@ class Method(pl.LightningModule, ABC):
 
     def _logged(self, terms: Tensors) -> Tensors:
         named = {key: value for key, value in terms.items() if key not in _UNLOGGED}
-        return {**named, self.metric.name: terms["metric"], f"{self.metric.name}_baseline": terms["baseline"]}
+        return {**named, self.metric.name: terms["metric"], f"{self.metric.name}{BASELINE}": terms["baseline"]}
 
     def on_train_epoch_start(self) -> None:
         """Calls `before_epoch`."""

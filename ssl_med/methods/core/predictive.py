@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_med.methods.core.base import Method, Metric, Tensors, to_float32
+from ssl_med.evaluation.metrics import METRICS
+from ssl_med.methods.core.base import Method, Tensors, to_float32
 from ssl_med.methods.core.checks import check_share
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.patches import Grid, cut, make_grid, permute, sample_corners, standardize
 
-ACCURACY = Metric("accuracy", higher_is_better=True)
+ACCURACY = METRICS["accuracy"]
 
 
 @dataclass

@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ssl_med.evaluation.metrics import METRICS
 from ssl_med.losses.restoration import mae, mse, ssim_loss
-from ssl_med.methods.core.base import Method, Metric, Tensors, to_float32
+from ssl_med.methods.core.base import Method, Tensors, to_float32
 from ssl_med.methods.core.checks import check_share
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.heads import RestorationHead
@@ -67,7 +68,7 @@ class ShuffleConfig(GenesisConfig):
 class Restorer(Method):
     """A network that shows an image: backbone, decoder and output."""
 
-    metric = Metric("mse", higher_is_better=False)
+    metric = METRICS["mse"]
     config: RestorationConfig
 
     @property

@@ -1,0 +1,187 @@
+"""The values of test metrics; `metrics` states their conventions for the cases in which one is not defined."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IOU_THRESHOLDS = tuple(k / 100 for k in range(50, 100, 5))
+_DENSE = 0.1  # share of voxels on surfaces from which distances are computed for all voxels
+FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+def dice_per_region(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Dice overlap of each region.
+
+    Args:
+        prediction: (K, *S) bool.
+        truth: (K, *S) bool.
+
+    Returns:
+        (K,) float64 in [0, 1]; both empty -> 1, one empty -> 0.
+    """
+    axes = tuple(range(1, truth.ndim))
+    both = (prediction & truth).sum(axes).double()
+    total = prediction.sum(axes).double() + truth.sum(axes).double()
+    return torch.where(total > 0, 2 * both / total.clamp_min(1), torch.ones_like(total))
+
+
+def iou_per_region(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection over union of each region where the probability exceeds .5, and its mean over `IOU_THRESHOLDS`.
+
+    Args:
+        logits: (K, *S) before the sigmoid.
+        truth: (K, *S) bool.
+
+    Returns:
+        Two (K,) float64 in [0, 1]; both empty -> 1, one empty -> 0, at each threshold by itself.
+    """
+    each = []
+    for region, inside in zip(logits, truth, strict=True):
+        # other voxels can only be right
+        relevant = inside | (region > 0)
+        region, inside = region[relevant], inside[relevant]
+        size = int(inside.sum())
+        line = []
+        for threshold in IOU_THRESHOLDS:
+            found = region > math.log(threshold / (1 - threshold))
+            both = int((found & inside).sum())
+            union = size + int(found.sum()) - both
+            line.append(both / union if union else 1.0)
+        each.append(line)
+    values = torch.tensor(each, dtype=torch.float64)
+    return values[:, 0], values.mean(1)
+
+
+def surface_per_region(
+    prediction: Tensor, truth: Tensor, *, spacing: Sequence[float], tolerance: float
+) -> tuple[Tensor, Tensor]:
+    """95th percentile Hausdorff distance and surface Dice (Nikolov et al., J. Med. Internet Res. 23, 2021) of each region.
+
+    Args:
+        prediction: (K, *S) bool.
+        truth: (K, *S) bool.
+        spacing: voxel size along each axis of S in mm.
+        tolerance: distance in mm up to which a piece of surface counts as found.
+
+    Returns:
+        (K,) float64 in mm and (K,) float64 in [0, 1]; see `metrics.METRICS` for what a surface is and for empty masks.
+    """
+    from monai.metrics.utils import get_mask_edges
+
+    diagonal = math.hypot(*(n * s for n, s in zip(truth.shape[1:], spacing, strict=True)))
+    distance, share = [], []
+    for found, wanted in zip(prediction.cpu(), truth.cpu(), strict=True):
+        if not (found.any() and wanted.any()):
+            empty = not (found.any() or wanted.any())
+            distance.append(0.0 if empty else diagonal)
+            share.append(1.0 if empty else 0.0)
+            continue
+        one, other = (np.asarray(edge) for edge in get_mask_edges(found, wanted))
+        # distances come in 32 bits: a distance of exactly the tolerance is within it
+        to_other = [_to_surface(one, other, spacing), _to_surface(other, one, spacing)]
+        within = sum(int((way <= tolerance * (1 + 1e-6)).sum()) for way in to_other)
+        distance.append(max(float(np.percentile(way, 95)) for way in to_other))
+        share.append(within / sum(map(len, to_other)))
+    return torch.tensor(distance, dtype=torch.float64), torch.tensor(share, dtype=torch.float64)
+
+
+def _to_surface(edge: np.ndarray, other: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """Distance in mm of each voxel of `edge` to the nearest one of `other`."""
+    from monai.metrics.utils import get_surface_distance
+    from scipy.ndimage import distance_transform_edt
+
+    # a search tree is fast for surfaces, and takes hours for the noise of a network that has not learned
+    if edge.sum() + other.sum() > _DENSE * edge.size:
+        distance: np.ndarray = distance_transform_edt(~other, sampling=spacing)[edge]
+    else:
+        distance = np.asarray(get_surface_distance(edge, other, spacing=list(spacing)), float)
+    return distance
+
+
+def froc_curve(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> tuple[np.ndarray, np.ndarray]:
+    """Free-response ROC curve (Setio et al., Medical Image Analysis 42, 2017).
+
+    Args:
+        score: (N,) of all candidates; larger means lesion.
+        lesion: (N,) number of the lesion that a candidate marks, -1 for none.
+        lesions: all lesions of the scans, those without a candidate too; at least 1.
+        scans: number of scans.
+
+    Returns:
+        False positives per scan, ascending from 0, and the highest sensitivity at each.
+    """
+    best = [score[lesion == number].max() for number in np.unique(lesion[lesion >= 0])]
+    false = score[lesion < 0]
+    thresholds = np.unique(np.concatenate([best, false]))[::-1]
+    # how many of each are at or above a threshold; nothing is found above the first
+    found = np.concatenate([[0], len(best) - np.searchsorted(np.sort(best), thresholds)]) / lesions
+    rate = np.concatenate([[0], len(false) - np.searchsorted(np.sort(false), thresholds)]) / scans
+    last = np.append(np.diff(rate) > 0, True)
+    return rate[last], found[last]
+
+
+def froc(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> np.ndarray:
+    """(7,) sensitivity at `FROC_RATES` false positives per scan, nan without a lesion; their mean is the CPM.
+
+    The arguments are those of `froc_curve`.
+    """
+    if not lesions:
+        return np.full(len(FROC_RATES), np.nan)
+    sensitivity: np.ndarray = np.interp(FROC_RATES, *froc_curve(score, lesion, lesions=lesions, scans=scans))
+    return sensitivity
+
+
+def auroc(truth: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve; nan when `truth` holds one class only.
+
+    Args:
+        truth: (N,) of 0 and 1.
+        score: (N,) larger means class 1.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if len(np.unique(truth)) < 2:
+        return float("nan")
+    return float(roc_auc_score(truth, score))
+
+
+def multilabel_auroc(truth: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean AUROC over the classes that have both labels, and every class's own (nan when undefined).
+
+    Args:
+        truth: (N, K) of 0 and 1; nan where the label is not known, which leaves the sample out for that class.
+        score: (N, K).
+    """
+    known = ~np.isnan(truth)
+    each = np.array([auroc(truth[known[:, k], k], score[known[:, k], k]) for k in range(truth.shape[1])])
+    scored = ~np.isnan(each)
+    return (float(each[scored].mean()) if scored.any() else float("nan")), each
+
+
+def balanced_accuracy(truth: np.ndarray, answer: np.ndarray) -> float:
+    """Mean recall over the classes in `truth`; both (N,) numbers of classes."""
+    return float(np.mean([(answer[truth == k] == k).mean() for k in np.unique(truth)]))
+
+
+def quadratic_kappa(truth: np.ndarray, answer: np.ndarray, classes: int) -> float:
+    """Cohen's kappa of ordered classes, a disagreement weighs the square of its distance (Cohen, Psychol. Bull. 70, 1968).
+
+    Args:
+        truth: (N,) numbers of classes.
+        answer: (N,).
+        classes: K, the number of classes.
+
+    Returns:
+        1 for agreement, 0 for chance, negative below it; nan when all of both are of one class.
+    """
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (truth, answer), 1)
+    distance = np.subtract.outer(np.arange(classes), np.arange(classes)) ** 2
+    by_chance = np.outer(counts.sum(1), counts.sum(0)) / len(truth)
+    expected = float((distance * by_chance).sum())
+    return 1 - float((distance * counts).sum()) / expected if expected else float("nan")
