@@ -1,0 +1,110 @@
+"""The files that docs/how-to shows are written to disk as they stand there, found by name, and used."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssl_med.catalogue import get_class, list_names
+
+HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to"
+BLOCK = re.compile(r"```python\n# (\S+\.py)\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture
+def example(tmp_path, monkeypatch):
+    """Writes the file of a page beside the package that the page names, as an extension of it; gives (package, name)."""
+
+    def write(page):
+        ((path, code),) = BLOCK.findall((HOW_TO / f"{page}.md").read_text())
+        package, name = ".".join(Path(path).parent.parts), Path(path).stem
+        folder = tmp_path / Path(path).parent
+        folder.mkdir(parents=True)
+        (folder / f"{name}.py").write_text(code)
+        module = importlib.import_module(package)
+        monkeypatch.setattr(module, "__path__", [*module.__path__, str(folder)])
+        assert name in list_names(package)
+        return package, name
+
+    yield write
+    for name, module in list(sys.modules.items()):  # the next test must not find this one's file
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_method_is_one_file(example, dims):
+    from ssl_med.methods.core.base import Method
+    from ssl_med.networks.backbone import BackboneConfig
+    from ssl_med.optim import OptimConfig
+    from ssl_med.spec import DataSpec
+
+    found = get_class(*example("add-a-method"), kind="method", base=Method)
+    spec = DataSpec(name="example", spatial_dims=dims, in_channels=1, patch_size=(8,) * dims)
+    backbone = BackboneConfig(name="unet", channels=(8, 8, 16), norm="group")
+    method = found(found.Config(share=0.5), spec=spec, backbone=backbone, optim=OptimConfig(), batch_size=4)
+    image = torch.full((4, 1, *(8,) * dims), 0.5)
+    corrupted = method.corrupt(image, torch.Generator().manual_seed(0))
+    assert 0.3 < float((corrupted != 0.5).float().mean()) < 0.7
+    terms = method.losses({"image": image, "id": list("abcd"), "index": torch.arange(4)}, torch.Generator())
+    terms["loss"].backward()
+    assert torch.isfinite(terms["loss"])
+    assert {"features", "metric", "baseline"} <= terms.keys()
+
+
+def test_a_data_set_is_one_file(example, tmp_path):
+    package, name = example("add-a-data-set")
+    from datamodules.core.base import MedicalData
+
+    family = get_class(package, name, kind="data", base=MedicalData)
+    root = tmp_path / "wrists"
+    root.mkdir()
+    for patient in range(6):
+        for view in ("ap", "lateral"):
+            grey = np.full((16, 16), 40 * patient, np.uint8)
+            Image.fromarray(grey).save(root / f"p{patient}_{view}_{patient % 2}.png")
+    config = family.Config(name=name, root=str(root), patch_size=(16, 16), image_size=16)
+    data = family(config, labelled=True, batch_size=4)
+    data.setup("fit")
+    subjects = {part: set(ids) for part, ids in data.identities().items()}
+    assert sum(map(len, subjects.values())) == 6
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (4, 1, 16, 16)
+    assert set(batch["label"].tolist()) <= {0, 1}
+
+
+def test_an_analysis_is_one_file(example):
+    from ssl_med.features.core.analysis import Analysis
+    from ssl_med.networks.backbone import BackboneConfig, build_backbone
+
+    found = get_class(*example("add-an-analysis"), kind="kind", base=Analysis)
+    network = build_backbone(BackboneConfig(name="unet", channels=(8, 8)), spatial_dims=2, in_channels=1).eval()
+    with torch.no_grad():  # half of the channels are cut off from the image
+        network.levels[0][1].conv.weight[:4] = 0
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    batches = [{"image": images, "id": list("abcdef")}]
+    numbers = found(found.Config()).measure(network, batches, device=torch.device("cpu")).numbers
+    assert numbers == {"level0/dead": pytest.approx(0.5)}
+
+
+def test_an_importer_is_one_file(example, tmp_path):
+    from ssl_med.networks.backbone import BackboneConfig, build_backbone
+    from ssl_med.weights.core.family import Family, convert
+
+    found = get_class(*example("add-an-importer"), kind="family", base=Family)
+    config = BackboneConfig(name="unet", channels=(8, 8, 16))
+    theirs = build_backbone(config, spatial_dims=3, in_channels=1).eval()
+    state = {f"net.{key}": value for key, value in theirs.state_dict().items()}
+    torch.save(state | {"head.weight": torch.zeros(2)}, tmp_path / "lab.pth")
+    ours = convert(tmp_path / "lab.pth", "lab_unet", found(), versions={}, git="")
+    assert ours.account.dropped == ("head.weight",)
+    image = torch.rand(1, 1, 8, 8, 8)
+    with torch.no_grad():
+        for mine, other in zip(ours.backbone.eval()(image), theirs(image), strict=True):
+            assert torch.equal(mine, other)
+    assert ours.card.method == "lab_unet"
