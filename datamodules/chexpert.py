@@ -63,7 +63,7 @@ class CheXpertData(ImageData2D):
         return "multilabel", COMPETITION if config.observations == "competition" else OBSERVATIONS
 
     def index(self, root: Path) -> Sequence[Image2D]:
-        """Rows of both tables; the patient stands in the path."""
+        """Reads the rows of both tables; the patient is part of the path."""
         tables = [root / name for name in ("train.csv", "valid.csv") if (root / name).is_file()]
         radiographs, wanted = [], self.spec.class_names
         for table in tables:

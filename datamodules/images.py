@@ -34,7 +34,7 @@ _PARTS = {**{part: part for part in PARTS}, "valid": "val", "validation": "val"}
 
 @dataclass
 class ImagesConfig(TableConfig):
-    """What the images are, whose they are, and where their labels stand."""
+    """How images, their subjects and their labels are found."""
 
     color: bool = False
     """three channels; otherwise colour is reduced to luminance"""
@@ -53,7 +53,7 @@ class ImagesConfig(TableConfig):
     class_names: tuple[str, ...] = ()
     """the classes as the column spells them, in order; findings: names to show, the columns' by default"""
     show_names: bool = False
-    """name cases by path in test_cases.csv and figures; only where paths tell nothing of a patient"""
+    """name cases by path in test_cases.csv and figures; only where paths reveal nothing about a patient"""
 
 
 class ImagesData(ImageData2D):

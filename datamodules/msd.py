@@ -43,7 +43,7 @@ class MsdConfig(AnyIntensityConfig, SegmentationConfig):
     modalities: tuple[str, ...] = ()
     """channels, in this order, by name or number in dataset.json; empty: all"""
     classes: tuple[str, ...] = ()
-    """mask channels by name or number of a label, a+b for a union, as in liver+cancer; empty: each label by itself"""
+    """mask channels by name or number of a label, a+b for a union, as in liver+cancer; empty: one channel per label"""
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ _SAMPLE = 16384  # bytes at the start, in the middle and at the end of a file
 
 
 def salted(text: str | bytes) -> str:
-    """16 hex digits that stand for a text.
+    """A salted hash of a text, 16 hex digits.
 
-    The salt comes from the environment variable SSL_MED_SALT. Ids with few possible values can be guessed by whoever knows
+    The salt comes from the environment variable SSL_MED_SALT. Ids with few possible values can be guessed by anybody who knows
     the salt, so a hospital should set its own; keys made under different salts cannot be compared.
     """
     key = os.environ.get("SSL_MED_SALT", "ssl_med").encode()

@@ -158,7 +158,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Need:
-    """What a method asks of the crop loader beyond one crop per sample.
+    """What a method requires from the crop loader beyond one crop per sample.
 
     * pair: yield `image` and `image2`, two crops of one volume with equal size in voxels and overlap above `min_iou`.
     * pair_scales: sizes a pair may have before it is resampled to patch_size, as multiples of patch_size per axis.

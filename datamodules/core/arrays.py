@@ -43,7 +43,7 @@ class ArrayRecord:
 class StoredArray:
     """An array file: windows of it, each chunk checked against its sum when it is first touched.
 
-    * palette: the values that the stored numbers stand for; None: they are the values.
+    * palette: the values that the stored numbers encode; None: they are the values.
     * values, counts: histogram of the raw values, when there are few enough of them; else None.
     """
 

@@ -113,7 +113,7 @@ class ImageData2D(MedicalData):
         return read_image2d(path)[None] if self.spec.in_channels == 1 else read_color(path)
 
     def items(self, case: Any, *, labels: bool) -> list[Item]:
-        """The image, and its masks when asked for."""
+        """Lists the image, and its masks when `labels` is true."""
         return [Item("film", (path,)) for path in (case.path, *(case.masks if labels else ()))]
 
     def contents(self, case: Any, item: Item, grid: Header | None) -> Iterator[Volume]:

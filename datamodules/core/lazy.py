@@ -1,4 +1,4 @@
-"""Scans in a store as the datasets see them: windows of codes and masks, read when asked for, as if all were in memory."""
+"""Scans in a store as the datasets see them: windows of codes and masks are read on demand, as if all were in memory."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class LazyMask(Lazy):
         """The voxels of every region that has some.
 
         Args:
-            rows: (labels, x, y) how often each label stands along z.
+            rows: (labels, x, y) how often each label occurs along z.
         """
         counts = np.tensordot(self._table[:, : len(rows)].astype(np.int64), rows.astype(np.int64), axes=1)
         return [Voxels(self, k, count) for k, count in enumerate(counts) if count.any()]
@@ -215,7 +215,7 @@ class Voxels:
 
 
 def label_rows(labels: Array) -> Array:
-    """(x, y, z) uint8 labels -> (highest label + 1, x, y) int32: how often each label stands along z."""
+    """(x, y, z) uint8 labels -> (highest label + 1, x, y) int32: how often each label occurs along z."""
     rows = np.zeros((int(labels.max()) + 1, *labels.shape[:2]), np.int32)
     for x, plane in enumerate(labels):
         for label in np.unique(plane):

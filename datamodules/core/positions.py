@@ -47,7 +47,7 @@ def position_box(
         shape: of the scan.
         place: (D,) in [0, 1].
         rng: source of size and shift.
-        positions: what the method asks for.
+        positions: the method's request.
         patch: size of a crop after resampling.
         margin: voxels at each end of an axis that no crop of the usual size touches.
     """

@@ -1,6 +1,6 @@
 """Files that the user leaves out: written by `ssl-med check`, honoured through `data.quarantine=FILE`.
 
-One line a file: its path relative to the root, a tab, the reason. A folder stands for all files in it. Lines that begin with
+One line a file: its path relative to the root, a tab, the reason. A folder means all files in it. Lines that begin with
 '#' count for nothing. A path with a tab, a line break or a leading '#' or '"' is written as a JSON string.
 """
 

@@ -107,7 +107,7 @@ def read_labels(path: str) -> Array:
 
 
 def source_files(path: str) -> list[Path]:
-    """The files that a path stands for: itself, a header and its data, all files of a folder."""
+    """The files that belong to a path: itself, a header and its data, all files of a folder."""
     if os.path.isdir(path):
         return sorted(file for file in Path(path).iterdir() if file.is_file())
     return sorted({Path(path), voxel_file(path)})

@@ -84,7 +84,7 @@ def file_split(spelled: str, *, known: Iterable[str], test_is_val: bool) -> Spli
 
 
 def check_split(split: Split, *, source: str) -> Split:
-    """Refuses a subject that stands in two parts, or twice in one."""
+    """Refuses a subject that is in two parts, or twice in one."""
     seen: dict[str, str] = {}
     for part in PARTS:
         for name in split.get(part, []):
@@ -102,7 +102,7 @@ def share_split(groups: Mapping[str, Iterable[str]], *, share: float, seed: int)
     """Training members for pretraining and for labels: PCRL's 9:1 is a share of 0.9.
 
     Args:
-        groups: members by group, each of which is divided by itself.
+        groups: members by group; each group is divided separately.
         share: of the first part; the second keeps at least one member of a group, and the first too where there are two.
         seed: of the shuffle; a larger share holds the smaller one.
 

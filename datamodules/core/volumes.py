@@ -43,7 +43,7 @@ class Loaded:
     """A scan: intensity codes (C, x, y, z) uint16, masks (K, x, y, z) uint8, and what was computed from them.
 
     `filtered` finds the starts that pass a filter when they need not be computed from all codes. `small` is the thumbnail of
-    the whole scan, once it was asked for.
+    the whole scan, once it was requested.
     """
 
     codes: Array | Grid
@@ -98,7 +98,7 @@ class Cache:
 class Content:
     """Which crops may be taken: the share of tissue (codes at or above `threshold`) lies in [low, high].
 
-    `remedy` tells the user what to change when no crop of a scan passes.
+    `remedy` says what to change when no crop of a scan passes.
     """
 
     threshold: int

@@ -1,4 +1,4 @@
-"""Copies: files that hold the same picture, told in three looks, each dearer and surer than the one before."""
+"""Copies: finds files that hold the same picture, in three comparisons of rising cost and certainty."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def examine(
         config: its config with `root`.
         others: name, family and config of data sets to look for copies in; their own faults are not reported.
         workers: processes.
-        progress: is told of each file.
+        progress: called once for each file.
 
     Raises:
         SslMedError: a root is missing or holds no image.
@@ -108,7 +108,7 @@ def _open(data_class: type[MedicalData], config: Any, name: str) -> Source:
 
 
 def _module(data_class: type[MedicalData], config: Any, *, labelled: bool = True) -> MedicalData:
-    """With labels where the family has some: then it asks for all that a task needs."""
+    """Builds the data with labels where the family has some, so that everything a task needs is required."""
     try:
         return data_class(config, labelled=labelled, batch_size=1)
     except SslMedError:
@@ -150,7 +150,7 @@ def _find_cases(source: Source, absent: Iterable[str]) -> list[Finding]:
                 continue
             if not source.data.labelled:
                 break
-            # without labels fewer files are asked for: cases are needed to know subjects and masks
+            # without labels fewer files are required: cases are needed to know subjects and masks
             source.data = _module(type(source.data), source.data.config, labelled=False)
     source.named = {case.name: case for case in source.cases}
     for case in source.cases:

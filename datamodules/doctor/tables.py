@@ -20,7 +20,7 @@ _PART = {"train": "train", "training": "train", "val": "val", "valid": "val", "v
 
 @dataclass
 class Listed:
-    """A list of ids: the table or the part of one where it stands, and the parts of a split that its name speaks of."""
+    """A list of ids: the table (or part of a table) that holds it, and the parts of a split that its name mentions."""
 
     table: str
     where: str

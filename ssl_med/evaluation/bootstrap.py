@@ -172,7 +172,7 @@ def paired_bootstrap(
         baseline: the method that is subtracted.
         subjects: (N,) the subject of each case.
         kind: as for `bootstrap`, like all that follow.
-        level: of each interval by itself.
+        level: of each single interval.
         resamples: R.
         seed: of the draws.
     """

@@ -1,4 +1,4 @@
-"""Contrastive losses; the positive stands in the denominator, and cosine similarities are of L2-normalised vectors."""
+"""Contrastive losses; the positive is part of the denominator, and cosine similarities are of L2-normalised vectors."""
 
 from __future__ import annotations
 

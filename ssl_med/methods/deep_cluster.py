@@ -1,4 +1,4 @@
-"""DeepCluster: cluster the features of all images, learn to tell the clusters, and again.
+"""DeepCluster: cluster the features of all images, learn to predict the clusters, and repeat.
 
 Papers: Caron et al., "Deep clustering for unsupervised learning of visual features", ECCV 2018 (`variant: v1`);
 DeepCluster-v2 in Caron et al., "Unsupervised learning of visual features by contrasting cluster assignments", NeurIPS 2020.

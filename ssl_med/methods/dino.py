@@ -11,7 +11,7 @@ Where we differ, and why:
   ResNet-50, where the paper's are for vision transformers.
 - the centre is a plain mean over the first steps and counts the batch at hand; Algorithm 1 starts it at 0 and moves it after
   the loss, so that the first steps teach what all outputs have in common, from which short runs do not recover.
-- schedules run over shares of the training, and the output layer stands still for a number of steps instead of an epoch:
+- schedules run over shares of the training, and the output layer is frozen for a number of steps instead of an epoch:
   epochs of medical data sets are of any length.
 - small crops have the sides nearest to 96 / 224 of a crop's that the network can halve.
 """

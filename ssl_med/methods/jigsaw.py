@@ -1,4 +1,4 @@
-"""Jigsaw: tell in which of K orders the patches of an image are shown.
+"""Jigsaw: predict in which of K orders the patches of an image are shown.
 
 Papers: Noroozi and Favaro, "Unsupervised learning of visual representations by solving jigsaw puzzles", ECCV 2016 (images);
 Taleb et al., "3D self-supervised methods for medical imaging", NeurIPS 2020 (volumes).

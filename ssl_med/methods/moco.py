@@ -88,7 +88,7 @@ class MoCo(Method):
 
     @property
     def validation_is_comparable(self) -> bool:
-        """Only once the queue is full: negatives that stand there several times make the first losses differ."""
+        """Only once the queue is full: negatives that it holds several times make the first losses differ."""
         return self.queue.full
 
     def after_step(self) -> None:

@@ -4,10 +4,10 @@ Paper: Zhou et al., "Preservational learning improves self-supervised medical im
 contexts", ICCV 2021. Official code: github.com/Luchixiang/PCRL @ 197bf91 (no licence; nothing of it is used here).
 
 Three branches (ordinary o, momentum m, hybrid h) share one decoder, which must restore T_k(X_k), a flipped and rotated
-clean crop, from features of the corrupted crop that TransAtt has told which T_k was drawn.
+clean crop, from features of the corrupted crop that TransAtt has informed which T_k was drawn.
 
 Where we differ, and why:
-- the positive stands in the denominator of InfoNCE; eq. 7 as printed leaves it out.
+- the positive is part of the denominator of InfoNCE; eq. 7 as printed leaves it out.
 - attention is the `gate` form by default: the paper's outer product holds C^3 weights (134 M at C = 512, twelve times a
   ResNet-18). `attention: paper` is the paper's.
 - targets are transforms of the clean crop, as in the paper; the official code transforms the corrupted one.
@@ -54,7 +54,7 @@ class PCRLConfig:
     reconstruct: bool = True
     """false: contrastive loss only, no decoder"""
     rotnet: bool = False
-    """instead of a decoder: tell by which quarter turn a crop was rotated (Gidaris et al. 2018)"""
+    """instead of a decoder: predict by which quarter turn a crop was rotated (Gidaris et al. 2018)"""
     transform: Literal["none", "flip", "flip_rot"] = "flip_rot"
     """transforms T_k of the targets; none: plain self-reconstruction without attention"""
     crossmix: bool = True
@@ -94,7 +94,7 @@ class PCRLConfig:
         if self.crossmix and not self.reconstruct:
             raise SslMedError("method.crossmix needs a decoder: set method.crossmix=false or method.reconstruct=true")
         if self.rotnet and self.reconstruct:
-            raise SslMedError("method.rotnet stands in for the decoder: set method.reconstruct=false")
+            raise SslMedError("method.rotnet replaces the decoder: set method.reconstruct=false")
         for key in ("shuffle", "paint"):
             if not 0 <= getattr(self, key) <= 1:
                 raise SslMedError(f"method.{key} is {getattr(self, key):g}; it is a probability")
@@ -247,7 +247,7 @@ class PCRL(Method):
 
     @property
     def validation_is_comparable(self) -> bool:
-        """Only once the queue is full: negatives that stand there several times make the first losses differ."""
+        """Only once the queue is full: negatives that it holds several times make the first losses differ."""
         return self.queue.full
 
     def after_step(self) -> None:

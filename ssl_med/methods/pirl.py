@@ -1,4 +1,4 @@
-"""PIRL: an image and its shuffled patches share one embedding, told from those of all other images by a memory.
+"""PIRL: an image and its shuffled patches share one embedding, which differs from those of all other images in a memory.
 
 Paper: Misra and van der Maaten, "Self-supervised learning of pretext-invariant representations", CVPR 2020.
 Code consulted for numbers: github.com/facebookresearch/vissl (MIT).

@@ -1,4 +1,4 @@
-"""Relative position: tell in which direction a second patch lies from the first.
+"""Relative position: predict in which direction a second patch lies from the first.
 
 Papers: Doersch et al., "Unsupervised visual representation learning by context prediction", ICCV 2015 (8 directions in
 images); Taleb et al., "3D self-supervised methods for medical imaging", NeurIPS 2020 (26 in volumes).

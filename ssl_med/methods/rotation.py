@@ -1,4 +1,4 @@
-"""Rotation: tell by which quarter turns an image was rotated.
+"""Rotation: predict by which quarter turns an image was rotated.
 
 Papers: Gidaris et al., "Unsupervised representation learning by predicting image rotations", ICLR 2018 (images); Taleb et
 al., "3D self-supervised methods for medical imaging", NeurIPS 2020 (volumes).

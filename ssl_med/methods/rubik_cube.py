@@ -1,4 +1,4 @@
-"""Rubik's cube: tell in which order the sub-cubes of a volume are shown, and which of them were turned.
+"""Rubik's cube: predict in which order the sub-cubes of a volume are shown, and which of them were turned.
 
 Paper: Zhuang et al., "Self-supervised feature learning for 3D medical images by playing a Rubik's cube", MICCAI 2019.
 No official code; github.com/jlianglab/StepwisePretraining and other ports were consulted for numbers.

@@ -1,4 +1,4 @@
-"""Rubik's cube+: as `rubik_cube`, and tell which sub-cubes were masked.
+"""Rubik's cube+: as `rubik_cube`, and also predict which sub-cubes were masked.
 
 Paper: Zhu et al., "Rubik's Cube+: a self-supervised feature learning framework for 3D medical image analysis", Medical Image
 Analysis 64 (2020). No official code.

@@ -1,4 +1,4 @@
-"""What stands on a backbone: projectors for contrast, heads for restoration, classification and segmentation."""
+"""Heads of a backbone: projectors for contrast, heads for restoration, classification and segmentation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class Standardize(nn.Module):
-    """(..., d) -> (..., d): each feature to mean 0 and variance 1 over all that stands before it, without learned scale."""
+    """(..., d) -> (..., d): brings each feature to mean 0 and variance 1 over all leading dimensions, without learned scale."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ class Queue(nn.Module):
     Args:
         dim: length of a key.
         size: number of keys.
-        generator: source of the random directions that stand there before the first push; by default the global one.
+        generator: source of the random directions that the queue holds before the first push; by default the global one.
 
     Raises:
         SslMedError: no room for a single key.

@@ -73,7 +73,7 @@ def turns(side: tuple[int, ...]) -> Tensor:
 
 
 class Arrangement(NamedTuple):
-    """Which cell stands in each place, and the row of `turns` that it is turned by; both (B, N) int64."""
+    """Which cell is shown in each place, and the row of `turns` that it is turned by; both (B, N) int64."""
 
     order: Tensor
     turn: Tensor

@@ -122,7 +122,7 @@ def fold(patches: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def standardize(patches: Tensor) -> Tensor:
-    """Each channel of each patch (B, P, C, *s) to mean 0 and variance 1, so that brightness tells nothing of the place.
+    """Each channel of each patch (B, P, C, *s) to mean 0 and variance 1, so that brightness reveals nothing about the place.
 
     The divisor is 0.01 at least: a patch of air stays flat.
     """

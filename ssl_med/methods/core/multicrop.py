@@ -18,7 +18,7 @@ from ssl_med.spec import SslMedError
 
 @dataclass
 class MultiCropConfig(ScheduleConfig):
-    """Settings of the small crops, and of an output layer that stands still at first."""
+    """Settings of the small crops, and of an output layer that is frozen at first."""
 
     small_view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)))
     """small crops"""

@@ -27,7 +27,7 @@ class PatchConfig:
     jitter: float = 0.25
     """how far a patch moves within its cell, as a share of a cell's side"""
     standardize: bool = True
-    """each patch to mean 0 and variance 1, so that brightness does not tell its place"""
+    """each patch to mean 0 and variance 1, so that brightness does not reveal its place"""
 
     def __post_init__(self) -> None:
         check_share(gap=self.gap, jitter=self.jitter)

@@ -1,4 +1,4 @@
-"""How far training is, for what a method changes by itself: momentum, temperature, freezing."""
+"""Progress of the training, for the settings that a method changes over time: momentum, temperature, freezing."""
 
 from __future__ import annotations
 
