@@ -132,6 +132,8 @@ def build_optimizer(
         batch_size: samples per optimiser step over all devices, for `lr_per_256`.
         parts: parameters of the network by learning rate; None: all of them with optim.lr.
     """
+    if config.lr_per_256 and not batch_size:
+        raise SslMedError("optim.lr_per_256 needs the samples of a step; give the method its batch_size=N")
     lr = config.lr * batch_size / 256 if config.lr_per_256 else config.lr
     groups: list[dict[str, Any]] = []
     for parameters, factor in parts if parts is not None else [(module.parameters(), 1.0)]:
@@ -156,7 +158,7 @@ def build_optimizer(
     return kind(groups, lr=lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
-def lr_factor(config: OptimConfig, step: int, *, total_steps: float, steps_per_epoch: int) -> float:
+def lr_factor(config: OptimConfig, step: int, *, total_steps: float, steps_per_epoch: float) -> float:
     """Learning rate at `step` as a multiple of its peak."""
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
@@ -174,12 +176,19 @@ def lr_factor(config: OptimConfig, step: int, *, total_steps: float, steps_per_e
     return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def build_schedule(config: OptimConfig, optimizer: Optimizer, *, total_steps: float, steps_per_epoch: int) -> LambdaLR:
+def build_schedule(
+    config: OptimConfig, optimizer: Optimizer, *, total_steps: float, steps_per_epoch: float
+) -> LambdaLR:
     """The schedule, advanced once per optimiser step.
 
     Raises:
-        SslMedError: the warm-up does not end before training does, or cosine without a last step.
+        SslMedError: the warm-up does not end before training does, cosine without a last step, or epochs without a length.
     """
+    if math.isinf(steps_per_epoch) and (config.warmup_epochs or config.schedule == "step"):
+        raise SslMedError(
+            "optim.warmup_epochs and optim.schedule=step count epochs, and the loader has no length; choose another schedule"
+        )
+    steps_per_epoch = steps_per_epoch if math.isfinite(steps_per_epoch) else 1
     if config.warmup_epochs * steps_per_epoch >= total_steps:
         raise SslMedError(
             f"optim.warmup_epochs={config.warmup_epochs:g} is {config.warmup_epochs * steps_per_epoch:g} steps, but "
@@ -205,10 +214,49 @@ def configure(
     `parts`: as in `build_optimizer`; `epoch_batches`: batches of what the schedule calls an epoch, 0: those of the loader.
     """
     trainer = module.trainer
-    total = trainer.estimated_stepping_batches
-    # Lightning counts batches only after this hook, and counting them early would lose the loader's saved position
-    batches = epoch_batches or len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
-    per_epoch = max(1, -(-batches // trainer.accumulate_grad_batches))
+    per_loader = steps_per_epoch(trainer)
+    per_epoch = max(1, -(-epoch_batches // trainer.accumulate_grad_batches)) if epoch_batches else per_loader
+    epochs = trainer.max_epochs
+    total = math.inf if epochs is None or epochs < 0 else max(1, epochs) * per_loader
+    if trainer.max_steps >= 0:
+        total = min(total, trainer.max_steps)
     optimizer = build_optimizer(config, module, batch_size=batch_size, parts=parts)
-    schedule = build_schedule(config, optimizer, total_steps=float(total), steps_per_epoch=per_epoch)
+    schedule = build_schedule(config, optimizer, total_steps=total, steps_per_epoch=per_epoch)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def steps_per_epoch(trainer: pl.Trainer) -> float:
+    """Optimiser steps of one pass through the training loader; infinite for a loader without a length."""
+    loader = train_loader(trainer)
+    if hasattr(loader, "load_state_dict"):
+        # Lightning restores a loader's position after this hook, and only of a loader that it has not set up before
+        limit, length = trainer.limit_train_batches, len(loader)
+        batches: float = int(length * limit) if isinstance(limit, float) else min(length, limit)
+    else:
+        trainer.fit_loop.setup_data()
+        batches = trainer.num_training_batches
+    return max(1, math.ceil(batches / trainer.accumulate_grad_batches)) if math.isfinite(batches) else batches
+
+
+def train_loader(trainer: pl.Trainer) -> Any:
+    """What `trainer.fit` was given as loader, or a new one of its data module, as it is before Lightning sets it up."""
+    return trainer.fit_loop._data_source.dataloader()
+
+
+def count_samples(trainer: pl.Trainer, who: str) -> int:
+    """Number of training samples that `trainer.fit` was given.
+
+    Args:
+        trainer: that trains.
+        who: needs to know, for the message.
+
+    Raises:
+        SslMedError: the loader's data set has no length.
+    """
+    try:
+        return len(train_loader(trainer).dataset)
+    except (AttributeError, TypeError):
+        raise SslMedError(
+            f"{who} keeps a memory of all training samples, and the loader does not say how many there are: give a "
+            "DataLoader of a data set with a length, or call method.prepare(samples) before fit"
+        ) from None

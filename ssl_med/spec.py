@@ -52,6 +52,17 @@ class Batch(TypedDict, total=False):
     mask: Tensor
 
 
+# what each key that a method may need means, for who writes a loader of his own
+BATCH_KEYS = {
+    "image": "(B, C, *S) float32, images with values in [0, 1]",
+    "image2": "(B, C, *S) float32, a second crop of the same scan that overlaps image",
+    "index": "(B,) int64, number of the sample in the data set, the same in every epoch",
+    "instance": "(B,) int64, which of the positions the crop shows",
+    "scan": "(B, C, *thumbnail) float32, the whole scan that the crop is cut from, shrunk",
+    "case": "(B,) int64, number of that scan in the data set",
+}
+
+
 @dataclass(frozen=True)
 class Intensity:
     """How raw values become network input.
@@ -171,3 +182,13 @@ class Need:
     pair_scales: tuple[tuple[float, ...], ...] = ()
     positions: Positions | None = None
     fixed: bool = False
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of a batch besides `image` that hold what is asked for."""
+        asked = {
+            ("image2",): self.pair,
+            ("instance", "scan", "case"): self.positions is not None,
+            ("index",): self.fixed,
+        }
+        return tuple(key for keys, needed in asked.items() if needed for key in keys)

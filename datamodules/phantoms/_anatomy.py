@@ -71,27 +71,41 @@ class Grid:
         starts, ends, radii = rows[:, :dims], rows[:, dims : 2 * dims], rows[:, 2 * dims :]
         reach = radii.max(1, keepdims=True) + self.voxel
         lows, highs = np.minimum(starts, ends) - reach, np.maximum(starts, ends) + reach
-        bounds = [
-            (np.searchsorted(line, lows[:, k]).tolist(), np.searchsorted(line, highs[:, k]).tolist())
-            for k, line in enumerate(self.lines)
-        ]
+        low = np.stack([np.searchsorted(line, lows[:, k]) for k, line in enumerate(self.lines)], 1)
+        high = np.stack([np.searchsorted(line, highs[:, k]) for k, line in enumerate(self.lines)], 1)
         ways = ends - starts
         squares = np.maximum((ways**2).sum(1), 1e-6)
-        for i, (start, way, square, (r0, r1)) in enumerate(zip(starts, ways, squares, radii, strict=True)):
-            where = tuple(slice(low[i], high[i]) for low, high in bounds)
-            offsets = self.offsets(where, start)
-            t = offsets[0] * (way[0] / square)
-            for offset, step in zip(offsets[1:], way[1:], strict=True):
-                t = t + offset * (step / square)
-            t = np.minimum(np.maximum(t, 0), 1)
-            distance = (offsets[0] - t * way[0]) ** 2
-            for offset, step in zip(offsets[1:], way[1:], strict=True):
-                distance += (offset - t * step) ** 2
-            radius = r0 + t * (r1 - r0)
-            inside = (radius - np.sqrt(distance)) * np.float32(1 / self.voxel) + np.float32(0.5)
-            share = np.minimum((2 / self.voxel * radius) ** 1.5, inside)
-            np.maximum(out[where], np.minimum(share, 1), out=out[where])
+        # trees have thousands of short segments: those whose windows are equally large are drawn together
+        sizes, kind = np.unique(high - low, axis=0, return_inverse=True)
+        for number, size in enumerate(sizes):
+            members = np.flatnonzero(kind.reshape(-1) == number)
+            for part in np.array_split(members, math.ceil(len(members) * size.prod() / _DRAWN_TOGETHER)):
+                where = low[part]
+                share = self._tube_shares(where, size, starts[part], ways[part], squares[part], radii[part])
+                places = np.zeros((len(part), *[1] * dims), int)
+                for k, count in enumerate(size):
+                    index = where[:, k, None] + np.arange(count)
+                    places = places * self.size[k] + index.reshape(-1, *self._shapes[k])
+                np.maximum.at(out.reshape(-1), places.reshape(-1), share.reshape(-1))
         return out
+
+    def _tube_shares(self, low: Array, size: Array, starts: Array, ways: Array, squares: Array, radii: Array) -> Array:
+        """(N, *size) occupancy by each of N tubes of its own window, which begins at index `low` (N, D)."""
+
+        def wide(numbers: Array) -> Array:
+            return numbers.reshape(-1, *[1] * len(size))
+
+        offsets = [
+            (line[low[:, k, None] + np.arange(count)] - starts[:, k, None]).reshape(-1, *self._shapes[k])
+            for k, (line, count) in enumerate(zip(self.lines, size, strict=True))
+        ]
+        t = sum(offset * wide(ways[:, k] / squares) for k, offset in enumerate(offsets))
+        t = np.minimum(np.maximum(t, 0), 1)
+        distance = sum((offset - t * wide(ways[:, k])) ** 2 for k, offset in enumerate(offsets))
+        radius = wide(radii[:, 0]) + t * wide(radii[:, 1] - radii[:, 0])
+        inside = (radius - np.sqrt(distance)) * np.float32(1 / self.voxel) + np.float32(0.5)
+        share: Array = np.minimum(np.minimum((2 / self.voxel * radius) ** 1.5, inside), 1)
+        return share
 
     def occupancy(self, depth: Array, width: float = 1.0) -> Array:
         """Depth in mm -> fraction of the voxel inside, over an edge of `width` voxels."""
@@ -107,6 +121,9 @@ class Grid:
         smooth: Array = field / np.float32(_SPLINE_DEVIATION ** len(self.size))
         return smooth
 
+
+# voxels of windows that are computed in one array: enough to hide the cost of a call, few enough for the cache
+_DRAWN_TOGETHER = 1 << 14
 
 # root mean square over the cell of the weights' norm: what white noise of deviation 1 becomes along one axis
 _SPLINE_DEVIATION = 0.692

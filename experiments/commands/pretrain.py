@@ -47,7 +47,7 @@ def pretrain(overrides: Sequence[str]) -> Path:
         seed=config.general.seed,
     )
     data.setup("fit")
-    method.before_training(data.count("train"))
+    method.prepare(data.count("train"))
     online = None
     if config.online is not None:
         workers = config.trainer.num_workers

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.restoration import GenesisConfig, Restoration, grey_error
 
@@ -33,6 +34,9 @@ class Autoencoder(Restoration):
     """Input and target are the same image."""
 
     Config = AutoencoderConfig
+    paper = Paper(
+        "Hinton and Salakhutdinov", "Reducing the dimensionality of data with neural networks", "Science 313", 2006
+    )
     config: AutoencoderConfig
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:

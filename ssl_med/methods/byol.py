@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_med.losses.distillation import cosine_distance
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
+from ssl_med.methods.core.about import RETRIEVAL, Paper
+from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding, ViewConfig, random_view
 from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.ema import EMA
@@ -53,6 +55,10 @@ class BYOL(Method):
     """Online network with predictor, and a teacher without; both views take both parts."""
 
     Config = BYOLConfig
+    family = ("self-distillation",)
+    paper = Paper(
+        "Grill et al.", "Bootstrap your own latent: a new approach to self-supervised learning", "NeurIPS", 2020
+    )
     metric = RETRIEVAL
     config: BYOLConfig
 

@@ -27,8 +27,10 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_mean, gather, rank
 from ssl_med.losses.contrastive import info_nce, nce, nce_mean
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
+from ssl_med.methods.core.about import RETRIEVAL, Paper
+from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_positive, check_share
+from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding, ViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
@@ -74,6 +76,13 @@ class C2L(Method):
     """Plain, mixed and feature-mixed contrast with one queue."""
 
     Config = C2LConfig
+    family = ("contrast",)
+    paper = Paper(
+        "Zhou et al.",
+        "Comparing to learn: surpassing ImageNet pretraining on radiographs by comparing image representations",
+        "MICCAI",
+        2020,
+    )
     metric = RETRIEVAL
     config: C2LConfig
     mean: Tensor

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.restoration import Restoration, RestorationConfig
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.corruptions import swap_patches
@@ -43,6 +44,12 @@ class ContextRestoration(Restoration):
     """Restores the original from `transforms.corruptions.swap_patches`."""
 
     Config = ContextRestorationConfig
+    paper = Paper(
+        "Chen et al.",
+        "Self-supervised learning for medical image analysis using image context restoration",
+        "Medical Image Analysis 58",
+        2019,
+    )
     config: ContextRestorationConfig
 
     def build(self) -> None:

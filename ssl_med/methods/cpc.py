@@ -1,6 +1,6 @@
 """Contrastive predictive coding: predict the codes of patches further down from those above.
 
-Papers: van den Oord et al., "Representation learning with contrastive predictive coding", arXiv 1807.03748 (images: 7x7
+Papers: van den Oord et al., "Representation learning with contrastive predictive coding", arXiv 1807.03748, 2018 (images: 7x7
 patches that overlap by half); Taleb et al., "3D self-supervised methods for medical imaging", NeurIPS 2020 (3D-CPC: 4x4x4
 patches). Official code of the latter: github.com/HealthML/self-supervised-3d-tasks (MIT).
 
@@ -35,9 +35,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.distributed import gather_with_grad, rank
-from ssl_med.methods.core.base import Tensors, to_float32
+from ssl_med.methods.core.about import ACCURACY, Paper
+from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.checks import check_share
-from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod
+from ssl_med.methods.core.measures import to_float32
+from ssl_med.methods.core.predictive import PatchConfig, PatchMethod
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.spatial import flip
 
@@ -72,6 +74,9 @@ class CPC(PatchMethod):
     """Encoder, code, GRU and one linear predictor per step."""
 
     Config = CPCConfig
+    paper = Paper(
+        "van den Oord et al.", "Representation learning with contrastive predictive coding", "arXiv 1807.03748", 2018
+    )
     metric = ACCURACY
     config: CPCConfig
 

@@ -24,8 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssl_med.methods.core.base import Tensors, to_float32
+from ssl_med.methods.core.about import Paper
+from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.critic import Critic
+from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.restoration import Restoration, RestorationConfig, cell_side
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.cells import rearrange
@@ -66,6 +68,12 @@ class CubePP(Restoration):
     """Restores the original from `transforms.cells.rearrange`."""
 
     Config = CubePPConfig
+    paper = Paper(
+        "Tao et al.",
+        "Revisiting Rubik's cube: self-supervised learning with volume-wise transformation for 3D medical image segmentation",
+        "MICCAI",
+        2020,
+    )
     config: CubePPConfig
 
     def build(self) -> None:

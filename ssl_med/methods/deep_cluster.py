@@ -38,11 +38,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.distributed import gather
-from ssl_med.methods.core.base import Method, Tensors, to_float32
+from ssl_med.methods.core.about import ACCURACY, Paper
+from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_positive
+from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.multicrop import crops, multi_crop, pool_crops, small_size
 from ssl_med.methods.core.pair import ViewConfig, random_view
-from ssl_med.methods.core.predictive import ACCURACY
 from ssl_med.networks.clusters import Clusters, Whitening
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
@@ -101,6 +102,8 @@ class DeepCluster(Method):
     """Pseudo-labels by sample number, from memories of what the network made of each sample."""
 
     Config = DeepClusterConfig
+    family = ("clustering",)
+    paper = Paper("Caron et al.", "Deep clustering for unsupervised learning of visual features", "ECCV", 2018)
     metric = ACCURACY
     config: DeepClusterConfig
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.checks import check_positive
 from ssl_med.methods.core.restoration import GenesisConfig, Restoration
 from ssl_med.transforms.intensity import gaussian_noise
@@ -37,6 +38,7 @@ class Denoising(Restoration):
     """Restores the original from `transforms.intensity.gaussian_noise`."""
 
     Config = DenoisingConfig
+    paper = Paper("Vincent et al.", "Stacked denoising autoencoders", "JMLR 11", 2010)
     config: DenoisingConfig
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:

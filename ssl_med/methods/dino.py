@@ -26,8 +26,10 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_mean
 from ssl_med.losses.distillation import soft_cross_entropy
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
+from ssl_med.methods.core.about import RETRIEVAL, Paper
+from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_positive, check_share
+from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.multicrop import MultiCropConfig, crops, multi_crop, pool_crops, small_size
 from ssl_med.methods.core.pair import Embedding, ViewConfig
 from ssl_med.methods.core.schedule import Schedule, cosine_to
@@ -81,6 +83,8 @@ class DINO(Method):
     """Student, teacher and centre."""
 
     Config = DINOConfig
+    family = ("self-distillation",)
+    paper = Paper("Caron et al.", "Emerging properties in self-supervised vision transformers", "ICCV", 2021)
     metric = RETRIEVAL
     config: DINOConfig
     center: Tensor

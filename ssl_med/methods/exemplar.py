@@ -24,8 +24,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.losses.triplet import triplet
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
+from ssl_med.methods.core.about import RETRIEVAL, Paper
+from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_positive, check_share
+from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms._sampling import uniform
 from ssl_med.transforms.intensity import brightness_contrast
@@ -66,12 +68,19 @@ class Exemplar(Method):
     """Encoder, linear sigmoid code, triplet loss."""
 
     Config = ExemplarConfig
+    family = ("contrast",)
+    paper = Paper(
+        "Dosovitskiy et al.",
+        "Discriminative unsupervised feature learning with exemplar convolutional neural networks",
+        "TPAMI",
+        2016,
+    )
     metric = RETRIEVAL
     config: ExemplarConfig
 
     def build(self) -> None:
         """The code, and a batch that holds another image."""
-        if self.batch_size < 2:
+        if self.batch_size == 1:
             raise SslMedError("trainer.batch_size is 1; exemplar takes its negatives from the batch: give at least 2")
         self.rescale = self.rescaling()
         self.code = nn.Linear(self.backbone.out_channels, self.config.code_dim)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.restoration import GenesisConfig, Restoration
 from ssl_med.transforms.corruptions import inpaint
 
@@ -23,6 +24,7 @@ class Inpainting(Restoration):
     """Restores the original from `transforms.corruptions.inpaint`."""
 
     Config = GenesisConfig
+    paper = Paper("Pathak et al.", "Context encoders: feature learning by inpainting", "CVPR", 2016)
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """Up to five boxes of noise."""

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ssl_med.methods.core.about import ACCURACY, Paper
 from ssl_med.methods.core.base import Tensors
-from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod, cells_of, classify
+from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, cells_of, classify
 from ssl_med.spec import Batch
 from ssl_med.transforms.patches import permutation_set, permute
 
@@ -44,6 +45,9 @@ class Jigsaw(PatchMethod):
     """Shared encoder and layer for every patch, one linear classifier of the concatenated result."""
 
     Config = JigsawConfig
+    paper = Paper(
+        "Noroozi and Favaro", "Unsupervised learning of visual representations by solving jigsaw puzzles", "ECCV", 2016
+    )
     metric = ACCURACY
     config: JigsawConfig
     orders: Tensor

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
 
 
@@ -22,6 +23,7 @@ class LocalShuffling(Shuffling):
     """Restores the original from `transforms.corruptions.local_shuffle`."""
 
     Config = ShuffleConfig
+    paper = Paper("Zhou et al.", "Models Genesis", "Medical Image Analysis 67", 2021)
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """Each window's voxels in random order."""

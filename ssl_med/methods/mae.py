@@ -24,7 +24,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_med.methods.core.base import Tensors, to_float32
+from ssl_med.methods.core.about import Paper
+from ssl_med.methods.core.base import Tensors
+from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.restoration import RestorationConfig, Restorer, cell_side
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.cells import cells_mask, grid_of, join_cells, sample_cells, split_cells
@@ -53,6 +55,7 @@ class MAE(Restorer):
     """The loss is the mean over masked voxels; every image has equally many."""
 
     Config = MAEConfig
+    paper = Paper("He et al.", "Masked autoencoders are scalable vision learners", "CVPR", 2022)
     config: MAEConfig
 
     @property

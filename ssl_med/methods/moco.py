@@ -21,8 +21,10 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
+from ssl_med.methods.core.about import RETRIEVAL, Paper
+from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_positive, check_share
+from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding, TwoViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
@@ -56,6 +58,8 @@ class MoCo(Method):
     """Query from the student, positive key from the teacher, negatives from the queue."""
 
     Config = MoCoConfig
+    family = ("contrast",)
+    paper = Paper("He et al.", "Momentum contrast for unsupervised visual representation learning", "CVPR", 2020)
     metric = RETRIEVAL
     config: MoCoConfig
 

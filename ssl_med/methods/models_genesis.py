@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
 from ssl_med.transforms.corruptions import models_genesis
@@ -45,6 +46,7 @@ class ModelsGenesis(Shuffling):
     """Restores the original from `transforms.corruptions.models_genesis`."""
 
     Config = ModelsGenesisConfig
+    paper = Paper("Zhou et al.", "Models Genesis", "Medical Image Analysis 67", 2021)
     config: ModelsGenesisConfig
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:

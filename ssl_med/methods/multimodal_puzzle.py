@@ -1,6 +1,6 @@
 """Multi-modal puzzle: put patches in order that come from different modalities of one patient.
 
-Paper: Taleb et al., "Multimodal self-supervised learning for medical image analysis", arXiv 1912.05396 (IPMI 2021). No
+Paper: Taleb et al., "Multimodal self-supervised learning for medical image analysis", arXiv 1912.05396, 2019 (IPMI 2021). No
 official code.
 
 Each patch of the grid is taken from a random modality. A shared encoder gives every patch one score per place; Sinkhorn's
@@ -24,9 +24,11 @@ from dataclasses import dataclass
 import torch
 
 from ssl_med.losses.permutation import assign, sinkhorn, unpermuted_mse
-from ssl_med.methods.core.base import Tensors, to_float32
+from ssl_med.methods.core.about import ACCURACY, Paper
+from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.checks import check_positive
-from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod, cells_of
+from ssl_med.methods.core.measures import to_float32
+from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, cells_of
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms._sampling import uniform
@@ -57,6 +59,9 @@ class MultimodalPuzzle(PatchMethod):
     """Shared encoder and head: patch -> score of each place."""
 
     Config = MultimodalPuzzleConfig
+    paper = Paper(
+        "Taleb et al.", "Multimodal self-supervised learning for medical image analysis", "arXiv 1912.05396", 2019
+    )
     metric = ACCURACY
     min_channels = 2
     config: MultimodalPuzzleConfig

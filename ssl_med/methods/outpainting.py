@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.restoration import GenesisConfig, Restoration
 from ssl_med.transforms.corruptions import outpaint
 
@@ -21,6 +22,7 @@ class Outpainting(Restoration):
     """Restores the original from `transforms.corruptions.outpaint`."""
 
     Config = GenesisConfig
+    paper = Paper("Zhou et al.", "Models Genesis", "Medical Image Analysis 67", 2021)
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
         """Noise everywhere but in one to five boxes."""

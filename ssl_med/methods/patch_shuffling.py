@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.restoration import Restoration, RestorationConfig, cell_side
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.cells import rearrange
@@ -42,6 +43,7 @@ class PatchShuffling(Restoration):
     """Restores the original from `transforms.cells.rearrange`."""
 
     Config = PatchShufflingConfig
+    paper = Paper("Zhou et al.", "Models Genesis", "Medical Image Analysis 67", 2021)
     config: PatchShufflingConfig
 
     def build(self) -> None:

@@ -32,7 +32,9 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
+from ssl_med.methods.core.about import RETRIEVAL, Paper
+from ssl_med.methods.core.base import Method, Tensors
+from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.ema import EMA
@@ -136,6 +138,14 @@ class PCRL(Method):
     """Contrast with a queue, and restoration of transformed contexts by three branches."""
 
     Config = PCRLConfig
+    family = ("contrast", "restoration")
+    paper = Paper(
+        "Zhou et al.",
+        "Preservational learning improves self-supervised medical image models by reconstructing diverse contexts",
+        "ICCV",
+        2021,
+    )
+    needs_decoder = True
     metric = RETRIEVAL
     config: PCRLConfig
 

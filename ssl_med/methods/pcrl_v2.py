@@ -33,8 +33,10 @@ from torch.nn import functional as F
 
 from ssl_med.losses.distillation import cosine_distance
 from ssl_med.losses.restoration import mse
-from ssl_med.methods.core.base import Tensors, to_float32
+from ssl_med.methods.core.about import Paper
+from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.multicrop import crops, small_size
 from ssl_med.methods.core.restoration import RestorationConfig, Restorer, grey_error
 from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
@@ -113,6 +115,13 @@ class PCRLv2(Restorer):
     """Pixel restoration and siamese comparison along the decoder's feature pyramid."""
 
     Config = PCRLv2Config
+    family = ("restoration", "self-distillation")
+    paper = Paper(
+        "Zhou et al.",
+        "A unified visual information preservation framework for self-supervised pre-training in medical image analysis",
+        "IEEE TPAMI 45",
+        2023,
+    )
     config: PCRLv2Config
 
     @classmethod

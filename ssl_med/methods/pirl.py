@@ -26,8 +26,10 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce, nce
-from ssl_med.methods.core.base import RETRIEVAL, Tensors, retrieval, to_float32
+from ssl_med.methods.core.about import RETRIEVAL, Paper
+from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.checks import check_positive, check_share
+from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import ViewConfig, random_view
 from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, cells_of
 from ssl_med.networks.heads import Projector
@@ -72,6 +74,10 @@ class PIRL(PatchMethod):
     """One encoder for image and patches, a head for each, and a memory."""
 
     Config = PIRLConfig
+    family = ("contrast",)
+    paper = Paper(
+        "Misra and van der Maaten", "Self-supervised learning of pretext-invariant representations", "CVPR", 2020
+    )
     metric = RETRIEVAL
     config: PIRLConfig
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_med.methods.core.about import ACCURACY, Paper
 from ssl_med.methods.core.base import Tensors
-from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod, classify
+from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, classify
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch
 
@@ -38,6 +39,7 @@ class RelativePosition(PatchMethod):
     """Shared encoder, concatenated features of both patches, two-layer classifier."""
 
     Config = RelativePositionConfig
+    paper = Paper("Doersch et al.", "Unsupervised visual representation learning by context prediction", "ICCV", 2015)
     metric = ACCURACY
     config: RelativePositionConfig
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssl_med.methods.core.about import ACCURACY, Paper
 from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_share
-from ssl_med.methods.core.predictive import ACCURACY, classify
+from ssl_med.methods.core.predictive import classify
 from ssl_med.networks.heads import ClassificationHead
 from ssl_med.spec import Batch
 from ssl_med.transforms.rotations import apply_rotations, rotate, rotations_of
@@ -46,6 +47,8 @@ class Rotation(Method):
     """Encoder and a linear classifier of rotations."""
 
     Config = RotationConfig
+    family = ("prediction",)
+    paper = Paper("Gidaris et al.", "Unsupervised representation learning by predicting image rotations", "ICLR", 2018)
     metric = ACCURACY
     config: RotationConfig
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.rubik import Rubik, RubikConfig
 
@@ -39,6 +40,12 @@ class RubikCube(Rubik):
     """a L_order + b L_rotation."""
 
     Config = RubikCubeConfig
+    paper = Paper(
+        "Zhuang et al.",
+        "Self-supervised feature learning for 3D medical images by playing a Rubik's cube",
+        "MICCAI",
+        2019,
+    )
     config: RubikCubeConfig
 
     def terms(self, views: Tensors) -> Tensors:

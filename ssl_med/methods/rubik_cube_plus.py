@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from ssl_med.methods.core.base import Tensors, to_float32
+from ssl_med.methods.core.about import Paper
+from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.rubik import Rubik, RubikConfig
 from ssl_med.spec import Batch
 from ssl_med.transforms._sampling import uniform
@@ -46,6 +48,12 @@ class RubikCubePlus(Rubik):
     """Order, turns and masks."""
 
     Config = RubikCubePlusConfig
+    paper = Paper(
+        "Zhu et al.",
+        "Rubik's Cube+: a self-supervised feature learning framework for 3D medical image analysis",
+        "Medical Image Analysis 64",
+        2020,
+    )
     config: RubikCubePlusConfig
 
     def build(self) -> None:

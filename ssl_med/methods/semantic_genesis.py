@@ -34,9 +34,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_sum, gather, world_size
-from ssl_med.evaluation.metrics import METRICS
 from ssl_med.losses.restoration import mse
-from ssl_med.methods.core.base import Tensors, to_float32
+from ssl_med.methods.core.about import ACCURACY, Paper
+from ssl_med.methods.core.base import Tensors
+from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
 from ssl_med.networks.backbone import Norm
 from ssl_med.networks.backbones.unet import UNetDecoder, UNetEncoder, conv_norm_relu
@@ -171,7 +172,14 @@ class SemanticGenesis(Shuffling):
     """Restoration of Models Genesis' family, and classification of positions on the last encoder level."""
 
     Config = SemanticGenesisConfig
-    metric = METRICS["accuracy"]
+    family = ("restoration", "prediction")
+    paper = Paper(
+        "Haghighi et al.",
+        "Learning semantics-enriched representation via self-discovery, self-classification, and self-restoration",
+        "MICCAI",
+        2020,
+    )
+    metric = ACCURACY
     config: SemanticGenesisConfig
 
     @classmethod

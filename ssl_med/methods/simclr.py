@@ -17,8 +17,10 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather_with_grad, rank
 from ssl_med.losses.contrastive import nt_xent
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
+from ssl_med.methods.core.about import RETRIEVAL, Paper
+from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_positive
+from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import TwoViewConfig, random_view
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch
@@ -45,6 +47,8 @@ class SimCLR(Method):
     """Two views, one encoder, NT-Xent over the global batch."""
 
     Config = SimCLRConfig
+    family = ("contrast",)
+    paper = Paper("Chen et al.", "A simple framework for contrastive learning of visual representations", "ICML", 2020)
     metric = RETRIEVAL
     config: SimCLRConfig
 

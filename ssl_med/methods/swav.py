@@ -26,8 +26,10 @@ from torch.nn import functional as F
 
 from ssl_med.distributed import gather, rank
 from ssl_med.losses.distillation import sinkhorn, soft_cross_entropy
-from ssl_med.methods.core.base import RETRIEVAL, Method, Tensors, retrieval, to_float32
+from ssl_med.methods.core.about import RETRIEVAL, Paper
+from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_positive
+from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.multicrop import MultiCropConfig, multi_crop, pool_crops, small_size
 from ssl_med.methods.core.pair import ViewConfig
 from ssl_med.methods.core.schedule import Schedule
@@ -72,6 +74,10 @@ class SwAV(Method):
     """Swapped prediction of Sinkhorn's assignments."""
 
     Config = SwAVConfig
+    family = ("clustering",)
+    paper = Paper(
+        "Caron et al.", "Unsupervised learning of visual features by contrasting cluster assignments", "NeurIPS", 2020
+    )
     metric = RETRIEVAL
     config: SwAVConfig
 

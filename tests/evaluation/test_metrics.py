@@ -13,7 +13,7 @@ from ssl_med.evaluation.metrics import METRICS, UNRATED, Metric, conventions, me
 from ssl_med.evaluation.tasks import TaskConfig, task_class
 from ssl_med.losses.contrastive import info_nce
 from ssl_med.losses.restoration import mse
-from ssl_med.methods.core.base import collapse, retrieval
+from ssl_med.methods.core.measures import collapse, retrieval
 from ssl_med.methods.core.predictive import classify
 from ssl_med.spec import DataSpec, SslMedError
 

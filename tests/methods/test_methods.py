@@ -1,22 +1,23 @@
-"""One sweep over every method in 2D and 3D: builds from its yaml or says why not, trains, replays, resumes, travels.
+"""One sweep over every method in its dimensions: declares itself, builds from its yaml, trains, replays, resumes, travels.
 
 What the pretext tasks learn is the subject of test_learning.py.
 """
 
 import copy
+import inspect
+import re
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
 
 from experiments.config.run import compose_pretrain
-from experiments.config.sources import names, presets
-from ssl_med.catalogue import get_class
+from experiments.config.sources import method_class_of, names, presets
 from ssl_med.checkpoint import Card, load_backbone, save_backbone
 from ssl_med.config import to_plain
 from ssl_med.evaluation.metrics import METRICS, UNRATED, metric_of
-from ssl_med.methods.core.base import Method, collapse
+from ssl_med.methods.core.about import FAMILIES
+from ssl_med.methods.core.measures import collapse
 from ssl_med.spec import SslMedError
 
 SIZE = {2: (32, 32), 3: (16, 16, 16)}
@@ -46,7 +47,8 @@ SMALL = {
         "method.small_crops=2",
     ],
 }
-SWEEP = [pytest.param(name, dims, id=f"{name}-{dims}d") for name in names("method") for dims in (2, 3)]
+CLASSES = {name: method_class_of(name) for name in names("method")}
+SWEEP = [pytest.param(name, dims, id=f"{name}-{dims}d") for name, found in CLASSES.items() for dims in found.dims]
 
 
 def make(name, dims, *words, norm="batch", small=SMALL, laptop=True):
@@ -76,26 +78,12 @@ def make(name, dims, *words, norm="batch", small=SMALL, laptop=True):
 
 def channels_of(name):
     """Modalities that the method needs at least."""
-    return get_class("ssl_med.methods", name, kind="method", base=Method).min_channels
-
-
-@cache
-def refusal(name, dims):
-    """Why a method cannot work in these dimensions; "" when it can."""
-    try:
-        make(name, dims)
-    except SslMedError as error:
-        if f"works in {5 - dims}D only" not in str(error):
-            raise
-        return str(error)
-    return ""
+    return CLASSES[name].min_channels
 
 
 @pytest.fixture
 def build(name, dims):
-    """`make` for the method of a sweep; the test is skipped in dimensions that the method refuses."""
-    if refusal(name, dims):
-        pytest.skip(refusal(name, dims))
+    """`make` for the method of a sweep."""
     return lambda *words, **options: make(name, dims, *words, **options)
 
 
@@ -155,21 +143,38 @@ def check_directions(method, terms):
     assert method.metric is METRICS[method.metric.name]
 
 
-@pytest.mark.parametrize(("name", "dims"), SWEEP)
-def test_a_method_works_or_says_why_not(name, dims):
-    """A method that cannot do one of 2D and 3D refuses before any data are read, in one line that names it."""
-    line = refusal(name, dims)
-    assert "\n" not in line
-    if line:
-        assert not refusal(name, 5 - dims), "it must work in one of them"
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_method_declares_itself(name):
+    """Its table in README and docs is written from what it declares; its file cites the same paper in full."""
+    found = CLASSES[name]
+    assert "paper" in vars(found), "each method names its own paper"
+    paper, text = found.paper, " ".join(inspect.getmodule(found).__doc__.split())
+    authors, title, venue = map(re.escape, (paper.authors, paper.title, paper.venue))
+    assert re.search(rf'{authors}, "{title}",.*?{venue}.*?{paper.year}', text)
+    assert found.family
+    assert set(found.family) <= set(FAMILIES)
+    assert found.dims
+    assert set(found.dims) <= {2, 3}
 
 
-@pytest.mark.parametrize("name", names("method"))
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_new_method_is_ready_to_train(name):
     """Lightning trains in the modes that it finds, so they are those of `train()` from the start."""
-    method = make(name, next(dims for dims in (2, 3) if not refusal(name, dims)))
+    method = make(name, CLASSES[name].dims[0])
+    assert (method.decoder is not None) is method.needs_decoder
     found = {key: part.training for key, part in method.named_modules()}
     assert found == {key: part.training for key, part in method.train().named_modules()}
+
+
+def test_a_method_refuses_dimensions_that_it_does_not_declare():
+    class Volumes(CLASSES["rotation"]):
+        dims = (3,)
+
+    spec = make("rotation", 2).spec
+    with pytest.raises(SslMedError) as refused:
+        Volumes(spec=spec)
+    line = "data 'chest14' has 2D images; Volumes works in 3D only: choose other data or another method"
+    assert str(refused.value) == line
 
 
 @pytest.mark.parametrize("name", [n for n in names("method") if channels_of(n) > 1])
@@ -180,11 +185,8 @@ def test_a_method_of_several_modalities_refuses_fewer(name):
         config.method_class(config.method, **options)
 
 
-@pytest.mark.parametrize("name", presets())
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("name", "dims"), [(p, d) for p in presets() for d in CLASSES[p.partition("/")[0]].dims])
 def test_every_preset_takes_a_step(name, dims):
-    if refusal(name.partition("/")[0], dims):
-        pytest.skip(refusal(name.partition("/")[0], dims))
     method = make(name, dims)
     terms = method.losses(batch_of(blobs(4, dims, channels=method.spec.in_channels)), generator(1))
     assert torch.isfinite(terms["loss"])

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ssl_med.distributed import gather, rank
-from ssl_med.evaluation.metrics import BASELINE, METRICS, Metric
-from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone
+from ssl_med.distributed import rank
+from ssl_med.evaluation.metrics import BASELINE, Metric
+from ssl_med.methods.core.about import Family, Paper
+from ssl_med.methods.core.measures import collapse
+from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone, resolve
 from ssl_med.networks.heads import Standardize
 from ssl_med.networks.init import init_weights
-from ssl_med.optim import OptimConfig, configure
+from ssl_med.optim import OptimConfig, configure, count_samples
 from ssl_med.rng import seeded_generator
-from ssl_med.spec import Batch, DataSpec, Need, SslMedError
+from ssl_med.spec import BATCH_KEYS, Batch, DataSpec, Need, SslMedError
 
 Tensors = dict[str, Tensor]
 _PHASES = {"train": 0, "val": 1}
 _UNLOGGED = ("features", "pair", "metric", "baseline")
-
-
-RETRIEVAL = METRICS["retrieval"]
 
 
 class Method(pl.LightningModule, ABC):
@@ -34,36 +33,58 @@ class Method(pl.LightningModule, ABC):
     `terms`, which is deterministic. So one step is `terms(views(batch, generator))`, and N processes that are given
     the parts of the same views must agree with one process.
 
-    A leaf defines `Config`, `metric`, `build`, `views` and `terms`; it may define `need`, `min_channels`, `after_init`,
-    `before_training`, `before_epoch` and `after_step`.
+    A method is a LightningModule that needs nothing else of the suite: `MoCo(spec=spec)` trains with
+    `Trainer(...).fit(method, loader)` and any loader of dictionaries that hold `image` and what `need` asks for.
+
+    A leaf defines `Config`, `family`, `paper`, `metric`, `build`, `views` and `terms`; it may define `dims`,
+    `min_channels`, `needs_decoder`, `need`, `after_init`, `before_training`, `before_epoch` and `after_step`.
+
+    Args:
+        config: settings of the method, an instance of its `Config`; None: the paper's, which are the defaults.
+        spec: what the images are.
+        backbone: architecture to train; None: the suite's default for these dimensions.
+        optim: optimiser and schedule; None: AdamW at 1e-3 that falls along a cosine.
+        batch_size: samples per optimiser step over all devices; 0: unknown, which suffices unless `optim.lr_per_256` is set.
+        seed: seeds the views; initial weights come from torch's own generator.
+
+    Raises:
+        SslMedError: the method cannot work with these data, this backbone or these settings.
     """
 
     Config: ClassVar[type]
+    family: ClassVar[tuple[Family, ...]]
+    """what kind of pretext task the loss is made of, the main one first"""
+    paper: ClassVar[Paper]
+    """where the method comes from"""
     metric: ClassVar[Metric]
     """of the pretext task: what `terms` returns as "metric" and, of a solver that learned nothing, as "baseline" """
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
+    """spatial dimensions that the method works in"""
     min_channels: ClassVar[int] = 1
-    """modalities an image must have"""
+    """modalities that an image must have"""
+    needs_decoder: ClassVar[bool] = False
+    """whether the method, with its default settings, also trains a decoder"""
     backbone: Backbone
     decoder: Decoder | None
 
     def __init__(
         self,
-        config: Any,
+        config: Any = None,
         *,
         spec: DataSpec,
-        backbone: BackboneConfig,
-        optim: OptimConfig,
-        batch_size: int,
+        backbone: BackboneConfig | None = None,
+        optim: OptimConfig | None = None,
+        batch_size: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if spec.in_channels < self.min_channels:
-            raise SslMedError(
-                f"data '{spec.name}' has {spec.in_channels} modality; {type(self).__name__} needs at least "
-                f"{self.min_channels}: choose multi-modal data and name them in data.modalities"
-            )
-        self.config, self.spec, self.optim = config, spec, optim
+        self.check_data(spec)
+        backbone = resolve(backbone or BackboneConfig(), spec)
+        self.config, self.spec = self.Config() if config is None else config, spec
+        self.optim = optim or OptimConfig(name="adamw", lr=1e-3)
         self.backbone_config, self.batch_size, self.seed = backbone, batch_size, seed
+        self.batch_keys = ("image", *self.need(self.config, spec).keys)
+        self.samples: int | None = None  # of the training set, once `prepare` was told
         self.batches_seen = 0  # seeds the views; saved, so that a resumed run draws what it would have drawn
         self.log_every = 10  # steps between collapse monitors
         self.backbone = build_backbone(backbone, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
@@ -71,6 +92,24 @@ class Method(pl.LightningModule, ABC):
         self.build()
         init_weights(self, backbone.init)
         self.after_init()
+
+    @classmethod
+    def check_data(cls, spec: DataSpec) -> None:
+        """Refuses images that the method cannot work with.
+
+        Raises:
+            SslMedError: dimensions that are not among `dims`, or fewer modalities than `min_channels`.
+        """
+        if spec.spatial_dims not in cls.dims:
+            raise SslMedError(
+                f"data '{spec.name}' has {spec.spatial_dims}D images; {cls.__name__} works in "
+                f"{' and '.join(f'{n}D' for n in cls.dims)} only: choose other data or another method"
+            )
+        if spec.in_channels < cls.min_channels:
+            raise SslMedError(
+                f"data '{spec.name}' has {spec.in_channels} modality; {cls.__name__} needs at least "
+                f"{cls.min_channels}: choose multi-modal data and name them in data.modalities"
+            )
 
     # --- what a leaf defines -------------------------------------------------------------------------------------
 
@@ -100,7 +139,7 @@ class Method(pl.LightningModule, ABC):
         """
 
     def before_training(self, samples: int) -> None:
-        """Runs once before training, and before a checkpoint is loaded: a memory gets its size here.
+        """Runs once before training, and before a checkpoint is loaded: a memory gets its size here; see `prepare`.
 
         Args:
             samples: number of training samples; `batch["index"]` counts them.
@@ -136,7 +175,7 @@ class Method(pl.LightningModule, ABC):
         """
         if self.backbone_config.norm == "batch":
             return nn.Identity()
-        if self.batch_size * per_image < 2:
+        if self.batch_size == per_image == 1:
             raise SslMedError(
                 f"trainer.batch_size is 1; with backbone.norm={self.backbone_config.norm} features are standardised over the "
                 "batch: give at least 2, or backbone.norm=batch"
@@ -145,13 +184,55 @@ class Method(pl.LightningModule, ABC):
 
     # --- shared --------------------------------------------------------------------------------------------------
 
+    def prepare(self, samples: int) -> None:
+        """Makes the method ready for a training set of `samples`; Lightning's `setup` does it where nobody has.
+
+        Raises:
+            SslMedError: too few samples for the method's settings.
+        """
+        self.samples = samples
+        self.before_training(samples)
+
+    def setup(self, stage: str) -> None:
+        """Counts the training samples where the method needs their number and nobody has told it."""
+        if stage == "fit" and self.samples is None and type(self).before_training is not Method.before_training:
+            self.prepare(count_samples(self.trainer, type(self).__name__))
+
+    def check_batch(self, batch: Any) -> None:
+        """Refuses a batch that lacks what the method reads, or whose images are not those of the spec.
+
+        Raises:
+            SslMedError: says what is missing or what differs.
+        """
+        name, spec = type(self).__name__, self.spec
+        if not isinstance(batch, Mapping):
+            raise SslMedError(
+                f"the loader yields {type(batch).__name__}; {name} needs dictionaries with the key 'image'"
+            )
+        for key in self.batch_keys:
+            if key not in batch:
+                raise SslMedError(
+                    f"the loader's batches hold {', '.join(map(str, batch)) or 'nothing'}; {name} also needs '{key}': "
+                    f"{BATCH_KEYS[key]}"
+                )
+        image = batch["image"]
+        if image.shape[1:] != (spec.in_channels, *spec.patch_size) or not image.is_floating_point():
+            raise SslMedError(
+                f"batch['image'] is {tuple(image.shape)} of {image.dtype}; the spec of data '{spec.name}' says "
+                f"{('B', spec.in_channels, *spec.patch_size)} of floating-point numbers in [0, 1]".replace("'B'", "B")
+            )
+
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> Tensors:
         """One step's loss terms; works without a Trainer.
 
         Args:
             batch: as in `ssl_med.spec.Batch`.
             generator: source of the views' randomness; by default seeded from the run's seed and the batches seen.
+
+        Raises:
+            SslMedError: the batch lacks what the method needs.
         """
+        self.check_batch(batch)
         with torch.no_grad():
             views = self.views(batch, generator or self._generator("train", self.batches_seen, batch["image"].device))
         return self.terms(views)
@@ -199,53 +280,5 @@ class Method(pl.LightningModule, ABC):
         self.batches_seen = checkpoint["ssl_med"]["batches_seen"]
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
-        """Optimiser and schedule of the `optim` settings."""
+        """Optimiser and schedule that `optim` describes."""
         return configure(self, self.optim, batch_size=self.batch_size)
-
-
-@torch.no_grad()
-def collapse(features: Tensor, pair: Tensor | None = None) -> Tensors:
-    """Signs that all inputs are mapped to the same place or the same few directions.
-
-    Args:
-        features: (B, d).
-        pair: (2, B, d), L2-normalised embeddings of the two views of each image.
-
-    Returns:
-        "collapse/feature_std": mean over dimensions of the standard deviation of L2-normalised features, times
-        sqrt(d): 0 when collapsed, about 1 when isotropic. "collapse/effective_rank": exponential of the entropy of the
-        centred features' normalised singular values (Roy and Vetterli 2007), at most min(B, d). With a pair also
-        "collapse/alignment", mean squared distance of positives, and "collapse/uniformity", log of the mean of
-        exp(-2 d^2) over pairs of different images of the first view (Wang and Isola 2020, alpha = t = 2); lower is
-        better for both, and 0 is a collapsed uniformity.
-    """
-    features = to_float32(gather(features.detach()))
-    unit = F.normalize(features, dim=1)
-    std = unit.std(0).mean() * features.shape[1] ** 0.5
-    values = torch.linalg.svdvals(features - features.mean(0))
-    share = values / values.sum().clamp_min(1e-12)
-    entropy = -(share * share.clamp_min(1e-12).log()).sum()
-    signs = {"collapse/feature_std": std, "collapse/effective_rank": entropy.exp()}
-    if pair is not None:
-        first, second = (to_float32(gather(x.detach())) for x in pair)
-        signs["collapse/alignment"] = (first - second).square().sum(1).mean()
-        if len(first) > 1:
-            signs["collapse/uniformity"] = torch.pdist(first).square().mul(-2).exp().mean().log()
-    return signs
-
-
-@torch.no_grad()
-def retrieval(first: Tensor, second: Tensor) -> Tensors:
-    """How often the nearest of a batch's second views is one's own: what two-view methods return as their metric.
-
-    Args:
-        first: (B, d), L2-normalised.
-        second: (B, d), L2-normalised.
-    """
-    hits = (first @ second.T).argmax(1) == torch.arange(len(first), device=first.device)
-    return {"metric": hits.float().mean(), "baseline": first.new_tensor(1 / len(first))}
-
-
-def to_float32(x: Tensor) -> Tensor:
-    """Half precision -> float32; losses and cosine similarities are not computed in less."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ssl_med.distributed import all_reduce_mean
-from ssl_med.methods.core.base import to_float32
+from ssl_med.methods.core.measures import to_float32
 
 
 class Critic(nn.Module):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_med.evaluation.metrics import METRICS
-from ssl_med.methods.core.base import Method, Tensors, to_float32
+from ssl_med.methods.core.about import Family
+from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.measures import to_float32
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.patches import Grid, cut, make_grid, permute, sample_corners, standardize
-
-ACCURACY = METRICS["accuracy"]
 
 
 @dataclass
@@ -41,6 +41,7 @@ class PatchMethod(Method):
     Patches pass the encoder as one batch, so batch normalisation averages over the patches of all images.
     """
 
+    family: ClassVar[tuple[Family, ...]] = ("prediction",)
     config: PatchConfig
     grid: Grid
 

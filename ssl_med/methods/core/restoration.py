@@ -6,15 +6,17 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ssl_med.evaluation.metrics import METRICS
 from ssl_med.losses.restoration import mae, mse, ssim_loss
-from ssl_med.methods.core.base import Method, Tensors, to_float32
+from ssl_med.methods.core.about import Family
+from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.measures import to_float32
 from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.heads import RestorationHead
 from ssl_med.rng import seeded_generator
@@ -68,7 +70,9 @@ class ShuffleConfig(GenesisConfig):
 class Restorer(Method):
     """A network that shows an image: backbone, decoder and output."""
 
+    family: ClassVar[tuple[Family, ...]] = ("restoration",)
     metric = METRICS["mse"]
+    needs_decoder = True
     config: RestorationConfig
 
     @property

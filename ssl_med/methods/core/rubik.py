@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_med.methods.core.base import Tensors, to_float32
-from ssl_med.methods.core.predictive import ACCURACY, PatchConfig, PatchMethod, cells_of, classify
+from ssl_med.methods.core.about import ACCURACY
+from ssl_med.methods.core.base import Tensors
+from ssl_med.methods.core.measures import to_float32
+from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, cells_of, classify
 from ssl_med.networks.heads import Projector
 from ssl_med.spec import Batch
 from ssl_med.transforms.patches import permutation_set, permute
