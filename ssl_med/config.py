@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
-import io
 import json
 import re
 import typing
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from typing import Any, TypeAlias, TypeVar
 
 from ssl_med.catalogue import nearest
-from ssl_med.spec import SslMedError, first_line
+from ssl_med.spec import SslMedError
+from ssl_med.values import Text, WrongValueError, convert, parse_yaml, shown, type_words
+from ssl_med.yaml_text import YamlError, dump, parse
 
 T = TypeVar("T")
 Tree = dict[str, Any]
+COMMAND_LINE = "command line"
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One source of settings: where it comes from, as the user would name it, and its tree."""
+    """One source of settings: where it comes from, as the user would name it, and its tree.
+
+    Leaves are plain values, or `Text` where they were typed as overrides and their field's type is still to be known.
+    """
 
     source: str
     tree: Tree
@@ -38,51 +39,42 @@ class Layer:
         if value is None:
             value = {}
         if not isinstance(value, Mapping):
-            raise SslMedError(f"{self.source}: '{name}' must be a mapping of keys, not {value!r}")
+            raise SslMedError(f"{self.source}: '{name}' must be a mapping of keys, not {shown(value)}")
         return Layer(self.source, dict(value))
 
 
 def read_yaml(path: Path, source: str) -> Layer:
     """Reads one yaml file; an unreadable or malformed file is an `SslMedError` that names the line."""
     try:
-        tree = OmegaConf.to_container(_parse(path.read_text(encoding="utf-8")))
+        tree = parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SslMedError(f"{source}: cannot be read ({error.strerror or error})") from None
-    except Exception as error:  # yaml's and omegaconf's own families of errors share no base class
-        raise SslMedError(f"{source}: is not valid yaml ({first_line(error)})") from None
+    except (YamlError, UnicodeDecodeError) as error:
+        raise SslMedError(f"{source}: is not valid yaml ({error})") from None
     if not isinstance(tree, dict):
         raise SslMedError(f"{source}: must hold a mapping at the top")
     return Layer(source, {str(key): value for key, value in tree.items()})
 
 
-@cache
-def _parse(text: str) -> Any:
-    return OmegaConf.load(io.StringIO(text))
-
-
 def parse_overrides(overrides: Iterable[str]) -> Layer:
-    """`["seed=1", "data.root=/x"]` -> one layer named "command line"."""
+    """`["seed=1", "data.root=/x"]` -> one layer named "command line", whose values are texts as they were typed."""
     tree: Tree = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.]*", key):
-            raise SslMedError(f"command line: '{override}' is not of the form key=value")
-        try:
-            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
-        except Exception as error:
-            raise SslMedError(f"command line: the value of '{key}' cannot be parsed ({first_line(error)})") from None
+            raise SslMedError(f"{COMMAND_LINE}: '{override}' is not of the form key=value")
         node = tree
         *parents, leaf = key.split(".")
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise SslMedError(f"command line: '{key}' and '{parent}' contradict each other")
+                raise SslMedError(f"{COMMAND_LINE}: '{key}' and '{parent}' contradict each other")
         if isinstance(node.get(leaf), dict):
-            raise SslMedError(f"command line: '{key}={text}' contradicts an earlier '{key}.…'")
+            raise SslMedError(f"{COMMAND_LINE}: '{key}={text}' contradicts an earlier '{key}.…'")
         if leaf in node:
-            raise SslMedError(f"command line: '{key}' is given twice")
-        node[leaf] = value
-    return Layer("command line", tree)
+            raise SslMedError(f"{COMMAND_LINE}: '{key}' is given twice")
+        node[leaf] = Text(text)
+    return Layer(COMMAND_LINE, tree)
 
 
 def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
@@ -96,75 +88,163 @@ def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
     Raises:
         SslMedError: unknown key, wrong type, contradiction (raised by the schema's own `__post_init__`).
     """
-    if not any(layer.tree for layer in layers):  # nothing is asked: the schema itself, which is quicker
-        return schema()
-    # A comparison composes thousands of sections, of which tens differ
-    asked = (schema, prefix, *((layer.source, repr(layer.tree)) for layer in layers))
-    if asked not in _built:
-        _built[asked] = _build(schema, layers, prefix)
-    result: T = copy.deepcopy(_built[asked])
-    return result
+    return Settings.merged(layers).build(schema, prefix=prefix)
 
 
-_built: dict[Hashable, Any] = {}
+@dataclass(frozen=True)
+class Given:
+    """A value and who gave it; `below` is the mapping of weaker layers that a text might extend: `view={flip: 0.5}`."""
+
+    value: Any
+    source: str
+    below: dict[str, Node] | None = None
 
 
-def _build(schema: type[T], layers: Sequence[Layer], prefix: str) -> T:
-    config = OmegaConf.structured(schema)
-    last = "defaults"
-    for layer in layers:
-        if layer.tree:
-            last = layer.source
-        for key, given in layer.tree.items():
-            value = _as_choice(schema, key, given)
-            spelled = f"{prefix}.{key}" if prefix else key
-            try:
-                # nothing else holds it, so it need not be copied
-                config = OmegaConf.unsafe_merge(config, {key: value})
-            except (OmegaConfBaseException, ValueError) as error:
-                raise SslMedError(_explain(layer.source, spelled, value, schema, key, error)) from None
+Node: TypeAlias = "Given | dict[str, Node]"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All layers merged into one tree that remembers for each key who set it; `order` lists the sources, weakest first."""
+
+    tree: dict[str, Node]
+    order: tuple[str, ...]
+
+    @classmethod
+    def merged(cls, layers: Sequence[Layer]) -> Settings:
+        """Each layer laid over those before it, mappings key by key."""
+        tree: dict[str, Node] = {}
+        for layer in layers:
+            _lay(tree, layer.tree, layer.source)
+        return cls(tree, tuple(layer.source for layer in layers))
+
+    def build(self, schema: type[T], *, prefix: str) -> T:
+        """An instance of `schema`, each value converted to the type of its field; see `build`."""
+        found: T = self._instance(schema, self.tree, prefix, None)
+        return found
+
+    def _instance(self, schema: Any, tree: dict[str, Node], prefix: str, default: Any) -> Any:
+        hints = _hints(schema)
+        values = {} if default is None else {name: getattr(default, name) for name in hints}
+        for key, node in tree.items():
+            where = f"{prefix}.{key}" if prefix else key
+            if key not in hints:
+                source = next(given.source for _, given in _leaves({key: node}))
+                raise SslMedError(f"{source}: key '{where}' is unknown{nearest(key, list(hints))}")
+            below = default_of(schema, key) if default is None else getattr(default, key)
+            values[key] = self._value(hints[key], node, where, below)
+        try:
+            return schema(**values)
+        except SslMedError as error:
+            source = self._blamed(str(error), tree, prefix)
+            raise SslMedError(f"{source}: {error}" if source else str(error)) from None
+
+    def _value(self, hint: Any, node: Node, where: str, default: Any) -> Any:
+        schema = dataclasses.is_dataclass(hint)
+        if not schema and typing.get_origin(hint) is not dict:
+            return _converted(hint, node, where)
+        tree = _mapping(hint, node, where)
+        if schema:
+            return self._instance(hint, tree, where, default)
+        inner = typing.get_args(hint)[1]
+        return {
+            **(default or {}),
+            **{key: self._value(inner, one, f"{where}.{key}", None) for key, one in tree.items()},
+        }
+
+    def _blamed(self, message: str, tree: dict[str, Node], prefix: str) -> str:
+        """The strongest source among those of the keys that a complaint names, else among those of the whole section."""
+        given = {".".join(filter(None, (prefix, path))): found.source for path, found in _leaves(tree)}
+        named = [
+            source for key, source in given.items() if re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)", message)
+        ]
+        return max(named or given.values(), key=self.order.index, default="")
+
+
+def _lay(below: dict[str, Node], above: Mapping[Any, Any], source: str) -> None:
+    for key, value in above.items():
+        if not isinstance(key, str):
+            raise SslMedError(f"{source}: key {key!r} must be text: put it in quotes")
+        old = below.get(key)
+        if isinstance(value, Mapping):
+            inner = old if isinstance(old, dict) else {}
+            below[key] = inner
+            _lay(inner, value, source)
+        else:
+            below[key] = Given(value, source, old if isinstance(old, dict) and isinstance(value, Text) else None)
+
+
+def _leaves(tree: dict[str, Node], prefix: str = "") -> Iterator[tuple[str, Given]]:
+    """Dotted path and leaf of everything that was given."""
+    for key, node in tree.items():
+        if isinstance(node, Given):
+            yield prefix + key, node
+        else:
+            yield from _leaves(node, f"{prefix}{key}.")
+
+
+def _converted(hint: Any, node: Node, where: str) -> Any:
+    if isinstance(node, dict):
+        tree = _plain(node)
+        if hint is Any:
+            return tree
+        source = next((given.source for _, given in _leaves(node)), "")
+        raise SslMedError(f"{source}: '{where}' is {tree!r}; it must be {type_words(hint)}")
     try:
-        result = OmegaConf.to_object(config)
-    except SslMedError as error:
-        raise SslMedError(f"{last}: {error}") from None
-    except OmegaConfBaseException as error:
-        raise SslMedError(f"{last}: {prefix}: {first_line(error)}") from None
-    assert isinstance(result, schema)
-    return result
+        return convert(hint, node.value)
+    except WrongValueError as error:
+        raise SslMedError(_explain(node, where, hint, error)) from None
+
+
+def _plain(node: Node) -> Any:
+    """A mapping without its sources; texts are read as yaml."""
+    if isinstance(node, Given):
+        return convert(Any, node.value)
+    return {key: _plain(one) for key, one in node.items()}
+
+
+def _mapping(hint: Any, node: Node, where: str) -> dict[str, Node]:
+    """The keys below a node, also where they are given as one text: `view={flip: 0.5}`."""
+    if isinstance(node, dict):
+        return node
+    try:
+        value = parse_yaml(node.value) if isinstance(node.value, Text) else node.value
+        if not isinstance(value, Mapping):
+            raise WrongValueError
+    except WrongValueError as error:
+        raise SslMedError(_explain(node, where, hint, error)) from None
+    tree = dict(node.below or {})
+    _lay(tree, value, node.source)
+    return tree
+
+
+def _explain(given: Given, where: str, hint: Any, error: WrongValueError) -> str:
+    value = given.value
+    if str(error):
+        return f"{given.source}: the value of '{where}' cannot be parsed ({error})"
+    quotes = hint is str and isinstance(value, bool | int | float)
+    remedy = f"text: put it in quotes, {where.rpartition('.')[2]}: '{value}'" if quotes else type_words(hint)
+    return f"{given.source}: '{where}' is {shown(value)}; it must be {remedy}"
 
 
 @cache
 def _hints(schema: type) -> dict[str, Any]:
-    return typing.get_type_hints(schema)
+    hints = typing.get_type_hints(schema)
+    return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
 
-def _as_choice(schema: type, key: str, value: Any) -> Any:
-    """A word among the choices of a key although yaml reads it as a number or a truth value: precision=32, wandb=off."""
-    hint = _hints(schema).get(key)
-    choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-    word = {False: "off", True: "on"}[value] if isinstance(value, bool) else str(value)
-    return word if value not in choices and word in choices else value
+def hint_of(schema: type, path: str) -> Any:
+    """Type of the field at a dotted path of a dataclass; None where there is none, or none declared."""
+    hint: Any = schema
+    for key in path.split("."):
+        hint = _hints(hint).get(key) if dataclasses.is_dataclass(hint) and isinstance(hint, type) else None
+    return hint
 
 
-def _explain(source: str, spelled: str, value: Any, schema: type, key: str, error: Exception) -> str:
-    bad = getattr(error, "full_key", None) or key
-    names = [field.name for field in dataclasses.fields(schema)]
-    if key not in names:
-        return f"{source}: key '{spelled}' is unknown{nearest(key, names)}"
-    inner = bad[len(key) + 1 :] if bad.startswith(f"{key}.") else ""
-    where = f"{spelled}.{inner}" if inner else spelled
-    reason = first_line(error)
-    if "not in" in reason and inner:
-        return f"{source}: key '{where}' is unknown ({reason})"
-    return f"{source}: '{where}' is {value!r}; it must be {_type_words(_hints(schema)[key])}"
-
-
-def _type_words(hint: Any) -> str:
-    if typing.get_origin(hint) is typing.Literal:
-        return "one of " + ", ".join(repr(choice) for choice in typing.get_args(hint))
-    if hint in (int, float, bool, str):
-        return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
-    return str(hint)
+def default_of(schema: type, key: str) -> Any:
+    """What a field holds that nobody sets."""
+    field: dataclasses.Field[Any] = schema.__dataclass_fields__[key]  # type: ignore[attr-defined]
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def to_plain(config: Any) -> Any:
@@ -180,7 +260,7 @@ def to_plain(config: Any) -> Any:
 
 def to_yaml(tree: Tree) -> str:
     """Plain tree -> yaml text."""
-    return OmegaConf.to_yaml(OmegaConf.create(tree))
+    return dump(tree)
 
 
 def config_hash(tree: Tree) -> str:

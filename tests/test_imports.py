@@ -19,7 +19,9 @@ MAY_IMPORT = {
     "ssl_med.rng": set(),
     "ssl_med.distributed": set(),
     "ssl_med.catalogue": {"ssl_med.spec"},
-    "ssl_med.config": {"ssl_med.spec", "ssl_med.catalogue"},
+    "ssl_med.yaml_text": {"ssl_med.spec"},
+    "ssl_med.values": {"ssl_med.yaml_text"},
+    "ssl_med.config": {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.values", "ssl_med.yaml_text"},
     "ssl_med.networks": {"ssl_med.spec"},
     "ssl_med.losses": {"ssl_med.spec"},
     "ssl_med.transforms": {"ssl_med.spec"},
@@ -47,7 +49,7 @@ MAY_IMPORT = {
 }
 # libraries that only some modules may name
 ONLY_IN = {
-    "omegaconf": {"ssl_med.config"},
+    "omegaconf": {"ssl_med.yaml_text"},
     "wandb": {"experiments.run.tracking", "experiments.commands.dashboard"},
     "wandb_workspaces": {"experiments.commands.dashboard"},
     "nibabel": {"datamodules"},

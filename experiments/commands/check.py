@@ -22,6 +22,7 @@ from ssl_med.ledger import salted
 from ssl_med.reports.checkup import Picture, write_checkup
 from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
+from ssl_med.values import unquoted
 
 QUARANTINE = "quarantine.txt"
 _PICTURED = 12  # findings of a class that the report shows
@@ -33,7 +34,7 @@ def check(overrides: Sequence[str]) -> int:
     others: list[tuple[str, type[MedicalData], Any]] = []
     for override in overrides:
         if override.startswith("with="):
-            name, colon, root = override.removeprefix("with=").partition(":")
+            name, colon, root = unquoted(override.removeprefix("with=")).partition(":")
             if not colon or not root:
                 raise SslMedError(f"command line: '{override}' is not of the form with=NAME:DIR")
             again = sum(other[0].partition(" ")[0] == name for other in others)

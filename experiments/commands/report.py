@@ -6,19 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.run.environment import say
-from ssl_med.config import parse_overrides
 from ssl_med.reports.html import build_report
 from ssl_med.spec import SslMedError
+from ssl_med.values import unquoted
 
 
 def report(overrides: Sequence[str]) -> Path:
     """`RUNS... [out=DIR]`; folders are searched for runs."""
     folders = [Path(override) for override in overrides if not override.startswith("out=")]
-    line = parse_overrides([override for override in overrides if override.startswith("out=")])
+    places = [override.removeprefix("out=") for override in overrides if override.startswith("out=")]
+    if len(places) > 1:
+        raise SslMedError("command line: 'out' is given twice")
     for folder in folders:
         if not folder.is_dir():
             raise SslMedError(f"{folder}: no such folder of runs")
-    out = Path(line.tree.get("out", "report"))
+    out = Path(unquoted(*places) if places else "report")
     page = build_report(folders or [Path("runs")], out)
     say(f"report: {page}")
     return page

@@ -19,6 +19,7 @@ from experiments.config.run import RunConfig
 from experiments.run.environment import say
 from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
+from ssl_med.values import spell
 
 PLAN = "plan.json"
 SHORT, LONG = 4, 16  # steps whose difference is the time of a step; the first ones warm up and belong to the start
@@ -188,7 +189,7 @@ class _Stopwatch:
 def changed(overrides: Sequence[str], changes: Mapping[str, object]) -> tuple[str, ...]:
     """The overrides with some keys set anew, None: taken out."""
     kept = [override for override in overrides if override.partition("=")[0] not in changes]
-    return (*kept, *(f"{key}={json.dumps(value)}" for key, value in changes.items() if value is not None))
+    return (*kept, *(f"{key}={spell(value)}" for key, value in changes.items() if value is not None))
 
 
 def _rhythm(config: RunConfig) -> tuple[int, int, int]:

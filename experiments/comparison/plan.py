@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,10 +16,11 @@ from experiments.config.run import PASS, RunConfig, compose_finetune, compose_pr
 from experiments.config.sections import SCRATCH
 from experiments.config.sources import CONF, names
 from ssl_med.catalogue import nearest
-from ssl_med.config import read_yaml
+from ssl_med.config import hint_of, read_yaml
 from ssl_med.evaluation.protocols import InitConfig
 from ssl_med.reports.run_folder import Run
 from ssl_med.spec import SslMedError
+from ssl_med.values import elements, spell, type_words
 
 Role = Literal["pretrain", "tune", "final"]
 
@@ -68,7 +68,9 @@ class Node:
                 raise SslMedError(f"{self.name}: {error}") from None
         compose = {"pretrain": compose_pretrain, "finetune": compose_finetune, "probe": compose_probe}[self.kind]
         try:
-            return compose(self.overrides)
+            config = compose(self.overrides)
+            _check_texts(config, self.overrides)
+            return config
         except SslMedError as error:
             raise SslMedError(f"{self.name}: {error}") from None
 
@@ -240,7 +242,7 @@ def flatten(tree: Tree, prefix: str = "") -> list[str]:
         if isinstance(value, dict):
             overrides += flatten(value, f"{prefix}{key}.")
         else:
-            overrides.append(f"{prefix}{key}={json.dumps(value)}")
+            overrides.append(f"{prefix}{key}={spell(value)}")
     return overrides
 
 
@@ -253,6 +255,17 @@ def family_of(task: str) -> str:
     return str(read_yaml(path, f"conf/task/{path.name}").section("data").tree["name"])
 
 
+def _check_texts(config: RunConfig, overrides: Sequence[str]) -> None:
+    """Refuses a number of the table where a text is asked for: yaml has made 1.1 of an unquoted 1.10 already."""
+    for override in overrides:
+        key, _, text = override.partition("=")
+        section, _, path = key.partition(".")
+        hint = hint_of(type(getattr(config, section, None)), path)
+        found = elements(text) if text.startswith("[") and hint == tuple[str, ...] else [text]
+        if hint in (str, tuple[str, ...]) and not all(one.startswith("'") for one in found):
+            raise SslMedError(f"{key} is {text} in the table; it must be {type_words(hint)}: put it in quotes")
+
+
 _TOLD = ("map", "part", "uncertain")  # overrides of an external test, whose values are names as they are written
 
 
@@ -261,8 +274,8 @@ def _told(key: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [override for name, item in value.items() for override in _told(f"{key}.{name}", item)]
     if isinstance(value, list):
-        return [f"{key}=[{','.join(map(str, value))}]"]
-    return [] if value is None else [f"{key}={value}"]
+        return [f"{key}={spell(value)}"]
+    return [] if value is None else [f"{key}={spell(value)}"]
 
 
 def _for_probe(settings: Tree) -> Tree:

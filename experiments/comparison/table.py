@@ -11,6 +11,7 @@ from experiments.config.sections import SCRATCH
 from ssl_med.catalogue import nearest
 from ssl_med.config import Layer, build, parse_overrides, read_yaml
 from ssl_med.spec import SslMedError
+from ssl_med.values import is_null
 
 TABLES = Path(__file__).parents[1] / "tables"
 Tree = dict[str, Any]
@@ -266,14 +267,14 @@ def _build(source: str, tree: Tree) -> TableConfig:
     tree = dict(tree)
     for part in ("rows", "columns"):
         if isinstance(tree.get(part), dict):
-            tree[part] = {key: _without_nulls(value) for key, value in tree[part].items() if value is not None}
+            tree[part] = {key: _without_nulls(value) for key, value in tree[part].items() if not is_null(value)}
     if isinstance(tree.get("columns"), dict):
         tree["columns"] = dict(_varied(tree["columns"]))
     return build(TableConfig, [Layer(source, tree)], prefix="")
 
 
 def _without_nulls(value: Any) -> Any:
-    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+    return {key: item for key, item in value.items() if not is_null(item)} if isinstance(value, dict) else value
 
 
 def _varied(columns: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -284,5 +285,5 @@ def _varied(columns: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             continue
         shared = {key: value for key, value in column.items() if key != "vary"}
         for label, own in column["vary"].items():
-            if own is not None:
+            if not is_null(own):
                 yield f"{name} {label}", {"series": name, **merge(shared, own)}

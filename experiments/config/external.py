@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,14 +12,16 @@ from experiments.config.finetuned import FinetunedRun
 from experiments.config.run import PASS, RunConfig, finish, of_task, without
 from experiments.config.sources import check_keys, choose, names, read_conf, sections_of
 from ssl_med.catalogue import nearest
-from ssl_med.config import Layer, build
+from ssl_med.config import Layer, Tree, build, to_plain
 from ssl_med.evaluation.external import ClassMap, Mapped, fit
 from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.values import WrongValueError, convert, elements, type_words, unquoted
 
 SAME = "same"
 # how an answer is found, scored and shown; the rest of a task is that of the training
 _SCORING = ("overlap", "window_batch", "tolerance_mm", "pictures")
 _MAP_KEYS = ("classes", "uncertain", "data")
+_OVERRIDE = re.compile(r"map\.[^=]+=|[A-Za-z_][\w.]*=")  # everything else is the folder of the run
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,14 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
         overrides: of the command line.
         trained: what RUN will hold; None: it is there and is read.
     """
-    folders = [override for override in overrides if "=" not in override]
+    folders = [override for override in overrides if not _OVERRIDE.match(override)]
     if len(folders) != 1:
         raise SslMedError(
             "external: give the folder of one finished fine-tuning, ssl-med external RUN task=NAME data.root=DIR map=NAME"
         )
     trained = trained or FinetunedRun.read(Path(folders[0]))
     own = [override for override in overrides if override.startswith(("map=", "map.", "part=", "uncertain="))]
-    rest = [override for override in overrides if "=" in override and override not in own]
+    rest = [override for override in overrides if override not in (*folders, *own)]
     single = _single(own)
     part = single.get("part", "all")
     if part not in ("all", "test"):
@@ -78,9 +81,9 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
     preset = _preset(single.get("map", ""))
     middle = [without(layer, {"trainer": PASS, "task": (), "backbone": (), "transfer": ()}) for layer in layers[:-1]]
     middle.append(Layer(preset.source, {"data": preset.section("data").tree}))
-    forced = _prepared(trained, data_class.Config, line)
     named = Layer("", {"name": data_name})
     plain: Any = build(data_class.Config, [named, *sections_of([*middle, line], "data")], prefix="data")
+    forced = _prepared(trained, to_plain(plain), asked=line.section("data").tree)
     _check_kind(trained, data_class.make_spec(plain, labelled=True), data_class.Config, chosen["task"])
     base = _of_run(trained)
     config = finish(
@@ -121,7 +124,7 @@ def _single(own: Sequence[str]) -> dict[str, str]:
         key, _, value = override.partition("=")
         if key in found:
             raise SslMedError(f"command line: '{key}' is given twice")
-        found[key] = value
+        found[key] = value if key.startswith("map.") else unquoted(value)
     return found
 
 
@@ -139,7 +142,7 @@ def _class_map(
     own: Sequence[str], single: Mapping[str, str], preset: Layer, trained: DataSpec, other: DataSpec
 ) -> ClassMap:
     """The preset, or equal names where map=same says so, with the overrides of the line laid over it."""
-    said = {key.removeprefix("map."): _listed(value) for key, value in single.items() if key.startswith("map.")}
+    said = {key.removeprefix("map."): _listed(key, value) for key, value in single.items() if key.startswith("map.")}
     if not said and "map" not in single:
         raise SslMedError(
             f"map is missing: say which class of the run ({', '.join(trained.class_names)}) stands for which of "
@@ -150,16 +153,28 @@ def _class_map(
         name: (name,) for name in trained.class_names if single.get("map") == SAME and name in other.class_names
     }
     for name, value in preset.section("classes").tree.items():
-        classes[name] = tuple(map(str, value)) if isinstance(value, list) else (str(value),)
+        classes[name] = _written(preset.source, name, value)
     uncertain: Any = single.get("uncertain", preset.tree.get("uncertain", "ignore"))
     return ClassMap(classes | said, uncertain)
 
 
-def _listed(value: str) -> tuple[str, ...]:
-    """`Edema` or `[Edema,Mass]` -> names; class names are taken as they are written."""
+def _written(source: str, name: str, value: Any) -> tuple[str, ...]:
+    """What a yaml says of one class."""
+    try:
+        found: tuple[str, ...] = convert(tuple[str, ...], value if isinstance(value, list) else [value])
+    except WrongValueError:
+        raise SslMedError(f"{source}: 'classes.{name}' is {value!r}; put the names of classes in quotes") from None
+    return found
+
+
+def _listed(key: str, value: str) -> tuple[str, ...]:
+    """`Edema` or `[Edema,'Pleural, other']` -> names; class names are taken as they are written."""
     if value.startswith("[") and value.endswith("]"):
-        return tuple(name.strip() for name in value[1:-1].split(",") if name.strip())
-    return (value,) if value else ()
+        try:
+            return tuple(map(unquoted, elements(value)))
+        except WrongValueError:
+            raise SslMedError(f"command line: '{key}' is {value!r}; it must be {type_words(list[str])}") from None
+    return (unquoted(value),) if value else ()
 
 
 def _of_run(trained: FinetunedRun) -> Layer:
@@ -178,11 +193,16 @@ def _of_run(trained: FinetunedRun) -> Layer:
     )
 
 
-def _prepared(trained: FinetunedRun, schema: type, line: Layer) -> Layer:
+def _prepared(trained: FinetunedRun, own: Tree, asked: Iterable[str]) -> Layer:
     """Settings of data that make an image what the network knows.
 
+    Args:
+        trained: the run that is tested.
+        own: settings of the other data set.
+        asked: keys of them that the command line sets.
+
     Raises:
-        SslMedError: the line asks for another one.
+        SslMedError: the line asks for another image.
     """
     spec = trained.spec
     wanted: dict[str, Any] = {
@@ -195,12 +215,11 @@ def _prepared(trained: FinetunedRun, schema: type, line: Layer) -> Layer:
     }
     if trained.settings["data"].get("image_size"):
         wanted["image_size"] = trained.settings["data"]["image_size"]
-    known = {field.name for field in fields(schema)}
-    wanted = {key: value for key, value in wanted.items() if key in known}
-    for key, value in line.section("data").tree.items():
-        if key in wanted and value != wanted[key]:
+    wanted = {key: value for key, value in wanted.items() if key in own}
+    for key in asked:
+        if key in wanted and own[key] != wanted[key]:
             raise SslMedError(
-                f"command line: data.{key}={_short(value)}, but {trained.folder} was trained with {_short(wanted[key])}; "
+                f"command line: data.{key}={_short(own[key])}, but {trained.folder} was trained with {_short(wanted[key])}; "
                 "a test prepares data as the training did, leave it out"
             )
     return Layer(str(trained.folder), {"data": wanted})

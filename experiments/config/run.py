@@ -44,6 +44,7 @@ from ssl_med.methods.core.base import Method
 from ssl_med.networks.backbone import BackboneConfig, resolve
 from ssl_med.optim import OptimConfig
 from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.values import unquoted
 
 PATHS = ("root", "store", "split_file", "quarantine")  # keys of data that hold paths
 PASS = ("accelerator", "batch_size", "precision", "num_workers", "progress")  # keys of trainer that a probe has
@@ -172,7 +173,7 @@ def compose_pretrain(overrides: Sequence[str]) -> RunConfig:
     keys = ("method", "data", "backbone", "optim", "trainer", "tracking", "seed", "out", "resume")
     check_keys(layers[:-1], keys)
     check_keys([line], (*keys, "online"))
-    if str(line.section("trainer").tree.get("monitor", "")).startswith(PREFIX):
+    if unquoted(line.section("trainer").tree.get("monitor", "")).startswith(PREFIX):
         # recipes that keep the last weights have no value to choose by; whoever names one here has
         layers.insert(-1, Layer("", {"trainer": {"select": "best"}}))
     method = build_section(method_class.Config, layers, "method")

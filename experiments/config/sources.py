@@ -11,6 +11,7 @@ from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.config import Layer, build, parse_overrides, read_yaml
 from ssl_med.methods.core.base import Method
 from ssl_med.spec import SslMedError
+from ssl_med.values import unquoted
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -43,9 +44,9 @@ def choose(
     for override in overrides:
         key, equals, value = override.partition("=")
         if equals and key in groups:
-            if key in chosen and chosen[key] != value:
+            if key in chosen and chosen[key] != unquoted(value):
                 raise SslMedError(f"command line: '{key}' is given twice")
-            chosen[key] = value
+            chosen[key] = unquoted(value)
         else:
             rest.append(override)
     for group in required:

@@ -180,6 +180,18 @@ def test_words_win_over_every_yaml():
     assert config.trainer.max_steps == conf("trainer", "cpu")["trainer"]["max_steps"]
 
 
+def test_own_data_are_named_as_they_are_typed():
+    scans = compose_pretrain(
+        ["method=models_genesis", "data=volumes", "data.root=/x/scans #2", "data.exclude=[*mask*]"]
+    )
+    assert (scans.data.root, scans.data.exclude) == ("/x/scans #2", ("*mask*",))
+    words = ["task=images", "data.root=1.10", "data.class_names=[no,yes]", r"data.subject_pattern=(person\d+)"]
+    images = compose_finetune([*words, "tracking.project=on", "out=1e3"])
+    assert (images.data.root, images.data.class_names) == ("1.10", ("no", "yes"))
+    assert (images.data.subject_pattern, images.tracking.project) == (r"(person\d+)", "on")
+    assert str(images.folder()) == "1e3"
+
+
 def test_the_hash_names_what_can_change_the_result():
     base = ["method=moco", "data=luna"]
     plain = compose_pretrain(base).hash()

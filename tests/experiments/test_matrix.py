@@ -1,6 +1,7 @@
 """Declarations and the runs that they expand to; nothing is trained."""
 
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -78,10 +79,23 @@ def test_merge_goes_key_by_key_and_changes_neither_side():
 
 def test_flatten_spells_values_so_that_they_are_read_back():
     from ssl_med.config import parse_overrides
+    from ssl_med.values import convert
 
     tree = {"a": {"b": [1, 2], "c": "off", "d": True, "e": None}, "f": 1e-5, "g": "x: y, [z]"}
     assert flatten(tree)[0] == "a.b=[1, 2]"
-    assert parse_overrides(flatten(tree)).tree == tree
+    read = parse_overrides(flatten(tree)).tree
+    assert {key: convert(Any, text) for key, text in read["a"].items()} == tree["a"]
+    assert (convert(float, read["f"]), convert(str, read["g"])) == (tree["f"], tree["g"])
+
+
+def test_a_number_of_a_table_is_no_text(load, tmp_path):
+    """Yaml made 1.1 of an unquoted 1.10 before anybody knew that a text is asked for."""
+    change = "pretrain: {data: lits, seeds: [5, 6], settings: {tracking: {project: %s}}}"
+    start = "pretrain: {data: lits, seeds: [5, 6], settings: {trainer: {max_steps: 3}}}"
+    quoted = matrix_of(load(BASE.replace(start, change % "'1.10'")), tmp_path).pretrainings()[0]
+    assert quoted.config().tracking.project == "1.10"
+    with pytest.raises(SslMedError, match=r"tracking.project is 1.1 in the table; it must be text: put it in quotes$"):
+        matrix_of(load(BASE.replace(start, change % "1.10")), tmp_path).pretrainings()
 
 
 def test_family_of_a_task():
@@ -193,7 +207,7 @@ def test_pretrainings_are_shared_and_come_seed_by_seed(load, tmp_path):
     found = matrix.pretrainings()
     assert [(node.row, node.seed, node.column) for node in found] == [
         ("mg", 5, ""), ("wide", 5, ""), ("mg", 6, ""), ("wide", 6, "")]  # fmt: skip
-    assert words_of(found[0])["data.root"] == '"/data/lits"'
+    assert words_of(found[0])["data.root"] == "'/data/lits'"
     assert len({matrix.folder(node) for node in found}) == 4
     needed = {matrix.folder(need) for node in matrix.finals({}) for need in node.needs}
     assert needed <= {matrix.folder(node) for node in found}
@@ -244,7 +258,7 @@ def test_pretraining_differs_by_column_and_row(load, tmp_path):
     found = matrix.pretrainings()
     assert [node.name for node in found if node.seed == 5] == [
         "pretrain mg, seed 5", "pretrain mg for lungs, seed 5", "pretrain wide, seed 5"]  # fmt: skip
-    assert words_of(found[1])["data.store"] == '"/fast/ct"'
+    assert words_of(found[1])["data.store"] == "'/fast/ct'"
     final = next(node for node in matrix.finals({}) if (node.row, node.column) == ("mg", "lungs"))
     assert words_of(final)["init"] == str(matrix.folder(found[1]))
 
@@ -295,8 +309,8 @@ def test_an_external_column_tests_each_fine_tuning_of_another(load, tmp_path):
     folder, *rest = first.overrides
     assert folder == str(matrix.folder(inside[0]))
     words = dict(word.split("=", 1) for word in rest)
-    assert (words["task"], words["map"]) == ("lits", "same")
-    assert words["data.root"] == '"/data/ct"'
+    assert (words["task"], words["map"]) == ("lits", "'same'")
+    assert words["data.root"] == "'/data/ct'"
     assert words["trainer.batch_size"] == "3"  # how it loads; not how long the others train
     assert "trainer.max_steps" not in words
     assert "seed" not in words
@@ -318,7 +332,7 @@ def test_the_map_of_an_external_column_is_checked_before_anything_is_trained(loa
     longer = EXTERNAL.replace("trainer: {max_steps: 2}", "trainer: {max_steps: 9}")
     assert first(longer).config().hash() != node.config().hash()  # another training, another test
     spelt = first(EXTERNAL.replace("map: same", "map: {liver: [liver]}"))
-    assert "map.liver=[liver]" in spelt.overrides
+    assert "map.liver=['liver']" in spelt.overrides
     assert spelt.config().external.classes == {"liver": ["liver"]}
     for said, message in (("sam", "map 'sam' is unknown; did you mean 'same'"), ("{liver: lung}", "'lung'")):
         wrong = first(EXTERNAL.replace("map: same", f"map: {said}"))
