@@ -78,6 +78,8 @@ class Grid:
         # trees have thousands of short segments: those whose windows are equally large are drawn together
         sizes, kind = np.unique(high - low, axis=0, return_inverse=True)
         for number, size in enumerate(sizes):
+            if not size.all():
+                continue  # outside of the field of view
             members = np.flatnonzero(kind.reshape(-1) == number)
             for part in np.array_split(members, math.ceil(len(members) * size.prod() / _DRAWN_TOGETHER)):
                 where = low[part]
@@ -85,7 +87,7 @@ class Grid:
                 places = np.zeros((len(part), *[1] * dims), int)
                 for k, count in enumerate(size):
                     index = where[:, k, None] + np.arange(count)
-                    places = places * self.size[k] + index.reshape(-1, *self._shapes[k])
+                    places = places * self.size[k] + along(index, k, dims)
                 np.maximum.at(out.reshape(-1), places.reshape(-1), share.reshape(-1))
         return out
 
@@ -96,7 +98,7 @@ class Grid:
             return numbers.reshape(-1, *[1] * len(size))
 
         offsets = [
-            (line[low[:, k, None] + np.arange(count)] - starts[:, k, None]).reshape(-1, *self._shapes[k])
+            along(line[low[:, k, None] + np.arange(count)] - starts[:, k, None], k, len(size))
             for k, (line, count) in enumerate(zip(self.lines, size, strict=True))
         ]
         t = sum(offset * wide(ways[:, k] / squares) for k, offset in enumerate(offsets))
@@ -139,6 +141,11 @@ def _spline(count: int, step: float) -> Array:
     for shift, value in enumerate(basis):
         weights[np.arange(count), cell + shift] = value / 6
     return weights
+
+
+def along(rows: Array, axis: int, dims: int) -> Array:
+    """(N, n) numbers -> (N, 1, n, 1): those of each row lie along one of `dims` axes."""
+    return np.expand_dims(rows, tuple(1 + k for k in range(dims) if k != axis))
 
 
 def fill(image: Array, share: Array, value: Array | float) -> None:
