@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from experiments.run.threads import wait_without_spinning
 from ssl_med.catalogue import list_names, nearest
 from ssl_med.spec import SslMedError
 
@@ -211,6 +212,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    wait_without_spinning()
     overrides = list(sys.argv[1:] if arguments is None else arguments)
     if not overrides or overrides[0] in ("-h", "--help", "help"):
         print(USAGE, end="")

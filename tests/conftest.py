@@ -9,6 +9,7 @@ import torch
 from wandb_server import Server
 
 os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("SSL_MED_BF16", "0")  # trainer.precision=auto is 32 on every processor; workers inherit it
 torch.set_num_threads(1)
 
 

@@ -18,6 +18,8 @@ MAY_IMPORT = {
     "ssl_med.spec": set(),
     "ssl_med.rng": set(),
     "ssl_med.distributed": set(),
+    "ssl_med.processor": set(),
+    "ssl_med.precision": {"ssl_med.spec", "ssl_med.processor"},
     "ssl_med.catalogue": {"ssl_med.spec"},
     "ssl_med.yaml_text": {"ssl_med.spec"},
     "ssl_med.values": {"ssl_med.yaml_text"},

@@ -5,7 +5,8 @@ of them. References are those of `experiments.bench.references`; peers are measu
 a variant says what it shares with the reference: exact (the same numbers, up to rounding), same law (the same distribution,
 other random numbers), approximate. The intensity map is tabulated, and within 3e-5 of the definition at whole Hounsfield units;
 pooled shufflings follow the law one by one, but crops share them.
-`only=transforms,genesis,pcrl,losses` measures some tables alone.
+`only=transforms,genesis,pcrl,losses` measures some tables alone. bfloat16 is measured where the processor has units for it, or
+with bf16=true: emulated, a single step can take minutes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ssl_med.methods.pcrl import PCRL, PCRLConfig
 from ssl_med.networks.backbone import BackboneConfig, resolve
 from ssl_med.networks.queue import Queue
 from ssl_med.optim import OptimConfig
+from ssl_med.precision import AUTO, HALF, decide
 from ssl_med.spec import Batch, DataSpec, SslMedError
 from ssl_med.transforms import _compiled, corruptions
 from ssl_med.transforms.intensity import nonlinear
@@ -76,6 +78,10 @@ class BenchSpeedConfig:
     """keys of the queue"""
     prototypes: int = 3000
     """clusters of Sinkhorn's algorithm"""
+    ruler: int = 128
+    """channels of the convolution whose rate steps are compared with"""
+    bf16: bool = False
+    """measure bfloat16 although the processor emulates it"""
 
     def __post_init__(self) -> None:
         for key in ("repeats", "step_repeats", "crops", "windows", "maps", "genesis_batch", "pcrl_batch", "batch"):
@@ -88,6 +94,12 @@ class BenchSpeedConfig:
         for name in self.tables:
             if name not in TABLES:
                 raise SslMedError(f"only={name}: is no table; choose of {', '.join(TABLES)}")
+
+    @property
+    def precisions(self) -> tuple[tuple[str, bool], ...]:
+        """Name of each arithmetic that is measured, and whether it is bfloat16."""
+        half = self.bf16 or decide(AUTO, accelerator="cpu").value == HALF
+        return (("fp32", False), ("bf16", True)) if half else (("fp32", False),)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -109,6 +121,8 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     """Measures and prints Markdown tables; returns the rows of all of them."""
     config = build(BenchSpeedConfig, [parse_overrides(overrides)], prefix="")
     say(f"{hardware()}, torch {torch.__version__}, one thread, medians of variants that take turns")
+    if len(config.precisions) == 1:
+        say(f"bf16 is left out, because {decide(AUTO, accelerator='cpu').why}; bf16=true measures it anyway")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     makers = {"transforms": transforms, "genesis": genesis_step, "pcrl": pcrl_step, "losses": losses}
@@ -260,7 +274,7 @@ def genesis_step(config: BenchSpeedConfig) -> list[dict[str, Any]]:
     views = methods[True].views(batch, generator)
     variants = [
         Variant(f"{name}, {precision}", word, _training(methods[fast], views, bf16=bf16))
-        for precision, bf16 in (("fp32", False), ("bf16", True))
+        for precision, bf16 in config.precisions
         for name, fast, word in (
             ("definition", False, NEAR if bf16 else BASE),
             ("ours", True, NEAR if bf16 else EXACT),
@@ -277,7 +291,7 @@ def pcrl_step(config: BenchSpeedConfig) -> list[dict[str, Any]]:
     image, other = (crops_like_ct(config.pcrl_batch, config.patch, generator) for _ in range(2))
     views = fast.views({"image": image, "image2": other}, generator)
     variants = []
-    for precision, bf16 in (("fp32", False), ("bf16", True)):
+    for precision, bf16 in config.precisions:
         slow = _training(
             plain,
             views,
@@ -297,35 +311,41 @@ def _steps(piece: str, variants: list[Variant], config: BenchSpeedConfig) -> lis
         with FlopCounterMode(display=False) as counter:
             variant.work()
         counted.append(counter.get_total_flops())
-    rulers = [_convolution(torch.float32), _convolution(torch.bfloat16)]
-    *times, single, half = race([*variants, *(work for work, _ in rulers)], config.step_repeats)
-    peaks = [flops / ms / 1e6 for (_, flops), ms in zip(rulers, (single, half), strict=True)]  # GFLOP/s
+    rulers = {
+        name: _convolution(torch.bfloat16 if bf16 else torch.float32, config.ruler) for name, bf16 in config.precisions
+    }
+    times = race([*variants, *(work for work, _ in rulers.values())], config.step_repeats)
+    peaks = {
+        name: flops / ms / 1e6  # GFLOP/s
+        for (name, (_, flops)), ms in zip(rulers.items(), times[len(variants) :], strict=True)
+    }
     size = "×".join(map(str, config.patch))
     say(f"\n**{piece}, crops of {size}, U-Net {'-'.join(map(str, config.channels))}, views made before**\n")
-    say(f"Convolution 128→128 in this run: fp32 {peaks[0]:.0f}, bf16 {peaks[1]:.0f} GFLOP/s.\n")
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in peaks.items())
+    say(f"Convolution {config.ruler}→{config.ruler} in this run: {rates} GFLOP/s.\n")
     say("| variant | equivalence | ms | times as fast | GFLOP | GFLOP/s | of the convolution's |")
     say("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     rows = []
-    for variant, ms, flops in zip(variants, times, counted, strict=True):
+    for variant, ms, flops in zip(variants, times[: len(variants)], counted, strict=True):
         rate, ratio = flops / ms / 1e6, times[0] / ms
-        share = rate / peaks[variant.name.endswith("bf16")]
+        share = rate / peaks[variant.name.rpartition(" ")[2]]
         cells = f"{ms:,.0f} | {ratio:.2f} | {flops / 1e9:,.0f} | {rate:.0f} | {share:.0%}"
         say(f"| {variant.name} | {variant.equivalence} | {cells} |")
         rows.append({"piece": piece, "variant": variant.name, "ms": ms, "ratio": ratio, "flops": flops, "share": share})
     return rows
 
 
-def _convolution(dtype: torch.dtype) -> tuple[Variant, int]:
+def _convolution(dtype: torch.dtype, channels: int) -> tuple[Variant, int]:
     """A large 3D convolution, and its floating-point operations."""
-    x = torch.rand(2, 128, 32, 32, 16).to(dtype)
-    weight = torch.rand(128, 128, 3, 3, 3).to(dtype)
+    x = torch.rand(2, channels, 32, 32, 16).to(dtype)
+    weight = torch.rand(channels, channels, 3, 3, 3).to(dtype)
     if dtype == torch.bfloat16:  # the faster layout of half precision
         x, weight = (v.to(memory_format=torch.channels_last_3d) for v in (x, weight))
 
     def work() -> None:
         F.conv3d(x, weight, padding=1)
 
-    return Variant(f"convolution {dtype}", BASE, work), 2 * 27 * 128 * x.numel()
+    return Variant(f"convolution {dtype}", BASE, work), 2 * 27 * channels * x.numel()
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
@@ -366,18 +386,13 @@ def losses(config: BenchSpeedConfig) -> list[dict[str, Any]]:
     def their_pairs(a: Tensor, b: Tensor) -> Tensor:
         return reference.nt_xent(a, b, temperature=_TAU)
 
-    queued = [
-        Variant("definition, fp32", BASE, contrast(reference.info_nce)),
-        Variant("ours, fp32", EXACT, contrast(info_nce)),
-        Variant("definition, bf16", NEAR, contrast(reference.info_nce, bf16=True)),
-        Variant("ours, bf16", NEAR, contrast(info_nce, bf16=True)),
-    ]
-    paired = [
-        Variant("definition, fp32", BASE, pairs(their_pairs)),
-        Variant("ours, fp32", EXACT, pairs(our_pairs)),
-        Variant("definition, bf16", NEAR, pairs(their_pairs, bf16=True)),
-        Variant("ours, bf16", NEAR, pairs(our_pairs, bf16=True)),
-    ]
+    queued, paired = [], []
+    for precision, bf16 in config.precisions:
+        base, ours = (NEAR, NEAR) if bf16 else (BASE, EXACT)
+        queued.append(Variant(f"definition, {precision}", base, contrast(reference.info_nce, bf16=bf16)))
+        queued.append(Variant(f"ours, {precision}", ours, contrast(info_nce, bf16=bf16)))
+        paired.append(Variant(f"definition, {precision}", base, pairs(their_pairs, bf16=bf16)))
+        paired.append(Variant(f"ours, {precision}", ours, pairs(our_pairs, bf16=bf16)))
     assigned = [
         Variant("definition, fp32", BASE, lambda: reference.sinkhorn(scores, epsilon=0.05, iterations=3)),
         Variant("ours, fp32", EXACT, lambda: sinkhorn(scores, epsilon=0.05, iterations=3)),

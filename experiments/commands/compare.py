@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from experiments.comparison.slurm import Slurm, SlurmConfig
 from experiments.comparison.table import load_table
 from experiments.run.callbacks import RunError
 from experiments.run.environment import say
+from experiments.run.threads import cores
 from ssl_med.config import build, parse_overrides, to_plain
 from ssl_med.reports.run_folder import Run, read_run
 from ssl_med.reports.writing import write_json
@@ -104,11 +104,6 @@ def compare(overrides: Sequence[str]) -> Path:
     return matrix.out
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _launcher(config: CompareConfig, out: Path, *, jobs: int, threads: int) -> Workers | Slurm:
     if config.launcher == "slurm":
         return Slurm(config.slurm, out / "slurm")
@@ -125,7 +120,8 @@ def open_matrix(overrides: Sequence[str]) -> tuple[Matrix, CompareConfig]:
     name = Path(config.table).stem
     table = load_table(config.table, rest, scale=config.scale)
     out = Path(config.out or f"runs/compare/{name}{'-small' if config.scale == 'small' else ''}")
-    return Matrix(name, table, out=out.resolve(), roots=config.root, stores=config.store), config
+    elsewhere = config.launcher == "slurm"
+    return Matrix(name, table, out=out.resolve(), roots=config.root, stores=config.store, elsewhere=elsewhere), config
 
 
 _KEYS = ("table", "scale", "out", "jobs", "threads", "root", "store", "launcher", "memory_gb", "slurm")

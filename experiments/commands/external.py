@@ -13,7 +13,7 @@ from datamodules.core.base import MedicalData
 from experiments.config.external import ExternalRun, compose_external
 from experiments.run.environment import quiet, say
 from experiments.run.error_analysis import RESAMPLES, error_analysis, interval_of, picture_cases
-from experiments.run.session import Session, ledger_of
+from experiments.run.session import Session, ledger_of, prepare_process
 from ssl_med.evaluation.analysis import headline
 from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
 from ssl_med.evaluation.external import External
@@ -31,6 +31,7 @@ def external(overrides: Sequence[str]) -> Path:
     start = time.perf_counter()
     asked = compose_external(overrides)
     config, trained = asked.config, asked.trained
+    prepare_process(config)
     pl.seed_everything(config.general.seed, verbose=False)
     module = trained.module(config.task)
     inside = _in_domain(asked)
@@ -74,7 +75,7 @@ def _trainer(asked: ExternalRun) -> pl.Trainer:
     return pl.Trainer(
         accelerator=c.accelerator,
         devices=1,
-        precision="32-true" if c.precision == "32" else c.precision,
+        precision=asked.config.precision.of_trainer,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=c.progress,

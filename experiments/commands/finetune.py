@@ -24,7 +24,7 @@ from experiments.run.pretrained import (
     notes_of,
     tell,
 )
-from experiments.run.session import Session
+from experiments.run.session import Session, prepare_process
 from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.protocols import TransferConfig, describe
 from ssl_med.evaluation.tasks import task_class
@@ -61,6 +61,7 @@ def matched_schedule(config: RunConfig, data: MedicalData) -> tuple[TrainerConfi
 def finetune(overrides: Sequence[str]) -> Path:
     """Runs or continues a fine-tuning and tests it; returns the run folder."""
     config = compose_finetune(overrides)
+    prepare_process(config)
     spec, transfer = config.spec, config.transfer
     assert isinstance(transfer, TransferConfig)
     pl.seed_everything(config.general.seed, verbose=False)

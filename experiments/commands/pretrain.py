@@ -11,7 +11,7 @@ from experiments.config.run import RunConfig, compose_pretrain
 from experiments.run.environment import git_revision, is_first_process, say, versions
 from experiments.run.online_probe import OnlineProbe
 from experiments.run.pretrained import differences
-from experiments.run.session import Session, ledger_of
+from experiments.run.session import Session, ledger_of, prepare_process
 from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.config import to_plain
 from ssl_med.ledger import Ledger
@@ -37,6 +37,7 @@ def build_method(config: RunConfig) -> Method:
 def pretrain(overrides: Sequence[str]) -> Path:
     """Runs or continues a pretraining; returns the run folder."""
     config = compose_pretrain(overrides)
+    prepare_process(config)
     method = build_method(config)
     data = config.data_class(
         config.data,

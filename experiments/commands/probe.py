@@ -27,7 +27,7 @@ from experiments.run.pretrained import (
     notes_of,
     tell,
 )
-from experiments.run.session import Session
+from experiments.run.session import Session, prepare_process
 from ssl_med.config import to_plain
 from ssl_med.evaluation import dense, fewshot, pretext, probes
 from ssl_med.evaluation.features import (
@@ -75,6 +75,7 @@ def probe(overrides: Sequence[str]) -> Path:
     """Runs a probe; returns the run folder."""
     start = time.perf_counter()
     config = compose_probe(overrides)
+    prepare_process(config)
     pl.seed_everything(config.general.seed, verbose=False)
     loaded = build_network(config, with_decoder=False)
     data = config.data_class(

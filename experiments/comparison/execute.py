@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.comparison.local import Finished, Job
 from experiments.comparison.plan import Matrix, Node
+from experiments.comparison.progress import Bar
 from experiments.run.environment import say
 from ssl_med.reports.run_folder import read_run
 from ssl_med.reports.writing import write_json
@@ -52,6 +53,7 @@ class Campaign:
         self.trials = matrix.trials()
         self.waiting = [*matrix.pretrainings(), *self.trials]
         self.planned_finals = False
+        self.bar = Bar(self.total)
         self._finished(list(self.waiting))
         self._plan_finals()
 
@@ -63,9 +65,11 @@ class Campaign:
     def run(self, launcher: Launcher) -> dict[Path, str]:
         """Carries out what is left; folder -> why of what failed or could not start."""
         while self._start(launcher) or launcher.running:
+            self.bar.show(len(self.done | self.failed.keys()), [job.key.name for job in launcher.running], self._left())
             for finished in launcher.finished():
                 self._account(finished)
             self._plan_finals()
+        self.bar.close()
         for row, column in self._unchosen():
             say(f"not run: {column}: {row}, because its trials failed")
             self.failed[self.matrix.out / "final" / f"{column}-{row}"] = "its trials failed"
@@ -92,7 +96,7 @@ class Campaign:
         if not finished.error and run.summary.get("status") == "interrupted" and self.again[folder] < AGAIN:
             self.again[folder] += 1
             self.waiting.insert(0, node)
-            say(f"interrupted, goes on: {node.name}, {run.summary.get('steps')} steps")
+            self.bar.say(f"interrupted, goes on: {node.name}, {run.summary.get('steps')} steps")
             return
         error = finished.error or run.problem
         result = f"{run.summary.get('steps')} steps"
@@ -104,11 +108,12 @@ class Campaign:
         if error:
             self.failed[folder] = error
             self._give_up(folder)
-            say(f"FAILED: {node.name}: {error}; log: {finished.job.log}")
+            self.bar.say(f"FAILED: {node.name}: {error}; log: {finished.job.log}")
         else:
             self.done.add(folder)
             self.seconds[kind_of(node)].append(finished.seconds)
-            say(f"[{len(self.done)}/{self.total}] {node.name}: {result} ({finished.seconds:.0f} s{self._left()})")
+            took = ", ".join(part for part in (f"{finished.seconds:.0f} s", self._left()) if part)
+            self.bar.say(f"[{len(self.done)}/{self.total}] {node.name}: {result} ({took})")
         write_json(
             self.matrix.out / PROGRESS,
             {"done": len(self.done), "of": self.total, "failed": {str(k): v for k, v in self.failed.items()}},
@@ -120,11 +125,11 @@ class Campaign:
             self.waiting.remove(node)
             lost = self.matrix.folder(node)
             self.failed[lost] = f"waits for a {'fine-tuning' if node.kind == 'external' else 'pretraining'} that failed"
-            say(f"not run: {node.name}")
+            self.bar.say(f"not run: {node.name}")
             self._give_up(lost)
 
     def _left(self) -> str:
-        """', 12 min left', from what runs of each kind took."""
+        """'12 min left', from what runs of each kind took; '' when some kind has not ended yet."""
         rest = 0.0
         waiting = self.waiting if self.planned_finals else [*self.waiting, *self._possible_finals()]
         for node in waiting:
@@ -135,7 +140,9 @@ class Campaign:
                 return ""
             rest += float(np.mean(known))
         rest /= self.jobs
-        return f", {rest / 3600:.1f} h left" if rest > 5400 else f", {rest / 60:.0f} min left"
+        if rest < 90:
+            return f"{rest:.0f} s left"
+        return f"{rest / 3600:.1f} h left" if rest > 5400 else f"{rest / 60:.0f} min left"
 
     def _possible_finals(self) -> list[Node]:
         choices: dict[tuple[str, str], dict[str, Any]] = {
@@ -152,7 +159,7 @@ class Campaign:
         if choices:
             write_json(self.matrix.out / CHOICES, table)
             for (row, column), chosen in choices.items():
-                say(f"chosen for {row} in {column}: {', '.join(f'{k}={v}' for k, v in chosen.items())}")
+                self.bar.say(f"chosen for {row} in {column}: {', '.join(f'{k}={v}' for k, v in chosen.items())}")
         self.planned_finals = True
         finals = self.matrix.finals(choices)
         self.waiting += finals

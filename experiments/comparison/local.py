@@ -121,13 +121,13 @@ def _serve(pipe: Connection, threads: int, parent: int) -> None:
 
     from experiments.run.environment import host_peak_mb
 
-    torch.set_num_threads(threads)
     first = 0.0
     while True:
         try:
             kind, overrides, log = pipe.recv()
         except (EOFError, OSError):
             return
+        torch.set_num_threads(threads)  # the run before may have had trainer.threads of its own
         error = carry_out(kind, overrides, Path(log))
         now = _resident_mb()
         first = first or now

@@ -76,13 +76,30 @@ class Node:
 
 
 class Matrix:
-    """A table's runs below one folder."""
+    """A table's runs below one folder.
+
+    Args:
+        name: of the table.
+        config: its declaration.
+        out: the folder.
+        roots: folders of the data sets.
+        stores: their stores.
+        elsewhere: other machines than this one carry the runs out, so that folders must not be named by what
+            `trainer.precision=auto` means here; each run decides on its own machine and records what it decided.
+    """
 
     def __init__(
-        self, name: str, config: TableConfig, *, out: Path, roots: Mapping[str, str], stores: Mapping[str, str]
+        self,
+        name: str,
+        config: TableConfig,
+        *,
+        out: Path,
+        roots: Mapping[str, str],
+        stores: Mapping[str, str],
+        elsewhere: bool = False,
     ) -> None:
         self.name, self.table, self.out = name, config, out
-        self.roots, self.stores = roots, stores
+        self.roots, self.stores, self.elsewhere = roots, stores, elsewhere
         self._folders: dict[tuple[str, ...], Path] = {}
 
     # --- nodes ---------------------------------------------------------------------------------------------------
@@ -129,7 +146,7 @@ class Matrix:
         if node.overrides not in self._folders:
             config = node.config()
             name = config.name.replace("/", "-")
-            self._folders[node.overrides] = self.out / node.role / f"{name}-{config.hash()}"
+            self._folders[node.overrides] = self.out / node.role / f"{name}-{config.hash(planned=self.elsewhere)}"
         return self._folders[node.overrides]
 
     def value(self, node: Node, run: Run) -> float:

@@ -79,7 +79,8 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
     if part == "all" and any(key.startswith("split") for key in line.section("data").tree):
         raise SslMedError("data.split is of part=test; all labelled cases are tested unless part=test")
     preset = _preset(single.get("map", ""))
-    middle = [without(layer, {"trainer": PASS, "task": (), "backbone": (), "transfer": ()}) for layer in layers[:-1]]
+    loading = tuple(key for key in PASS if key != "precision")  # a yaml's is for training; here it is that of the run
+    middle = [without(layer, {"trainer": loading, "task": (), "backbone": (), "transfer": ()}) for layer in layers[:-1]]
     middle.append(Layer(preset.source, {"data": preset.section("data").tree}))
     named = Layer("", {"name": data_name})
     plain: Any = build(data_class.Config, [named, *sections_of([*middle, line], "data")], prefix="data")

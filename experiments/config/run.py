@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from experiments.config.sources import (
     sections_of,
 )
 from ssl_med.catalogue import nearest
-from ssl_med.config import Layer, build, config_hash, to_plain
+from ssl_med.config import Layer, build, config_hash, read_yaml, to_plain
 from ssl_med.evaluation.dense import DenseConfig
 from ssl_med.evaluation.fewshot import FewshotConfig
 from ssl_med.evaluation.pretext import PretextConfig
@@ -43,11 +43,19 @@ from ssl_med.ledger import salted
 from ssl_med.methods.core.base import Method
 from ssl_med.networks.backbone import BackboneConfig, resolve
 from ssl_med.optim import OptimConfig
+from ssl_med.precision import AUTO, Precision, decide
 from ssl_med.spec import DataSpec, SslMedError
 from ssl_med.values import unquoted
 
 PATHS = ("root", "store", "split_file", "quarantine")  # keys of data that hold paths
-PASS = ("accelerator", "batch_size", "precision", "num_workers", "progress")  # keys of trainer that a probe has
+PASS = (
+    "accelerator",
+    "batch_size",
+    "precision",
+    "num_workers",
+    "threads",
+    "progress",
+)  # keys of trainer that a probe has
 PROTOCOLS: dict[str, type] = {
     "linear": LinearConfig,
     "knn": KnnConfig,
@@ -79,6 +87,7 @@ class RunConfig:
     probe: Any = None
     online: Online | None = None
     external: Any = None
+    precision: Precision = field(default_factory=lambda: Precision("32"))
 
     @property
     def labelled(self) -> bool:
@@ -127,12 +136,18 @@ class RunConfig:
                     data[key] = f"path-{salted(str(Path(data[key]).resolve()))[:12]}"
         return tree
 
-    def hash(self) -> str:
-        """Names the run by all that can change its result; where it is written and how it is watched cannot."""
+    def hash(self, *, planned: bool = False) -> str:
+        """Names the run by all that can change its result; where it is written and how it is watched cannot.
+
+        Args:
+            planned: name it before it is known which machine runs it, so that `trainer.precision=auto` stays auto.
+        """
         tree = self.tree()
+        if planned and self.precision.automatic:
+            tree["trainer"]["precision"] = AUTO
         for key in ("out", "resume", "tracking"):
             tree.pop(key, None)
-        for key in ("num_workers", "progress", "log_every", "checkpoint_every_steps", "collapse_patience"):
+        for key in ("num_workers", "threads", "progress", "log_every", "checkpoint_every_steps", "collapse_patience"):
             tree["trainer"].pop(key, None)
         tree.get("probe", {}).pop("cache", None)
         if self.online is None:
@@ -306,7 +321,10 @@ def finish(
     if kind == "probe":
         probe = build_section(_probe_schema(protocol, spec, name), layers, "probe")
     backbone = resolve(build_section(BackboneConfig, layers, "backbone"), spec)
-    trainer = build_section(TrainerConfig, layers, "trainer")
+    general = build_top(GeneralConfig, layers, ("seed", "out", "init", "resume"))
+    asked = build_section(TrainerConfig, layers, "trainer")
+    precision = decide(asked.precision, accelerator=asked.accelerator, begun=_begun(general.out))
+    trainer = replace(asked, precision=precision.value)
     if online is not None:
         online.check(spec, backbone)
     check_monitor(trainer.monitor, online)
@@ -321,14 +339,23 @@ def finish(
         optim=build_section(OptimConfig, layers, "optim"),
         trainer=trainer,
         tracking=build_section(TrackingConfig, layers, "tracking"),
-        general=build_top(GeneralConfig, layers, ("seed", "out", "init", "resume")),
+        general=general,
         labels=build_section(LabelsConfig if kind == "probe" else BudgetConfig, layers, "labels"),
         transfer=build_section(InitConfig if kind == "probe" else TransferConfig, layers, "transfer"),
         task=build(TaskConfig, [Layer("", {"name": name}), *sections_of(layers, "task")], prefix="task"),
         protocol=protocol,
         probe=probe,
         online=online,
+        precision=precision,
     )
+
+
+def _begun(out: str) -> str:
+    """Arithmetic of the run that the folder `out` holds already, perhaps begun on another kind of machine; '' without one."""
+    path = Path(out) / "config.yaml"
+    if not out or not path.is_file():
+        return ""
+    return str(read_yaml(path, str(path)).section("trainer").tree.get("precision", ""))
 
 
 def _probe_schema(protocol: str, spec: DataSpec, name: str) -> type:

@@ -24,8 +24,8 @@ class TrainerConfig:
     """batches per optimiser step"""
     clip: float = 0.0
     """largest gradient norm; 0: no clipping"""
-    precision: Literal["32", "bf16-mixed", "16-mixed"] = "32"
-    """arithmetic of the forward pass"""
+    precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "32"
+    """arithmetic of the forward pass; auto: bf16-mixed where the device that runs has units for it, else 32"""
     accelerator: str = "auto"
     """auto, cpu, gpu"""
     devices: str = "auto"
@@ -38,6 +38,8 @@ class TrainerConfig:
     """with several devices: batch statistics over the global batch, so that the result does not depend on their number"""
     num_workers: int = 0
     """loader processes per device"""
+    threads: int = 0
+    """threads of the arithmetic on the processor; 0: torch's choice, a thread per core unless OMP_NUM_THREADS says otherwise"""
     val_every_steps: int = 0
     """validate every so many batches; 0: after each epoch"""
     patience: int = 0
@@ -71,6 +73,8 @@ class TrainerConfig:
                 "trainer.test_every_steps looks at the test part during training, so nothing may be chosen on the way; "
                 "set trainer.select=last and trainer.patience=0"
             )
+        if self.threads < 0:
+            raise SslMedError(f"trainer.threads is {self.threads}; it must be 0 or more")
         if self.collapse_patience < 0:
             raise SslMedError(f"trainer.collapse_patience is {self.collapse_patience}; it must be 0 or more")
         if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import platform
 import subprocess
 import sys
 import warnings
@@ -13,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+
+from ssl_med.processor import processor_name, vector_units
 
 
 def is_first_process() -> bool:
@@ -27,10 +28,10 @@ def say(text: str) -> None:
 
 
 def hardware() -> str:
-    """Processor or GPU, and how many."""
+    """GPUs and their name; without one the processor, its vector units and the threads of torch."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    return f"{processor_name()} ({vector_units()}), {torch.get_num_threads()} threads"
 
 
 def reset_peak() -> None:

@@ -48,10 +48,19 @@ from ssl_med.evaluation.metrics import metric_of
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.convolution import guard_convolutions
 from ssl_med.reports.run_folder import read_metrics
-from ssl_med.reports.writing import write_json, write_summary
+from ssl_med.reports.writing import write_json, write_summary, write_text
 from ssl_med.spec import SslMedError
 
 LAST, BEST, CONFIG, SUMMARY, SUBJECTS = "last.ckpt", "best.ckpt", "config.yaml", "summary.json", "subjects.json"
+
+
+def prepare_process(config: RunConfig) -> None:
+    """Sets the threads of this process, and says which arithmetic the machine chose or what is wrong with the one asked for."""
+    if config.trainer.threads:
+        torch.set_num_threads(config.trainer.threads)
+    line = config.precision.announcement()
+    if line:
+        say(line)
 
 
 @dataclass
@@ -96,7 +105,7 @@ class Session:
             elif folder.exists() and any(folder.iterdir()):
                 raise SslMedError(f"out={folder}: is not empty and holds no run; choose another folder")
             folder.mkdir(parents=True, exist_ok=True)
-            stored.write_text(to_yaml({**config.tree(), "hash": config.hash()}))
+            write_text(stored, to_yaml({**config.tree(), "hash": config.hash()}))  # other processes read it meanwhile
         last = folder / LAST
         if last.is_file():
             resume_from = last
@@ -164,7 +173,7 @@ class Session:
             devices=c.devices if c.devices == "auto" else int(c.devices),
             num_nodes=c.num_nodes,
             strategy=_strategy(c.strategy, c.devices, c.num_nodes),
-            precision="32-true" if c.precision == "32" else c.precision,
+            precision=self.config.precision.of_trainer,
             max_epochs=c.max_epochs if c.max_epochs >= 0 else -1,
             max_steps=c.max_steps,
             accumulate_grad_batches=c.accumulate,
@@ -257,6 +266,7 @@ class Session:
                 "backbone": config.tree()["backbone"],
                 "config": config.public_tree(),
                 "hardware": hardware(),
+                "precision": config.precision.announcement() or config.precision.value,
                 "versions": versions(),
                 "git": git_revision(),
                 "peak_mb": round(peak_mb()),

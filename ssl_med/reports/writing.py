@@ -16,7 +16,7 @@ from ssl_med.reports.run_folder import CASES, FORMAT, METRICS, SUMMARY
 
 def write_json(path: Path, value: Any) -> None:
     """Writes strict JSON; a reader sees the old file or the new, never half; nan and infinity become null."""
-    _replace(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]], *, name: str = 
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _replace(folder / name, text.getvalue())
+    write_text(folder / name, text.getvalue())
 
 
 def file_stem(case: str) -> str:
@@ -51,7 +51,8 @@ def file_stem(case: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in case)
 
 
-def _replace(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file; a reader sees the old one or the new, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # the process id keeps two writers of one folder from tearing each other's temporary file
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -15,7 +15,16 @@ from ssl_med.networks.ema import EMA
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.intensity import Curve, apply_curve
 
-TINY = ["repeats=1", "step_repeats=1", "crops=2", "patch=[24,24,24]", "windows=20", "maps=2", "channels=[2,4,4]"]
+TINY = [
+    "repeats=1",
+    "step_repeats=1",
+    "ruler=8",
+    "crops=2",
+    "patch=[24,24,24]",
+    "windows=20",
+    "maps=2",
+    "channels=[2,4,4]",
+]
 TINY += ["batch=4", "dim=8", "queue=16", "prototypes=6"]
 
 
@@ -31,7 +40,7 @@ def test_every_row_is_measured(capsys):
         found.setdefault(row["piece"], []).append(row)
     shuffling, steps = (
         "local shuffling, 20 windows",
-        ["definition, fp32", "ours, fp32", "definition, bf16", "ours, bf16"],
+        ["definition, fp32", "ours, fp32"],
     )
     expected = {
         "Models Genesis pair": ["definition", "ours", "ours, without numba", "ours, pooled"],
@@ -52,16 +61,24 @@ def test_every_row_is_measured(capsys):
             [found[piece][0]["ms"] / row["ms"] for row in found[piece]]
         )
     for piece in ("Models Genesis step, batch 2", "PCRL step, batch 1"):
-        slow, fast, *_ = found[piece]
+        slow, fast = found[piece]
         assert slow["flops"] >= fast["flops"] > 0
         assert fast["share"] > 0
     printed = capsys.readouterr().out
     assert "| non-linear | ours | approximate | " in printed
-    assert "Convolution 128→128 in this run: fp32 " in printed
+    assert "Convolution 8→8 in this run: fp32 " in printed
+    assert "bf16 is left out, because SSL_MED_BF16=0; bf16=true measures it anyway" in printed
 
 
-def test_one_table_alone():
-    assert {row["piece"] for row in main(["speed", *TINY, "only=genesis"])} == {"Models Genesis step, batch 2"}
+def test_half_precision_is_measured_where_the_processor_has_it_or_on_demand(monkeypatch):
+    variants = ["definition, fp32", "ours, fp32", "definition, bf16", "ours, bf16"]
+    assert [row["variant"] for row in main(["speed", *TINY, "only=losses", "bf16=true"])][:4] == variants
+    monkeypatch.setenv("SSL_MED_BF16", "1")
+    tiny = [override for override in TINY if not override.startswith(("channels", "ruler"))]
+    tiny += ["only=genesis", "genesis_batch=1", "ruler=2"]
+    rows = main(["speed", *tiny, "channels=[2,2,2]"])
+    assert {row["piece"] for row in rows} == {"Models Genesis step, batch 1"}
+    assert [row["variant"] for row in rows] == variants
 
 
 def test_a_race_takes_turns_and_does_not_count_the_first_round():
@@ -149,8 +166,11 @@ def test_the_curve_of_the_definition_is_ours(monkeypatch):
 
 
 def test_half_precision_trains_like_single(capsys):
-    tiny = ["steps=12", "last=4", "seeds=1", "batch=2", "volumes=1", "size=[48,48,32]", "patch=[16,16,16]"]
-    (row,) = main(["precision", *tiny, "channels=[2,4,8]", "lr=0.01"])
+    tiny = ["steps=12", "last=4", "seeds=1", "batch=1", "volumes=1", "size=[48,48,32]", "patch=[8,8,8]"]
+    tiny += ["channels=[2,4,4]", "lr=0.01"]
+    assert main(["precision", *tiny]) == []
+    assert "left out, because SSL_MED_BF16=0" in capsys.readouterr().out
+    (row,) = main(["precision", *tiny, "bf16=true"])
     assert row["bf16"] != row["fp32"]
     assert row["bf16"] == pytest.approx(row["fp32"], rel=0.1)
     assert row["fp32"] < row["first"]

@@ -62,7 +62,11 @@ def expected(groups, dims):
 
 def check(config, groups, dims):
     tree = config.tree()
-    for path, value in expected(groups, dims).items():
+    wanted = expected(groups, dims)
+    if wanted.get(("trainer", "precision")) == "auto":  # the machine decides: here 32, see conftest.py
+        assert config.precision.automatic
+        wanted["trainer", "precision"] = "32"
+    for path, value in wanted.items():
         node = tree
         for key in path:
             node = node[key]
@@ -370,3 +374,33 @@ def test_a_wrong_probe_is_one_line(words, line):
         compose_probe(words)
     assert str(error.value).startswith(line)
     assert "\n" not in str(error.value)
+
+
+def test_precision_auto_is_what_runs_and_names_the_run(monkeypatch, tmp_path):
+    base = ["method=simclr", "data=lits", f"data.root={tmp_path}", "trainer=cpu"]
+    single, half = (compose_pretrain([*base, f"trainer.precision={value}"]) for value in ("32", "bf16-mixed"))
+    found = {}
+    for switch, explicit in (("0", single), ("1", half)):
+        monkeypatch.setenv("SSL_MED_BF16", switch)
+        found[switch] = compose_pretrain(base)
+        assert (
+            found[switch].trainer.precision
+            == explicit.trainer.precision
+            == found[switch].tree()["trainer"]["precision"]
+        )
+        assert found[switch].hash() == explicit.hash() == explicit.hash(planned=True)
+    assert found["0"].hash(planned=True) == found["1"].hash(planned=True) != half.hash()
+    assert compose_probe(["task=chest14", "protocol=knn", "trainer=cpu"]).trainer.precision == "bf16-mixed"
+    # a run that another kind of machine began goes on as it began
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(single.tree()))
+    assert compose_pretrain([*base, f"out={tmp_path / 'run'}"]).hash() == single.hash()
+
+
+def test_threads_do_not_name_a_run():
+    base = ["method=simclr", "data=lits"]
+    assert compose_pretrain([*base, "trainer.threads=2"]).hash() == compose_pretrain(base).hash()
+    probe = ["task=chest14", "protocol=knn"]
+    assert compose_probe([*probe, "trainer.threads=2"]).hash() == compose_probe(probe).hash()
+    with pytest.raises(SslMedError, match=r"trainer\.threads is -1; it must be 0 or more"):
+        compose_pretrain([*base, "trainer.threads=-1"])

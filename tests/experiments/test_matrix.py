@@ -1,6 +1,7 @@
 """Declarations and the runs that they expand to; nothing is trained."""
 
 import textwrap
+from itertools import product
 from typing import Any
 
 import pytest
@@ -382,3 +383,13 @@ def test_the_value_of_a_cell(load, tmp_path):
     bare = Run(tmp_path / "r", {"metric": "dice", "metrics": {"test/dice": 0.8}})
     with pytest.raises(SslMedError, match=r"columns\.liver\.metric: .* has no test metric 'iou'"):
         matrix.value(liver, bare)
+
+
+def test_folders_of_runs_on_other_machines_do_not_depend_on_this_one(load, tmp_path, monkeypatch):
+    names = {}
+    for switch, elsewhere in product("01", (False, True)):
+        monkeypatch.setenv("SSL_MED_BF16", switch)
+        matrix = Matrix("table", load(), out=tmp_path, roots=ROOTS, stores={}, elsewhere=elsewhere)
+        names[switch, elsewhere] = [matrix.folder(node).name for node in [*matrix.pretrainings(), *matrix.finals({})]]
+    assert names["0", True] == names["1", True]
+    assert not set(names["0", False]) & set(names["1", False])

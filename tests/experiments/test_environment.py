@@ -1,4 +1,4 @@
-"""What a run says of itself."""
+"""What a run says of its process and machine."""
 
 import sys
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.run import environment as facts
+from ssl_med.processor import processor_name, vector_units
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak")
@@ -32,3 +33,11 @@ def test_only_the_first_process_speaks(capsys, monkeypatch):
     facts.say("two")
     assert capsys.readouterr().out == "one\n"
     assert not facts.is_first_process()
+
+
+def test_the_hardware_names_the_processor(monkeypatch):
+    monkeypatch.setattr(facts.torch.cuda, "is_available", lambda: False)
+    said = facts.hardware()
+    assert said.startswith(f"{processor_name()} ({vector_units()}), ")
+    assert said.endswith(" threads")
+    assert "(R)" not in said
