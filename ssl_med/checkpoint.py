@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssl_med.ledger import Ledger, Members
-from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone, build_decoder
+from ssl_med.networks.backbone import build_backbone, stored_config
+from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
 from ssl_med.spec import DataSpec, SslMedError
 
 FORMAT = 1
@@ -66,8 +67,7 @@ class Card:
 
     def backbone_config(self) -> BackboneConfig:
         """The architecture, resolved."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.backbone.items()}
-        return BackboneConfig(**values)
+        return stored_config(self.backbone)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def load_backbone(
         )
     file_decoder = card.skips is not None and fill_decoder is not False
     skips = card.skips is not False or not file_decoder
-    decoder = build_decoder(config, backbone, skips=skips) if with_decoder else None
+    decoder = backbone.build_decoder(skips=skips) if with_decoder else None
     notes = []
     with safe_open(path, framework="pt") as file:
         stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict

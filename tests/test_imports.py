@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "ssl_med.yaml_text": {"ssl_med.spec"},
     "ssl_med.values": {"ssl_med.yaml_text"},
     "ssl_med.config": {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.values", "ssl_med.yaml_text"},
-    "ssl_med.networks": {"ssl_med.spec"},
+    "ssl_med.networks": {"ssl_med.spec", "ssl_med.catalogue"},
     "ssl_med.losses": {"ssl_med.spec"},
     "ssl_med.transforms": {"ssl_med.spec"},
     "ssl_med.optim": {"ssl_med.spec"},
@@ -60,7 +60,13 @@ ONLY_IN = {
     "matplotlib": {"ssl_med.reports", "ssl_med.features"},
 }
 # slow to import: inside the function that needs them, except where every user of the module needs them
-LAZY = {"sklearn": set(), "pydicom": set(), "matplotlib": {"ssl_med.reports"}, "scipy": {"datamodules.phantoms"}}
+LAZY = {
+    "monai": set(),
+    "sklearn": set(),
+    "pydicom": set(),
+    "matplotlib": {"ssl_med.reports"},
+    "scipy": {"datamodules.phantoms"},
+}
 REPORTS_NEED = {"numpy", "matplotlib", "scipy"}
 
 

@@ -25,7 +25,7 @@ from datamodules.phantoms.luna import generate
 from experiments.run.environment import hardware, say
 from ssl_med.config import build, parse_overrides
 from ssl_med.methods.models_genesis import ModelsGenesis, ModelsGenesisConfig
-from ssl_med.networks.backbone import BackboneConfig, resolve
+from ssl_med.networks.backbone import backbone_config
 from ssl_med.optim import OptimConfig
 from ssl_med.precision import AUTO, HALF, decide
 from ssl_med.rng import seeded_generator
@@ -141,7 +141,7 @@ def _train(volumes: list[Tensor], config: BenchPrecisionConfig, seed: int, *, bf
     """Loss of every step, and seconds of all of them."""
     torch.manual_seed(seed)
     spec = DataSpec(name="phantom", spatial_dims=3, in_channels=1, patch_size=config.patch)
-    backbone = resolve(BackboneConfig(name="unet", channels=config.channels), spec)
+    backbone = backbone_config("unet", channels=config.channels)
     method = ModelsGenesis(
         ModelsGenesisConfig(), spec=spec, backbone=backbone, optim=OptimConfig(), batch_size=config.batch
     ).train()

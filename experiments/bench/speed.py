@@ -33,7 +33,7 @@ from ssl_med.losses.contrastive import info_nce, nt_xent
 from ssl_med.losses.distillation import sinkhorn
 from ssl_med.methods.models_genesis import ModelsGenesis, ModelsGenesisConfig
 from ssl_med.methods.pcrl import PCRL, PCRLConfig
-from ssl_med.networks.backbone import BackboneConfig, resolve
+from ssl_med.networks.backbone import backbone_config
 from ssl_med.networks.queue import Queue
 from ssl_med.optim import OptimConfig
 from ssl_med.precision import AUTO, HALF, decide
@@ -240,7 +240,7 @@ def _monai_shuffle(image: Tensor, windows: int) -> Variant:
 def _method(kind: type[Any], method_config: Any, config: BenchSpeedConfig, *, fast_up: bool = True) -> Any:
     torch.manual_seed(0)
     spec = DataSpec(name="random", spatial_dims=3, in_channels=1, patch_size=config.patch)
-    backbone = resolve(BackboneConfig(name="unet", channels=config.channels, fast_up=fast_up), spec)
+    backbone = backbone_config("unet", channels=config.channels, fast_up=fast_up)
     return kind(method_config, spec=spec, backbone=backbone, optim=OptimConfig(), batch_size=1).train()
 
 

@@ -20,7 +20,7 @@ from experiments.run.environment import hardware, say
 from ssl_med.catalogue import get_class, list_names
 from ssl_med.config import build, parse_overrides
 from ssl_med.methods.core.base import Method
-from ssl_med.networks.backbone import BackboneConfig, resolve
+from ssl_med.networks.backbone import backbone_config
 from ssl_med.optim import OptimConfig
 from ssl_med.spec import Batch, DataSpec, SslMedError
 
@@ -107,7 +107,7 @@ def make_method(name: str, config: BenchConfig, *, spatial_dims: int) -> Method:
     patch = config.patch_2d if spatial_dims == 2 else config.patch_3d
     spec = DataSpec(name="random", spatial_dims=spatial_dims, in_channels=1, patch_size=patch)
     method_class = get_class(METHODS, name, kind="method", base=Method)
-    backbone = resolve(BackboneConfig(name="unet", channels=config.channels), spec)
+    backbone = backbone_config("unet", channels=config.channels)
     optim = OptimConfig()
     method = method_class(method_class.Config(), spec=spec, backbone=backbone, optim=optim, batch_size=config.batch)
     assert isinstance(method, Method)

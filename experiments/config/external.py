@@ -187,7 +187,7 @@ def _of_run(trained: FinetunedRun) -> Layer:
         {
             "seed": trained.run.seed,
             "init": str(trained.folder),
-            "backbone": dict(trained.run.summary["backbone"]),
+            "backbone": to_plain(trained.network()),
             "trainer": {"precision": settings["trainer"]["precision"], "max_epochs": 1},
             "task": task,
         },

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from experiments.config.run import RunConfig
-from ssl_med.config import Layer, Tree, build, read_yaml, to_plain
+from ssl_med.config import Tree, read_yaml, to_plain
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Ledger
-from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder
+from ssl_med.networks.backbone import build_backbone, stored_config
+from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.optim import OptimConfig
 from ssl_med.reports.run_folder import Run, read_run
 from ssl_med.spec import DataSpec, SslMedError
@@ -62,17 +63,20 @@ class FinetunedRun:
         """Where the run lives."""
         return self.run.folder
 
+    def network(self) -> BackboneConfig:
+        """Settings of the network that was trained."""
+        return stored_config(self.run.summary["backbone"])
+
     def module(self, task: TaskConfig) -> Transfer:
         """The network with the weights that the run tested.
 
         Raises:
             SslMedError: the file of the weights is absent or does not fit.
         """
-        backbone_layer = Layer(str(self.folder), dict(self.run.summary["backbone"]))
-        architecture = build(BackboneConfig, [backbone_layer], prefix="backbone")
+        architecture = self.network()
         backbone = build_backbone(architecture, spatial_dims=self.spec.spatial_dims, in_channels=self.spec.in_channels)
         skips = self.run.summary["network"]["skips"]
-        decoder = build_decoder(architecture, backbone, skips=skips) if skips is not None else None
+        decoder = backbone.build_decoder(skips=skips) if skips is not None else None
         module = Transfer(
             spec=self.spec, backbone=backbone, decoder=decoder, task=task, optim=OptimConfig(), batch_size=1
         )

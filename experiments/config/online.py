@@ -13,7 +13,8 @@ from datamodules.core.base import MedicalData
 from ssl_med.config import to_plain
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.tasks import TaskConfig, task_class
-from ssl_med.networks.backbone import BackboneConfig, resolve
+from ssl_med.networks.backbone import check_backbone
+from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.spec import DataSpec, SslMedError
 
 PREFIX = "online/"
@@ -94,7 +95,7 @@ class Online:
                 f"{spec.in_channels}; choose a task with {spec.in_channels}"
             )
         with spelled():
-            resolve(backbone, own)
+            check_backbone(backbone, own)
 
 
 def check_monitor(monitor: str, online: Online | None) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from datamodules.core.base import MedicalData
+from experiments.config.network import build_network
 from experiments.config.online import PREFIX, Online, OnlineConfig, check_monitor, spelled
 from experiments.config.sections import (
     SCRATCH,
@@ -41,7 +42,8 @@ from ssl_med.evaluation.protocols import InitConfig, TransferConfig
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.ledger import salted
 from ssl_med.methods.core.base import Method
-from ssl_med.networks.backbone import BackboneConfig, resolve
+from ssl_med.networks.backbone import hashed_tree
+from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.optim import OptimConfig
 from ssl_med.precision import AUTO, Precision, decide
 from ssl_med.spec import DataSpec, SslMedError
@@ -88,6 +90,8 @@ class RunConfig:
     online: Online | None = None
     external: Any = None
     precision: Precision = field(default_factory=lambda: Precision("32"))
+    other_backbones: Mapping[str, Any] = field(default_factory=dict)
+    """what yamls said of networks that were not taken; version 0.1 hashed it"""
 
     @property
     def labelled(self) -> bool:
@@ -150,6 +154,7 @@ class RunConfig:
         for key in ("num_workers", "threads", "progress", "log_every", "checkpoint_every_steps", "collapse_patience"):
             tree["trainer"].pop(key, None)
         tree.get("probe", {}).pop("cache", None)
+        tree["backbone"] = hashed_tree(tree["backbone"], self.other_backbones)
         if self.online is None:
             tree.pop("online", None)
         for data in (tree["data"], *((tree["online"]["data"],) if self.online else ())):
@@ -320,7 +325,7 @@ def finish(
     probe = None
     if kind == "probe":
         probe = build_section(_probe_schema(protocol, spec, name), layers, "probe")
-    backbone = resolve(build_section(BackboneConfig, layers, "backbone"), spec)
+    backbone, others = build_network(layers, spec)
     general = build_top(GeneralConfig, layers, ("seed", "out", "init", "resume"))
     asked = build_section(TrainerConfig, layers, "trainer")
     precision = decide(asked.precision, accelerator=asked.accelerator, begun=_begun(general.out))
@@ -336,6 +341,7 @@ def finish(
         data_class=data_class,
         data=data,
         backbone=backbone,
+        other_backbones=others,
         optim=build_section(OptimConfig, layers, "optim"),
         trainer=trainer,
         tracking=build_section(TrackingConfig, layers, "tracking"),

@@ -23,7 +23,7 @@ from ssl_med.evaluation import probes
 from ssl_med.evaluation.features import Features, check_levels, extract, kept_mode, pooled
 from ssl_med.evaluation.probes import KnnConfig, LinearConfig
 from ssl_med.evaluation.tasks import task_class
-from ssl_med.networks.backbone import Backbone
+from ssl_med.networks.pyramid import Backbone
 from ssl_med.spec import Batch, SslMedError
 
 _PARTS = ("train", "val")

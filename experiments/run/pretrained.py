@@ -15,8 +15,9 @@ from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone, r
 from ssl_med.config import to_plain
 from ssl_med.evaluation.protocols import TransferConfig
 from ssl_med.ledger import Leakage, Ledger, compare
-from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone, build_decoder, resolve
+from ssl_med.networks.backbone import build_backbone, check_backbone
 from ssl_med.networks.init import init_weights
+from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -62,10 +63,11 @@ def build_network(config: RunConfig, *, with_decoder: bool) -> LoadedNetwork:
             raise SslMedError(
                 "transfer.decoder=true: init=scratch has no decoder to load; give a run or a backbone file"
             )
-        architecture = resolve(replace(config.backbone, norm="group"), spec) if swap else config.backbone
+        architecture = replace(config.backbone, norm="group") if swap else config.backbone
+        check_backbone(architecture, spec)
         backbone = build_backbone(architecture, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
         init_weights(backbone, architecture.init)
-        decoder = build_decoder(architecture, backbone) if with_decoder else None
+        decoder = backbone.build_decoder() if with_decoder else None
         if decoder is not None:
             init_weights(decoder, architecture.init)
         return LoadedNetwork(backbone, decoder, architecture)
@@ -77,7 +79,7 @@ def build_network(config: RunConfig, *, with_decoder: bool) -> LoadedNetwork:
     architecture = card.backbone_config()
     if swap:
         architecture = replace(architecture, norm="group")
-    resolve(architecture, spec)  # refuses a patch size that the loaded network cannot take
+    check_backbone(architecture, spec)  # refuses a patch size that the loaded network cannot take
     backbone, decoder, card, report = load_backbone(
         path,
         in_channels=spec.in_channels,

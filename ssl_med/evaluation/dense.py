@@ -18,8 +18,8 @@ from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.logistic import fit_findings
 from ssl_med.evaluation.scores import dice_per_region
 from ssl_med.evaluation.tasks import Segmentation
-from ssl_med.networks.backbone import Backbone, Decoder
 from ssl_med.networks.heads import pointwise
+from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.spec import Batch, SslMedError
 
 
@@ -73,7 +73,7 @@ class LinearDecoder(Decoder):
 
     def scales(self, pyramid: list[Tensor]) -> Iterator[Tensor]:
         """Pyramid -> (B, K, *S), the only scale."""
-        size = [n * self.strides[0] for n in pyramid[0].shape[2:]]
+        size = [n * by for n, by in zip(pyramid[0].shape[2:], self.strides[0], strict=True)]
         parts = [resize(linear(pyramid[level]), size) for level, linear in zip(self.levels, self.maps, strict=True)]
         yield torch.stack(parts).sum(0)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ssl_med.evaluation.tasks import Row, Task, task_class
-from ssl_med.networks.backbone import Backbone, Decoder
+from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.spec import Batch, DataSpec, SslMedError, Target
 
 Uncertain = Literal["ignore", "zeros", "ones"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssl_med.evaluation.features import pooled
 from ssl_med.evaluation.probes import LinearConfig
-from ssl_med.networks.backbone import Backbone
+from ssl_med.networks.pyramid import Backbone
 from ssl_med.spec import Batch, DataSpec, SslMedError
 from ssl_med.transforms.rotations import rotate
 
@@ -55,10 +55,11 @@ def position_samples(backbone: Backbone, batch: Batch, levels: tuple[int, ...]) 
     """
     image = batch["image"]
     rows, columns = (n // 3 for n in image.shape[2:4])
-    if min(rows, columns) < backbone.min_input_side:
+    low = backbone.min_input_side[:2]
+    if rows < low[0] or columns < low[1]:
         raise SslMedError(
-            f"data.patch_size {list(image.shape[2:])} gives cells of {rows} x {columns}; the backbone needs sides of "
-            f"{backbone.min_input_side} or more, so take a patch of {3 * backbone.min_input_side} or more"
+            f"data.patch_size {list(image.shape[2:])} gives cells of {rows} x {columns}; the backbone needs cells of "
+            f"{low[0]} x {low[1]} or more, so take a patch of {3 * low[0]} x {3 * low[1]} or more"
         )
 
     def cell(row: int, column: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ssl_med.networks.backbone import Backbone
+from ssl_med.networks.pyramid import Backbone
 from ssl_med.optim import Part
 from ssl_med.spec import SslMedError
 

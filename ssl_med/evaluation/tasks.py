@@ -25,8 +25,8 @@ from ssl_med.evaluation.scores import (
     surface_per_region,
 )
 from ssl_med.losses.segmentation import dice_bce, dice_loss
-from ssl_med.networks.backbone import Backbone, Decoder
 from ssl_med.networks.heads import ClassificationHead, SegmentationHead
+from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.spec import Batch, DataSpec, SslMedError
 
 Row = dict[str, Any]

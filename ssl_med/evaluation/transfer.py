@@ -13,8 +13,8 @@ from torch import Tensor
 from ssl_med.distributed import gather_objects, rank
 from ssl_med.evaluation.protocols import TransferConfig, parts, start_steps
 from ssl_med.evaluation.tasks import Row, Task, TaskConfig, task_class
-from ssl_med.networks.backbone import Backbone, Decoder
 from ssl_med.networks.init import init_weights
+from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.optim import OptimConfig, configure
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec

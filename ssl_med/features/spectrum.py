@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ssl_med.features.core.analysis import Analysis, Findings, pooled_levels
-from ssl_med.networks.backbone import Backbone
+from ssl_med.networks.pyramid import Backbone
 from ssl_med.spec import Batch, SslMedError
 
 _FLOOR = 1e-6  # share of the largest eigenvalue below which rounding of float32 features rules

@@ -36,7 +36,6 @@ from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding
-from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
 from ssl_med.networks.queue import Queue
@@ -160,7 +159,7 @@ class PCRL(Method):
         self.projector = Projector(width, c.out_dim, c.out_dim, layers=2, norm=False, entry=self.rescaling())
         self.queue = Queue(c.out_dim, c.queue)
         if c.reconstruct:
-            self.decoder = build_decoder(self.backbone_config, self.backbone)
+            self.decoder = self.backbone.build_decoder()
             self.head = RestorationHead(
                 self.decoder.out_channels, self.spec.in_channels, dims, activation="sigmoid" if dims == 3 else "linear"
             )

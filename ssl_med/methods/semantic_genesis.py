@@ -39,10 +39,10 @@ from ssl_med.methods.core.about import ACCURACY, Paper
 from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
-from ssl_med.networks.backbone import Norm
-from ssl_med.networks.backbones.unet import UNetDecoder, UNetEncoder, conv_norm_relu
+from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, RestorationHead
+from ssl_med.networks.pyramid import Norm, conv_norm_relu
 from ssl_med.spec import Batch, DataSpec, Need, Positions, SslMedError
 from ssl_med.transforms.corruptions import inpaint, one_of, outpaint
 from ssl_med.transforms.intensity import nonlinear
@@ -113,8 +113,9 @@ class Discovery(nn.Module):
     def __init__(self, channels: int, size: tuple[int, ...], *, neighbours: float, memory: int, norm: Norm) -> None:
         super().__init__()
         self.neighbours, dims = neighbours, len(size)
-        self.encoder = UNetEncoder(_WIDTHS, spatial_dims=dims, in_channels=channels, norm=norm)
-        self.decoder = UNetDecoder(self.encoder.channels, spatial_dims=dims, norm=norm, skips=False)
+        small = backbone_config("unet", channels=_WIDTHS, norm=norm)
+        self.encoder = build_backbone(small, spatial_dims=dims, in_channels=channels)
+        self.decoder = self.encoder.build_decoder(skips=False)
         self.head = RestorationHead(self.decoder.out_channels, channels, dims, activation="sigmoid")
         self.register_buffer("scans", torch.zeros(memory, channels, *size, dtype=torch.uint8))
         self.register_buffer("owners", torch.full((memory,), -1))

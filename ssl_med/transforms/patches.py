@@ -56,7 +56,7 @@ def make_grid(
     gap: float = 0.0,
     jitter: float = 0.0,
     overlap: float = 0.0,
-    min_side: int = 1,
+    min_side: int | Sequence[int] = 1,
 ) -> Grid:
     """Cells of equal size.
 
@@ -66,23 +66,25 @@ def make_grid(
         gap: between the patches of neighbouring cells at least, as a share of a cell's side.
         jitter: by which a patch moves at most, as a share of a cell's side.
         overlap: share of a cell's side that its neighbour covers too.
-        min_side: smallest side of a patch that is of use; jitter, then gap, give way to it.
+        min_side: smallest side of a patch that is of use, one for all axes or one each; jitter, then gap, give way to it.
 
     Raises:
         SslMedError: cells smaller than `min_side`.
     """
     step = tuple(int(s / (n - 1 + 1 / (1 - overlap))) for s, n in zip(shape, counts, strict=True))
     cell = tuple(round(t / (1 - overlap)) for t in step)
-    if min(cell) < min_side:
-        needed = [math.ceil(min_side * ((n - 1) * (1 - overlap) + 1)) for n in counts]
+    least = (min_side,) * len(cell) if isinstance(min_side, int) else tuple(min_side)
+    if any(side < low for side, low in zip(cell, least, strict=True)):
+        needed = [math.ceil(low * ((n - 1) * (1 - overlap) + 1)) for n, low in zip(counts, least, strict=True)]
+        sides = str(least[0]) if len(set(least)) == 1 else _times(least)
         raise SslMedError(
             f"data.patch_size {list(shape)} in {_times(counts)} cells leaves {_times(cell)} voxels a cell, and the network "
-            f"needs {min_side} a side: take data.patch_size of {_times(needed)} or more, fewer backbone.channels or, where the "
+            f"needs {sides} a side: take data.patch_size of {_times(needed)} or more, fewer backbone.channels or, where the "
             "method has it, a smaller method.grid"
         )
     first = tuple((s - c - (n - 1) * t) // 2 for s, c, n, t in zip(shape, cell, counts, step, strict=True))
-    gaps = tuple(min(round(gap * c), c - min_side) for c in cell)
-    moves = tuple(min(round(jitter * c), c - g - min_side) for c, g in zip(cell, gaps, strict=True))
+    gaps = tuple(min(round(gap * c), c - low) for c, low in zip(cell, least, strict=True))
+    moves = tuple(min(round(jitter * c), c - g - low) for c, g, low in zip(cell, gaps, least, strict=True))
     patch = tuple(c - g - m for c, g, m in zip(cell, gaps, moves, strict=True))
     return Grid(tuple(counts), first, step, patch, tuple(g // 2 for g in gaps), moves)
 

@@ -17,7 +17,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ssl_med.networks.backbone import BackboneConfig
+from ssl_med.networks.backbone import backbone_config
+from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.spec import DataSpec, Intensity
 from ssl_med.weights.core.family import Family, State
 
@@ -40,7 +41,7 @@ class Torchvision(Family):
         """ResNet-50 has bottleneck blocks of three convolutions."""
         deep = any(self._bare(key) == "layer1.0.conv3.weight" for key in state)
         channels = next(value.shape[1] for key, value in state.items() if self._bare(key) == "conv1.weight")
-        config = BackboneConfig(name="resnet50" if deep else "resnet18")
+        config = backbone_config("resnet50" if deep else "resnet18")
         spec = DataSpec(
             name="imagenet",
             spatial_dims=2,

@@ -40,13 +40,13 @@ def example(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_method_is_one_file(example, dims):
     from ssl_med.methods.core.base import Method
-    from ssl_med.networks.backbone import BackboneConfig
+    from ssl_med.networks.backbone import backbone_config
     from ssl_med.optim import OptimConfig
     from ssl_med.spec import DataSpec
 
     found = get_class(*example("add-a-method"), kind="method", base=Method)
     spec = DataSpec(name="example", spatial_dims=dims, in_channels=1, patch_size=(8,) * dims)
-    backbone = BackboneConfig(name="unet", channels=(8, 8, 16), norm="group")
+    backbone = backbone_config("unet", channels=(8, 8, 16), norm="group")
     method = found(found.Config(share=0.5), spec=spec, backbone=backbone, optim=OptimConfig(), batch_size=4)
     image = torch.full((4, 1, *(8,) * dims), 0.5)
     corrupted = method.corrupt(image, torch.Generator().manual_seed(0))
@@ -80,10 +80,10 @@ def test_a_data_set_is_one_file(example, tmp_path):
 
 def test_an_analysis_is_one_file(example):
     from ssl_med.features.core.analysis import Analysis
-    from ssl_med.networks.backbone import BackboneConfig, build_backbone
+    from ssl_med.networks.backbone import backbone_config, build_backbone
 
     found = get_class(*example("add-an-analysis"), kind="kind", base=Analysis)
-    network = build_backbone(BackboneConfig(name="unet", channels=(8, 8)), spatial_dims=2, in_channels=1).eval()
+    network = build_backbone(backbone_config("unet", channels=(8, 8)), spatial_dims=2, in_channels=1).eval()
     with torch.no_grad():  # half of the channels are cut off from the image
         network.levels[0][1].conv.weight[:4] = 0
     images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -93,11 +93,11 @@ def test_an_analysis_is_one_file(example):
 
 
 def test_an_importer_is_one_file(example, tmp_path):
-    from ssl_med.networks.backbone import BackboneConfig, build_backbone
+    from ssl_med.networks.backbone import backbone_config, build_backbone
     from ssl_med.weights.core.family import Family, convert
 
     found = get_class(*example("add-an-importer"), kind="family", base=Family)
-    config = BackboneConfig(name="unet", channels=(8, 8, 16))
+    config = backbone_config("unet", channels=(8, 8, 16))
     theirs = build_backbone(config, spatial_dims=3, in_channels=1).eval()
     state = {f"net.{key}": value for key, value in theirs.state_dict().items()}
     torch.save(state | {"head.weight": torch.zeros(2)}, tmp_path / "lab.pth")

@@ -10,10 +10,10 @@ from sklearn.metrics import roc_auc_score
 from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of, mean_of
 from ssl_med.evaluation.external import ClassMap, External, fit
 from ssl_med.evaluation.tasks import TaskConfig, task_class
-from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder
+from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import DataSpec, SslMedError
 
-NETWORK = BackboneConfig(name="unet", channels=(8, 8, 16), norm="group")
+NETWORK = backbone_config("unet", channels=(8, 8, 16), norm="group")
 
 
 def spec(target, *names, name="a"):
@@ -23,7 +23,7 @@ def spec(target, *names, name="a"):
 def task_of(trained, mapped):
     """A task at its initialisation, and the same one behind a map."""
     backbone = build_backbone(NETWORK, spatial_dims=2, in_channels=1).eval()
-    decoder = build_decoder(NETWORK, backbone).eval() if trained.target == "mask" else None
+    decoder = backbone.build_decoder().eval() if trained.target == "mask" else None
     task = task_class(trained)(TaskConfig(), trained, backbone, decoder).eval()
     return task, External(task, mapped, backbone, decoder), backbone, decoder
 

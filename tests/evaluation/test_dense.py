@@ -15,13 +15,14 @@ from ssl_med.evaluation.dense import (
 from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.scores import dice_per_region
 from ssl_med.evaluation.tasks import Segmentation, TaskConfig
-from ssl_med.networks.backbone import BackboneConfig, build_backbone
+from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import DataSpec, SslMedError
 
 
 def network(dims, name="unet"):
     torch.manual_seed(0)
-    return build_backbone(BackboneConfig(name=name, channels=(4, 8, 8, 16)), spatial_dims=dims, in_channels=1).eval()
+    widths = {"channels": (4, 8, 8, 16)} if name == "unet" else {}
+    return build_backbone(backbone_config(name, **widths), spatial_dims=dims, in_channels=1).eval()
 
 
 @pytest.mark.parametrize(("dims", "name"), [(2, "unet"), (3, "unet"), (2, "resnet18")])

@@ -12,7 +12,7 @@ from ssl_med.evaluation.features import Features, cached, check_levels, extract,
 from ssl_med.evaluation.fewshot import FewshotConfig, draw_episodes, episode_answers, fewshot
 from ssl_med.evaluation.pretext import position_samples, rotation_samples
 from ssl_med.evaluation.probes import KnnConfig, LinearConfig, knn, knn_scores, linear
-from ssl_med.networks.backbone import BackboneConfig, build_backbone
+from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import DataSpec, SslMedError
 
 NAN = float("nan")
@@ -171,7 +171,7 @@ def test_few_shot_of_findings_takes_samples_with_one_finding():
 
 def test_features_are_those_of_single_images_and_the_mode_is_evaluation():
     torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig(name="unet", channels=(4, 8, 16)), spatial_dims=2, in_channels=1)
+    backbone = build_backbone(backbone_config("unet", channels=(4, 8, 16)), spatial_dims=2, in_channels=1)
     with torch.no_grad():
         for _ in range(3):  # statistics away from their start
             backbone.train()(torch.randn(8, 1, 16, 16))
@@ -220,7 +220,7 @@ def test_the_cache_gives_back_what_it_got_and_survives_damage(tmp_path):
 
 
 def test_the_key_of_weights_sees_every_weight_and_statistic():
-    backbone = build_backbone(BackboneConfig(name="unet", channels=(4, 8)), spatial_dims=2, in_channels=1)
+    backbone = build_backbone(backbone_config("unet", channels=(4, 8)), spatial_dims=2, in_channels=1)
     keys = {weights_key(backbone)}
     assert weights_key(backbone) in keys
     for value in backbone.state_dict().values():
@@ -233,7 +233,7 @@ def test_the_key_of_weights_sees_every_weight_and_statistic():
 @pytest.mark.parametrize("dims", [2, 3])
 def test_pretexts_show_every_class_of_every_crop(dims):
     torch.manual_seed(0)
-    config = BackboneConfig(name="unet", channels=(4, 8, 16))
+    config = backbone_config("unet", channels=(4, 8, 16))
     backbone = build_backbone(config, spatial_dims=dims, in_channels=1).eval()
     shape = (24, 18, 4)[:dims]
     batch = {"image": torch.randn(3, 1, *shape), "id": ["p", "p", "q"], "index": torch.arange(3)}
@@ -254,5 +254,5 @@ def test_pretexts_show_every_class_of_every_crop(dims):
         expected = torch.cat([backbone.pool(backbone(cell))[0] for cell in cells])
         assert torch.allclose(x[left[0]], expected, atol=1e-5)
     small = {**batch, "image": torch.randn(3, 1, *(5, 5, 4)[:dims])}
-    with pytest.raises(SslMedError, match="gives cells of 1 x 1; the backbone needs sides of 2 or more"):
+    with pytest.raises(SslMedError, match="gives cells of 1 x 1; the backbone needs cells of 2 x 2 or more"):
         position_samples(backbone, small, (1,))

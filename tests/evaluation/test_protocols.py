@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 from ssl_med.evaluation.protocols import TransferConfig, describe, parts, rate_factors, start_steps
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.evaluation.transfer import Transfer
-from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder
+from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.optim import OptimConfig
 from ssl_med.spec import DataSpec, SslMedError
 
-WIDTHS = (4, 8, 8, 16)  # three levels
+WIDTHS = {"unet": {"channels": (4, 8, 8, 16)}}  # three levels
 
 
 class Data(pl.LightningDataModule):
@@ -39,9 +39,9 @@ def module_of(target="class", backbone="unet", **transfer):
         name="x", spatial_dims=2, in_channels=1, patch_size=(16, 16), target=target,
         class_names=("a", "b") if target == "class" else ("r",),
     )  # fmt: skip
-    config = BackboneConfig(name=backbone, channels=WIDTHS)
+    config = backbone_config(backbone, **WIDTHS.get(backbone, {}))
     encoder = build_backbone(config, spatial_dims=2, in_channels=1)
-    decoder = build_decoder(config, encoder) if target == "mask" else None
+    decoder = encoder.build_decoder() if target == "mask" else None
     return Transfer(
         spec=spec, backbone=encoder, decoder=decoder, task=TaskConfig(flips=False, crop_scale=1, rotation_deg=0),
         optim=OptimConfig(name="adam", lr=0.01, schedule="step", step_every_epochs=1, gamma=0.5),
@@ -140,7 +140,7 @@ def test_layer_decay_gives_every_parameter_its_rate_at_every_step(backbone):
 
 @pytest.mark.parametrize("backbone", ["unet", "resnet18", "resnet50"])
 def test_levels_hold_every_parameter_once_finest_first(backbone):
-    encoder = build_backbone(BackboneConfig(name=backbone, channels=WIDTHS), spatial_dims=2, in_channels=1)
+    encoder = build_backbone(backbone_config(backbone, **WIDTHS.get(backbone, {})), spatial_dims=2, in_channels=1)
     levels = encoder.levels_of_modules()
     assert len(levels) == len(encoder.channels)
     found = [id(p) for level in levels for m in level for p in m.parameters()]

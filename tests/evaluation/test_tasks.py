@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ssl_med.evaluation.tasks import TaskConfig, task_class
-from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder
+from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -16,9 +16,9 @@ def spec_of(target, names, dims=3):
 
 
 def task_of(spec, **config):
-    cfg = BackboneConfig(name="unet", channels=(4, 8, 16))
+    cfg = backbone_config("unet", channels=(4, 8, 16))
     backbone = build_backbone(cfg, spatial_dims=spec.spatial_dims, in_channels=1)
-    decoder = build_decoder(cfg, backbone)
+    decoder = backbone.build_decoder()
     return task_class(spec)(TaskConfig(**config), spec, backbone, decoder), backbone, decoder
 
 

@@ -1,6 +1,7 @@
 """Every yaml composes with every other; what a yaml says arrives in the run, and an unknown key names its source."""
 
 import json
+import re
 import shutil
 from functools import cache
 from itertools import cycle, product
@@ -404,3 +405,22 @@ def test_threads_do_not_name_a_run():
     assert compose_probe([*probe, "trainer.threads=2"]).hash() == compose_probe(probe).hash()
     with pytest.raises(SslMedError, match=r"trainer\.threads is -1; it must be 0 or more"):
         compose_pretrain([*base, "trainer.threads=-1"])
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (
+            "channels=[8,16]",
+            "key 'backbone.channels' is unknown to backbone.name=resnet18; did you mean 'decoder_channels'?",
+        ),
+        (
+            "fast_up=true",
+            "key 'backbone.fast_up' is unknown to backbone.name=resnet18; there are: decoder_channels, init",
+        ),
+        ("name=resnet8", "backbone.name 'resnet8' is unknown; did you mean 'resnet18'"),
+    ],
+)
+def test_a_setting_of_another_backbone_is_refused(key, message):
+    with pytest.raises(SslMedError, match=re.escape(message)):
+        compose_pretrain(["method=simclr", "data=chest14", f"backbone.{key}"])

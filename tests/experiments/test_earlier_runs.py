@@ -58,6 +58,27 @@ def test_a_command_line_keeps_the_hash_of_its_run(kind):
     assert {line: COMPOSE[kind](line.split()[1:]).hash() for line in mine} == mine
 
 
+@pytest.mark.parametrize(
+    ("kind", "line", "name"),
+    [
+        (
+            "pretrain",
+            "method=cpc data=chest14 backbone.name=unet backbone.channels=[8,16,32] backbone.fast_up=false",
+            "6436e16a",
+        ),
+        # trainer=cpu speaks of the U-Net's channels, which were hashed although another network was taken
+        (
+            "pretrain",
+            "method=simclr data=chest14 trainer=cpu backbone.name=resnet18 backbone.decoder_channels=[32,16,16,8,8]",
+            "14dd3ad4",
+        ),
+        ("finetune", "task=lits trainer=cpu backbone.name=resnet50 data.patch_size=[32,32,32]", "6362c0f1"),
+    ],
+)
+def test_settings_of_a_backbone_keep_the_hash(kind, line, name):
+    assert COMPOSE[kind]([*line.split(), "data.root=/scans/raw"]).hash() == name
+
+
 def test_a_stopped_pretraining_goes_on_with_the_same_losses(earlier, radiographs):
     overrides = [*PRETRAIN, f"data.root={radiographs}"]
     folder = moved(earlier / "pretrain_stopped", compose_pretrain(overrides))

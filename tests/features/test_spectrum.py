@@ -8,7 +8,7 @@ import torch
 from ssl_med.catalogue import get_class, list_names
 from ssl_med.features.core.analysis import Analysis
 from ssl_med.features.spectrum import Spectrum, SpectrumConfig, spectrum
-from ssl_med.networks.backbone import BackboneConfig, build_backbone
+from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import SslMedError
 
 
@@ -45,7 +45,7 @@ def test_one_direction_and_equal_features():
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_every_level_of_a_network_is_measured(dims):
-    config = BackboneConfig(name="unet", channels=(4, 4, 8))
+    config = backbone_config("unet", channels=(4, 4, 8))
     network = build_backbone(config, spatial_dims=dims, in_channels=1).eval()
     images = torch.rand(20, 1, *(8,) * dims, generator=torch.Generator().manual_seed(0))
     batches = [{"image": part, "id": [str(k) for k in range(len(part))]} for part in images.split(8)]

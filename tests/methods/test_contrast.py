@@ -9,7 +9,7 @@ from test_methods import batch_of, blobs, generator, make, step
 from ssl_med.losses.distillation import sinkhorn
 from ssl_med.methods.core.multicrop import crops, small_size
 from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
-from ssl_med.networks.backbone import BackboneConfig, build_backbone
+from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import SslMedError
 
 
@@ -110,7 +110,7 @@ def test_byol_views_differ_in_law():
     ],
 )
 def test_small_crops_fit_the_network(name, patch, share, expected):
-    backbone = build_backbone(BackboneConfig(name=name), spatial_dims=len(patch), in_channels=1)
+    backbone = build_backbone(backbone_config(name), spatial_dims=len(patch), in_channels=1)
     assert small_size(patch, backbone, share=share) == expected
 
 

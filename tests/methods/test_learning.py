@@ -23,7 +23,7 @@ from ssl_med.evaluation.dense import sample_voxels
 from ssl_med.methods.core.about import RETRIEVAL
 from ssl_med.methods.core.base import Method
 from ssl_med.methods.core.restoration import Restorer
-from ssl_med.networks.backbone import BackboneConfig, build_backbone
+from ssl_med.networks.backbone import backbone_config, build_backbone
 
 TRAIN, TEST = 512, 256
 BATCH = {2: 16, 3: 8}
@@ -221,7 +221,7 @@ def untrained(dims, channels, norm):
     scores = []
     for seed in range(UNTRAINED):
         torch.manual_seed(seed)
-        config = BackboneConfig(name="unet", channels=CHANNELS, norm=norm)
+        config = backbone_config("unet", channels=CHANNELS, norm=norm)
         backbone = build_backbone(config, spatial_dims=dims, in_channels=channels)
         with torch.no_grad():
             for part in seen[0][: 32 * BATCH[dims]].split(BATCH[dims]):

@@ -8,7 +8,7 @@ from test_methods import batch_of, blobs, generator, make
 
 from ssl_med.methods.core.multicrop import crops
 from ssl_med.methods.pcrl_v2 import across, between
-from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder
+from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import SslMedError
 
 CHANNELS = "backbone.channels=[8,16,32,64]"  # two scales in the decoder
@@ -116,9 +116,9 @@ def test_pairs_come_from_the_loader_in_volumes_and_from_the_image_in_images():
 
 @pytest.mark.parametrize("name", ["unet", "resnet18"])
 def test_scales_end_with_what_the_decoder_returns_and_double_each_time(name):
-    config = BackboneConfig(name=name, channels=(8, 16, 32, 64))
+    config = backbone_config(name, **({"channels": (8, 16, 32, 64)} if name == "unet" else {}))
     backbone = build_backbone(config, spatial_dims=2, in_channels=1)
-    decoder = build_decoder(config, backbone, skips=False).eval()
+    decoder = backbone.build_decoder(skips=False).eval()
     pyramid = backbone.eval()(torch.rand(1, 1, 64, 64, generator=generator()))
     scales = list(decoder.scales(pyramid))
     assert torch.equal(scales[-1], decoder(pyramid))

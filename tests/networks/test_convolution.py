@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder
+from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.networks.convolution import GuardedConv2d, GuardedConv3d, guard_convolutions, unsafe
 
 SIDES = (1, 2, 3, 4)
@@ -65,9 +65,9 @@ def test_only_what_is_narrow_is_computed_otherwise():
 
 
 def test_a_network_stays_what_it_is():
-    config = BackboneConfig(name="unet", channels=(4, 8, 8))
+    config = backbone_config("unet", channels=(4, 8, 8))
     backbone = build_backbone(config, spatial_dims=3, in_channels=1)
-    decoder = build_decoder(config, backbone)
+    decoder = backbone.build_decoder()
     both = nn.ModuleList([backbone, decoder])
     keys, x = list(both.state_dict()), torch.rand(2, 1, 8, 8, 8)
     before = decoder(backbone(x))
@@ -78,7 +78,7 @@ def test_a_network_stays_what_it_is():
     assert all(type(m) is not nn.Conv3d for m in both.modules())
     assert type(guard_convolutions(nn.Conv2d(1, 1, 3))) is GuardedConv2d
     assert isinstance(copy.deepcopy(both[0]).levels[0][0].conv, GuardedConv3d)
-    resnet = build_backbone(BackboneConfig(name="resnet18"), spatial_dims=2, in_channels=1)
+    resnet = build_backbone(backbone_config("resnet18"), spatial_dims=2, in_channels=1)
     assert any(isinstance(m, GuardedConv2d) for m in guard_convolutions(resnet).modules())
 
 
@@ -86,9 +86,9 @@ def test_a_network_stays_what_it_is():
 def test_a_deep_network_repeats_its_gradients(size):
     """Four levels: the coarsest has sides of 1 or 2, and the decoder comes up from them."""
     torch.manual_seed(0)
-    config = BackboneConfig(name="unet", channels=(8, 8, 8, 8, 8), norm="batch")
+    config = backbone_config("unet", channels=(8, 8, 8, 8, 8), norm="batch")
     backbone = build_backbone(config, spatial_dims=3, in_channels=1)
-    network = guard_convolutions(nn.Sequential(backbone, build_decoder(config, backbone)))
+    network = guard_convolutions(nn.Sequential(backbone, backbone.build_decoder()))
     x = torch.rand(4, 1, *size)
     first, second = (gradients(network, x, bf16=True) for _ in range(2))
     assert all(torch.isfinite(a).all() for a in first)

@@ -5,7 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_med.networks.backbone import BackboneConfig, build_backbone, build_decoder, resolve
+from ssl_med.networks.backbone import (
+    backbone_class,
+    backbone_config,
+    build_backbone,
+    check_backbone,
+    name_of,
+    stored_config,
+)
 from ssl_med.networks.backbones.unet import joined_up, joining_pays
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
@@ -25,9 +32,9 @@ def spec(dims, size):
 
 def test_default_3d_unet_is_models_genesis():
     """Parameter counts measured on the official network: 19,073,665 in all, 7,027,776 in the encoder."""
-    config = BackboneConfig(name="unet")
+    config = backbone_config("unet")
     backbone = build_backbone(config, spatial_dims=3, in_channels=1)
-    decoder = build_decoder(config, backbone)
+    decoder = backbone.build_decoder()
     head = RestorationHead(decoder.out_channels, 1, 3, activation="sigmoid")
     assert count(backbone) == 7_027_776
     assert count(decoder.up) == 2_753_408
@@ -55,7 +62,7 @@ def torchvision_keys(name):
 
 @pytest.mark.parametrize(("name", "parameters"), [("resnet18", 11_176_512), ("resnet50", 23_508_032)])
 def test_2d_resnets_hold_torchvisions_parameters(name, parameters):
-    backbone = build_backbone(BackboneConfig(name=name), spatial_dims=2, in_channels=3)
+    backbone = build_backbone(backbone_config(name), spatial_dims=2, in_channels=3)
     assert count(backbone) == parameters
     keys = backbone.state_dict().keys()
     assert set(keys) == torchvision_keys(name)
@@ -67,16 +74,17 @@ def test_2d_resnets_hold_torchvisions_parameters(name, parameters):
 @pytest.mark.parametrize("name", ["unet", "resnet18"])
 @pytest.mark.parametrize("skips", [True, False])
 def test_pyramid_and_decoder_shapes(name, norm, dims, skips):
-    config = BackboneConfig(name=name, norm=norm, channels=(8, 16, 32), decoder_channels=(32, 16, 16, 8, 8))
+    widths = {"channels": (8, 16, 32)} if name == "unet" else {"decoder_channels": (32, 16, 16, 8, 8)}
+    config = backbone_config(name, norm=norm, **widths)
     backbone = build_backbone(config, spatial_dims=dims, in_channels=2)
-    decoder = build_decoder(config, backbone, skips=skips)
+    decoder = backbone.build_decoder(skips=skips)
     shape = (16,) * dims if name == "unet" else (64, 32, 32)[:dims]
     x = torch.rand(2, 2, *shape)
     if name == "resnet18":
         backbone.eval(), decoder.eval()  # one voxel at the last level has no batch statistics worth the name
     pyramid = backbone(x)
     for level, channels, stride in zip(pyramid, backbone.channels, backbone.strides, strict=True):
-        assert level.shape == (2, channels, *(side // stride for side in shape))
+        assert level.shape == (2, channels, *(side // by for side, by in zip(shape, stride, strict=True)))
     assert backbone.pool(pyramid).shape == (2, backbone.out_channels)
     assert torch.allclose(backbone.pool(pyramid), pyramid[-1].flatten(2).mean(2))
     kind = {"batch": nn.modules.batchnorm._BatchNorm, "group": nn.GroupNorm}.get(
@@ -94,14 +102,14 @@ def test_pyramid_and_decoder_shapes(name, norm, dims, skips):
 
 def test_depth_comes_from_channels():
     for channels in ((4, 8), (4, 8, 16), (4, 8, 16, 32, 64, 128)):
-        backbone = build_backbone(BackboneConfig(name="unet", channels=channels), spatial_dims=2, in_channels=1)
+        backbone = build_backbone(backbone_config("unet", channels=channels), spatial_dims=2, in_channels=1)
         assert len(backbone.strides) == len(channels) - 1
 
 
 @pytest.mark.parametrize(
     ("config", "dims", "size", "message"),
     [
-        ({"name": "vgg"}, 2, 32, r"backbone.name is 'vgg'"),
+        ({"name": "resnet81"}, 2, 32, r"backbone.name 'resnet81' is unknown; did you mean 'resnet18'"),
         ({"channels": (8,)}, 3, 32, r"backbone.channels is \[8\]"),
         ({}, 3, 20, r"data.patch_size \[20, 20, 20\].*divisible by 8; try data.patch_size=\[16,16,16\]"),
         ({}, 2, 100, r"divisible by 32; try data.patch_size=\[96,96\]"),
@@ -111,12 +119,22 @@ def test_depth_comes_from_channels():
 )
 def test_what_cannot_be_built_is_refused(config, dims, size, message):
     with pytest.raises(SslMedError, match=message):
-        resolve(BackboneConfig(**config), spec(dims, size))
+        check_backbone(backbone_config(**{"name": "unet" if dims == 3 else "resnet18"} | config), spec(dims, size))
+
+
+@pytest.mark.parametrize("name", ["unet", "resnet18"])
+def test_settings_of_version_0_1_are_read(name):
+    """It wrote the settings of all its backbones; a setting that nobody knows is refused."""
+    stored = {"name": name, "channels": [8, 8, 16], "norm": "group", "init": "msra", "fast_up": False}
+    stored |= {"decoder_channels": [32, 16, 16, 8, 8]}
+    own = {"channels": (8, 8, 16), "fast_up": False} if name == "unet" else {"decoder_channels": (32, 16, 16, 8, 8)}
+    assert stored_config(stored) == backbone_config(name, norm="group", init="msra", **own)
+    with pytest.raises(SslMedError, match=f"backbone.depths is no setting of {name}"):
+        stored_config({**stored, "depths": [1]})
 
 
 def test_auto_is_unet_in_3d_and_resnet18_in_2d():
-    assert resolve(BackboneConfig(), spec(3, 32)).name == "unet"
-    assert resolve(BackboneConfig(), spec(2, 64)).name == "resnet18"
+    assert [name_of(backbone_class("auto", spatial_dims=dims)) for dims in (2, 3)] == ["resnet18", "unet"]
 
 
 def test_init_schemes():
@@ -286,10 +304,11 @@ def test_joined_up_is_the_same_function_of_the_same_parameters(shape, skips):
 @pytest.mark.parametrize(("dims", "size"), [(2, 64), (3, 16)])
 def test_fast_up_changes_nothing_but_the_time(dims, size):
     torch.manual_seed(0)
-    config = BackboneConfig(name="unet", channels=(2, 4, 8))
+    config = backbone_config("unet", channels=(2, 4, 8))
     backbone = build_backbone(config, spatial_dims=dims, in_channels=1).double()
-    fast = build_decoder(config, backbone).double()
-    plain = build_decoder(replace(config, fast_up=False), backbone).double()
+    fast = backbone.build_decoder().double()
+    plain_too = build_backbone(replace(config, fast_up=False), spatial_dims=dims, in_channels=1)
+    plain = plain_too.build_decoder().double()
     plain.load_state_dict(fast.state_dict())  # the same keys
     pyramid = backbone(torch.rand(2, 1, *(size,) * dims, dtype=torch.float64))
     assert joining_pays(pyramid[-1], out_channels=4)
@@ -304,7 +323,7 @@ def test_fast_up_changes_nothing_but_the_time(dims, size):
 
 def test_pooling_stays_in_half_precision():
     torch.manual_seed(0)
-    encoder = build_backbone(BackboneConfig(name="unet", channels=(2, 4, 8)), spatial_dims=3, in_channels=1)
+    encoder = build_backbone(backbone_config("unet", channels=(2, 4, 8)), spatial_dims=3, in_channels=1)
     seen = []
     encoder.halve.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
     with torch.autocast("cpu", torch.bfloat16):
@@ -322,9 +341,9 @@ def test_joining_is_left_where_the_kernels_are_the_larger_part():
 
 
 def test_instance_norm_accepts_two_voxels_and_group_norm_one():
-    assert resolve(BackboneConfig(norm="group"), spec(3, 8)).name == "unet"
+    check_backbone(backbone_config("unet", norm="group"), spec(3, 8))
     two = DataSpec(name="x", spatial_dims=3, in_channels=1, patch_size=(16, 8, 8))
-    assert resolve(BackboneConfig(norm="instance"), two).norm == "instance"
+    check_backbone(backbone_config("unet", norm="instance"), two)
 
 
 @pytest.mark.parametrize("normalize", [True, False])

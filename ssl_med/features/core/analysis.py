@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_med.evaluation.features import extract, pooled
-from ssl_med.networks.backbone import Backbone
+from ssl_med.networks.pyramid import Backbone
 from ssl_med.spec import Batch, SslMedError
 
 

@@ -14,9 +14,10 @@ from ssl_med.distributed import rank
 from ssl_med.evaluation.metrics import BASELINE, Metric
 from ssl_med.methods.core.about import Family, Paper
 from ssl_med.methods.core.measures import collapse
-from ssl_med.networks.backbone import Backbone, BackboneConfig, Decoder, build_backbone, resolve
+from ssl_med.networks.backbone import build_backbone, check_backbone, default_backbone
 from ssl_med.networks.heads import Standardize
 from ssl_med.networks.init import init_weights
+from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
 from ssl_med.optim import OptimConfig, configure, count_samples
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import BATCH_KEYS, Batch, DataSpec, Need, SslMedError
@@ -79,7 +80,8 @@ class Method(pl.LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.check_data(spec)
-        backbone = resolve(backbone or BackboneConfig(), spec)
+        backbone = backbone or default_backbone(spec.spatial_dims)
+        check_backbone(backbone, spec)
         self.config, self.spec = self.Config() if config is None else config, spec
         self.optim = optim or OptimConfig(name="adamw", lr=1e-3)
         self.backbone_config, self.batch_size, self.seed = backbone, batch_size, seed

@@ -12,7 +12,7 @@ from torch import Tensor
 from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.pair import ViewConfig, random_view
 from ssl_med.methods.core.schedule import ScheduleConfig
-from ssl_med.networks.backbone import Backbone
+from ssl_med.networks.pyramid import Backbone
 from ssl_med.spec import SslMedError
 
 
@@ -43,10 +43,10 @@ def small_size(patch: Sequence[int], backbone: Backbone, *, share: float) -> tup
     Batch and instance normalisation have nothing to compare in a single voxel.
     """
     divisor = backbone.divisor
-    size = [min(side, max(divisor, round(share * side / divisor) * divisor)) for side in patch]
+    size = [min(side, max(by, round(share * side / by) * by)) for side, by in zip(patch, divisor, strict=True)]
     for axis in sorted(range(len(size)), key=lambda a: -patch[a]):
-        if math.prod(side // divisor for side in size) < 2:
-            size[axis] = min(patch[axis], 2 * divisor)
+        if math.prod(side // by for side, by in zip(size, divisor, strict=True)) < 2:
+            size[axis] = min(patch[axis], 2 * divisor[axis])
     return tuple(size)
 
 

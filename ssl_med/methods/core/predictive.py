@@ -51,11 +51,11 @@ class PatchMethod(Method):
         Raises:
             SslMedError: patches that the network cannot take.
         """
-        c, min_side = self.config, self.backbone.min_input_side
+        c, min_side = self.config, [max(2, side) for side in self.backbone.min_input_side]
         self.grid = make_grid(
-            self.spec.patch_size, counts, gap=c.gap, jitter=c.jitter, overlap=overlap, min_side=max(2, min_side)
+            self.spec.patch_size, counts, gap=c.gap, jitter=c.jitter, overlap=overlap, min_side=min_side
         )
-        last = math.prod(max(1, side // self.backbone.divisor) for side in self.grid.patch)
+        last = math.prod(max(1, side // by) for side, by in zip(self.grid.patch, self.backbone.divisor, strict=True))
         if last < 2 and self.backbone_config.norm == "instance":
             raise SslMedError(
                 f"backbone.norm=instance needs two voxels at the network's last level; patches of "

@@ -17,7 +17,6 @@ from ssl_med.methods.core.about import Family
 from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.measures import to_float32
-from ssl_med.networks.backbone import build_decoder
 from ssl_med.networks.heads import RestorationHead
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec, SslMedError
@@ -82,7 +81,7 @@ class Restorer(Method):
 
     def build(self) -> None:
         """Decoder and output."""
-        self.decoder = build_decoder(self.backbone_config, self.backbone, skips=self.config.skips)
+        self.decoder = self.backbone.build_decoder(skips=self.config.skips)
         self.head = RestorationHead(
             self.decoder.out_channels, self.spec.in_channels, self.spec.spatial_dims, activation=self.activation
         )

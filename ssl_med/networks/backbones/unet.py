@@ -3,49 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
 
 import torch
-from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_med.networks.backbone import Backbone, Decoder, Norm, norm_of
+from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, Level, Norm, check_widths, conv_norm_relu
 
 
-def conv_norm_relu(spatial_dims: int, in_channels: int, out_channels: int, norm: Norm) -> nn.Module:
-    """3^d convolution with bias, normalisation, ReLU."""
-    block: nn.Module = Convolution(
-        spatial_dims,
-        in_channels,
-        out_channels,
-        kernel_size=3,
-        adn_ordering="NA",
-        norm=norm_of(norm),
-        act=("relu", {"inplace": True}),
-    )
-    return block
+@dataclass
+class UNetConfig(BackboneConfig):
+    """Settings of the U-Net."""
+
+    channels: tuple[int, ...] = (32, 64, 128, 256, 512)
+    """n + 1 widths give n levels; level i widens channels[i] to channels[i + 1] (default: Models Genesis)"""
+    fast_up: bool = True
+    """on a CPU: joins each level's transposed and first convolution where that is less work (equal up to rounding)"""
+
+    def __post_init__(self) -> None:
+        check_widths("channels", self.channels, norm=self.norm)
 
 
-class UNetEncoder(Backbone):
+class UNet(Backbone):
     """Levels of two convolutions, halved by max pooling in between.
 
-    Args:
-        channels: n + 1 widths for n levels; level i runs from channels[i] (the first from the image) to channels[i + 1],
-            as in Models Genesis: 1 -> 32 -> 64, 64 -> 64 -> 128, 128 -> 128 -> 256, 256 -> 256 -> 512.
-        spatial_dims: 2 or 3.
-        in_channels: channels of the image.
-        norm: normalisation layers.
+    Level i runs from channels[i] (the first from the image) to channels[i + 1], as in Models Genesis: 1 -> 32 -> 64,
+    64 -> 64 -> 128, 128 -> 128 -> 256, 256 -> 256 -> 512.
     """
 
-    def __init__(self, channels: tuple[int, ...], *, spatial_dims: int, in_channels: int, norm: Norm) -> None:
-        super().__init__(spatial_dims=spatial_dims, in_channels=in_channels)
-        self.channels = tuple(channels[1:])
-        self.strides = tuple(2**level for level in range(len(self.channels)))
+    Config = UNetConfig
+    config: UNetConfig
+
+    def __init__(self, config: Any, *, spatial_dims: int, in_channels: int) -> None:
+        super().__init__(config, spatial_dims=spatial_dims, in_channels=in_channels)
         self.levels = nn.ModuleList()
-        before = in_channels
-        for first, second in pairwise(channels):
+        before, norm = in_channels, config.norm
+        for first, second in pairwise(config.channels):
             self.levels.append(
                 nn.Sequential(
                     conv_norm_relu(spatial_dims, before, first, norm), conv_norm_relu(spatial_dims, first, second, norm)
@@ -53,6 +49,21 @@ class UNetEncoder(Backbone):
             )
             before = second
         self.halve = nn.MaxPool2d(2) if spatial_dims == 2 else nn.MaxPool3d(2)
+
+    @classmethod
+    def pyramid_of(cls, config: Any, spatial_dims: int) -> list[Level]:
+        """Each level has half the sides of the one before."""
+        return [Level(width, (2**level,) * spatial_dims) for level, width in enumerate(config.channels[1:])]
+
+    def build_decoder(self, *, skips: bool = True) -> Decoder:
+        """The decoder of Models Genesis."""
+        return UNetDecoder(
+            self.channels,
+            spatial_dims=self.spatial_dims,
+            norm=self.config.norm,
+            skips=skips,
+            fast_up=self.config.fast_up,
+        )
 
     def levels_of_modules(self) -> tuple[tuple[nn.Module, ...], ...]:
         """Two convolutions a level."""

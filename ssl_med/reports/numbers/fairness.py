@@ -125,6 +125,8 @@ def _differences(runs: Sequence[Run], settings: Callable[[Run], Settings], label
     for key in dict.fromkeys(key for _, values in found for key in values):
         groups: dict[str, list[str]] = {}
         for name, values in found:
+            if key.startswith("backbone.") and key not in values:
+                continue  # a setting of another network
             groups.setdefault(values.get(key, "not set"), []).append(name)
         if len(groups) > 1:
             sides = [f"{value} ({', '.join(dict.fromkeys(names))})" for value, names in groups.items()]

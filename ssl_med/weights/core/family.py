@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_med.checkpoint import Card
-from ssl_med.networks.backbone import Backbone, BackboneConfig, build_backbone
+from ssl_med.networks.backbone import build_backbone
+from ssl_med.networks.pyramid import Backbone, BackboneConfig
 from ssl_med.spec import DataSpec, SslMedError
 
 State = dict[str, Tensor]

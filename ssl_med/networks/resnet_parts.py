@@ -1,0 +1,119 @@
+"""What the residual networks (He et al. 2016) share: MONAI's blocks as an encoder, with a decoder of given widths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ssl_med.networks.pyramid import (
+    Backbone,
+    BackboneConfig,
+    Decoder,
+    Level,
+    Norm,
+    PyramidDecoder,
+    check_widths,
+    norm_of,
+)
+from ssl_med.spec import SslMedError
+
+_WIDTHS = (64, 128, 256, 512)
+
+
+@dataclass
+class ResNetConfig(BackboneConfig):
+    """Settings of a residual network."""
+
+    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    """widths of the decoder, coarsest first"""
+
+    def __post_init__(self) -> None:
+        check_widths("decoder_channels", self.decoder_channels, norm=self.norm)
+        if len(self.decoder_channels) != 1 + len(_WIDTHS):
+            raise SslMedError(
+                f"backbone.decoder_channels is {list(self.decoder_channels)}; a resnet has five levels and needs five widths"
+            )
+
+
+class ResNetBackbone(Backbone):
+    """7^d stem of stride 2, max pooling, four stages; parameters and keys of the 2D form are torchvision's.
+
+    The pyramid holds the stem (stride 2) and the stages (4, 8, 16, 32). A leaf says which blocks and how many.
+    """
+
+    Config = ResNetConfig
+    config: ResNetConfig
+    block: ClassVar[str]
+    """basic or bottleneck"""
+    blocks: ClassVar[tuple[int, int, int, int]]
+    """blocks of each stage"""
+    expansion: ClassVar[int]
+    """channels that leave a block, as a multiple of its width"""
+
+    def __init__(self, config: Any, *, spatial_dims: int, in_channels: int) -> None:
+        from monai.networks.nets.resnet import ResNet  # seconds to import, and settings are checked without it
+
+        super().__init__(config, spatial_dims=spatial_dims, in_channels=in_channels)
+        net = ResNet(
+            self.block,
+            list(self.blocks),
+            list(_WIDTHS),
+            spatial_dims=spatial_dims,
+            n_input_channels=in_channels,
+            conv1_t_size=7,
+            conv1_t_stride=2,
+            feed_forward=False,
+            bias_downsample=False,
+        )
+        if config.norm != "batch":
+            _replace_norms(net, spatial_dims, config.norm)
+        self.conv1, self.bn1, self.act, self.maxpool = net.conv1, net.bn1, net.act, net.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+
+    @classmethod
+    def pyramid_of(cls, config: Any, spatial_dims: int) -> list[Level]:
+        """Stem and four stages."""
+        channels = (64, *(width * cls.expansion for width in _WIDTHS))
+        return [Level(width, (2 ** (level + 1),) * spatial_dims) for level, width in enumerate(channels)]
+
+    @property
+    def min_input_side(self) -> tuple[int, ...]:
+        """Padded strided convolutions leave one voxel of any image."""
+        return (1,) * self.spatial_dims
+
+    def build_decoder(self, *, skips: bool = True) -> Decoder:
+        """The decoder that any encoder gets, of the widths in `decoder_channels`."""
+        return PyramidDecoder(
+            self.channels,
+            self.strides,
+            spatial_dims=self.spatial_dims,
+            norm=self.config.norm,
+            skips=skips,
+            widths=self.config.decoder_channels,
+        )
+
+    def levels_of_modules(self) -> tuple[tuple[nn.Module, ...], ...]:
+        """Stem and four stages."""
+        return (self.conv1, self.bn1), (self.layer1,), (self.layer2,), (self.layer3,), (self.layer4,)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, *S) -> stem and four stages, finest first."""
+        pyramid = [self.act(self.bn1(self.conv1(x)))]
+        x = self.maxpool(pyramid[0])
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            pyramid.append(x)
+        return pyramid
+
+
+def _replace_norms(module: nn.Module, spatial_dims: int, norm: Norm) -> None:
+    """Replaces every BatchNorm: MONAI 1.6 passes its `norm` argument to the stem only."""
+    from monai.networks.layers.utils import get_norm_layer
+
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(module, name, get_norm_layer(norm_of(norm), spatial_dims, child.num_features))
+        else:
+            _replace_norms(child, spatial_dims, norm)
