@@ -33,11 +33,12 @@ MAY_IMPORT = {
     "ssl_med.methods": PARTS | {"ssl_med.evaluation.metrics"},
     "ssl_med.evaluation": PARTS,
     "ssl_med.evaluation.metrics": {"ssl_med.spec", "ssl_med.catalogue"},
-    # for SslMedError, directions of metrics, and statistics, which need no torch
     "ssl_med.weights": {"ssl_med.spec", "ssl_med.networks", "ssl_med.checkpoint"},
     "ssl_med.features": {*PARTS, "ssl_med.evaluation"},
+    # for SslMedError, the nearest name, directions of metrics, and statistics, which need no torch
     "ssl_med.reports": {
         "ssl_med.spec",
+        "ssl_med.catalogue",
         *(f"ssl_med.evaluation.{name}" for name in ("metrics", "statistics", "bootstrap", "analysis")),
     },
     "datamodules": {

@@ -21,7 +21,7 @@ from experiments.run.callbacks import RunError
 from experiments.run.environment import say
 from experiments.run.threads import cores
 from ssl_med.config import build, parse_overrides, to_plain
-from ssl_med.reports.run_folder import Run, read_run
+from ssl_med.reports.run_folder import Run
 from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
 
@@ -138,12 +138,13 @@ def check(matrix: Matrix) -> list[Node]:
     finals = matrix.finals(first)
     for node in [*matrix.pretrainings(), *trials, *finals]:
         matrix.folder(node)
+    matrix.check_metrics([*trials, *finals])
     return finals
 
 
 def cells(matrix: Matrix, choices: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[tuple[Node, Run]]:
     """Every final run that the table asks for, done or not."""
-    return [(node, read_run(matrix.folder(node))) for node in matrix.finals(choices)]
+    return [(node, matrix.run(node)) for node in matrix.finals(choices)]
 
 
 def _declare(matrix: Matrix) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,8 @@ from experiments.comparison.local import Finished, Job
 from experiments.comparison.plan import Matrix, Node
 from experiments.comparison.progress import Bar
 from experiments.run.environment import say
-from ssl_med.reports.run_folder import read_run
+from ssl_med.evaluation.metrics import Metric, metric_of
 from ssl_med.reports.writing import write_json
-from ssl_med.spec import SslMedError
 
 PROGRESS, CHOICES = "progress.json", "choices.json"
 AGAIN = 20  # times that a run which was asked to stop is started again
@@ -92,7 +90,7 @@ class Campaign:
     def _account(self, finished: Finished) -> None:
         node: Node = finished.job.key
         folder = self.matrix.folder(node)
-        run = read_run(folder)
+        run = self.matrix.run(node)
         if not finished.error and run.summary.get("status") == "interrupted" and self.again[folder] < AGAIN:
             self.again[folder] += 1
             self.waiting.insert(0, node)
@@ -101,10 +99,7 @@ class Campaign:
         error = finished.error or run.problem
         result = f"{run.summary.get('steps')} steps"
         if run.scored and not error:
-            try:
-                result = f"{run.metric} {self.matrix.value(node, run):.4f}"
-            except SslMedError as missing:  # a metric that the table names and the task has not; others go on
-                error = str(missing)
+            result = f"{run.metric} {run.value:.4f}"
         if error:
             self.failed[folder] = error
             self._give_up(folder)
@@ -178,7 +173,7 @@ class Campaign:
 
     def _finished(self, nodes: Iterable[Node]) -> None:
         """Takes what is finished out of the queue."""
-        found = {folder for node in nodes if not read_run(folder := self.matrix.folder(node)).problem}
+        found = {self.matrix.folder(node) for node in nodes if not self.matrix.run(node).problem}
         self.done |= found
         self.waiting = [node for node in self.waiting if self.matrix.folder(node) not in found]
 
@@ -193,26 +188,24 @@ def choose(
     """
     results: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     settings: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, Metric] = {}
     broken = set()
     listed = []
     for node in trials:
-        run, label = read_run(matrix.folder(node)), json.dumps(node.choice)
+        run, label = matrix.run(node), json.dumps(node.choice)
         settings[label] = dict(node.choice)
-        try:
-            value = math.nan if run.problem else matrix.value(node, run)
-        except SslMedError:  # told when the run ended
-            value = math.nan
-        if math.isnan(value):
+        if run.problem:
             broken.add((node.row, node.column))
             continue
-        results[node.row, node.column][label].append(value)
-        metric = matrix.table.columns[node.column].metric or run.metric
-        listed.append({"row": node.row, "column": node.column, "seed": node.seed, **dict(node.choice), metric: value})
+        results[node.row, node.column][label].append(run.value)
+        metrics[node.column] = metric_of(run.metric)
+        tried = dict(node.choice)
+        listed.append({"row": node.row, "column": node.column, "seed": node.seed, **tried, run.metric: run.value})
     chosen = {}
     for key, found in results.items():
         if key not in broken:
-            best = max(found, key=lambda label: float(np.mean(found[label])))
-            chosen[key] = settings[best]
+            goodness = metrics[key[1]].goodness
+            chosen[key] = settings[max(found, key=lambda label: goodness(float(np.mean(found[label]))))]
     return chosen, listed
 
 

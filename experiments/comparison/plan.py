@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -18,7 +17,8 @@ from experiments.config.sources import CONF, names
 from ssl_med.catalogue import nearest
 from ssl_med.config import hint_of, read_yaml
 from ssl_med.evaluation.protocols import InitConfig
-from ssl_med.reports.run_folder import Run
+from ssl_med.evaluation.tasks import task_class
+from ssl_med.reports.run_folder import Run, read_run
 from ssl_med.spec import SslMedError
 from ssl_med.values import elements, spell, type_words
 
@@ -149,21 +149,27 @@ class Matrix:
             self._folders[node.overrides] = self.out / node.role / f"{name}-{config.hash(planned=self.elsewhere)}"
         return self._folders[node.overrides]
 
-    def value(self, node: Node, run: Run) -> float:
-        """What stands in the cell of a finished run.
+    def run(self, node: Node) -> Run:
+        """The run of a node as its folder tells it, judged by the metric of the column."""
+        return read_run(self.folder(node), metric=self._metric(node))
+
+    def check_metrics(self, nodes: Sequence[Node]) -> None:
+        """Refuses a column whose metric its task never has; what depends on data and on maps of classes shows after a run.
 
         Raises:
-            SslMedError: the run has no such metric.
+            SslMedError: names the column and what there is.
         """
-        metric = self.table.columns[node.column].metric
-        if not metric:
-            return run.value
-        value = run.metrics.get(f"test/{metric}", math.nan)
-        if math.isnan(value):
-            known = [key.removeprefix("test/") for key in run.metrics if key.startswith("test/")]
-            hint = nearest(metric, known)
-            raise SslMedError(f"columns.{node.column}.metric: {run.folder} has no test metric '{metric}'{hint}")
-        return value
+        for node in {node.column: node for node in nodes if self._metric(node) and node.kind != "external"}.values():
+            metric, config = self._metric(node), node.config()
+            accuracy = config.protocol == "fewshot" or config.protocol.startswith("pretext")
+            known = ["accuracy"] if accuracy else task_class(config.spec).test_metrics(config.spec.class_names)
+            if metric not in known:
+                raise SslMedError(
+                    f"columns.{node.column}.metric={metric}: is no test metric of {config.name}{nearest(metric, known)}"
+                )
+
+    def _metric(self, node: Node) -> str:
+        return "" if node.role == "pretrain" else self.table.columns[node.column].metric
 
     def command(self, node: Node) -> tuple[str, ...]:
         """All overrides of its run, the folder included."""

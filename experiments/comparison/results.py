@@ -11,7 +11,7 @@ from experiments.comparison.plan import Matrix, Node
 from experiments.run.environment import say
 from ssl_med.reports.numbers.comparison import Column, Comparison, Design, Entry
 from ssl_med.reports.page import write_report
-from ssl_med.reports.run_folder import Run, read_run
+from ssl_med.reports.run_folder import Run
 
 Choices = Mapping[tuple[str, str], Mapping[str, Any]]
 
@@ -53,7 +53,14 @@ def _declared(matrix: Matrix) -> Design:
         rows=tuple(table.rows),
         columns=tuple(
             Column(
-                label, column.task, column.protocol, tuple(column.fractions), column.tune, column.tests, column.series
+                label,
+                column.task,
+                column.protocol,
+                tuple(column.fractions),
+                column.tune,
+                column.tests,
+                column.series,
+                column.metric,
             )
             for label, column in table.columns.items()
         ),
@@ -65,6 +72,7 @@ def _declared(matrix: Matrix) -> Design:
         protocol=table.protocol,
         collapsed_below=table.collapsed_below,
         published=table.published,
+        published_p=table.published_p,
         tune_fraction=table.tune.fraction,
     )
 
@@ -75,20 +83,19 @@ class _Reader:
     def __init__(self, matrix: Matrix, failed: Mapping[Path, str]) -> None:
         self.matrix, self.failed = matrix, failed
         self.trials = matrix.trials()
-        self._runs: dict[Path, Run] = {}
+        self._runs: dict[tuple[Path, str], Run] = {}
 
     def entry(self, node: Node) -> Entry:
         before = node.needs[0].needs if node.kind == "external" else node.needs
         starts = self.matrix.folder(before[0]) if before else None
-        run = self._run(self.matrix.folder(node))
+        run = self._run(node)
         return Entry(
             node.role, node.row, node.column, node.fraction, node.seed, run, self.why(node), node.choice, starts
         )
 
     def why(self, node: Node) -> str:
         """Why a run does not count; '' when it does."""
-        folder = self.matrix.folder(node)
-        run = self._run(folder)
+        folder, run = self.matrix.folder(node), self._run(node)
         if not run.problem:
             return ""
         broken = [need for need in node.needs if self.matrix.folder(need) in self.failed]
@@ -108,10 +115,11 @@ class _Reader:
                 return f"no setting chosen; a trial whose{why.removeprefix('its')}"
         return "its trials are not done yet"
 
-    def _run(self, folder: Path) -> Run:
-        if folder not in self._runs:
-            self._runs[folder] = read_run(folder)
-        return self._runs[folder]
+    def _run(self, node: Node) -> Run:
+        key = self.matrix.folder(node), node.column
+        if key not in self._runs:
+            self._runs[key] = self.matrix.run(node)
+        return self._runs[key]
 
 
 def failures_of(progress: Path) -> dict[Path, str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from experiments.config.sections import SCRATCH
 from ssl_med.catalogue import nearest
 from ssl_med.config import Layer, build, parse_overrides, read_yaml
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.spec import SslMedError
 from ssl_med.values import is_null
 
@@ -69,7 +70,7 @@ class ColumnConfig:
     tests: str = ""
     """another column, whose fine-tunings are tested on `task` without training; settings: of `ssl-med external`"""
     metric: str = ""
-    """test metric of the cells; empty: the task's own"""
+    """test metric of the cells, by which settings are chosen and rows compared; empty: the task's own"""
     settings: Tree = field(default_factory=dict)
     """of its runs"""
     root: str = ""
@@ -146,6 +147,11 @@ class TableConfig:
         for name, column in self.columns.items():
             if column.tests:
                 self._check_external(name, column)
+            if column.metric:
+                try:
+                    metric_of(column.metric)
+                except SslMedError as error:
+                    raise SslMedError(f"columns.{name}.metric={error}") from None
             if not column.fractions:
                 raise SslMedError(f"columns.{name}.fractions is empty; give one share or more")
             if column.protocol.startswith("pretext") and column.fractions != (1.0,):

@@ -130,6 +130,12 @@ class Segmentation(Task):
         # Dice alone hardly sees false positives in crops without foreground: its gradient there falls with their square
         self._loss = dice_loss if config.loss == "dice" else dice_bce
 
+    @classmethod
+    def test_metrics(cls, class_names: Sequence[str]) -> list[str]:
+        """Names of all that a test may give, the headline first; distances need a voxel size."""
+        names = [cls.metric, "iou", "iou_50_95", "hd95_mm", "surface_dice"]
+        return [*names, *(f"{name}/{region}" for name in names for region in class_names)]
+
     def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
         assert decoder is not None
         logits: Tensor = self.head(decoder(backbone(image)))
@@ -218,6 +224,12 @@ class Classification(_PooledTask):
     known_losses = ("auto", "ce")
     labels = "classes"
 
+    @classmethod
+    def test_metrics(cls, class_names: Sequence[str]) -> list[str]:
+        """Names of all that a test may give, the headline first; kappa is for grades, CPM for candidates."""
+        names = [cls.metric, "accuracy", "balanced_accuracy", "kappa", "cpm"]
+        return [*names, *(f"sensitivity/{rate:g}" for rate in FROC_RATES)]
+
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
         return F.cross_entropy(logits.float(), batch["label"])
 
@@ -272,6 +284,11 @@ class Multilabel(_PooledTask):
     metric = "auroc"
     known_losses = ("auto", "bce")
     labels = "findings"
+
+    @classmethod
+    def test_metrics(cls, class_names: Sequence[str]) -> list[str]:
+        """Names of all that a test may give, the headline first."""
+        return [cls.metric, *(f"{cls.metric}/{name}" for name in class_names)]
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
         known = ~batch["label"].isnan()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.reports._markdown import TITLE, markdown_report
 from ssl_med.reports.figures.curves import label_efficiency, loss_curves, probe_curves, style, to_svg, validation_curves
 from ssl_med.reports.numbers.differences import difference_lines, difference_notes, differences
@@ -209,7 +210,8 @@ def _case_means(table: Table) -> dict[str, dict[tuple[str, float], float]]:
 
 def _by_difficulty(table: Table) -> list[str]:
     means = {case: float(np.mean(list(cells.values()))) for case, cells in _case_means(table).items()}
-    return sorted(means, key=lambda case: (means[case], case))
+    metric = metric_of(table.metric)
+    return sorted(means, key=lambda case: (metric.goodness(means[case]), case))
 
 
 def _cases(table: Table) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ssl_med.reports.html import case_pictures
-from ssl_med.reports.numbers.comparison import Comparison
-from ssl_med.reports.numbers.derived import seconds
+from ssl_med.reports.numbers.comparison import Comparison, Entry
+from ssl_med.reports.numbers.derived import Published, published, seconds
 from ssl_med.reports.numbers.provenance import duration
 from ssl_med.reports.numbers.tables import EMPTY, results_csv
 from ssl_med.reports.render import latex
@@ -25,6 +26,7 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     sections = _sections(comparison)
     entries = comparison.entries
+    cited = {(x.row, x.column, x.fraction): x for x in published(comparison)}
     first: dict[str, Sequence[Any]] = {
         "role": [entry.role for entry in entries],
         "row": [entry.row for entry in entries],
@@ -33,6 +35,8 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         "table_seed": [entry.seed for entry in entries],
         "setting": [entry.chosen for entry in entries],
         "missing_because": [entry.why for entry in entries],
+        "published": [_cited(cited, entry, "published") for entry in entries],
+        "published_p": [_cited(cited, entry, "p") for entry in entries],
     }
     (out / "results.csv").write_text(results_csv([entry.run for entry in entries], first=first), encoding="utf-8")
     (out / "table.tex").write_text(latex.tex(comparison), encoding="utf-8")
@@ -42,6 +46,13 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         p.page(comparison.design.title or comparison.design.name, _body(comparison, sections)), encoding="utf-8"
     )
     return page
+
+
+def _cited(numbers: Mapping[tuple[str, str, float], Published], entry: Entry, what: Literal["published", "p"]) -> str:
+    """The paper's number or p beside a run of its cell; '' where there is none."""
+    found = numbers.get((entry.row, entry.column, entry.fraction)) if entry.role == "final" else None
+    value = math.nan if found is None else float(getattr(found, what))
+    return "" if math.isnan(value) else f"{value:g}"
 
 
 def _sections(comparison: Comparison) -> list[Section]:

@@ -7,11 +7,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ssl_med.catalogue import nearest
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.spec import SslMedError
 
 CONFIG, METRICS, SUMMARY, CASES, FIGURES = (
@@ -32,11 +34,15 @@ Case = dict[str, str | float]
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder as read. `problem` says why the run cannot count as a result; "" when it can."""
+    """One run folder as read. `problem` says why the run cannot count as a result; "" when it can.
+
+    * judged_by: test metric that counts in place of the headline metric of the run; "": that one.
+    """
 
     folder: Path
     summary: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    judged_by: str = ""
 
     @property
     def kind(self) -> str:
@@ -136,8 +142,8 @@ class Run:
 
     @property
     def metric(self) -> str:
-        """Name of the headline metric."""
-        return str(self.summary.get("metric") or "")
+        """Name of the test metric that counts."""
+        return self.judged_by or str(self.summary.get("metric") or "")
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -146,7 +152,7 @@ class Run:
 
     @property
     def value(self) -> float:
-        """The headline test metric; nan when undefined."""
+        """The test metric that counts; nan when undefined."""
         return self.metrics.get(f"test/{self.metric}", math.nan)
 
     @property
@@ -186,8 +192,8 @@ class Run:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Ends of the headline metric's interval over subjects; nan where there is none."""
-        interval = self._part("interval")
+        """Ends of the metric's interval over subjects; nan where there is none, as for all but the headline metric."""
+        interval = self._part("interval") if self.metric == self.summary.get("metric") else {}
         return _number(interval.get("low")), _number(interval.get("high"))
 
     def _part(self, key: str) -> Mapping[str, Any]:
@@ -230,8 +236,13 @@ def read_cases(folder: Path, name: str = CASES) -> list[Case]:
         ]
 
 
-def read_run(folder: Path) -> Run:
-    """Reads a run folder; what is broken or unfinished is told in `problem`, never raised."""
+def read_run(folder: Path, *, metric: str = "") -> Run:
+    """Reads a run folder; what is broken or unfinished is told in `problem`, never raised.
+
+    Args:
+        folder: of the run.
+        metric: test metric that counts in place of the run's headline metric.
+    """
     path = folder / SUMMARY
     if not path.is_file():
         steps = max((int(line["step"]) for line in read_metrics(folder)), default=None)
@@ -243,8 +254,8 @@ def read_run(folder: Path) -> Run:
         return Run(folder, problem=f"{SUMMARY} cannot be read ({str(error).splitlines()[0]})")
     if not isinstance(summary, dict) or summary.get("kind") not in ("pretrain", "finetune", "probe", "external"):
         return Run(folder, problem=f"{SUMMARY} names no kind of run (pretrain, finetune, probe or external)")
-    run = Run(folder, summary)
-    return Run(folder, summary, _problem(run))
+    run = Run(folder, summary, judged_by=metric)
+    return replace(run, problem=_problem(run))
 
 
 def _problem(run: Run) -> str:
@@ -257,8 +268,15 @@ def _problem(run: Run) -> str:
     if run.scored:
         if not run.task or not run.metric:
             return f"{SUMMARY} names no task or no metric"
+        if run.judged_by and f"test/{run.metric}" not in run.metrics:
+            known = [key.removeprefix("test/") for key in run.metrics if key.startswith("test/")]
+            return f"has no test metric '{run.metric}'{nearest(run.metric, known)}"
         if math.isnan(run.value):
             return f"test {run.metric} is undefined (see the conventions)"
+        try:
+            metric_of(run.metric)
+        except SslMedError as error:
+            return str(error)
     return ""
 
 

@@ -25,7 +25,9 @@ def summary(target, names, logits, **batch):
     spec = DataSpec(name="x", spatial_dims=2, in_channels=1, patch_size=(16, 16), target=target, class_names=names)
     task = task_class(spec)(TaskConfig(ordered=True), spec, BACKBONE, BACKBONE)
     batch["id"] = [f"{k:02d}" for k in range(len(logits))]
-    return task.summarize(task.test_rows(logits, batch))
+    found = task.summarize(task.test_rows(logits, batch))
+    assert found.keys() - UNRATED.keys() == {*task.test_metrics(names)}, "what a column of a comparison may name"
+    return found
 
 
 def mask_metrics(right):

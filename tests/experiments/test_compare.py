@@ -1,14 +1,17 @@
 """How a table is carried out: order, choices, resuming, failures. The runs are made by a desk in this process."""
 
+import csv
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -69,7 +72,7 @@ class Desk(Inline):
         # scratch is best at 0.1 by the metric and at 0.001 by IoU; the others at 0.01
         best = {"scratch": 0.1}.get(job.key.row, 0.01)
         rate = float(words.get("optim.lr", 0.01))
-        metrics = {"test/dice": 0.8 - abs(rate - best), "test/iou": 0.5 - rate}
+        metrics = {"test/dice": 0.8 - abs(rate - best), "test/iou": 0.5 - rate, "test/hd95_mm": 5 + 10 * rate}
         if job.kind == "external":
             assert "tracking.table" not in words  # it has no such setting
             metrics |= {"in_domain/dice": 0.9}
@@ -81,9 +84,10 @@ class Plain:
 
     def __init__(self, words):
         self.name = next(word.partition("=")[2] for word in words if word.startswith(("task=", "method=")))
-        self.overrides = words
+        self.overrides, self.protocol = words, ""
+        self.spec = SimpleNamespace(target="mask", class_names=("liver",))
 
-    def hash(self):
+    def hash(self, *, planned=False):
         return hashlib.sha256(" ".join(self.overrides).encode()).hexdigest()[:8]
 
 
@@ -128,10 +132,35 @@ def test_what_a_run_needs_comes_before_it_and_choices_enter_the_finals(start, tm
     assert list(declared["rows"]) == ["scratch", "mg", "moco"]
 
 
-def test_choices_are_made_by_the_metric_of_the_column(start):
-    _, _, printed = start("columns.liver.metric=iou")
-    assert "chosen for scratch in liver: optim.lr=0.001" in printed
-    assert "chosen for mg in liver: optim.lr=0.001" in printed
+@pytest.mark.parametrize("metric", ["iou", "hd95_mm"])
+def test_choices_and_the_report_follow_the_metric_of_the_column(start, monkeypatch, tmp_path, metric):
+    monkeypatch.setattr(Node, "config", lambda node: Plain(node.overrides))
+    _, _, printed = start(f"columns.liver.metric={metric}")
+    rows = ("scratch", "mg", "moco")
+    assert all(f"chosen for {row} in liver: optim.lr=0.001" in printed for row in rows)  # scratch by dice: 0.1
+    value = {"iou": 0.499, "hd95_mm": 5.01}[metric]
+    assert re.search(rf"liver.*: mg, seed 0: {metric} {value:.4f}", printed)
+    report = (tmp_path / "out" / "report.md").read_text()
+    liver, lungs = report.partition("## Liver")[2].split("## Lungs")
+    assert f"test {metric}" in liver
+    assert f"| {value:.3f}" in liver
+    assert "test dice" in lungs
+    with (tmp_path / "out" / "results.csv").open() as file:
+        found = {(row["column"], row["metric"], row["value"]) for row in csv.DictReader(file) if row["role"] == "final"}
+    assert {key[:2] for key in found} == {("liver", metric), ("lungs", "dice")}
+    assert ("liver", metric, f"{value:.6g}") in found
+
+
+def test_a_metric_that_the_task_lacks_is_refused_before_work_starts(start, monkeypatch):
+    monkeypatch.setattr(Node, "config", lambda node: Plain(node.overrides))
+    for metric, said in (
+        ("accuracy", "columns.liver.metric=accuracy: is no test metric of lits; there are: dice, iou"),
+        ("dice/liverr", "columns.liver.metric=dice/liverr: is no test metric of lits; did you mean 'dice/liver'?"),
+        ("ioo", "columns.liver.metric=ioo: is no metric"),
+    ):
+        code, started, printed = start(f"columns.liver.metric={metric}")
+        assert (code, started) == (2, [])
+        assert said in printed
 
 
 def test_what_is_finished_is_skipped_after_an_interruption(start, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.comparison.plan import Matrix, family_of, flatten, grid
 from experiments.comparison.table import load_table, merge, tables
-from ssl_med.reports.run_folder import Run
+from ssl_med.reports.writing import write_summary
 from ssl_med.spec import SslMedError
 
 BASE = """
@@ -373,16 +373,18 @@ def test_what_is_missing_or_wrong_is_said(load, tmp_path):
         matrix_of(table, tmp_path).trials()[0].config()
 
 
-def test_the_value_of_a_cell(load, tmp_path):
+def test_the_value_of_a_cell(load, tmp_path, monkeypatch):
     matrix = matrix_of(load(BASE.replace("task: lits\n", "task: lits\n        metric: iou\n", 1)), tmp_path)
     choices = {("mg", "liver"): {}}
     liver, lungs = (next(n for n in matrix.finals(choices) if n.column == c) for c in ("liver", "lungs"))
-    run = Run(tmp_path / "r", {"metric": "dice", "metrics": {"test/dice": 0.8, "test/iou": 0.7}})
-    assert matrix.value(liver, run) == 0.7
-    assert matrix.value(lungs, run) == 0.8
-    bare = Run(tmp_path / "r", {"metric": "dice", "metrics": {"test/dice": 0.8}})
-    with pytest.raises(SslMedError, match=r"columns\.liver\.metric: .* has no test metric 'iou'"):
-        matrix.value(liver, bare)
+    monkeypatch.setattr(matrix, "folder", lambda node: tmp_path)
+    summary = {"format": 1, "kind": "finetune", "status": "done", "task": "lits", "metric": "dice"}
+    write_summary(tmp_path, {**summary, "metrics": {"test/dice": 0.8, "test/iou": 0.7}})
+    assert (matrix.run(liver).metric, matrix.run(liver).value) == ("iou", 0.7)
+    assert (matrix.run(lungs).metric, matrix.run(lungs).value) == ("dice", 0.8)
+    write_summary(tmp_path, {**summary, "metrics": {"test/dice": 0.8}})
+    assert matrix.run(liver).problem == "has no test metric 'iou'; there are: dice"
+    assert not matrix.run(lungs).problem
 
 
 def test_folders_of_runs_on_other_machines_do_not_depend_on_this_one(load, tmp_path, monkeypatch):

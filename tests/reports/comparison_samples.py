@@ -36,6 +36,7 @@ def sample_comparison(
     tuned=True,
     early_steps=STEPS,
     series="",
+    metric="",
     **declared,
 ):
     """Runs of a comparison and the comparison.
@@ -60,9 +61,9 @@ def sample_comparison(
             for fraction in fractions:
                 for row in rows:
                     why = missing.get((row, fraction, seed), "")
-                    run = (
-                        Run(root / "none") if why else read_run(_final(root / column, row, fraction, seed, early_steps))
-                    )
+                    run = Run(root / "none")
+                    if not why:
+                        run = read_run(_final(root / column, row, fraction, seed, early_steps), metric=metric)
                     choice = (("optim.lr", LR[0]),) if tuned else ()
                     entries.append(Entry("final", row, column, fraction, seed, run, why, choice, pretrained.get(row)))
     known = {
@@ -74,7 +75,9 @@ def sample_comparison(
     return Comparison(
         Design(
             rows=tuple(rows),
-            columns=tuple(Column(c, "lits", "finetune", tuple(fractions), grid, series=series) for c in columns),
+            columns=tuple(
+                Column(c, "lits", "finetune", tuple(fractions), grid, series=series, metric=metric) for c in columns
+            ),
             test=test,
             seeds=tuple(range(seeds)),
             **known,
@@ -85,11 +88,22 @@ def sample_comparison(
 
 def _final(root, row, fraction, seed, steps):
     values = [value(row, fraction, seed, k) for k in range(CASES)]
-    folder = write_finetune(root, row, fraction=fraction, seed=seed, values=values)
-    writing.write_cases(folder, [{"case": f"c{k:02}", "subject": f"s{k:02}", "dice": v} for k, v in enumerate(values)])
+    metrics = {"test/dice": float(np.mean(values)), "test/hd95_mm": mirrored(np.mean(values))}
+    folder = write_finetune(root, row, fraction=fraction, seed=seed, values=values, metrics=metrics)
+    cases = [
+        {"case": f"c{k:02}", "subject": f"s{k:02}", "dice": v, "hd95_mm": mirrored(v)} for k, v in enumerate(values)
+    ]
+    writing.write_cases(folder, cases)
     for step in steps:
-        writing.append_metrics(folder, step - 1, {"curve/steps": step, "curve/dice": early(row, fraction, seed, step)})
+        dice = early(row, fraction, seed, step)
+        curve = {"curve/dice": dice, "curve/hd95_mm": mirrored(dice)}
+        writing.append_metrics(folder, step - 1, {"curve/steps": step, **curve})
     return folder
+
+
+def mirrored(dice):
+    """A distance in mm that orders cases, runs and rows as Dice does."""
+    return 10 * (1 - float(dice))
 
 
 def early(row, fraction, seed, step):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from scipy import stats
 
 from ssl_med.evaluation import bootstrap
 from ssl_med.evaluation import statistics as s
+from ssl_med.evaluation.metrics import METRICS
 from ssl_med.reports.numbers.comparison import TESTS
 from ssl_med.reports.numbers.derived import (
     annotation_saving,
@@ -27,6 +29,8 @@ from ssl_med.reports.numbers.derived import (
 )
 from ssl_med.reports.numbers.ranking import rank
 from ssl_med.reports.numbers.tables import Cell
+from ssl_med.reports.numbers.wording import mark_of
+from ssl_med.reports.sections.overall import in_short
 from ssl_med.reports.sections.results import results, results_caption
 
 SEEDS = 6
@@ -119,6 +123,34 @@ def test_the_best_row_is_named_only_where_it_differs_from_all_others(comparison,
     assert gaps.best("dice", 0.05) == ""
 
 
+def test_where_lower_is_better_every_choice_turns_round(comparison, tmp_path):
+    """Distances that mirror Dice: the same rows are best, better, first and saved by, and intervals are mirrored too."""
+    mirror = sample_comparison(tmp_path, metric="hd95_mm")
+    assert mirror.metric("dice") == "hd95_mm"
+    assert mirror.cell("dice", 1.0, "mae").values == pytest.approx([10 * (1 - x) for x in runs("mae", 1.0)])
+    assert mirror.best("dice", 0.05) == comparison.best("dice", 0.05) == "mae"
+    assert mirror.tables["dice"].best(0.05) == comparison.tables["dice"].best(0.05) == "mae"
+    marks = []
+    for one, metric in ((comparison, "dice"), (mirror, "hd95_mm")):
+        found = {key: mark_of(x.outcome, metric) for key, x in one.differences.items()}
+        early = {key: mark_of(x, metric) for key, x in one.early_differences.items()}
+        marks.append((found, early, [re.sub(r"[-+][\d.]+", "", line) for line in in_short(one)]))
+    assert marks[0] == marks[1]
+    assert {"better", "worse"} <= {*marks[0][0].values()}
+    assert ranking(mirror)[0] == ranking(comparison)[0]
+    ours, theirs = (annotation_saving(one, "dice")[1] for one in (comparison, mirror))
+    assert {row: x.value for row, x in theirs.items()} == pytest.approx(
+        {row: x.value for row, x in ours.items()}, nan_ok=True
+    )
+    assert {row: x.reached for row, x in theirs.items()} == {row: x.reached for row, x in ours.items()}
+    target, found = convergence(mirror, "dice", 1.0)
+    assert target == pytest.approx(10 * (1 - runs("scratch", 1.0).mean()) / 0.95)
+    assert found["mae"].value <= found["scratch"].value == 60
+    straight, turned = (one.differences["dice", 1.0, "mae"].interval for one in (comparison, mirror))
+    assert (turned.low, turned.high) == pytest.approx((-10 * straight.high, -10 * straight.low))
+    assert mirror.collapsed("dice", 1.0, "mae") == 0
+
+
 def test_a_missing_cell_stays_in_the_family(tmp_path):
     comparison = sample_comparison(
         tmp_path, missing=[("moco", 0.05, seed, "failed: loss is nan") for seed in range(SEEDS)]
@@ -150,9 +182,9 @@ def test_intervals_over_seeds_are_students():
 
 
 def test_annotation_saving_is_interpolated_in_the_logarithm(comparison):
-    assert crossing((0.01, 0.1, 1.0), (0.5, 0.6, 0.8), 0.7) == (pytest.approx(10**-0.5), False)
-    assert crossing((0.01, 1.0), (0.5, 0.6), 0.4) == (0.01, True)
-    assert math.isnan(crossing((0.01, 1.0), (0.5, 0.6), 0.61)[0])
+    assert crossing((0.01, 0.1, 1.0), (0.5, 0.6, 0.8), 0.7, METRICS["dice"]) == (pytest.approx(10**-0.5), False)
+    assert crossing((0.01, 1.0), (0.5, 0.6), 0.4, METRICS["dice"]) == (0.01, True)
+    assert math.isnan(crossing((0.01, 1.0), (0.5, 0.6), 0.61, METRICS["dice"])[0])
     target, found = annotation_saving(comparison, "dice")
     assert target == pytest.approx(runs("scratch", 1.0).mean())
     below, above = runs("mae", 0.2).mean(), runs("mae", 1.0).mean()

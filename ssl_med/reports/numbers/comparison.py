@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.statistics import (
     ALPHA,
     Outcome,
@@ -43,6 +44,7 @@ class Column:
 
     * grid: what is chosen for each row by itself. * tests: column whose fine-tunings are tested here; '': none.
     * series: what it shares with other columns that differ in one thing, told by the rest of the label; '': nothing.
+    * metric: declared for the cells; '': the task's own.
     """
 
     label: str
@@ -52,6 +54,7 @@ class Column:
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     tests: str = ""
     series: str = ""
+    metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Design:
     protocol: str = ""
     collapsed_below: float = 0.0
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    published_p: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     tune_fraction: float = 1.0
 
 
@@ -144,16 +148,21 @@ class Comparison:
         return done - len(self.runs(column, fraction, row))
 
     def cell(self, column: str, fraction: float, row: str) -> Cell:
-        """Headline metric over seeds."""
+        """The column's metric over seeds."""
         return Cell(tuple(run.value for run in self.runs(column, fraction, row)))
 
     def collapsed(self, column: str, fraction: float, row: str) -> int:
-        """Runs of a cell whose metric ends below the declared bound."""
-        return sum(value < self.design.collapsed_below for value in self.cell(column, fraction, row).values)
+        """Runs of a cell whose metric ends below the declared bound; none where lower is better."""
+        values = self.cell(column, fraction, row).values
+        if not values or not metric_of(self.metric(column)).higher_is_better:
+            return 0
+        return sum(value < self.design.collapsed_below for value in values)
 
     def metric(self, column: str) -> str:
-        """Headline metric of a column; '' before its first result."""
-        return next((entry.run.metric for entry in self.of("final") if entry.column == column and not entry.why), "")
+        """Metric of a column: the declared one, else that of its runs; '' before its first result."""
+        declared = next(c.metric for c in self.design.columns if c.label == column)
+        found = (entry.run.metric for entry in self.of("final") if entry.column == column and not entry.why)
+        return declared or next(found, "")
 
     @property
     def challengers(self) -> tuple[str, ...]:
@@ -261,16 +270,17 @@ class Comparison:
         return len(self.differences) + len(self.early_differences)
 
     def best(self, column: str, fraction: float) -> str:
-        """The row of the highest mean where it differs from each other row by the declared test (Holm over these); else ''.
+        """The row of the best mean where it differs from each other row by the declared test (Holm over these); else ''.
 
         Needs every declared run of the budget, and three seeds or more.
         """
         cells = {row: self.cell(column, fraction, row) for row in self.design.rows}
         if len(cells) < 2 or any(cell.n < max(BOLD_FROM, len(self.design.seeds)) for cell in cells.values()):
             return ""
-        first = max(cells, key=lambda row: cells[row].mean)
+        metric = metric_of(self.metric(column))
+        first = max(cells, key=lambda row: metric.goodness(cells[row].mean))
         tests = holm({row: self.test(cells[first].values, cell.values) for row, cell in cells.items() if row != first})
-        apart = all(isinstance(x, TestResult) and x.p < ALPHA and x.effect > 0 for x in tests.values())
+        apart = all(isinstance(x, TestResult) and x.p < ALPHA and metric.better(x.effect, 0) for x in tests.values())
         return first if apart else ""
 
     def reasons(self) -> dict[str, list[Entry]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_med.evaluation.metrics import Metric, metric_of
 from ssl_med.reports.figures.curves import Trace
 from ssl_med.reports.numbers.comparison import Comparison, last_step
 from ssl_med.reports.numbers.fairness import percent
@@ -131,39 +132,46 @@ def annotation_saving(comparison: Comparison, column: str) -> tuple[float, dict[
         if not all(cell.n for cell in cells):
             found[row] = Reached(why="cells are missing")
             continue
-        value, first = crossing(fractions, [cell.mean for cell in cells], target.mean)
+        metric = metric_of(comparison.metric(column))
+        value, first = crossing(fractions, [cell.mean for cell in cells], target.mean, metric)
         by_seed = _by_seed(comparison, column, row, fractions)
-        reached = sum(not math.isnan(crossing(fractions, line, target.mean)[0]) for line in by_seed)
+        reached = sum(not math.isnan(crossing(fractions, line, target.mean, metric)[0]) for line in by_seed)
         found[row] = Reached(value, first, reached, len(by_seed))
     return target.mean, found
 
 
-def crossing(x: Sequence[float], y: Sequence[float], target: float) -> tuple[float, bool]:
-    """The least x at which the line through (log x, y) reaches the target, nan if none, and whether the first point does."""
-    if y[0] >= target:
+def crossing(x: Sequence[float], y: Sequence[float], target: float, metric: Metric) -> tuple[float, bool]:
+    """The least x at which the line through (log x, y) is as good as the target, nan if none; whether the first point is."""
+    if metric.reaches(y[0], target):
         return float(x[0]), True
     for (x0, y0), (x1, y1) in pairwise(zip(x, y, strict=True)):
-        if y0 < target <= y1:
+        if metric.reaches(y1, target) and not metric.reaches(y0, target):
             share = (target - y0) / (y1 - y0)
             return float(math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0)))), False
     return math.nan, False
 
 
 def convergence(comparison: Comparison, column: str, fraction: float) -> tuple[float, dict[str, Reached]]:
-    """The first tested step at which each row's mean reaches 95 % of the baseline's final mean, and that bound."""
+    """The first tested step at which each row's mean reaches 95 % of the baseline's final mean, and that bound.
+
+    Where lower is better, the bound is the final mean divided by 95 %.
+    """
     final = comparison.cell(column, fraction, comparison.design.baseline)
     if not comparison.early.get(column) or not final.n:
         return math.nan, {}
-    target, found = NEAR * final.mean, {}
+    metric, found = metric_of(comparison.metric(column)), {}
+    target = NEAR * final.mean if metric.higher_is_better else final.mean / NEAR
     for row in comparison.design.rows:
         cells = learning_curve(comparison, column, fraction, row)
         if not cells:
             found[row] = Reached(why="cells are missing")
             continue
-        step = next((step for step, cell in cells.items() if cell.mean >= target), math.nan)
+        step = next((step for step, cell in cells.items() if metric.reaches(cell.mean, target)), math.nan)
         runs = comparison.runs(column, fraction, row)
         steps = comparison.early[column]
-        reached = sum(any(v >= target for v in (run.value, *(comparison.at(run, s) for s in steps))) for run in runs)
+        reached = sum(
+            any(metric.reaches(v, target) for v in (run.value, *(comparison.at(run, s) for s in steps))) for run in runs
+        )
         found[row] = Reached(step, step == next(iter(cells)), reached, len(runs))
     return target, found
 
@@ -183,38 +191,66 @@ def _fractions(comparison: Comparison, column: str) -> list[float]:
 def ranking(comparison: Comparison) -> tuple[Ranking, list[str]]:
     """Ranks over all columns and budgets, and the rows that have no result at all and are left out."""
     keys = [(column.label, x) for column in comparison.design.columns for x in column.fractions]
-    means = {row: [comparison.cell(column, x, row).mean for column, x in keys] for row in comparison.design.rows}
+    means = {row: [_goodness(comparison, column, x, row) for column, x in keys] for row in comparison.design.rows}
     absent = [row for row, values in means.items() if np.isnan(values).all()]
     return rank({row: values for row, values in means.items() if row not in absent}), absent
 
 
+def _goodness(comparison: Comparison, column: str, fraction: float, row: str) -> float:
+    """Mean of a cell with the sign that makes larger better; nan without a run."""
+    cell = comparison.cell(column, fraction, row)
+    return metric_of(comparison.metric(column)).goodness(cell.mean) if cell.n else math.nan
+
+
 @dataclass(frozen=True)
 class Published:
-    """One number of the paper and ours in the same unit; ours is nan where the cell is missing."""
+    """One number of the paper and ours in the same unit; ours is nan where the cell is missing, the paper's where it has none.
+
+    * p: the paper's, of this row against the best other one; nan where it gives none. * unit: of the metric.
+    """
 
     row: str
     column: str
     fraction: float
     published: float
     ours: Cell
+    p: float = math.nan
+    unit: str = ""
 
     @property
     def scale(self) -> float:
         """100 where the paper gives percent and we a share."""
-        return 100.0 if abs(self.published) > 1.5 and abs(self.ours.mean) <= 1 else 1.0
+        return 100.0 if not self.unit and abs(self.published) > 1.5 and abs(self.ours.mean) <= 1 else 1.0
 
 
 def published(comparison: Comparison) -> list[Published]:
     """The declared numbers of the paper, `column` or `column@fraction`; a column alone means its largest budget."""
-    known = {column.label: sorted(column.fractions) for column in comparison.design.columns}
-    found = []
-    for row, numbers in comparison.design.published.items():
-        for place, number in numbers.items():
-            column, _, share = place.partition("@")
-            if column in known:
-                fraction = float(share) if share else known[column][-1]
-                found.append(Published(row, column, fraction, float(number), comparison.cell(column, fraction, row)))
-    return found
+    design = comparison.design
+    known = {column.label: sorted(column.fractions) for column in design.columns}
+    cells: dict[tuple[str, str, float], dict[str, float]] = {}
+    for what, declared in (("published", design.published), ("p", design.published_p)):
+        for row, numbers in declared.items():
+            for place, number in numbers.items():
+                column, _, share = place.partition("@")
+                if column in known:
+                    key = row, column, float(share) if share else known[column][-1]
+                    cells.setdefault(key, {"published": math.nan})[what] = float(number)
+    return [
+        Published(
+            row,
+            column,
+            fraction,
+            ours=comparison.cell(column, fraction, row),
+            unit=_unit(comparison, column),
+            **numbers,
+        )
+        for (row, column, fraction), numbers in cells.items()
+    ]
+
+
+def _unit(comparison: Comparison, column: str) -> str:
+    metric = comparison.metric(column)
+    return metric_of(metric).unit if metric else ""
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_med.evaluation.analysis import headline, scores
-from ssl_med.evaluation.bootstrap import Interval, Statistic, mean_auc_of, paired_bootstrap
+from ssl_med.evaluation.bootstrap import Interval, Statistic, mean_auc_of, mean_of, paired_bootstrap
 from ssl_med.evaluation.statistics import Outcome, Refusal, holm, sign_flip
 from ssl_med.reports.numbers.fairness import percent
 from ssl_med.reports.numbers.tables import EMPTY, Table
 from ssl_med.reports.run_folder import SCRATCH, Case, Run
 from ssl_med.spec import Target
 
-TARGETS: dict[str, Target] = {"dice": "mask", "auc": "class", "auroc": "multilabel"}
+TARGETS: dict[str, Target] = {"auc": "class", "auroc": "multilabel"}
+CASE_METRICS = ("dice", "iou", "iou_50_95", "hd95_mm", "surface_dice")  # the test value is the mean over cases
 RESAMPLES = 1000
 Test = Callable[[Sequence[float], Sequence[float]], Outcome]
 
@@ -110,10 +111,9 @@ def _by_seed(runs: Sequence[Run]) -> dict[int, list[Run]]:
 
 
 def _interval(metric: str, own: Sequence[Run], base: Sequence[Run]) -> tuple[Interval | None, str]:
-    target = TARGETS.get(metric)
     first = {str(case["case"]): case for case in base[0].cases}
-    if target is None or not first:
-        return None, f"{metric} cannot be computed from the test cases" if first else "a run has no test_cases.csv"
+    if not first:
+        return None, "a run has no test_cases.csv"
     if any("subject" not in case for case in first.values()):
         return None, "test_cases.csv of a run names no subjects"
     order = sorted(first)
@@ -122,13 +122,25 @@ def _interval(metric: str, own: Sequence[Run], base: Sequence[Run]) -> tuple[Int
         return None, "the runs were tested on different cases"
     names = [key.removeprefix("score/") for key in first[order[0]] if key.startswith("score/")]
     rows = [[cases[name] for name in order] for cases in tables]
-    statistics = {"own": average(target, names, rows[: len(own)]), "base": average(target, names, rows[len(own) :])}
+    mine, other = (average(metric, names, part) for part in (rows[: len(own)], rows[len(own) :]))
+    if mine is None or other is None:
+        return None, f"{metric} cannot be computed from the test cases"
     subjects = [_subject(first[name]) for name in order]
-    return paired_bootstrap(statistics, "base", subjects, resamples=RESAMPLES)["own"], ""
+    return paired_bootstrap({"own": mine, "base": other}, "base", subjects, resamples=RESAMPLES)["own"], ""
 
 
-def average(target: Target, names: Sequence[str], runs: Sequence[Sequence[Case]]) -> Statistic:
-    """Mean of the headline metric over runs that were tested on the same cases."""
+def average(metric: str, names: Sequence[str], runs: Sequence[Sequence[Case]]) -> Statistic | None:
+    """Mean of a test metric over runs that were tested on the same cases; None where cases do not tell it."""
+    if metric.partition("/")[0] in CASE_METRICS:
+        if any(metric not in case for rows in runs for case in rows):
+            return None
+        return mean_of(np.mean([[float(case[metric]) for case in rows] for rows in runs], axis=0))
+    if metric == "accuracy" and names and all("label" in case for rows in runs for case in rows):
+        answers = [scores("class", names, rows) for rows in runs]
+        return mean_of(np.mean([truth.argmax(1) == score.argmax(1) for truth, score in answers], axis=0))
+    target = TARGETS.get(metric)
+    if target is None:
+        return None
     if target == "class" and len(names) == 2:
         found = [scores(target, names, rows) for rows in runs]
         return mean_auc_of(found[0][0][:, 1], np.stack([score[:, 1] for _, score in found]))

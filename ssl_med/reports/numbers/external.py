@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
-from ssl_med.reports.numbers.differences import RESAMPLES, TARGETS, average
+from ssl_med.reports.numbers.differences import RESAMPLES, average
 from ssl_med.reports.numbers.fairness import percent
 from ssl_med.reports.numbers.tables import Cell, Table
 from ssl_med.reports.run_folder import Case, Run
@@ -71,7 +71,9 @@ def _interval(metric: str, tables: Sequence[Sequence[Case]]) -> Interval:
     if not order or any(sorted(cases) != order for cases in by_name) or "subject" not in tables[0][0]:
         return replace(nothing, reason="the runs were tested on different cases")
     names = [key.removeprefix("score/") for key in tables[0][0] if key.startswith("score/")]
-    statistic = average(TARGETS[metric], names, [[cases[name] for name in order] for cases in by_name])
+    statistic = average(metric, names, [[cases[name] for name in order] for cases in by_name])
+    if statistic is None:
+        return replace(nothing, reason=f"{metric} cannot be computed from the test cases")
     return bootstrap(statistic, [by_name[0][name]["subject"] for name in order], resamples=RESAMPLES)
 
 

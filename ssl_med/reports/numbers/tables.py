@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.reports.numbers.fairness import finetune_warnings, flatten, percent
 from ssl_med.reports.run_folder import SCRATCH, Run
 
@@ -94,12 +95,13 @@ class Table:
         return Cell(tuple(value for value in values if not math.isnan(value)))
 
     def best(self, fraction: float) -> str:
-        """Row with the highest mean; '' unless two or more rows have enough seeds in this column."""
+        """Row with the best mean; '' unless two or more rows have enough seeds in this column."""
         cells = {row: self.cell(row, fraction) for row in self.rows}
         filled = {row: cell for row, cell in cells.items() if cell.n}
         if len(filled) < 2 or any(cell.n < BOLD_FROM for cell in filled.values()):
             return ""
-        return max(filled, key=lambda row: filled[row].mean)
+        metric = metric_of(self.metric)
+        return max(filled, key=lambda row: metric.goodness(filled[row].mean))
 
     def budget(self, fraction: float) -> str:
         """'15 %' and, where all runs agree, the number of labelled patients behind it."""
@@ -263,7 +265,7 @@ def markdown(table: Table) -> str:
 def caption(table: Table) -> str:
     """What the numbers of a table are."""
     bold = any(table.best(fraction) for fraction in table.fractions)
-    marked = "; bold: highest mean of its column" if bold else ""
+    marked = "; bold: best mean of its column" if bold else ""
     return (
         f"Test {table.metric}, mean ± standard deviation over seeds (number of seeds), "
         f"on {table.n_test} test cases{marked}. The spread over seeds is no test of significance."

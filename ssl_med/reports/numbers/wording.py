@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.statistics import Outcome, Refusal
 from ssl_med.reports.numbers.comparison import Entry, significant
 from ssl_med.reports.numbers.fairness import percent
@@ -11,6 +12,7 @@ from ssl_med.reports.numbers.fairness import percent
 INTERVALS = (
     "Bars: 95 % Student interval of the mean over seeds, from three seeds on. Points stand a little beside each other."
 )
+PUBLISHED_P = "Published p: the paper's, of that row against the best other one."
 _ROLES = {"pretrain": "pretraining", "tune": "trial", "final": "run"}
 
 
@@ -48,8 +50,13 @@ def p_text(outcome: Outcome) -> str:
     return f"p {outcome.p:.3f}" if outcome.p >= 0.001 else "p < 0.001"
 
 
-def mark_of(outcome: Outcome) -> str:
-    """How a difference to the baseline is marked: only where its corrected p is below alpha."""
+def mark_of(outcome: Outcome, metric: str) -> str:
+    """How a difference of a metric to the baseline is marked: only where its corrected p is below alpha."""
     if not significant(outcome):
         return ""
-    return "better" if outcome.effect > 0 else "worse"
+    return "better" if metric_of(metric).better(outcome.effect, 0) else "worse"
+
+
+def named(metric: str) -> str:
+    """'dice', 'hd95_mm (lower is better)': a metric as captions name it."""
+    return metric if metric_of(metric).higher_is_better else f"{metric} (lower is better)"

@@ -10,12 +10,12 @@ from ssl_med.evaluation.statistics import Refusal
 from ssl_med.reports.figures.curves import traces
 from ssl_med.reports.figures.overall import rank_plot, scatter
 from ssl_med.reports.numbers.comparison import Comparison, significant
-from ssl_med.reports.numbers.derived import CPU_WATTS, GPU_WATTS, costs, published, ranking, series_traces
+from ssl_med.reports.numbers.derived import CPU_WATTS, GPU_WATTS, Published, costs, published, ranking, series_traces
 from ssl_med.reports.numbers.differences import Difference
 from ssl_med.reports.numbers.fairness import percent
 from ssl_med.reports.numbers.provenance import duration
 from ssl_med.reports.numbers.tables import EMPTY
-from ssl_med.reports.numbers.wording import INTERVALS, listed, mark_of, p_text
+from ssl_med.reports.numbers.wording import INTERVALS, PUBLISHED_P, listed, mark_of, p_text
 from ssl_med.reports.render.blocks import Beside, Block, Field, Grid, Note, Plots, Section
 from ssl_med.reports.writing import file_stem
 
@@ -32,8 +32,8 @@ def in_short(comparison: Comparison) -> list[str]:
     if tested:
         refused = sum(isinstance(x.outcome, Refusal) for _, x in tested)
         sure = [(key, x) for key, x in tested if significant(x.outcome)]
-        for word, chosen in (("better", [s for s in sure if s[1].outcome.effect > 0]),
-                             ("worse", [s for s in sure if s[1].outcome.effect < 0])):  # fmt: skip
+        for word, chosen in (("better", [s for s in sure if _direction(comparison, s) == "better"]),
+                             ("worse", [s for s in sure if _direction(comparison, s) == "worse"])):  # fmt: skip
             if chosen:
                 lines.append(
                     f"{word.capitalize()} than {base} at the end, with corrected p below 0.05: {_told(chosen)}."
@@ -50,6 +50,10 @@ def in_short(comparison: Comparison) -> list[str]:
         lines.append(f"Earlier, against {base}, corrected p below 0.05: {listed(found)}." if found else
                      f"At no earlier step does a row differ from {base} with corrected p below 0.05.")  # fmt: skip
     return lines
+
+
+def _direction(comparison: Comparison, found: tuple[tuple[str, float, str], Difference]) -> str:
+    return mark_of(found[1].outcome, comparison.metric(found[0][0]))
 
 
 def _told(chosen: Sequence[tuple[tuple[str, float, str], Difference]]) -> str:
@@ -131,7 +135,9 @@ def _overview_cell(comparison: Comparison, column: str, fraction: float, row: st
     outcome = comparison.differences[column, fraction, row].outcome
     if math.isnan(outcome.effect):
         return Field(f"{cell.mean:.3f}")
-    return Field(f"{cell.mean:.3f}", f"{outcome.effect:+.3f}, {p_text(outcome)}", mark_of(outcome))
+    return Field(
+        f"{cell.mean:.3f}", f"{outcome.effect:+.3f}, {p_text(outcome)}", mark_of(outcome, comparison.metric(column))
+    )
 
 
 def rank_section(comparison: Comparison) -> Section:
@@ -215,18 +221,36 @@ def published_section(comparison: Comparison) -> Section | None:
     if not found:
         return None
     rows: list[list[Field | str]] = []
+    stated = any(not math.isnan(x.p) for x in found)
     for x in found:
         ours = f"{x.scale * x.ours.mean:.{1 if x.scale > 1 else 3}f}" if x.ours.n else "missing"
         spread = f"± {x.scale * x.ours.sd:.{1 if x.scale > 1 else 3}f}" if x.ours.n > 1 else ""
-        rows.append(
-            [x.row, f"{x.column.replace('_', ' ')}, {percent(x.fraction)}", f"{x.published:g}", Field(ours, spread)]
-        )
-    blocks: list[Block] = [Grid(["", "column", "published", "ours"], rows, text=(0, 1))]
-    shown = [x for x in found if x.ours.n]
+        cited = EMPTY if math.isnan(x.published) else f"{x.published:g}"
+        line: list[Field | str] = [
+            x.row,
+            f"{x.column.replace('_', ' ')}, {percent(x.fraction)}",
+            cited,
+            Field(ours, spread),
+        ]
+        rows.append([*line, *(_published_p(comparison, x) if stated else [])])
+    head = ["", "column", "published", "ours", *(["published p", "our p"] if stated else [])]
+    blocks: list[Block] = [Grid(head, rows, text=(0, 1))]
+    shown = [x for x in found if x.ours.n and not math.isnan(x.published)]
     if shown:
         figure = ("Published against ours", "published", scatter(shown, comparison.styles))
         blocks = [Beside(blocks, [Plots([figure])])]
     note = f"Published: {comparison.design.source or 'as declared'}. On the line: equal."
     if any(x.scale > 1 for x in found):
         note += " Ours in percent, as in the paper."
+    if stated:
+        note += (
+            f" {PUBLISHED_P} Ours: against {comparison.design.baseline}, corrected over all comparisons of this report."
+        )
     return Section("published", "Published and ours", [*blocks, Note(note)])
+
+
+def _published_p(comparison: Comparison, x: Published) -> list[str]:
+    """The paper's p of a row, and ours of its difference to the baseline."""
+    own = comparison.differences.get((x.column, x.fraction, x.row))
+    cited = EMPTY if math.isnan(x.p) else f"{x.p:g}"
+    return [cited, EMPTY if own is None else p_text(own.outcome).removeprefix("p ")]

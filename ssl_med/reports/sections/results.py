@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.statistics import Outcome, Refusal
 from ssl_med.reports.figures.curves import traces
 from ssl_med.reports.numbers.comparison import Column, Comparison, budget
 from ssl_med.reports.numbers.derived import (
     NEAR,
+    Published,
     Reached,
     annotation_saving,
     budget_traces,
@@ -23,7 +25,7 @@ from ssl_med.reports.numbers.differences import Difference
 from ssl_med.reports.numbers.external import external_lines, external_notes
 from ssl_med.reports.numbers.fairness import percent
 from ssl_med.reports.numbers.tables import EMPTY, Cell
-from ssl_med.reports.numbers.wording import INTERVALS, mark_of, missing_lines, p_text, titled
+from ssl_med.reports.numbers.wording import INTERVALS, PUBLISHED_P, mark_of, missing_lines, named, p_text, titled
 from ssl_med.reports.render.blocks import Beside, Block, Field, Grid, Heading, Listing, Note, Plots, Section
 from ssl_med.reports.writing import file_stem
 
@@ -70,7 +72,7 @@ def column_section(comparison: Comparison, k: int) -> Section:
 def results(comparison: Comparison, column: Column) -> Grid:
     """Rows x budgets: mean and spread over seeds."""
     table = comparison.tables.get(column.label)
-    cited = {(x.row, x.fraction): f"{x.published:g}" for x in published(comparison) if x.column == column.label}
+    cited = {(x.row, x.fraction): _cited(x) for x in published(comparison) if x.column == column.label}
     beside = {fraction for _, fraction in cited}
     head: list[Field | str] = [""]
     for fraction in column.fractions:
@@ -84,6 +86,11 @@ def results(comparison: Comparison, column: Column) -> Grid:
                 line.append(cited.get((row, fraction), EMPTY))
         rows.append(line)
     return Grid(head, rows, css="headline wide sticky")
+
+
+def _cited(x: Published) -> Field:
+    """'0.812' over 'p 0.031', as the paper has them."""
+    return Field(EMPTY if math.isnan(x.published) else f"{x.published:g}", "" if math.isnan(x.p) else f"p {x.p:g}")
 
 
 def _result(comparison: Comparison, column: Column, fraction: float, row: str) -> Field:
@@ -107,13 +114,13 @@ def results_caption(comparison: Comparison, column: Column) -> str:
     table, design = comparison.tables[column.label], comparison.design
     marked = [x for x in column.fractions if comparison.best(column.label, x)]
     best = (
-        "Marked: the highest mean of its budget where it differs from every other row by the same test (Holm over these)."
+        "Marked: the best mean of its budget where it differs from every other row by the same test (Holm over these)."
         if marked
-        else "No row is marked as best: at no budget is the highest mean told apart from all other rows by the test."
+        else "No row is marked as best: at no budget is the best mean told apart from all other rows by the test."
     )
     fallen = (
         f" Collapsed: {table.metric} below {design.collapsed_below:g} at the end; such runs stay in."
-        if design.collapsed_below
+        if design.collapsed_below and metric_of(table.metric).higher_is_better
         else ""
     )
     repeated = any(comparison.repeated(column.label, x, row) for x in column.fractions for row in design.rows)
@@ -122,9 +129,11 @@ def results_caption(comparison: Comparison, column: Column) -> str:
         if repeated
         else ""
     )
+    if any(x.column == column.label and not math.isnan(x.p) for x in published(comparison)):
+        again += f" {PUBLISHED_P}"
     return (
-        f"{table.title}: test {table.metric}, mean ± standard deviation over {_seeds(comparison)} (n runs), on {table.n_test} "
-        f"test cases. The spread is over seeds, not patients. {best}{fallen}{again}"
+        f"{table.title}: test {named(table.metric)}, mean ± standard deviation over {_seeds(comparison)} (n runs), on "
+        f"{table.n_test} test cases. The spread is over seeds, not patients. {best}{fallen}{again}"
     )
 
 
@@ -147,17 +156,20 @@ def difference_grid(comparison: Comparison, column: Column) -> Grid:
     ]
     rows: list[list[Field | str]] = []
     for row in comparison.challengers:
-        cells = [difference_field(comparison.differences[column.label, x, row]) for x in column.fractions]
+        cells = [
+            difference_field(comparison.differences[column.label, x, row], comparison.metric(column.label))
+            for x in column.fractions
+        ]
         rows.append([Field(row, color=comparison.styles[row].color), *cells])
     return Grid(head, rows, css="sticky wide")
 
 
-def difference_field(difference: Difference) -> Field:
+def difference_field(difference: Difference, metric: str) -> Field:
     """'+0.012 [+0.001, +0.020]' over 'p 0.031'."""
     if math.isnan(difference.outcome.effect):
         return Field("missing", mark="missing")
     text = str(difference).partition("; ")[0]
-    return Field(text, p_text(difference.outcome), mark_of(difference.outcome))
+    return Field(text, p_text(difference.outcome), mark_of(difference.outcome, metric))
 
 
 def difference_notes(comparison: Comparison, column: Column) -> list[str]:
@@ -213,22 +225,22 @@ def _early(comparison: Comparison, column: Column) -> list[Block]:
 
 
 def _early_row(comparison: Comparison, column: Column, fraction: float, share: str, row: str) -> list[Field | str]:
-    cells = learning_curve(comparison, column.label, fraction, row)
+    cells, metric = learning_curve(comparison, column.label, fraction, row), comparison.metric(column.label)
     line: list[Field | str] = [Field(row, f"{share} labels", color=comparison.styles[row].color)]
     for step in comparison.early[column.label]:
         outcome = comparison.early_differences.get((column.label, fraction, row, step))
-        line.append(_early_field(cells.get(step, Cell()), outcome))
+        line.append(_early_field(cells.get(step, Cell()), outcome, metric))
     final = comparison.cell(column.label, fraction, row)
     last = comparison.differences.get((column.label, fraction, row))
-    return [*line, _early_field(final, last.outcome if last else None)]
+    return [*line, _early_field(final, last.outcome if last else None, metric)]
 
 
-def _early_field(cell: Cell, outcome: Outcome | None) -> Field:
+def _early_field(cell: Cell, outcome: Outcome | None, metric: str) -> Field:
     if not cell.n:
         return Field("missing", mark="missing")
     if outcome is None or math.isnan(outcome.effect):
         return Field(f"{cell.mean:.3f}")
-    return Field(f"{cell.mean:.3f}", f"{outcome.effect:+.3f}, {p_text(outcome)}", mark_of(outcome))
+    return Field(f"{cell.mean:.3f}", f"{outcome.effect:+.3f}, {p_text(outcome)}", mark_of(outcome, metric))
 
 
 # --- labels and steps saved --------------------------------------------------------------------------------------
