@@ -50,10 +50,13 @@ class Precision:
         """Whether the machine decided."""
         return bool(self.why)
 
+    def __str__(self) -> str:
+        return f"{self.value}, because {self.why}" if self.automatic else self.value
+
     def announcement(self) -> str:
         """Line for the start of a run; '' when there is nothing to say."""
         if self.automatic:
-            return f"precision: {self.value}, because {self.why}"
+            return f"precision: {self}"
         return warning() if self.value == HALF and not self.on_gpu else ""
 
 

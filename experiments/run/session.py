@@ -266,7 +266,7 @@ class Session:
                 "backbone": config.tree()["backbone"],
                 "config": config.public_tree(),
                 "hardware": hardware(),
-                "precision": config.precision.announcement() or config.precision.value,
+                "precision": str(config.precision),
                 "versions": versions(),
                 "git": git_revision(),
                 "peak_mb": round(peak_mb()),

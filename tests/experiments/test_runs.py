@@ -109,7 +109,13 @@ def test_a_classification_leaves_its_error_analysis(images, tmp_path):
 def test_a_finished_run_is_not_repeated_and_another_one_is_refused(scans, tmp_path, capsys):
     words = ["pretrain", "method=simclr", *VOLUME, *TINY, f"data.root={scans}", f"out={tmp_path / 'r'}"]
     words.append("method.hidden_dim=16")
-    run(*words, "trainer.max_steps=1")
+    torch.set_num_threads(2)
+    run(*words, "trainer.max_steps=1", "trainer.threads=1")
+    assert torch.get_num_threads() == 1
+    assert capsys.readouterr().out.startswith("precision: 32, because SSL_MED_BF16=0\n")
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["precision"] == "32, because SSL_MED_BF16=0"
+    assert summary["config"]["trainer"]["precision"] == "32"
     before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
     run(*words, "trainer.max_steps=1")
     assert "finished already" in capsys.readouterr().out
