@@ -100,3 +100,16 @@ def test_nothing_private_large_or_medical_gets_in(tmp_path):
     assert [line.split(":")[0] for line in lines] == [str(path) for path in (scan, large, key, broken)]
     for line, reason in zip(lines, ("data or weights", "250001 bytes", "private key", "cannot be parsed"), strict=True):
         assert reason in line
+
+
+def test_what_is_declared_is_imported():
+    """A runtime dependency that nothing of ours imports is dropped, or stands here with the reason."""
+    modules = {"pytorch-lightning": "pytorch_lightning", "pillow": "PIL"}
+    source = "\n".join(
+        p.read_text() for part in ("ssl_med", "datamodules", "experiments") for p in (ROOT / part).rglob("*.py")
+    )
+    imported = set(re.findall(r"^ *(?:from|import) +(\w+)", source, re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {modules.get(name, name) for name in (Requirement(text).name for text in project["dependencies"])}
+    assert declared <= imported
+    assert {"torchmetrics", "monai"} <= declared

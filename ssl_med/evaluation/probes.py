@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.logistic import Logistic, fit_classes, fit_findings
-from ssl_med.evaluation.scores import auroc, balanced_accuracy
+from ssl_med.evaluation.scores import accuracy, auroc, balanced_accuracy
 from ssl_med.spec import DataSpec, SslMedError
 
 CHUNK = 1 << 24  # numbers of a block of similarities or episodes
@@ -197,7 +197,7 @@ def knn_scores(x: Tensor, database: Features, spec: DataSpec, *, neighbours: lis
 
 def class_value(select: str, truth: np.ndarray, answer: np.ndarray) -> float:
     """Accuracy or balanced accuracy of (N,) answers."""
-    return balanced_accuracy(truth, answer) if select == "balanced_accuracy" else float((truth == answer).mean())
+    return balanced_accuracy(truth, answer) if select == "balanced_accuracy" else accuracy(truth, answer)
 
 
 def finding_values(label: Tensor, scores: Tensor) -> np.ndarray:

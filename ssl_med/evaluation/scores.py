@@ -1,4 +1,8 @@
-"""The values of test metrics; `metrics` states their conventions for the cases in which one is not defined."""
+"""The values of test metrics; `metrics` states their conventions for the cases in which one is not defined.
+
+What torchmetrics has, it counts: overlaps, answers, confusions and ROC curves. Its ratios are in single precision and have
+conventions of their own for what is empty or absent, so counts are divided here.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,11 @@ def dice_per_region(prediction: Tensor, truth: Tensor) -> Tensor:
     Returns:
         (K,) float64 in [0, 1]; both empty -> 1, one empty -> 0.
     """
-    axes = tuple(range(1, truth.ndim))
-    both = (prediction & truth).sum(axes).double()
-    total = prediction.sum(axes).double() + truth.sum(axes).double()
+    from torchmetrics.functional.classification import multilabel_stat_scores
+
+    counts = multilabel_stat_scores(prediction[None], truth[None], len(truth), average=None, validate_args=False)
+    both, found_only, _, missed, _ = counts.double().view(-1, 5).unbind(1)
+    total = 2 * both + found_only + missed
     return torch.where(total > 0, 2 * both / total.clamp_min(1), torch.ones_like(total))
 
 
@@ -40,17 +46,18 @@ def iou_per_region(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two (K,) float64 in [0, 1]; both empty -> 1, one empty -> 0, at each threshold by itself.
     """
+    from torchmetrics.functional.classification import binary_stat_scores
+
     each = []
     for region, inside in zip(logits, truth, strict=True):
         # other voxels can only be right
         relevant = inside | (region > 0)
         region, inside = region[relevant], inside[relevant]
-        size = int(inside.sum())
         line = []
         for threshold in IOU_THRESHOLDS:
             found = region > math.log(threshold / (1 - threshold))
-            both = int((found & inside).sum())
-            union = size + int(found.sum()) - both
+            both, found_only, _, missed, _ = binary_stat_scores(found[None], inside[None], validate_args=False).tolist()
+            union = both + found_only + missed
             line.append(both / union if union else 1.0)
         each.append(line)
     values = torch.tensor(each, dtype=torch.float64)
@@ -143,11 +150,18 @@ def auroc(truth: np.ndarray, score: np.ndarray) -> float:
         truth: (N,) of 0 and 1.
         score: (N,) larger means class 1.
     """
-    from sklearn.metrics import roc_auc_score
+    from torchmetrics.functional.classification import binary_roc
 
-    if len(np.unique(truth)) < 2:
+    found, positives = np.asarray(truth) == 1, int(np.sum(truth))
+    if positives in (0, len(found)):
         return float("nan")
-    return float(roc_auc_score(truth, score))
+    # torchmetrics takes numbers outside of [0, 1] for logits, whose sigmoid may be the same for several: ranks keep the order
+    levels, rank = np.unique(score, return_inverse=True)
+    ranks = torch.from_numpy(rank.reshape(-1) / max(1, len(levels) - 1))
+    false, true, _ = binary_roc(ranks, torch.from_numpy(found).long(), validate_args=False)
+    # rates are in single precision; the counts behind them are whole numbers
+    x, y = ((rate.double() * n).round() / n for rate, n in ((false, len(found) - positives), (true, positives)))
+    return float(torch.trapezoid(y, x))
 
 
 def multilabel_auroc(truth: np.ndarray, score: np.ndarray) -> tuple[float, np.ndarray]:
@@ -163,9 +177,26 @@ def multilabel_auroc(truth: np.ndarray, score: np.ndarray) -> tuple[float, np.nd
     return (float(each[scored].mean()) if scored.any() else float("nan")), each
 
 
+def accuracy(truth: np.ndarray, answer: np.ndarray) -> float:
+    """Share of right answers; both (N,) numbers of classes."""
+    right, _, _, _, total = _answers(truth, answer).sum(0).tolist()
+    return float(right / total)
+
+
 def balanced_accuracy(truth: np.ndarray, answer: np.ndarray) -> float:
     """Mean recall over the classes in `truth`; both (N,) numbers of classes."""
-    return float(np.mean([(answer[truth == k] == k).mean() for k in np.unique(truth)]))
+    right, _, _, _, total = _answers(truth, answer).unbind(1)
+    return float((right / total)[total > 0].mean())
+
+
+def _answers(truth: np.ndarray, answer: np.ndarray) -> Tensor:
+    """(K, 5) float64: of each class right, wrongly named, rightly not named, missed, and how many there are."""
+    from torchmetrics.functional.classification import multiclass_stat_scores
+
+    classes = int(max(np.max(truth), np.max(answer))) + 1
+    given, wanted = (torch.from_numpy(np.asarray(x, np.int64)) for x in (answer, truth))
+    counts: Tensor = multiclass_stat_scores(given, wanted, max(2, classes), average=None, validate_args=False).double()
+    return counts
 
 
 def quadratic_kappa(truth: np.ndarray, answer: np.ndarray, classes: int) -> float:
@@ -179,8 +210,10 @@ def quadratic_kappa(truth: np.ndarray, answer: np.ndarray, classes: int) -> floa
     Returns:
         1 for agreement, 0 for chance, negative below it; nan when all of both are of one class.
     """
-    counts = np.zeros((classes, classes))
-    np.add.at(counts, (truth, answer), 1)
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    given, wanted = (torch.from_numpy(np.asarray(x, np.int64)) for x in (answer, truth))
+    counts = multiclass_confusion_matrix(given, wanted, classes, validate_args=False).double().numpy()
     distance = np.subtract.outer(np.arange(classes), np.arange(classes)) ** 2
     by_chance = np.outer(counts.sum(1), counts.sum(0)) / len(truth)
     expected = float((distance * by_chance).sum())

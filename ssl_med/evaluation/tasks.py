@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ssl_med.evaluation.scores import (
     FROC_RATES,
+    accuracy,
     auroc,
     balanced_accuracy,
     dice_per_region,
@@ -261,7 +262,7 @@ class Classification(_PooledTask):
         truth = np.array([row["label"] for row in rows])
         score = np.array([[row[f"score/{name}"] for name in self.spec.class_names] for row in rows])
         answer = score.argmax(1)
-        result = {"accuracy": float((answer == truth).mean()), "balanced_accuracy": balanced_accuracy(truth, answer)}
+        result = {"accuracy": accuracy(truth, answer), "balanced_accuracy": balanced_accuracy(truth, answer)}
         if self.config.ordered:
             result["kappa"] = quadratic_kappa(truth, answer, score.shape[1])
         if score.shape[1] == 2:
