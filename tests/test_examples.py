@@ -1,5 +1,6 @@
 """Each script of examples/ does what it says, quickly, and stays short enough to read."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def test_examples_are_short_and_all_are_tested():
     lengths = {path.stem: len(path.read_text().splitlines()) for path in FOLDER.glob("*.py")}
     assert lengths.keys() == {"pretrain_finetune", "plain_lightning", "own_method", "use_backbone"}
     assert max(lengths.values()) <= 60, lengths
+
+
+def test_the_page_shows_lines_of_the_examples():
+    page = (FOLDER.parent / "docs" / "how-to" / "use-from-python.md").read_text()
+    tested = {line.strip() for path in FOLDER.glob("*.py") for line in path.read_text().splitlines()}
+    shown = [line for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert shown
+    assert set(shown) <= tested
 
 
 @pytest.mark.slow
