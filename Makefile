@@ -17,10 +17,9 @@ PROTOCOL ?= linear
 
 # A missing word ends before anything is installed, in one line, with exit code 2.
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(1): $(2) is missing; for example: $(3))))
-$(call need,pretrain,METHOD,make pretrain METHOD=pcrl DATA=luna ARGS="data.root=DIR")
-$(call need,pretrain,DATA,make pretrain METHOD=pcrl DATA=luna ARGS="data.root=DIR")
-$(call need,finetune,TASK,make finetune TASK=lits INIT=RUN ARGS="data.root=DIR")
-$(call need,probe,TASK,make probe TASK=luna PROTOCOL=linear INIT=RUN ARGS="data.root=DIR")
+$(call need,pretrain,METHOD,make pretrain METHOD=pcrl)
+$(call need,finetune,TASK,make finetune TASK=lits)
+$(call need,probe,TASK,make probe TASK=luna PROTOCOL=linear INIT=RUN)
 $(call need,compare,TABLE,make compare TABLE=hippocampus ARGS="root.hippocampus=DIR")
 $(call need,phantom,KIND,make phantom KIND=lits OUT=DIR)
 
@@ -38,7 +37,7 @@ $(READY): pyproject.toml constraints/ci.txt
 	@touch $@
 
 demo: $(READY)  ## the main job on synthetic scans: pretrain, fine-tune, report; minutes on a CPU
-	$(BIN)/python -m experiments.commands.demo
+	$(BIN)/ssl-med demo
 
 test: $(READY)  ## the fast tests
 	$(BIN)/python -m pytest -m "not slow and not long and not gpu" -n 2 --dist loadfile
@@ -52,16 +51,17 @@ check: $(READY)  ## what CI runs: lint, format, types, all tests but the long on
 test-long: $(READY)  ## the tests marked long: what every method learns; longer than make check
 	$(BIN)/python -m pytest -m long -n 2
 
-docs: $(READY)  ## write docs/methods.md from the methods' files
+docs: $(READY)  ## write docs/methods.md and docs/reference/settings.md from the source
 	@$(BIN)/python -m experiments.reference.methods
+	@$(BIN)/python -m experiments.reference.settings
 
-pretrain: $(READY)  ## METHOD=pcrl DATA=luna ARGS="data.root=DIR trainer.max_steps=N ..."
-	@$(BIN)/ssl-med pretrain method=$(METHOD) data=$(DATA) $(ARGS)
+pretrain: $(READY)  ## METHOD=pcrl [DATA=luna ARGS="data.root=DIR trainer.max_steps=N ..."]; no folder: synthetic scans
+	@$(BIN)/ssl-med pretrain method=$(METHOD) $(if $(DATA),data=$(DATA) )$(ARGS)
 
-finetune: $(READY)  ## TASK=lits INIT=RUN|FILE|scratch ARGS="data.root=DIR labels.fraction=0.1 ..."
+finetune: $(READY)  ## TASK=lits [INIT=RUN|FILE|scratch ARGS="data.root=DIR labels.fraction=0.1 ..."]
 	@$(BIN)/ssl-med finetune task=$(TASK) init=$(INIT) $(ARGS)
 
-probe: $(READY)  ## TASK=luna PROTOCOL=linear|knn|fewshot INIT=RUN|FILE|scratch ARGS="data.root=DIR ..."
+probe: $(READY)  ## TASK=luna [PROTOCOL=linear|knn|fewshot INIT=RUN|FILE|scratch ARGS="data.root=DIR ..."]
 	@$(BIN)/ssl-med probe task=$(TASK) protocol=$(PROTOCOL) init=$(INIT) $(ARGS)
 
 compare: $(READY)  ## TABLE=hippocampus ARGS="root.hippocampus=DIR jobs=2 --dry-run": a declared matrix of runs and its report

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from torch import Tensor
+if TYPE_CHECKING:  # torch takes seconds to import, and a refused request needs this module alone
+    from torch import Tensor
 
 Target = Literal["none", "class", "multilabel", "mask"]
 AXIS_NAMES = {2: ("row", "column"), 3: ("x", "y", "z")}

@@ -1,6 +1,7 @@
 """Shared fixtures: one thread per test process, and the folder of real sample data when it is there."""
 
 import os
+import tempfile
 import threading
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from wandb_server import Server
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("SSL_MED_BF16", "0")  # trainer.precision=auto is 32 on every processor; workers inherit it
+os.environ.pop("SSL_MED_DATA", None)
+os.environ["SSL_MED_CACHE"] = tempfile.mkdtemp(prefix="ssl-med-tests-")  # phantoms of runs without data.root
 torch.set_num_threads(1)
 
 

@@ -12,10 +12,10 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from datamodules.core.synthetic import MARKER
 from ssl_med.spec import SslMedError
 
 Array = np.ndarray[Any, Any]
-MARKER = "PHANTOM.txt"
 
 
 def subject_rng(kind: str, seed: int, index: int) -> np.random.Generator:

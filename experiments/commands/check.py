@@ -1,4 +1,4 @@
-"""`ssl-med check`: reads every file of a data set once and says what is wrong, before a training finds out."""
+"""`ssl-med check`: read every file of a data set once and say what is wrong, before a training finds out."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ from ssl_med.reports.checkup import Picture, write_checkup
 from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
 from ssl_med.values import unquoted
+
+USAGE = "ssl-med check data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]"
+EXAMPLES = (
+    "ssl-med check data=lits data.root=/data/LiTS",
+    "ssl-med check data=lits data.root=/data/LiTS with=msd:/data/Task03_Liver out=runs/check/lits",
+)
+NAMES = ("data", "with")
+REQUIRED = ("data",)
+SETTINGS = {"": "experiments.config.data:CheckConfig", "data": "datamodules.{data}:Config"}
+DEFAULTS = ("root",)
 
 QUARANTINE = "quarantine.txt"
 _PICTURED = 12  # findings of a class that the report shows
@@ -169,3 +179,8 @@ class _Progress:
         self.bar.update(done - self.bar.n)
         if done == total:
             self.bar.close()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carries out the command; 1 when the data holds an error."""
+    return check(arguments)

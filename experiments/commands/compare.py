@@ -1,4 +1,4 @@
-"""`ssl-med compare`: a declared table of methods, tasks, label budgets and seeds, carried out, resumed, and reported."""
+"""`ssl-med compare`: carry out a declared table of methods, tasks, label budgets and seeds, resume it, and report it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,19 @@ from ssl_med.config import build, parse_overrides, to_plain
 from ssl_med.reports.run_folder import Run
 from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
+
+USAGE = "ssl-med compare table=NAME|FILE root.DATA=DIR [scale=small] [jobs=N] [key=value ...] [--dry-run | --report]"
+EXAMPLES = (
+    "ssl-med compare table=hippocampus root.hippocampus=DIR jobs=2 --dry-run",
+    "ssl-med compare table=nodule2d root.medmnist=DIR seeds=[0,1] rows.moco=null",
+)
+NAMES = ("table",)
+REQUIRED = ("table",)
+SETTINGS = {"": "experiments.commands.compare:CompareConfig + experiments.comparison.table:TableConfig"}
+OPTIONS = {
+    "--dry-run": "measure a few steps of each kind of run and say what the whole will cost",
+    "--report": "write the report of what is there, carry nothing out",
+}
 
 DECLARED = "table.json"
 REPORT = "--report"
@@ -180,3 +193,8 @@ class _FolderLock:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Carries out the command."""
+    compare(arguments)

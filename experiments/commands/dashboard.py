@@ -1,4 +1,4 @@
-"""`ssl-med dashboard`: the W&B workspace of this suite as code: a file, or with --save a saved view of a project."""
+"""`ssl-med dashboard`: write the W&B workspace of this suite as code, or with --save send it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ from experiments.run.tracking import LABEL_FRACTION, PICTURES
 from ssl_med.config import Layer, build, parse_overrides
 from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
+
+USAGE = "ssl-med dashboard [project=NAME] [table=NAME] [out=FILE] [--save entity=NAME tracking.wandb=online]"
+EXAMPLES = (
+    "ssl-med dashboard table=hippocampus out=runs/dashboard.json",
+    "ssl-med dashboard --save entity=TEAM tracking.wandb=online",
+)
+SETTINGS = {
+    "": "experiments.commands.dashboard:DashboardConfig",
+    "tracking": "experiments.config.sections:TrackingConfig",
+}
+OPTIONS = {"--save": "send the workspace to W&B"}
 
 STEP = "trainer/global_step"  # Lightning's logger writes it beside every value
 METHOD = "facets.method"
@@ -202,3 +213,8 @@ def _library() -> tuple[Any, Any]:
     except ImportError:
         raise SslMedError(f"dashboard: wandb-workspaces is not installed; {REMEDY}") from None
     return workspaces, v2
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Carries out the command."""
+    dashboard(arguments)

@@ -1,4 +1,4 @@
-"""`make demo`: the suite's main job on synthetic scans, in minutes on two cores, with nothing to download.
+"""`ssl-med demo`: carry out the suite's main job on synthetic scans, in minutes on two cores, with nothing to download.
 
 Phantom radiographs and CTs -> the comparison that tables/demo.yaml declares, as many runs at a time as there are cores -> its
 report. What pretraining was worth is said from the measured numbers.
@@ -6,14 +6,17 @@ report. What pretraining was worth is said from the measured numbers.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from experiments.run.environment import hardware, say
 from experiments.run.threads import cores, wait_without_spinning
+from ssl_med.spec import SslMedError
+
+USAGE = "ssl-med demo"
+EXAMPLES = ("ssl-med demo", "make demo")
 
 RADIOGRAPHS, PIXELS = 80, (48, 48)  # coarse, but seconds instead of minutes
 SCANS, VOXELS = 14, (64, 64, 48)  # of about 2.7 mm
@@ -65,6 +68,8 @@ def _mean(values: Iterable[float]) -> float:
     return sum(found) / len(found)
 
 
-if __name__ == "__main__":
+def run(arguments: Sequence[str]) -> None:
+    """Carries out the command."""
+    if arguments:
+        raise SslMedError(f"demo: takes no settings, not '{arguments[0]}'")
     main()
-    sys.exit(0)

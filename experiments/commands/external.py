@@ -1,4 +1,4 @@
-"""`ssl-med external`: the tested weights of a fine-tuning on another data set, without any training."""
+"""`ssl-med external`: test a fine-tuning on another data set, without any training."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from datamodules.core.base import MedicalData
+from experiments.config.defaults import write_phantoms
 from experiments.config.external import ExternalRun, compose_external
 from experiments.run.environment import quiet, say
 from experiments.run.error_analysis import RESAMPLES, error_analysis, interval_of, picture_cases
 from experiments.run.session import Session, ledger_of, prepare_process
+from ssl_med.config import to_yaml
 from ssl_med.evaluation.analysis import headline
 from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
 from ssl_med.evaluation.external import External
@@ -25,6 +27,23 @@ from ssl_med.reports.run_folder import IN_DOMAIN
 from ssl_med.reports.writing import write_cases
 from ssl_med.spec import SslMedError
 
+USAGE = "ssl-med external RUN task=NAME map=NAME|same [map.CLASS=CLASS ...] [part=all|test] [data.root=DIR] [--show]"
+EXAMPLES = (
+    "ssl-med external runs/finetune/shenzhen-scratch-1a2b3c4d task=montgomery data.root=DIR map=tuberculosis",
+    "ssl-med external RUN task=chexpert data.root=DIR 'map.Effusion=Pleural Effusion' uncertain=ignore part=test",
+)
+NAMES = ("task", "data", "map", "trainer")
+REQUIRED = ("task",)
+SETTINGS = {
+    "": "experiments.config.sections:GeneralConfig out resume + experiments.config.external:ExternalConfig part uncertain",
+    "map": "",
+    "task": "ssl_med.evaluation.tasks:TaskConfig",
+    "data": "datamodules.{data}:Config",
+    "trainer": "experiments.config.sections:TrainerConfig accelerator batch_size precision num_workers threads progress",
+}
+OPTIONS = {"--show": "print all settings and stop"}
+DEFAULTS = ("root", "phantoms", "trainer")
+
 
 def external(overrides: Sequence[str]) -> Path:
     """Tests a finished fine-tuning on another data set; returns the run folder."""
@@ -32,6 +51,7 @@ def external(overrides: Sequence[str]) -> Path:
     asked = compose_external(overrides)
     config, trained = asked.config, asked.trained
     prepare_process(config)
+    write_phantoms(config.data.name, config.data.root)
     pl.seed_everything(config.general.seed, verbose=False)
     module = trained.module(config.task)
     inside = _in_domain(asked)
@@ -209,3 +229,11 @@ def _finish(
 
 def _shown(interval: Interval) -> str:
     return f"{interval.estimate:.4f}" + ("" if interval.reason else f" [{interval.low:.4f}, {interval.high:.4f}]")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Carries out the command."""
+    if "--show" in arguments:
+        print(to_yaml(compose_external([word for word in arguments if word != "--show"]).config.tree()), end="")
+    else:
+        external(arguments)

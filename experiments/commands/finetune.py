@@ -1,4 +1,4 @@
-"""`ssl-med finetune`: one task from pretrained or random weights, tested once on the best validation weights."""
+"""`ssl-med finetune`: train a task on labels from pretrained or random weights, and test the best weights once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
+from experiments.config.defaults import write_phantoms
 from experiments.config.run import RunConfig, compose_finetune
 from experiments.config.sections import BudgetConfig, TrainerConfig
 from experiments.run.environment import say
@@ -25,6 +26,7 @@ from experiments.run.pretrained import (
     tell,
 )
 from experiments.run.session import Session, prepare_process
+from ssl_med.config import to_yaml
 from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.protocols import TransferConfig, describe
 from ssl_med.evaluation.tasks import task_class
@@ -32,6 +34,27 @@ from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage
 from ssl_med.reports.writing import write_cases
 from ssl_med.spec import SslMedError
+
+USAGE = "ssl-med finetune task=NAME [init=RUN|FILE|scratch] [data.root=DIR] [key=value ...] [--show]"
+EXAMPLES = (
+    "ssl-med finetune task=lits init=runs/pretrain/pcrl-luna-1a2b3c4d data.root=/data/LiTS labels.fraction=0.1",
+    "ssl-med finetune task=nodule2d data.root=DIR trainer=cpu labels.shots=5 transfer.protocol=frozen seed=1",
+)
+NAMES = ("task", "data", "trainer")
+REQUIRED = ("task",)
+SETTINGS = {
+    "": "experiments.config.sections:GeneralConfig",
+    "task": "ssl_med.evaluation.tasks:TaskConfig",
+    "data": "datamodules.{data}:Config",
+    "labels": "experiments.config.sections:BudgetConfig",
+    "transfer": "ssl_med.evaluation.protocols:TransferConfig",
+    "backbone": "ssl_med.networks.backbones.{backbone}:Config",
+    "optim": "ssl_med.optim:OptimConfig",
+    "trainer": "experiments.config.sections:TrainerConfig",
+    "tracking": "experiments.config.sections:TrackingConfig",
+}
+OPTIONS = {"--show": "print all settings and stop"}
+DEFAULTS = ("root", "phantoms", "trainer")
 
 
 def matched_schedule(config: RunConfig, data: MedicalData) -> tuple[TrainerConfig, int]:
@@ -62,6 +85,7 @@ def finetune(overrides: Sequence[str]) -> Path:
     """Runs or continues a fine-tuning and tests it; returns the run folder."""
     config = compose_finetune(overrides)
     prepare_process(config)
+    write_phantoms(config.data.name, config.data.root)
     spec, transfer = config.spec, config.transfer
     assert isinstance(transfer, TransferConfig)
     pl.seed_everything(config.general.seed, verbose=False)
@@ -185,3 +209,11 @@ def _finish(
     who = f"{len(module.test_rows)} cases ({interval['subjects']} {interval['unit']}s)"
     say(f"done: {steps} steps, {session.seconds():.0f} s, tested weights: {weights}")
     say(f"test {module.task.metric} {headline:.4f}{between} on {who} -> {session.folder}")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Carries out the command."""
+    if "--show" in arguments:
+        print(to_yaml(compose_finetune([word for word in arguments if word != "--show"]).tree()), end="")
+    else:
+        finetune(arguments)

@@ -1,4 +1,4 @@
-"""`ssl-med prepare`: a data set as it is distributed -> a store that training reads crop by crop."""
+"""`ssl-med prepare`: convert a data set as it is distributed into a store that training reads crop by crop."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ from experiments.config.data import compose_prepare
 from experiments.run.environment import say
 from ssl_med.config import to_plain
 from ssl_med.spec import SslMedError
+
+USAGE = "ssl-med prepare data=NAME data.root=RAW store=DIR [method=NAME] [workers=N] [verify=true]"
+EXAMPLES = (
+    "ssl-med prepare data=lits data.root=/data/LiTS store=/fast/lits",
+    "ssl-med prepare data=luna data.root=/data/LUNA16 store=/fast/luna method=pcrl workers=8",
+)
+NAMES = ("data", "method")
+REQUIRED = ("data",)
+SETTINGS = {
+    "": "experiments.config.data:PrepareConfig",
+    "data": "datamodules.{data}:Config",
+    "method": "ssl_med.methods.{method}:Config",
+}
+DEFAULTS = ("root",)
 
 # settings of the data that change neither start tables nor resized images
 _ELSEWHERE = {"root", "store", "split", "split_file", "split_ratios", "split_seed", "test_is_val", "cache_gb"}
@@ -243,3 +257,8 @@ def _tell(store: Store, total: int, failed: list[str], notes: list[str], *, seco
             f"prepare: {len(failed)} of {total} cases could not be converted, first: {failed[0]}; repair or remove them "
             "and run the same command again"
         )
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Carries out the command."""
+    prepare(arguments)

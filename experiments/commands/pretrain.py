@@ -1,4 +1,4 @@
-"""`ssl-med pretrain`: one method on one data set."""
+"""`ssl-med pretrain`: pretrain a backbone by one method on one data set, without labels."""
 
 from __future__ import annotations
 
@@ -7,15 +7,37 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from experiments.config.defaults import write_phantoms
 from experiments.config.run import RunConfig, compose_pretrain
 from experiments.run.environment import git_revision, is_first_process, say, versions
 from experiments.run.online_probe import OnlineProbe
 from experiments.run.pretrained import differences
 from experiments.run.session import Session, ledger_of, prepare_process
 from ssl_med.checkpoint import Card, save_backbone
-from ssl_med.config import to_plain
+from ssl_med.config import to_plain, to_yaml
 from ssl_med.ledger import Ledger
 from ssl_med.methods.core.base import Method
+
+USAGE = "ssl-med pretrain method=NAME [data=NAME] [data.root=DIR] [key=value ...] [--show]"
+EXAMPLES = (
+    "ssl-med pretrain method=pcrl data=luna data.root=/data/LUNA16 trainer.max_steps=500",
+    "ssl-med pretrain method=moco data=chest14 data.root=DIR online.task=nodule2d online.data.root=DIR",
+)
+NAMES = ("method", "data", "trainer")
+REQUIRED = ("method",)
+SETTINGS = {
+    "": "experiments.config.sections:GeneralConfig seed out resume",
+    "method": "ssl_med.methods.{method}:Config",
+    "data": "datamodules.{data}:Config",
+    "backbone": "ssl_med.networks.backbones.{backbone}:Config",
+    "optim": "ssl_med.optim:OptimConfig",
+    "trainer": "experiments.config.sections:TrainerConfig",
+    "tracking": "experiments.config.sections:TrackingConfig",
+    "online": "experiments.config.online:OnlineConfig",
+    "online.data": "datamodules.{online}:Config",
+}
+OPTIONS = {"--show": "print all settings and stop"}
+DEFAULTS = ("data", "root", "phantoms", "trainer")
 
 
 def build_method(config: RunConfig) -> Method:
@@ -38,6 +60,7 @@ def pretrain(overrides: Sequence[str]) -> Path:
     """Runs or continues a pretraining; returns the run folder."""
     config = compose_pretrain(overrides)
     prepare_process(config)
+    write_phantoms(config.data.name, config.data.root)
     method = build_method(config)
     data = config.data_class(
         config.data,
@@ -131,3 +154,11 @@ def _finish(
     for line in online.lines(session.seconds()) if online is not None else ():
         say(line)
     say(f"backbone for finetune: init={session.folder}")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Carries out the command."""
+    if "--show" in arguments:
+        print(to_yaml(compose_pretrain([word for word in arguments if word != "--show"]).tree()), end="")
+    else:
+        pretrain(arguments)

@@ -1,4 +1,4 @@
-"""`ssl-med probe`: what a frozen encoder knows: linear, nearest neighbours, few-shot, pretexts; features are taken once."""
+"""`ssl-med probe`: ask what a frozen encoder knows: linear, nearest neighbours, few-shot, pretexts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datamodules.core.base import NO_VALIDATION, MedicalData
+from experiments.config.defaults import write_phantoms
 from experiments.config.run import RunConfig, compose_probe
 from experiments.config.sections import SCRATCH
 from experiments.run.environment import say
@@ -28,7 +29,7 @@ from experiments.run.pretrained import (
     tell,
 )
 from experiments.run.session import Session, prepare_process
-from ssl_med.config import to_plain
+from ssl_med.config import to_plain, to_yaml
 from ssl_med.evaluation import dense, fewshot, pretext, probes
 from ssl_med.evaluation.features import (
     Features,
@@ -47,6 +48,29 @@ from ssl_med.reports.run_folder import FIGURES
 from ssl_med.reports.writing import file_stem, write_cases
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec, SslMedError
+
+USAGE = (
+    "ssl-med probe task=NAME|data=NAME protocol=NAME [init=RUN|FILE|scratch] [data.root=DIR] [key=value ...] [--show]"
+)
+EXAMPLES = (
+    "ssl-med probe task=nodule2d protocol=linear init=RUN data.root=DIR",
+    "ssl-med probe data=chest14 protocol=pretext_rotation init=RUN data.root=DIR",
+)
+NAMES = ("task", "data", "protocol", "trainer")
+REQUIRED = ("protocol",)
+SETTINGS = {
+    "": "experiments.config.sections:GeneralConfig",
+    "probe": "{protocol}",
+    "task": "ssl_med.evaluation.tasks:TaskConfig",
+    "data": "datamodules.{data}:Config",
+    "labels": "experiments.config.sections:LabelsConfig",
+    "transfer": "ssl_med.evaluation.protocols:InitConfig",
+    "backbone": "ssl_med.networks.backbones.{backbone}:Config",
+    "trainer": "experiments.config.sections:TrainerConfig accelerator batch_size precision num_workers threads progress",
+    "tracking": "experiments.config.sections:TrackingConfig",
+}
+OPTIONS = {"--show": "print all settings and stop"}
+DEFAULTS = ("root", "phantoms", "trainer")
 
 PICTURES = 4  # of a probe of voxels: the first test cases
 HELD = 0.2  # share of the training subjects that chooses, where there is no validation part (Anton et al. 2022)
@@ -76,6 +100,7 @@ def probe(overrides: Sequence[str]) -> Path:
     start = time.perf_counter()
     config = compose_probe(overrides)
     prepare_process(config)
+    write_phantoms(config.data.name, config.data.root)
     pl.seed_everything(config.general.seed, verbose=False)
     loaded = build_network(config, with_decoder=False)
     data = config.data_class(
@@ -371,3 +396,11 @@ def _finish(
     say(
         f"test {result.metric} {headline:.4f}{words} on {len(result.rows)} cases in {seconds:.0f} s -> {session.folder}"
     )
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Carries out the command."""
+    if "--show" in arguments:
+        print(to_yaml(compose_probe([word for word in arguments if word != "--show"]).tree()), end="")
+    else:
+        probe(arguments)

@@ -1,4 +1,4 @@
-"""`ssl-med report`: run folders -> report.html, report.md, results.csv."""
+"""`ssl-med report`: write report.html, report.md and results.csv of run folders."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from experiments.run.environment import say
 from ssl_med.reports.html import build_report
 from ssl_med.spec import SslMedError
 from ssl_med.values import unquoted
+
+USAGE = "ssl-med report [RUNS ...] [out=DIR]"
+EXAMPLES = ("ssl-med report runs", "ssl-med report runs/pretrain runs/finetune out=report")
 
 
 def report(overrides: Sequence[str]) -> Path:
@@ -24,3 +27,8 @@ def report(overrides: Sequence[str]) -> Path:
     page = build_report(folders or [Path("runs")], out)
     say(f"report: {page}")
     return page
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Carries out the command."""
+    report(arguments)

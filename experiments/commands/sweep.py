@@ -1,4 +1,4 @@
-"""`ssl-med sweep`: a W&B sweep file for one method, from its recipe and the numbers of its `Config`."""
+"""`ssl-med sweep`: write a W&B sweep file for one method, from its recipe and the numbers of its `Config`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,25 @@ from experiments.config.run import RunConfig, compose_pretrain
 from ssl_med.config import Layer, build, parse_overrides, to_plain, to_yaml
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.spec import SslMedError
+
+USAGE = "ssl-med sweep method=NAME data=NAME [data.root=DIR] [out=FILE] [metric=NAME goal=maximize] [key=value ...]"
+EXAMPLES = (
+    "ssl-med sweep method=pcrl data=luna data.root=DIR out=sweep.yaml",
+    "ssl-med sweep method=moco data=chest14 data.root=DIR search=bayes optim.lr=0.01",
+)
+NAMES = ("method", "data", "trainer")
+REQUIRED = ("method", "data")
+SETTINGS = {
+    "": "experiments.commands.sweep:SweepConfig + experiments.config.sections:GeneralConfig seed resume",
+    "method": "ssl_med.methods.{method}:Config",
+    "data": "datamodules.{data}:Config",
+    "backbone": "ssl_med.networks.backbones.{backbone}:Config",
+    "optim": "ssl_med.optim:OptimConfig",
+    "trainer": "experiments.config.sections:TrainerConfig",
+    "tracking": "experiments.config.sections:TrackingConfig",
+    "online": "experiments.config.online:OnlineConfig",
+    "online.data": "datamodules.{online}:Config",
+}
 
 WIDTHS = (
     "_dim",
@@ -170,3 +189,8 @@ def _log_uniform(low: float, high: float) -> dict[str, Any]:
 def _default(config: RunConfig, key: str) -> float:
     section, _, name = key.partition(".")
     return float(getattr(getattr(config, section), name))
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Carries out the command."""
+    sweep(arguments)

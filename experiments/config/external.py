@@ -26,18 +26,18 @@ _OVERRIDE = re.compile(r"map\.[^=]+=|[A-Za-z_][\w.]*=")  # everything else is th
 
 @dataclass(frozen=True)
 class ExternalConfig:
-    """What is tested, and on whom.
-
-    * trained: hash of the fine-tuning's settings.
-    * part: all labelled cases, or the test part of data.split.
-    * map: override of the map; classes and uncertain are what it says.
-    """
+    """What is tested, and on whom."""
 
     trained: str
+    """hash of the fine-tuning's settings"""
     part: Literal["all", "test"]
+    """all labelled cases, or the test part of data.split"""
     map: str
+    """file in conf/map, or same: classes of equal names stand for each other"""
     classes: dict[str, list[str]]
+    """class of the run -> classes of the other data set, as the map says"""
     uncertain: str
+    """what an uncertain label counts as: ignore, zeros or ones; default: what the map says"""
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def compose_pretrain(overrides: Sequence[str]) -> RunConfig:
     data_class = data_class_of(chosen["data"])
     layers = config_sources(chosen, line, ("data", "method", "trainer"), data_class, chosen["data"])
     keys = ("method", "data", "backbone", "optim", "trainer", "tracking", "seed", "out", "resume")
-    check_keys(layers[:-1], keys)
+    check_keys(layers[:-1], (*keys, "default_data"))
     check_keys([line], (*keys, "online"))
     if unquoted(line.section("trainer").tree.get("monitor", "")).startswith(PREFIX):
         # recipes that keep the last weights have no value to choose by; whoever names one here has

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datamodules.core.base import MedicalData
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.config import Layer, build, parse_overrides, read_yaml
-from ssl_med.methods.core.base import Method
 from ssl_med.spec import SslMedError
 from ssl_med.values import unquoted
+
+if TYPE_CHECKING:  # names are listed and refused without the seconds that torch takes
+    from datamodules.core.base import MedicalData
+    from ssl_med.methods.core.base import Method
 
 CONF = Path(__file__).parents[1] / "conf"
 
 
 def names(group: str) -> list[str]:
-    """What `method=`, `data=`, `task=` or `trainer=` can be."""
+    """What `method=`, `data=`, `task=`, `trainer=`, `map=` or `table=` can be."""
     if group == "method":
         return list_names("ssl_med.methods")
     if group == "data":
         return list_names("datamodules")
+    if group == "table":
+        return sorted(path.stem for path in (CONF.parent / "tables").glob("*.yaml"))
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
@@ -55,20 +59,31 @@ def choose(
     return chosen, parse_overrides(rest)
 
 
+def check_name(group: str, name: str) -> None:
+    """Refuses a name that a group does not have, and offers the nearest; a method may be `method/preset`."""
+    base, slash, preset = name.partition("/") if group == "method" else (name, "", "")
+    if base not in names(group):
+        raise SslMedError(f"{group} '{base}' is unknown{nearest(base, names(group))}")
+    own = [known.partition("/")[2] for known in presets() if known.startswith(f"{base}/")] if slash else []
+    if slash and preset not in own:
+        hint = nearest(preset, own) if own else "; it has none"
+        raise SslMedError(f"method '{name}' is unknown: {base} has no preset '{preset}'{hint}")
+
+
 def data_class_of(name: str) -> type[MedicalData]:
     """The class of a family."""
+    from datamodules.core.base import MedicalData
+
     found: type[MedicalData] = get_class("datamodules", name, kind="data", base=MedicalData)
     return found
 
 
 def method_class_of(name: str) -> type[Method]:
     """The class of `method` or `method/preset`; refuses a preset that no yaml describes."""
-    method, slash, preset = name.partition("/")
-    found: type[Method] = get_class("ssl_med.methods", method, kind="method", base=Method)
-    own = [known.partition("/")[2] for known in presets() if known.startswith(f"{method}/")]
-    if slash and preset not in own:
-        hint = nearest(preset, own) if own else "; it has none"
-        raise SslMedError(f"method '{name}' is unknown: {method} has no preset '{preset}'{hint}")
+    from ssl_med.methods.core.base import Method
+
+    check_name("method", name)
+    found: type[Method] = get_class("ssl_med.methods", name.partition("/")[0], kind="method", base=Method)
     return found
 
 

@@ -16,6 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
+from datamodules.core.synthetic import is_synthetic
 from experiments.config.online import PREFIX
 from experiments.config.run import RunConfig
 from experiments.config.sections import TrainerConfig
@@ -263,6 +264,7 @@ class Session:
                 "hash": config.hash(),
                 "seed": config.general.seed,
                 "data": config.data.name,
+                "synthetic": is_synthetic(config.data.root),
                 "backbone": config.tree()["backbone"],
                 "config": config.public_tree(),
                 "hardware": hardware(),

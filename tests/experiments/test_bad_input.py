@@ -74,7 +74,7 @@ def test_a_yaml_typo_names_the_yaml(capsys, tmp_path, monkeypatch):
 
 def test_missing_root_and_foreign_root(capsys, phantoms, tmp_path):
     base = ["pretrain", "method=simclr", "data=luna", *FAST]
-    assert "data.root" in refused(capsys, *base)
+    assert "data.root is missing" in refused(capsys, "check", "data=luna")
     assert "nowhere" in refused(capsys, *base, "data.root=nowhere")
     assert str(phantoms / "lits") in refused(capsys, *base, f"data.root={phantoms / 'lits'}", f"out={tmp_path / 'x'}")
     assert not (tmp_path / "x").exists(), "work started before the request was checked"

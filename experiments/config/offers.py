@@ -1,0 +1,76 @@
+"""What there is, by kind: the name of each thing and one line that says what it is; read from files, nothing is imported."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from experiments.config.schema import class_docstring, classes, docstring, settings
+from experiments.config.sources import CONF, names, presets
+from ssl_med.catalogue import list_names
+
+
+def _methods() -> dict[str, str]:
+    return {name: first_sentence(docstring(f"ssl_med.methods.{name}")) for name in names("method")}
+
+
+def _backbones() -> dict[str, str]:
+    package = "ssl_med.networks.backbones"
+    return {name: first_sentence(docstring(f"{package}.{name}")) for name in list_names(package)}
+
+
+def _protocols() -> dict[str, str]:
+    probes = classes("experiments.config.run", "PROTOCOLS")
+    found = {"finetune": "train encoder and head on labels, or the head alone: `ssl-med finetune`, transfer.protocol"}
+    return found | {name: first_sentence(class_docstring(reference)) for name, reference in probes.items()}
+
+
+def _tables() -> dict[str, str]:
+    return {name: comment("../tables", name) for name in names("table")}
+
+
+def _augment() -> dict[str, str]:
+    """Random changes of training images that settings switch: of fine-tunings, and of the views of a method."""
+    task = {
+        f"task.{item.name}": item.help
+        for item in settings("ssl_med.evaluation.tasks:TaskConfig")
+        if "augm" in item.help
+    }
+    return task | {f"method.view.{x.name}": x.help for x in settings("ssl_med.methods.core.pair:ViewConfig")}
+
+
+def _phantoms() -> dict[str, str]:
+    return {
+        name: first_sentence(docstring(f"datamodules.phantoms.{name}")) for name in list_names("datamodules.phantoms")
+    }
+
+
+KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    "methods": _methods,
+    "presets": presets,
+    "backbones": _backbones,
+    "data": lambda: {name: comment("data", name) for name in names("data")},
+    "tasks": lambda: {name: comment("task", name) for name in names("task")},
+    "protocols": _protocols,
+    "tables": _tables,
+    "maps": lambda: {name: comment("map", name) for name in names("map")},
+    "augment": _augment,
+    "phantoms": _phantoms,
+}
+
+
+def comment(group: str, name: str) -> str:
+    """First sentence of the comment that conf/GROUP/NAME.yaml opens with, on one line."""
+    lines: list[str] = []
+    for line in (CONF / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        text = line.removeprefix("#").strip()
+        if not line.startswith("#") or (lines and text[:1].isupper()):
+            break
+        lines.append(text)
+    return first_sentence(" ".join(lines))
+
+
+def first_sentence(text: str) -> str:
+    """Up to the first full stop that a new sentence follows, without it."""
+    flat = " ".join(text.partition("\n\n")[0].split())
+    return re.split(r"(?<!al)(?<!e\.g)(?<!Fig)(?<!Sec)\.(?= +[A-Z])", flat)[0].rstrip(".")
