@@ -1,10 +1,10 @@
 """`make bench ARGS=speed`: how much faster than its definition, and than what peers run, each piece is on this machine.
 
-The variants of a piece take turns in one process on one thread, and medians are compared, so that a busy neighbour slows all
-of them. References are those of `experiments.bench.references`; peers are measured when they are installed. The word beside
-a variant says what it shares with the reference: exact (the same numbers, up to rounding), same law (the same distribution,
-other random numbers), approximate. The intensity map is tabulated, and within 3e-5 of the definition at whole Hounsfield units;
-pooled shufflings follow the law one by one, but crops share them.
+The variants of a piece take turns in one process on one thread, and medians of the processor's time are compared: what a
+busy neighbour takes away does not count. References are those of `experiments.bench.references`; peers are measured when
+they are installed. The word beside a variant says what it shares with the reference: exact (the same numbers, up to
+rounding), same law (the same distribution, other random numbers), approximate. The intensity map is tabulated, and within
+3e-5 of the definition at whole Hounsfield units; pooled shufflings follow the law one by one, but crops share them.
 `only=transforms,genesis,pcrl,losses` measures some tables alone. bfloat16 is measured where the processor has units for it, or
 with bf16=true: emulated, a single step can take minutes.
 """
@@ -120,7 +120,9 @@ class Variant:
 def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
     """Measures and prints Markdown tables; returns the rows of all of them."""
     config = build(BenchSpeedConfig, [parse_overrides(overrides)], prefix="")
-    say(f"{hardware()}, torch {torch.__version__}, one thread, medians of variants that take turns")
+    say(
+        f"{hardware()}, torch {torch.__version__}, one thread, medians of the processor's time of variants that take turns"
+    )
     if len(config.precisions) == 1:
         say(f"bf16 is left out, because {decide(AUTO, accelerator='cpu').why}; bf16=true measures it anyway")
     threads = torch.get_num_threads()
@@ -133,14 +135,14 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def race(variants: Sequence[Variant], repeats: int) -> list[float]:
-    """Median milliseconds per unit; a round calls each variant once, and the first round is not counted."""
+    """Median milliseconds of processor time per unit; a round calls each variant once, and the first is not counted."""
     found: list[list[float]] = [[] for _ in variants]
     for number in range(repeats + 1):
         for variant, times in zip(variants, found, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             variant.work()
             if number:
-                times.append(1000 * (time.perf_counter() - start) / variant.units)
+                times.append(1000 * (time.process_time() - start) / variant.units)
     return [statistics.median(times) for times in found]
 
 
