@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,20 +10,19 @@ from typing import Any, ClassVar, Literal
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.core.cases import case_files, has_uid
+from datamodules.core import identities
+from datamodules.core.division import budget_words, for_tuning, other_side, random_parts, within_budget
 from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader, Traced
-from datamodules.core.quarantine import Quarantine
-from datamodules.core.readers import PLACEHOLDER, assumed_headers, voxel_file
-from datamodules.core.splits import PARTS, Split, check_split, file_split, label_budget, random_split, share_split
+from datamodules.core.quarantine import Quarantine, without_quarantined
+from datamodules.core.readers import PLACEHOLDER, assumed_headers
+from datamodules.core.splits import PARTS, Split, check_split, file_split
 from datamodules.core.store import Item, Store
 from datamodules.formats.grids import Header, Volume
 from ssl_med.catalogue import nearest
 from ssl_med.config import to_plain
-from ssl_med.ledger import salted
 from ssl_med.spec import DataSpec, Need, SslMedError
 
 NO_VALIDATION = "no validation part: the last weights are used"
-UID = r"[0-2](\.(0|[1-9]\d*)){5,}|2\.25\.\d{20,}"  # DICOM PS3.5, 9: one of a kind in the world
 
 
 class MedicalData(pl.LightningDataModule, ABC):
@@ -50,7 +46,7 @@ class MedicalData(pl.LightningDataModule, ABC):
     splits: ClassVar[tuple[str, ...]] = ()  # further values of data.split
     # case names that the data set itself published, as a regular expression on the whole name; others may name a patient
     # and leave this module as hashes. The default is what a family makes that hashes names itself.
-    public_names: ClassVar[str] = r"(image|case)-[0-9a-f]{12,}"
+    public_names: ClassVar[str] = identities.HASHED
 
     def __init__(
         self,
@@ -79,7 +75,6 @@ class MedicalData(pl.LightningDataModule, ABC):
         self.unbudgeted: list[Any] = []  # training cases before the label budget
         self.labels_of = 0
         self.quarantine = Quarantine()
-        self._skipped: set[str] = set()  # entries of the quarantine that `index` asked about
         self._shared: frozenset[str] = frozenset()  # files that hold more than one subject
 
     # --- what a family defines -----------------------------------------------------------------------------------
@@ -187,12 +182,15 @@ class MedicalData(pl.LightningDataModule, ABC):
         if not self.use_test:
             split = {**split, "test": []}
         elif self.config.tuning_share:
-            split = self._for_tuning(split, cases)
-        other_side = self._other_side(cases, set(split["train"])) if self.config.pretrain_share else set()
+            share, seed = self.config.tuning_share, self.config.split_seed
+            split, note = for_tuning(split, cases, self.split_group, share=share, seed=seed)
+            self.notes.append(note)
+        elsewhere = self._elsewhere(cases, set(split["train"])) if self.config.pretrain_share else set()
         of_subject: dict[str, list[Any]] = {}
         for case in kept:
-            if case.name not in other_side:
-                of_subject.setdefault(case.subject, []).append(self._published(case))
+            if case.name not in elsewhere:
+                shown = identities.renamed(case, self.public_name(case.name))
+                of_subject.setdefault(case.subject, []).append(shown)
         self.parts = {
             part: [case for name in split[part] for case in of_subject.get(name, ()) if self.usable(case)]
             for part in PARTS
@@ -216,19 +214,12 @@ class MedicalData(pl.LightningDataModule, ABC):
         placeholders = {path: PLACEHOLDER for path in self.quarantine.reasons}
         with assumed_headers(placeholders, root=root):
             cases = self.index(root)
-        owners: dict[str, set[str]] = {}
-        for case in cases:
-            for path in case_files(case):
-                owners.setdefault(path, set()).add(case.subject)
-        self._shared = frozenset(path for path, subjects in owners.items() if len(subjects) > 1)
+        self._shared = identities.shared_files(cases)
         return cases
 
     def quarantined(self, path: str | Path) -> bool:
         """Whether the user leaves a file or folder out: `index` then skips its complaint about it."""
-        entry = self.quarantine.find(str(path))
-        if entry is not None:
-            self._skipped.add(entry)
-        return entry is not None
+        return self.quarantine.skips(str(path))
 
     def keep(self, cases: Sequence[Any]) -> list[Any]:
         """The cases without those that need a file in quarantine; adds a note.
@@ -238,46 +229,23 @@ class MedicalData(pl.LightningDataModule, ABC):
         """
         if not self.quarantine.reasons:
             return list(cases)
-        kept, found = [], []
-        for case in cases:
-            entries = [self.quarantine.find(path) for path in (case.name, *case_files(case, masks=self.labelled))]
-            entry = next((entry for entry in entries if entry is not None), None)
-            if entry is None:
-                kept.append(case)
-            else:
-                found.append(entry)
-        # what `index` itself had to skip is no case any more
-        found += sorted(self._skipped.difference(found))
-        total = len(kept) + len(found)
-        file, config = Path(self.config.quarantine).name, self.config
-        if len(found) > config.quarantine_budget * total:
-            raise SslMedError(
-                f"data.quarantine={config.quarantine}: would leave out {len(found)} of {total} cases, more than "
-                f"data.quarantine_budget={config.quarantine_budget:g}; repair the files or raise the budget"
-            )
-        self.notes.append(
-            f"quarantine: {len(found)} of {total} cases are left out ({file}: {self.quarantine.count(found) or 'none'})"
+        config = self.config
+        kept, note = without_quarantined(
+            cases, self.quarantine, masks=self.labelled, file=config.quarantine, budget=config.quarantine_budget
         )
+        self.notes.append(note)
         return kept
 
     def public_name(self, name: str) -> str:
         """The name of a case where the data set published it, else a salted hash of it."""
-        return name if re.fullmatch(self.public_names, name) else f"case-{salted(name)[:12]}"
-
-    def _published(self, case: Any) -> Any:
-        public = self.public_name(case.name)
-        return case if public == case.name else dataclasses.replace(case, name=public)
+        return identities.public_name(name, self.public_names)
 
     def split(self, cases: Sequence[Any]) -> Split:
         """Subjects of each part, as data.split says."""
         config = self.config
         subjects = {case.subject for case in cases}
         if config.split == "random":
-            groups: dict[str, set[str]] = {}
-            for case in cases:
-                groups.setdefault(self.split_group(case), set()).add(case.subject)
-            parts = [random_split(g, ratios=config.split_ratios, seed=config.split_seed) for g in groups.values()]
-            return {part: sorted(name for split in parts for name in split[part]) for part in PARTS}
+            return random_parts(cases, self.split_group, ratios=config.split_ratios, seed=config.split_seed)
         if config.split == "file":
             if not config.split_file:
                 raise SslMedError("data.split=file needs data.split_file=FILE.json")
@@ -290,70 +258,33 @@ class MedicalData(pl.LightningDataModule, ABC):
             raise SslMedError(f"data.split '{config.split}' is unknown{nearest(config.split, options)}")
         return check_split(self.named_split(config.split, cases), source=f"data.split={config.split}")
 
-    def _for_tuning(self, split: Split, cases: Sequence[Any]) -> Split:
-        """The split without its test part: validation subjects or some of the training take its place."""
-        if split["val"]:
-            self.notes.append("tuning: tested on the validation part; the test part is put away")
-            return {"train": split["train"], "val": [], "test": split["val"]}
-        training = set(split["train"])
-        groups: dict[str, set[str]] = {}
-        for case in cases:
-            if case.subject in training:
-                groups.setdefault(self.split_group(case), set()).add(case.subject)
-        share = self.config.tuning_share
-        held, kept = share_split(groups, share=share, seed=self.config.split_seed)
-        self.notes.append(
-            f"tuning: tested on {len(held)} of the {len(held) + len(kept)} training subjects; the test part is put away"
-        )
-        return {"train": kept, "val": [], "test": held}
-
-    def _other_side(self, cases: Sequence[Any], subjects: set[str]) -> set[str]:
+    def _elsewhere(self, cases: Sequence[Any], subjects: set[str]) -> set[str]:
         """Names of the training cases that data.pretrain_share gives to the other command."""
-        config = self.config
-        train = [case for case in cases if case.subject in subjects]
-        by_image = config.share_by == "image"
-        groups: dict[str, list[str]] = {}
-        for case in train:
-            groups.setdefault(self.split_group(case), []).append(case.name if by_image else case.subject)
-        if "labelled" in groups:  # what has no labels is for pretraining anyway
-            groups = {"labelled": groups["labelled"]}
-        sides = share_split(groups, share=config.pretrain_share, seed=config.split_seed)
-        other = set(sides[0] if self.labelled else sides[1])
-        names = {case.name for case in train if (case.name if by_image else case.subject) in other}
-        mine = {case.subject for case in train if case.name not in names}
-        shared = mine & {case.subject for case in train if case.name in names}
-        words = f"pretraining has {config.pretrain_share:g} of the training {config.share_by}s, labels the rest"
-        if by_image:
-            words += f"; LEAK: {len(shared)} of the {len(mine)} subjects here are on the other side too"
-        self.notes.append(words)
+        config, train = self.config, [case for case in cases if case.subject in subjects]
+        share, by, seed = config.pretrain_share, config.share_by, config.split_seed
+        names, note = other_side(train, self.split_group, labelled=self.labelled, share=share, by=by, seed=seed)
+        self.notes.append(note)
         return names
 
     @property
     def budget(self) -> str:
         """The label budget as the user spells it."""
-        return f"labels.shots={self.label_shots}" if self.label_shots else f"labels.fraction={self.label_fraction:g}"
+        return budget_words(fraction=self.label_fraction, shots=self.label_shots)
 
     def _budget(self) -> None:
         self.unbudgeted = self.parts["train"]
-        signatures = self.signatures(self.parts["train"])
-        self.labels_of = len(signatures)
-        fraction, shots = self.label_fraction, self.label_shots
-        budget = label_budget(signatures, fraction=fraction, shots=shots, seed=self.seed, lead=self.lead_stratum)
-        chosen = set(budget)
-        if shots:
-            strata = Counter(signatures.values())
-            for stratum, count in sorted(strata.items()):
-                # of scans with candidates only those with a positive must be as many
-                wanted = stratum == self.lead_stratum or not self.lead_stratum
-                if count < shots and wanted and self.spec.target != "multilabel":
-                    kind = f" of class '{self.stratum_name(stratum)}'" if stratum else ""
-                    raise SslMedError(
-                        f"labels.shots={shots}: there are {count} training subjects{kind}; take fewer shots"
-                    )
-                if count < shots:
-                    self.notes.append(
-                        f"{self.budget}: '{self.stratum_name(stratum)}' has {count} training subjects, all are used"
-                    )
+        strata = self.signatures(self.parts["train"])
+        self.labels_of = len(strata)
+        chosen, notes = within_budget(
+            strata,
+            fraction=self.label_fraction,
+            shots=self.label_shots,
+            seed=self.seed,
+            lead=self.lead_stratum,
+            strict=self.spec.target != "multilabel",
+            name_of=self.stratum_name,
+        )
+        self.notes += notes
         self.parts["train"] = [case for case in self.parts["train"] if case.subject in chosen]
         self.check_budget(self.parts["train"])
         if self.spec.target == "multilabel":
@@ -441,40 +372,13 @@ class MedicalData(pl.LightningDataModule, ABC):
         return {part: sorted({case.subject for case in cases}) for part, cases in self.parts.items() if cases}
 
     def identities(self) -> dict[str, list[str]]:
-        """Who takes part in which part, as `ssl_med.ledger` compares it between data sets.
-
-        A DICOM uid stands for itself; a case of another name that knows its series' uid has both keys. A published case
-        belongs to its data set, wherever that lies; a case of anybody's own to this folder.
-        """
-        here = Path(self.config.root).resolve()
-
-        def identity(case: Any) -> str:
-            if re.fullmatch(UID, case.subject):
-                return f"uid:{case.subject}"
-            if self.public_names != MedicalData.public_names and re.fullmatch(self.public_names, case.name):
-                return f"{self.config.name}:{case.subject}"
-            return f"{self.config.name}:{here}:{case.subject}"
-
-        return {
-            part: sorted({identity(case) for case in cases} | {f"uid:{case.uid}" for case in cases if has_uid(case)})
-            for part, cases in self.parts.items()
-            if cases
-        }
+        """Who takes part in which part, as `ssl_med.ledger` compares it between data sets."""
+        config = self.config
+        return identities.ledger_keys(self.parts, data=config.name, root=config.root, published=self.public_names)
 
     def image_files(self) -> dict[str, list[str]]:
         """The files that hold the images of each part; a file that holds several subjects tells them not apart."""
-        return {
-            part: sorted(
-                {
-                    str(voxel_file(path))
-                    for case in cases
-                    for path in case_files(case, masks=False)
-                    if path not in self._shared
-                }
-            )
-            for part, cases in self.parts.items()
-            if cases
-        }
+        return identities.image_files(self.parts, shared=self._shared)
 
     def describe(self) -> dict[str, Any]:
         """Counts of subjects, cases and positives by part, the label budget, and notes for the summary."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from datamodules.core.cases import case_files
 from ssl_med.spec import SslMedError
 
 
@@ -29,6 +30,7 @@ class Quarantine:
     def __init__(self, entries: Iterable[Entry] = (), *, root: Path = Path()) -> None:
         self.root = root
         self.reasons = {entry.path: entry.reason for entry in entries}
+        self.skipped: set[str] = set()  # entries that `skips` was asked about and found
 
     @classmethod
     def read(cls, file: str, *, root: Path) -> Quarantine:
@@ -71,10 +73,51 @@ class Quarantine:
             text = text.rpartition("/")[0]
         return None
 
+    def skips(self, path: str) -> bool:
+        """Whether a path is left out; the entry is remembered, since what an index skips never becomes a case."""
+        entry = self.find(path)
+        if entry is not None:
+            self.skipped.add(entry)
+        return entry is not None
+
     def count(self, entries: Iterable[str]) -> str:
         """'3 truncated, 2 nan' for the given entries."""
         kinds = Counter(self.reasons[entry].partition(":")[0].strip() for entry in entries)
         return ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+
+
+def without_quarantined(
+    cases: Sequence[Any], quarantine: Quarantine, *, masks: bool, file: str, budget: float
+) -> tuple[list[Any], str]:
+    """The cases without those that need a file in quarantine, and a note that counts them by reason.
+
+    Args:
+        cases: what the index found.
+        quarantine: what is left out.
+        masks: whether label maps are needed too.
+        file: data.quarantine, for messages.
+        budget: largest share of the cases that may be left out.
+
+    Raises:
+        SslMedError: more than that would be left out.
+    """
+    kept, found = [], []
+    for case in cases:
+        entries = [quarantine.find(path) for path in (case.name, *case_files(case, masks=masks))]
+        entry = next((entry for entry in entries if entry is not None), None)
+        if entry is None:
+            kept.append(case)
+        else:
+            found.append(entry)
+    found += sorted(quarantine.skipped.difference(found))  # what the index itself had to skip is no case any more
+    total = len(kept) + len(found)
+    if len(found) > budget * total:
+        raise SslMedError(
+            f"data.quarantine={file}: would leave out {len(found)} of {total} cases, more than "
+            f"data.quarantine_budget={budget:g}; repair the files or raise the budget"
+        )
+    listed = quarantine.count(found) or "none"
+    return kept, f"quarantine: {len(found)} of {total} cases are left out ({Path(file).name}: {listed})"
 
 
 def quarantine_line(entry: Entry) -> str:
