@@ -6,11 +6,13 @@ Whatever chooses, sorts, marks or ranks by a metric asks `metric_of` for the dir
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Any, ClassVar, Literal
 
-from ssl_med.catalogue import nearest
+from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.spec import SslMedError
 
 SCOPES = ("train", "val", "test", "curve", "in_domain", "online", "collapse", "speed")
@@ -50,6 +52,55 @@ class Metric:
     def reaches(self, value: float, bound: float) -> bool:
         """Whether `value` is as good as `bound` or better; nan reaches nothing."""
         return not math.isnan(value) and not math.isnan(bound) and self.goodness(value) >= self.goodness(bound)
+
+
+class AddedMetric(ABC):
+    """A test metric that is a file of `evaluation/added_metrics`, with one public subclass of one of the two kinds below."""
+
+    metric: ClassVar[Metric]
+
+
+class MaskMetric(AddedMetric):
+    """Scores each region of a segmented case; a test states the mean over cases and regions, and each region's."""
+
+    needs_spacing: ClassVar[bool] = False
+    """whether it is left out for data without a voxel size"""
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
+    """spatial dimensions of the masks that it scores; it is left out for others"""
+
+    @abstractmethod
+    def score(self, prediction: Any, truth: Any, spacing: tuple[float, ...] | None) -> list[float]:
+        """Values of the K regions of one case.
+
+        Args:
+            prediction: (K, *S) bool array.
+            truth: (K, *S) bool array.
+            spacing: voxel size in mm along each axis; None where the data do not know it.
+        """
+
+
+class ClassMetric(AddedMetric):
+    """Scores all test samples of a classification at once."""
+
+    @abstractmethod
+    def score(self, truth: Any, probability: Any) -> float:
+        """One value of all samples.
+
+        Args:
+            truth: (N,) int array, numbers of the classes.
+            probability: (N, K) float array; each row sums to 1.
+        """
+
+
+@cache
+def added_metrics() -> dict[str, AddedMetric]:
+    """All metrics of `evaluation/added_metrics` by name."""
+    package = "ssl_med.evaluation.added_metrics"
+    found = {name: get_class(package, name, kind="metric", base=AddedMetric)() for name in list_names(package)}
+    for name, one in found.items():
+        if one.metric.name != name or name in METRICS:
+            raise TypeError(f"{package}.{name} must declare a metric of that name which no task has already")
+    return found
 
 
 _TASKS = (
@@ -185,16 +236,19 @@ def metric_of(key: str) -> Metric:
     name = rest.partition("/")[0]
     if name in METRICS:
         return METRICS[name]
+    if name in added_metrics():
+        return added_metrics()[name].metric
     if name in UNRATED:
         raise SslMedError(f"{key}: is {UNRATED[name]}, of which neither a higher nor a lower value is better")
     if name.endswith(BASELINE):
         raise SslMedError(f"{key}: does not depend on what was learned; name {key.removesuffix(BASELINE)}")
     raise SslMedError(
-        f"{key}: is no metric, so whether higher or lower is better is unknown{nearest(name, list(METRICS))}"
+        f"{key}: is no metric, so whether higher or lower is better is unknown{nearest(name, [*METRICS, *added_metrics()])}"
     )
 
 
 def conventions(keys: Iterable[str]) -> dict[str, str]:
     """Conventions of the test metrics among logged keys, for summary.json; those of single classes are not repeated."""
     names = {key.removeprefix("test/") for key in keys if key.startswith("test/")}
-    return {name: metric.convention for name, metric in METRICS.items() if name in names}
+    known = {**METRICS, **{name: one.metric for name, one in added_metrics().items()}}
+    return {name: metric.convention for name, metric in known.items() if name in names}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_med.evaluation.metrics import ClassMetric, MaskMetric, added_metrics
 from ssl_med.evaluation.scores import (
     FROC_RATES,
     accuracy,
@@ -134,7 +135,7 @@ class Segmentation(Task):
     @classmethod
     def test_metrics(cls, class_names: Sequence[str]) -> list[str]:
         """Names of all that a test may give, the headline first; distances need a voxel size."""
-        names = [cls.metric, "iou", "iou_50_95", "hd95_mm", "surface_dice"]
+        names = [cls.metric, "iou", "iou_50_95", "hd95_mm", "surface_dice", *_mask_metrics()]
         return [*names, *(f"{name}/{region}" for name in names for region in class_names)]
 
     def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
@@ -178,12 +179,22 @@ class Segmentation(Task):
                 spacing, tolerance = batch["spacing"][k].tolist(), self.config.tolerance_mm
                 distances = surface_per_region(logits[k] > 0, truth, spacing=spacing, tolerance=tolerance)
                 found |= dict(zip(("hd95_mm", "surface_dice"), distances, strict=True))
+            found |= self._added(logits[k] > 0, truth, batch["spacing"][k].tolist() if "spacing" in batch else None)
             for key, values in found.items():
                 row[key] = float(values.mean())
                 if len(values) > 1:
                     names = self.spec.class_names
                     row |= {f"{key}/{name}": x for name, x in zip(names, values.tolist(), strict=True)}
         return rows
+
+    @staticmethod
+    def _added(prediction: Tensor, truth: Tensor, spacing: Sequence[float] | None) -> dict[str, Tensor]:
+        masks, size = (prediction.cpu().numpy(), truth.cpu().numpy()), None if spacing is None else tuple(spacing)
+        return {
+            name: torch.tensor(one.score(*masks, size), dtype=torch.float64)
+            for name, one in _mask_metrics().items()
+            if truth.ndim - 1 in one.dims and (size is not None or not one.needs_spacing)
+        }
 
     def goodness(self, row: Row) -> float:  # noqa: D102
         return float(row["dice"])
@@ -228,7 +239,7 @@ class Classification(_PooledTask):
     @classmethod
     def test_metrics(cls, class_names: Sequence[str]) -> list[str]:
         """Names of all that a test may give, the headline first; kappa is for grades, CPM for candidates."""
-        names = [cls.metric, "accuracy", "balanced_accuracy", "kappa", "cpm"]
+        names = [cls.metric, "accuracy", "balanced_accuracy", "kappa", "cpm", *_class_metrics()]
         return [*names, *(f"sensitivity/{rate:g}" for rate in FROC_RATES)]
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
@@ -263,6 +274,7 @@ class Classification(_PooledTask):
         score = np.array([[row[f"score/{name}"] for name in self.spec.class_names] for row in rows])
         answer = score.argmax(1)
         result = {"accuracy": accuracy(truth, answer), "balanced_accuracy": balanced_accuracy(truth, answer)}
+        result |= {name: one.score(truth, score) for name, one in _class_metrics().items()}
         if self.config.ordered:
             result["kappa"] = quadratic_kappa(truth, answer, score.shape[1])
         if score.shape[1] == 2:
@@ -327,6 +339,14 @@ _TASKS: dict[str, type[Segmentation] | type[Classification] | type[Multilabel]] 
     "class": Classification,
     "multilabel": Multilabel,
 }
+
+
+def _mask_metrics() -> dict[str, MaskMetric]:
+    return {name: one for name, one in added_metrics().items() if isinstance(one, MaskMetric)}
+
+
+def _class_metrics() -> dict[str, ClassMetric]:
+    return {name: one for name, one in added_metrics().items() if isinstance(one, ClassMetric)}
 
 
 def task_class(spec: DataSpec) -> type[Segmentation] | type[Classification] | type[Multilabel]:

@@ -108,3 +108,20 @@ def test_an_importer_is_one_file(example, tmp_path):
         for mine, other in zip(ours.backbone.eval()(image), theirs(image), strict=True):
             assert torch.equal(mine, other)
     assert ours.card.method == "lab_unet"
+
+
+def test_a_metric_is_one_file(example):
+    from ssl_med.evaluation.metrics import added_metrics, metric_of
+    from ssl_med.evaluation.tasks import Segmentation
+
+    added_metrics.cache_clear()
+    try:
+        _, name = example("add-a-metric")
+        truth = np.zeros((1, 4, 4, 4), bool)
+        truth[0, :2] = True
+        missed = added_metrics()[name].score(np.zeros_like(truth), truth, (1.0, 1.0, 2.5))
+        assert missed == [pytest.approx(32 * 2.5e-3)]
+        assert metric_of(f"test/{name}/liver").better(0.0, missed[0])
+        assert name in Segmentation.test_metrics(["liver"])
+    finally:
+        added_metrics.cache_clear()

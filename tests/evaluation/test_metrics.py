@@ -22,7 +22,10 @@ BACKBONE = SimpleNamespace(out_channels=4)
 
 def summary(target, names, logits, **batch):
     """What a task says of test samples with these logits."""
-    spec = DataSpec(name="x", spatial_dims=2, in_channels=1, patch_size=(16, 16), target=target, class_names=names)
+    dims = max(2, logits.ndim - 2)
+    spec = DataSpec(
+        name="x", spatial_dims=dims, in_channels=1, patch_size=(16,) * dims, target=target, class_names=names
+    )
     task = task_class(spec)(TaskConfig(ordered=True), spec, BACKBONE, BACKBONE)
     batch["id"] = [f"{k:02d}" for k in range(len(logits))]
     found = task.summarize(task.test_rows(logits, batch))
@@ -31,10 +34,10 @@ def summary(target, names, logits, **batch):
 
 
 def mask_metrics(right):
-    truth = torch.zeros(1, 2, 16, 16)
-    truth[:, :, 4:9, 4:9] = 1
+    truth = torch.zeros(1, 2, 12, 12, 12)
+    truth[:, :, 4:9, 4:9, 4:9] = 1
     logits = 6 * torch.roll(truth, 0 if right else 2, -1) - 3
-    return summary("mask", ("liver", "tumor"), logits, mask=truth, spacing=torch.ones(1, 2))
+    return summary("mask", ("liver", "tumor"), logits, mask=truth, spacing=torch.ones(1, 3))
 
 
 def class_metrics(right):

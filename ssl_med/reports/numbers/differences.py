@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ssl_med.evaluation.analysis import headline, scores
 from ssl_med.evaluation.bootstrap import Interval, Statistic, mean_auc_of, mean_of, paired_bootstrap
+from ssl_med.evaluation.metrics import MaskMetric, added_metrics
 from ssl_med.evaluation.statistics import Outcome, Refusal, holm, sign_flip
 from ssl_med.reports.numbers.fairness import percent
 from ssl_med.reports.numbers.tables import EMPTY, Table
@@ -131,7 +132,8 @@ def _interval(metric: str, own: Sequence[Run], base: Sequence[Run]) -> tuple[Int
 
 def average(metric: str, names: Sequence[str], runs: Sequence[Sequence[Case]]) -> Statistic | None:
     """Mean of a test metric over runs that were tested on the same cases; None where cases do not tell it."""
-    if metric.partition("/")[0] in CASE_METRICS:
+    name = metric.partition("/")[0]
+    if name in CASE_METRICS or isinstance(added_metrics().get(name), MaskMetric):
         if any(metric not in case for rows in runs for case in rows):
             return None
         return mean_of(np.mean([[float(case[metric]) for case in rows] for rows in runs], axis=0))

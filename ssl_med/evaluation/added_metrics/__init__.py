@@ -1,0 +1,1 @@
+"""Test metrics beside those of the tasks themselves, one file each; the file's name is the metric's."""
