@@ -1,1 +1,1 @@
-"""What the methods share."""
+"""Base class of the methods, one module per family of shared parts, and their schedules, checks and measures."""

@@ -1,4 +1,4 @@
-"""What every method shares: optimiser, logging, the collapse monitor, reproducible randomness, and what travels."""
+"""The base class of every method: optimiser, logging, the collapse monitor and reproducible randomness."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Method(pl.LightningModule, ABC):
     A method is a LightningModule that needs nothing else of the suite: `MoCo(spec=spec)` trains with
     `Trainer(...).fit(method, loader)` and any loader of dictionaries that hold `image` and what `need` asks for.
 
-    A leaf defines `Config`, `family`, `paper`, `metric`, `build`, `views` and `terms`; it may define `dims`,
+    A subclass defines `Config`, `family`, `paper`, `metric`, `build`, `views` and `terms`; it may define `dims`,
     `min_channels`, `needs_decoder`, `need`, `after_init`, `before_training`, `before_epoch` and `after_step`.
 
     Args:
@@ -86,7 +86,7 @@ class Method(pl.LightningModule, ABC):
         self.optim = optim or OptimConfig(name="adamw", lr=1e-3)
         self.backbone_config, self.batch_size, self.seed = backbone, batch_size, seed
         self.batch_keys = ("image", *self.need(self.config, spec).keys)
-        self.samples: int | None = None  # of the training set, once `prepare` was told
+        self.samples: int | None = None  # number of training samples, once `prepare` was called
         self.batches_seen = 0  # seeds the views; saved, so that a resumed run draws what it would have drawn
         self.log_every = 10  # steps between collapse monitors
         self.backbone = build_backbone(backbone, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
@@ -113,7 +113,7 @@ class Method(pl.LightningModule, ABC):
                 f"{cls.min_channels}: choose multi-modal data and name them in data.modalities"
             )
 
-    # --- what a leaf defines -------------------------------------------------------------------------------------
+    # --- what a subclass defines -------------------------------------------------------------------------------------
 
     @classmethod
     def need(cls, config: Any, spec: DataSpec) -> Need:
@@ -162,7 +162,7 @@ class Method(pl.LightningModule, ABC):
         return True
 
     def rescaling(self, *, per_image: int = 1) -> nn.Module:
-        """What a head without batch normalisation of its own sees the pooled features through: `Standardize`, or nothing.
+        """The layer between pooled features and a head that has no batch normalisation: `Standardize`, or the identity.
 
         Batch normalisation inside the backbone, which the papers take for granted, centres the features. Where groups or
         instances are normalised instead, one direction is common to all images: cosines of a new network differ in the
@@ -187,7 +187,7 @@ class Method(pl.LightningModule, ABC):
     # --- shared --------------------------------------------------------------------------------------------------
 
     def prepare(self, samples: int) -> None:
-        """Makes the method ready for a training set of `samples`; Lightning's `setup` does it where nobody has.
+        """Makes the method ready for a training set of `samples`; Lightning's `setup` calls it if nothing else has.
 
         Raises:
             SslMedError: too few samples for the method's settings.
@@ -196,7 +196,7 @@ class Method(pl.LightningModule, ABC):
         self.before_training(samples)
 
     def setup(self, stage: str) -> None:
-        """Counts the training samples where the method needs their number and nobody has told it."""
+        """Counts the training samples if the method needs their number and `prepare` was not called."""
         if stage == "fit" and self.samples is None and type(self).before_training is not Method.before_training:
             self.prepare(count_samples(self.trainer, type(self).__name__))
 
@@ -265,11 +265,11 @@ class Method(pl.LightningModule, ABC):
         return {**named, self.metric.name: terms["metric"], f"{self.metric.name}{BASELINE}": terms["baseline"]}
 
     def on_train_epoch_start(self) -> None:
-        """Calls `before_epoch`."""
+        """Lightning's hook: calls `before_epoch`."""
         self.before_epoch()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Teachers move within the step: a checkpoint of a callback would otherwise hold the teacher of the step before."""
+        """Updates teachers within the step: a checkpoint of a callback would otherwise hold the teacher of the step before."""
         super().optimizer_step(*args, **kwargs)
         self.after_step()
 

@@ -1,4 +1,4 @@
-"""Numbers that methods take of embeddings: signs of collapse, and how often a view finds its own image."""
+"""Measures of embeddings: signs of collapse, and retrieval of an image's second view by its first."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def collapse(features: Tensor, pair: Tensor | None = None) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def retrieval(first: Tensor, second: Tensor) -> dict[str, Tensor]:
-    """How often the nearest of a batch's second views is one's own: what two-view methods return as their metric.
+    """Share of images whose first view is nearest to their own second view: the metric of two-view methods.
 
     Args:
         first: (B, d), L2-normalised.
@@ -53,5 +53,5 @@ def retrieval(first: Tensor, second: Tensor) -> dict[str, Tensor]:
 
 
 def to_float32(x: Tensor) -> Tensor:
-    """Half precision -> float32; losses and cosine similarities are not computed in less."""
+    """Casts half precision to float32, in which losses and cosine similarities are computed."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -21,7 +21,7 @@ class MultiCropConfig(ScheduleConfig):
     """Settings of the small crops, and of an output layer that is frozen at first."""
 
     small_view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)))
-    """small crops"""
+    """random view that makes a small crop"""
     small_crops: int = 6
     """number of small crops"""
     small_share: float = 96 / 224

@@ -1,4 +1,4 @@
-"""What methods that compare two views share: the views, for images and for volumes, and the embedding network."""
+"""Parts of methods that compare two views: random views of images and volumes, and the embedding network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What methods share that predict what was done to an image: patches of a grid, and classification."""
+"""Parts of methods that predict what was done to an image: patches of a grid, and classification."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PatchMethod(Method):
     grid: Grid
 
     def make_grid(self, counts: tuple[int, ...], *, overlap: float = 0.0) -> None:
-        """Sets `grid`.
+        """Sets `grid`, which says where patches lie and how large they are.
 
         Raises:
             SslMedError: patches that the network cannot take.

@@ -30,7 +30,7 @@ _POOL = 0x900C  # word of the generator of the pool
 
 @dataclass
 class RestorationConfig:
-    """What every restoration method can choose."""
+    """Settings of every restoration method."""
 
     loss: Literal["mse", "mae", "ssim"] = "mse"
     """distance between restored and original image"""
@@ -45,7 +45,7 @@ class RestorationConfig:
 
 @dataclass
 class GenesisConfig(RestorationConfig):
-    """Models Genesis, and its parts alone: images are mirrored."""
+    """Settings of Models Genesis and of its corruptions used alone: images are mirrored."""
 
     flip: float = 0.4
     """probability per axis that an image is mirrored, input and target alike"""
@@ -53,7 +53,7 @@ class GenesisConfig(RestorationConfig):
 
 @dataclass
 class ShuffleConfig(GenesisConfig):
-    """Local pixel shuffling."""
+    """Settings of local pixel shuffling."""
 
     windows: int = 1000
     """windows shuffled per image, each 1 to S//10 voxels wide"""
@@ -67,7 +67,7 @@ class ShuffleConfig(GenesisConfig):
 
 
 class Restorer(Method):
-    """A network that shows an image: backbone, decoder and output."""
+    """A network that outputs an image: backbone, decoder and output layer."""
 
     family: ClassVar[tuple[Family, ...]] = ("restoration",)
     metric = METRICS["mse"]
@@ -76,18 +76,18 @@ class Restorer(Method):
 
     @property
     def activation(self) -> Literal["sigmoid", "linear"]:
-        """Of the output; images lie in [0, 1]."""
+        """Activation of the output layer; images lie in [0, 1]."""
         return "sigmoid"
 
     def build(self) -> None:
-        """Decoder and output."""
+        """Adds decoder and output layer."""
         self.decoder = self.backbone.build_decoder(skips=self.config.skips)
         self.head = RestorationHead(
             self.decoder.out_channels, self.spec.in_channels, self.spec.spatial_dims, activation=self.activation
         )
 
     def target(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """What is to be restored: the image, mirrored at random where the config says so."""
+        """The image to restore, mirrored at random with probability `flip` per axis."""
         return flip(image, generator, p=self.config.flip) if self.config.flip > 0 else image
 
     def restore(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -97,12 +97,12 @@ class Restorer(Method):
         return self.head(self.decoder(pyramid)), pyramid
 
     def distance(self, restored: Tensor, target: Tensor) -> Tensor:
-        """What `loss` names."""
+        """The distance that the setting `loss` names."""
         return _LOSSES[self.config.loss](restored, target)
 
 
 class Restoration(Restorer):
-    """A leaf gives `corrupt(target, generator)`; the target is the image itself, intensities in [0, 1]."""
+    """Restores an image from its corruption; a subclass defines `corrupt`. Intensities lie in [0, 1]."""
 
     @abstractmethod
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
@@ -114,12 +114,12 @@ class Restoration(Restorer):
         return {"input": self.corrupt(target, generator), "target": target}
 
     def terms(self, views: Tensors) -> Tensors:
-        """The restoration distance."""
+        """Restores the corrupted input and compares it with the target."""
         restored, pyramid = self.restore(views["input"])
         return self.compared(to_float32(restored), pyramid, views)
 
     def compared(self, restored: Tensor, pyramid: list[Tensor], views: Tensors) -> Tensors:
-        """All terms of what the network restored."""
+        """Loss, metric and baseline of a restored image."""
         target = views["target"]
         return {
             "loss": self.distance(restored, target),

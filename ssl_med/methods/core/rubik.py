@@ -1,4 +1,4 @@
-"""What the Rubik's cube tasks share: sub-cubes in one of K orders, each turned or not."""
+"""Parts of the Rubik's cube tasks: sub-cubes in one of K orders, each turned or not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ssl_med.transforms.rotations import apply_rotations, half_turns, rotations_
 
 @dataclass
 class RubikConfig(PatchConfig):
-    """Sub-cubes, orders, turns and heads."""
+    """Settings of sub-cubes, orders, turns and heads."""
 
     jitter: float = 0.3
     """how far a sub-cube moves within its cell, as a share of the cell's side: a gap of 10 voxels of 64 on average"""
@@ -32,24 +32,24 @@ class RubikConfig(PatchConfig):
     permutations: int = 100
     """number of orders K"""
     permutation_seed: int = 0
-    """of the set of orders"""
+    """seed of the set of orders"""
     turns: Literal["half", "legal"] = "half"
     """half turns about two axes, or every quarter turn that the sub-cube's shape admits"""
     labels: Literal["slot", "original"] = "slot"
-    """whether a turn is asked of the slot that shows it or of the place where the sub-cube came from"""
+    """whether a turn is predicted for the slot that shows it or for the place that the sub-cube came from"""
     hidden_dim: int = 1024
     """width of the hidden layer of each head"""
 
 
 class Rubik(PatchMethod):
-    """Shared encoder for every sub-cube; heads read the concatenated features. A leaf gives the weights of the losses."""
+    """One encoder for all sub-cubes; heads read the concatenated features. A subclass weights the losses."""
 
     metric = ACCURACY
     config: RubikConfig
     orders: Tensor
 
     def build(self) -> None:
-        """Grid, orders, turns and two heads."""
+        """Adds grid, orders, turns and two heads."""
         c = self.config
         self.make_grid(cells_of(c.grid, self.spec.spatial_dims))
         self.rotations = half_turns(self.spec.spatial_dims) if c.turns == "half" else rotations_of(self.grid.patch)
@@ -62,7 +62,7 @@ class Rubik(PatchMethod):
             self.rotation_head = self.make_head(self.grid.cells, self.grid.cells * (len(self.rotations) - 1))
 
     def make_head(self, slots: int, outputs: int) -> Projector:
-        """Concatenated features of so many slots (B, slots * d) -> (B, outputs)."""
+        """A head that maps the concatenated features of `slots` slots, (B, slots * d), to (B, outputs)."""
         return Projector(slots * self.backbone.out_channels, self.config.hidden_dim, outputs, layers=2, norm=False)
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:

@@ -40,11 +40,11 @@ class Schedule(nn.Module):
         return torch.tensor(self.done)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Goes on from there."""
+        """Restores the number of steps done."""
         self.done = int(state)
 
     def advance(self) -> None:
-        """Another optimiser step is done."""
+        """Counts one more optimiser step."""
         self.done += 1
 
     def share(self, method: pl.LightningModule) -> float:
