@@ -15,6 +15,7 @@ from typing import Any
 
 from experiments.api.overrides import overrides_of
 from experiments.api.result import Result
+from experiments.config import defaults, usage
 
 Folder = str | os.PathLike[str]
 Section = Mapping[str, Any]
@@ -34,10 +35,11 @@ def pretrain(
 
     Args:
         method: name of a method or preset, see `list_methods`; with settings: {"name": "moco", "temperature": 0.1}.
-        data: name of the data set.
-        root: folder of the data set, as it is distributed.
+        data: name of the data set; by default that of the method's paper, or the nearest public one.
+        root: folder of the data set, as it is distributed; by default what SSL_MED_DATA says, else synthetic phantoms.
         out: run folder; by default runs/pretrain/<name>-<hash of the settings>.
         trainer: name of a preset ("cpu": a laptop's), settings of the training, or both: {"name": "cpu", "max_steps": 20}.
+            By default "cpu" on a machine without a GPU.
         seed: of initial weights, batches and views.
         settings: of the sections method, data, backbone, optim, trainer, tracking and online.
 
@@ -215,9 +217,10 @@ def list_methods() -> list[str]:
 
 
 def _run(command: str, settings: Mapping[str, Any], *words: str) -> Result:
-    """The command's own function, on the words that the command line would have been given."""
-    carried_out = getattr(importlib.import_module(f"experiments.commands.{command}"), command)
-    path = Path(carried_out([*words, *overrides_of(settings)]))
+    """The command's own function on its overrides, checked and completed as on the command line."""
+    about, given = usage.command(command), [*words, *overrides_of(settings)]
+    given = defaults.complete(about, given, usage.check(about, given))
+    path = Path(getattr(importlib.import_module(f"{usage.COMMANDS}.{command}"), command)(given))
     return Result(path if path.is_dir() else path.parent)
 
 
