@@ -134,7 +134,16 @@ def open_matrix(overrides: Sequence[str]) -> tuple[Matrix, CompareConfig]:
     table = load_table(config.table, rest, scale=config.scale)
     out = Path(config.out or f"runs/compare/{name}{'-small' if config.scale == 'small' else ''}")
     elsewhere = config.launcher == "slurm"
-    return Matrix(name, table, out=out.resolve(), roots=config.root, stores=config.store, elsewhere=elsewhere), config
+    matrix = Matrix(
+        name,
+        table,
+        out=out.resolve(),
+        roots=config.root,
+        stores=config.store,
+        scale=config.scale,
+        elsewhere=elsewhere,
+    )
+    return matrix, config
 
 
 _KEYS = ("table", "scale", "out", "jobs", "threads", "root", "store", "launcher", "memory_gb", "slurm")

@@ -17,6 +17,7 @@ from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.config import to_plain, to_yaml
 from ssl_med.ledger import Ledger
 from ssl_med.methods.core.base import Method
+from ssl_med.reports.run_folder import BACKBONE
 
 USAGE = "ssl-med pretrain method=NAME [data=NAME] [data.root=DIR] [key=value ...] [--show]"
 EXAMPLES = (
@@ -148,7 +149,7 @@ def _finish(
         git=git_revision(),
         **ledger.card_fields(),
     )
-    save_backbone(session.folder / "backbone.safetensors", backbone=method.backbone, decoder=method.decoder, card=card)
+    save_backbone(session.folder / BACKBONE, backbone=method.backbone, decoder=method.decoder, card=card)
     session.summarize(status="done", metrics=metrics, weights=weights, **common)
     say(f"done: {trainer.global_step} steps, {session.seconds():.0f} s, weights: {weights}")
     for line in online.lines(session.seconds()) if online is not None else ():

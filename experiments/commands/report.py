@@ -1,4 +1,4 @@
-"""`ssl-med report`: write report.html, report.md and results.csv of run folders."""
+"""`ssl-med report`: write report.html, report.md, table.tex and results.csv of run folders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.run.environment import say
-from ssl_med.reports.html import build_report
+from ssl_med.reports.page import report_runs
 from ssl_med.spec import SslMedError
 from ssl_med.values import unquoted
 
@@ -24,7 +24,7 @@ def report(overrides: Sequence[str]) -> Path:
         if not folder.is_dir():
             raise SslMedError(f"{folder}: no such folder of runs")
     out = Path(unquoted(*places) if places else "report")
-    page = build_report(folders or [Path("runs")], out)
+    page = report_runs(folders or [Path("runs")], out)
     say(f"report: {page}")
     return page
 

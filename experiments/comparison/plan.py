@@ -84,6 +84,7 @@ class Matrix:
         out: the folder.
         roots: folders of the data sets.
         stores: their stores.
+        scale: 'small' where the small form of the table is laid over it.
         elsewhere: other machines than this one carry the runs out, so that folders must not be named by what
             `trainer.precision=auto` means here; each run decides on its own machine and records what it decided.
     """
@@ -96,10 +97,11 @@ class Matrix:
         out: Path,
         roots: Mapping[str, str],
         stores: Mapping[str, str],
+        scale: str = "full",
         elsewhere: bool = False,
     ) -> None:
         self.name, self.table, self.out = name, config, out
-        self.roots, self.stores, self.elsewhere = roots, stores, elsewhere
+        self.roots, self.stores, self.scale, self.elsewhere = roots, stores, scale, elsewhere
         self._folders: dict[tuple[str, ...], Path] = {}
 
     # --- nodes ---------------------------------------------------------------------------------------------------

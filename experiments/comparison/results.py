@@ -9,7 +9,8 @@ from typing import Any
 
 from experiments.comparison.plan import Matrix, Node
 from experiments.run.environment import say
-from ssl_med.reports.numbers.comparison import Column, Comparison, Design, Entry
+from ssl_med.reports.numbers.comparison import Comparison
+from ssl_med.reports.numbers.design import Column, Design, Entry
 from ssl_med.reports.page import write_report
 from ssl_med.reports.run_folder import Run
 
@@ -74,6 +75,7 @@ def _declared(matrix: Matrix) -> Design:
         published=table.published,
         published_p=table.published_p,
         tune_fraction=table.tune.fraction,
+        scale=matrix.scale,
     )
 
 

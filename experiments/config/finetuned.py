@@ -17,10 +17,9 @@ from ssl_med.ledger import Ledger
 from ssl_med.networks.backbone import build_backbone, stored_config
 from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.optim import OptimConfig
-from ssl_med.reports.run_folder import Run, read_run
+from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, Run, read_run
 from ssl_med.spec import DataSpec, SslMedError
 
-_CONFIG, _SUBJECTS = "config.yaml", "subjects.json"
 _OLD = "was fine-tuned by a version that did not record {}; fine-tune again, in another folder"
 
 
@@ -49,7 +48,7 @@ class FinetunedRun:
         if "network" not in run.summary:
             raise SslMedError(f"{folder}: {_OLD.format('its network')}")
         spec = DataSpec.from_dict(run.summary["network"]["spec"])
-        return cls(run, read_yaml(folder / _CONFIG, str(folder / _CONFIG)).tree, spec)
+        return cls(run, read_yaml(folder / CONFIG, str(folder / CONFIG)).tree, spec)
 
     @classmethod
     def planned(cls, folder: Path, config: RunConfig) -> FinetunedRun:
@@ -93,7 +92,7 @@ class FinetunedRun:
 
     def weights(self) -> Path:
         """File of the weights that the run tested."""
-        name = "best.ckpt" if str(self.run.summary.get("weights", "")).startswith("best") else "last.ckpt"
+        name = BEST if str(self.run.summary.get("weights", "")).startswith("best") else LAST
         if not (self.folder / name).is_file():
             raise SslMedError(f"{self.folder / name}: no such file; the tested weights of this run are gone")
         return self.folder / name
@@ -104,7 +103,7 @@ class FinetunedRun:
         Raises:
             SslMedError: the run did not record it.
         """
-        path = self.folder / _SUBJECTS
+        path = self.folder / SUBJECTS
         try:
             tree: dict[str, Any] = json.loads(path.read_text())
             before = tree.get("pretraining")

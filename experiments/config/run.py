@@ -46,6 +46,7 @@ from ssl_med.networks.backbone import hashed_tree
 from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.optim import OptimConfig
 from ssl_med.precision import AUTO, Precision, decide
+from ssl_med.reports.run_folder import CONFIG
 from ssl_med.spec import DataSpec, SslMedError
 from ssl_med.values import unquoted
 
@@ -358,7 +359,7 @@ def finish(
 
 def _begun(out: str) -> str:
     """Arithmetic of the run that the folder `out` holds already, perhaps begun on another kind of machine; '' without one."""
-    path = Path(out) / "config.yaml"
+    path = Path(out) / CONFIG
     if not out or not path.is_file():
         return ""
     return str(read_yaml(path, str(path)).section("trainer").tree.get("precision", ""))

@@ -48,11 +48,9 @@ from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.convolution import guard_convolutions
-from ssl_med.reports.run_folder import read_metrics
+from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, read_metrics
 from ssl_med.reports.writing import write_json, write_summary, write_text
 from ssl_med.spec import SslMedError
-
-LAST, BEST, CONFIG, SUMMARY, SUBJECTS = "last.ckpt", "best.ckpt", "config.yaml", "summary.json", "subjects.json"
 
 
 def prepare_process(config: RunConfig) -> None:

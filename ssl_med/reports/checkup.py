@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ssl_med.reports.numbers.provenance import duration
-from ssl_med.reports.render import parts as p
+from ssl_med.reports.numbers.wording import duration
+from ssl_med.reports.render import html_parts as p
 
 MOST_ROWS = 200  # of one class; report.json holds all
 Picture = tuple[str, bytes]  # caption and PNG

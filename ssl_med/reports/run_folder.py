@@ -16,14 +16,14 @@ from ssl_med.catalogue import nearest
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.spec import SslMedError
 
-CONFIG, METRICS, SUMMARY, CASES, FIGURES = (
-    "config.yaml",
-    "metrics.jsonl",
-    "summary.json",
-    "test_cases.csv",
-    "figures",
-)
+# every file name of a run folder
+CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
+SUBJECTS = "subjects.json"  # whom a run saw, for the ledger
+LAST, BEST = "last.ckpt", "best.ckpt"
+BACKBONE = "backbone.safetensors"  # of a pretraining
+CASES = "test_cases.csv"
 IN_DOMAIN = "in_domain_cases.csv"  # of an external test: the trained run's test cases, scored by the mapped classes
+FIGURES = "figures"
 FORMAT = 1  # of summary.json; raised when a key changes its meaning
 SCRATCH = "scratch"
 ANALYSIS = "analysis-"  # figures of the error analysis; the others show a case each

@@ -92,6 +92,14 @@ def test_the_report_alone_runs_nothing(words, tmp_path):
     assert "failed: RunError: disk full" in (matrix.out / "report.md").read_text()
 
 
+def test_the_report_knows_the_scale(words, tmp_path):
+    small = tmp_path / "small.yaml"
+    small.write_text(TABLE + "small: {seeds: [0]}\n")
+    for scale in ("full", "small"):
+        matrix, _ = open_matrix([*words, f"scale={scale}"])
+        assert comparison_of(matrix, {}, {}).design.scale == scale
+
+
 def test_failures_of_a_folder_without_progress(tmp_path):
     assert failures_of(tmp_path / "progress.json") == {}
     (tmp_path / "progress.json").write_text(json.dumps({"done": 0, "of": 1}))

@@ -1,10 +1,11 @@
-"""Design comparisons with known numbers, written as run folders."""
+"""Planned comparisons with known numbers, written as run folders."""
 
 import numpy as np
 from report_samples import write_finetune, write_pretrain
 
 from ssl_med.reports import writing
-from ssl_med.reports.numbers.comparison import Column, Comparison, Design, Entry
+from ssl_med.reports.numbers.comparison import Comparison
+from ssl_med.reports.numbers.design import Column, Design, Entry
 from ssl_med.reports.run_folder import Run, read_run
 
 CASES = 10

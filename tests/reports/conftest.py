@@ -1,7 +1,7 @@
 import pytest
-from report_samples import write_study
+from report_samples import write_runs
 
 
 @pytest.fixture
 def run_folders(tmp_path):
-    return write_study(tmp_path / "runs")
+    return write_runs(tmp_path / "runs")

@@ -110,7 +110,7 @@ def blob_volume(*, shift, seed=0, size=(72, 64, 40)):
     return {"image": image[None].astype(np.float32), "truth": organ[None], "prediction": prediction[None]}
 
 
-def write_study(root, *, pictures=False):
+def write_runs(root, *, pictures=False):
     """Two pretrainings, three methods x two fractions x two seeds with known means, one killed run."""
     base = {("scratch", 0.2): 0.60, ("pcrl", 0.2): 0.75, ("models_genesis", 0.2): 0.70}
     base |= {("scratch", 1.0): 0.85, ("pcrl", 1.0): 0.90, ("models_genesis", 1.0): 0.88}

@@ -8,10 +8,10 @@ from ssl_med.evaluation import statistics as s
 from ssl_med.evaluation.bootstrap import auc_of, bootstrap, mean_of
 from ssl_med.reports import run_folder as records
 from ssl_med.reports import writing
-from ssl_med.reports.html import build_report
-from ssl_med.reports.numbers.differences import difference_lines, difference_notes, differences
-from ssl_med.reports.numbers.tables import tabulate
+from ssl_med.reports.loose_runs import comparison_of_runs
+from ssl_med.reports.page import report_runs
 from ssl_med.reports.run_folder import find_runs
+from ssl_med.reports.sections.results_differences import difference_notes
 
 CASES = 12
 BETTER = {"scratch": 0.0, "pcrl": 0.05, "moco": 0.01}
@@ -35,14 +35,24 @@ def study(root, *, seeds, methods=tuple(BETTER), subjects=True):
     return root
 
 
-def only_table(root):
-    (table,) = tabulate(find_runs([root]))
-    return table
+def differences(root):
+    """Row -> its difference to scratch, of runs of one column and one budget."""
+    return {key[2]: difference for key, difference in comparison_of(root).differences.items()}
+
+
+def comparison_of(root):
+    comparison = comparison_of_runs(find_runs([root]))
+    assert len(comparison.design.columns) == 1
+    return comparison
+
+
+def notes(root):
+    comparison = comparison_of(root)
+    return difference_notes(comparison, comparison.design.columns[0])
 
 
 def test_differences_pair_seeds_and_patients(tmp_path):
-    table = only_table(study(tmp_path / "runs", seeds=7))
-    found = {x.row: x for x in differences(table)}
+    found = differences(study(tmp_path / "runs", seeds=7))
     assert sorted(found) == ["moco", "pcrl"]
     means = {m: np.array([[dice(m, seed, k) for k in range(CASES)] for seed in range(7)]) for m in BETTER}
     tests = {m: s.sign_flip(means[m].mean(1), means["scratch"].mean(1)) for m in found}
@@ -62,48 +72,61 @@ def test_differences_pair_seeds_and_patients(tmp_path):
 
 def test_few_seeds_have_no_p_and_the_report_says_why(tmp_path):
     root = study(tmp_path / "runs", seeds=5)
-    table = only_table(root)
-    found = differences(table)
-    assert all(isinstance(x.outcome, s.Refusal) for x in found)
-    assert all(str(x).endswith("; no p") for x in found)
-    assert "No p: 5 pairs cannot give p below 0.0625, and alpha is 0.05." in difference_notes(table, found)
-    page = build_report([root], tmp_path / "report").read_text()
+    found = differences(root)
+    assert all(isinstance(x.outcome, s.Refusal) for x in found.values())
+    assert all(str(x).endswith("; no p") for x in found.values())
+    assert "No p: 5 pairs cannot give p below 0.0625, and alpha is 0.05." in notes(root)
+    page = report_runs([root], tmp_path / "report").read_text()
     text = (tmp_path / "report" / "report.md").read_text()
     for place in (page, text):
         assert "5 pairs cannot give p below 0.0625" in place
-        assert str(next(x for x in found if x.row == "pcrl")) in place
-        assert "; p 0." not in place
-    assert difference_lines(table, found)[0] == ["minus scratch", "100 % labels"]
+        assert str(found["pcrl"]).partition(";")[0] in place
+        assert "p 0." not in place
+    assert "| minus scratch | 100 % |" in text
 
 
 def test_six_seeds_support_one_comparison_and_not_two(tmp_path):
-    (one,) = differences(only_table(study(tmp_path / "one", seeds=6, methods=("scratch", "pcrl"))))
+    (one,) = differences(study(tmp_path / "one", seeds=6, methods=("scratch", "pcrl"))).values()
     assert one.outcome.p == 0.03125
-    two = differences(only_table(study(tmp_path / "two", seeds=6)))
+    two = differences(study(tmp_path / "two", seeds=6)).values()
     assert all("over 2 comparisons a corrected p cannot fall below 0.0625" in x.outcome.reason for x in two)
 
 
+def test_each_column_of_loose_runs_is_a_family_of_its_own(tmp_path):
+    """Nobody planned the other task, so its runs must not weaken what these say."""
+    for task in ("lits", "brats"):
+        for row in ("scratch", "pcrl"):
+            for seed in range(6):
+                values = [dice(row, seed, case) for case in range(CASES)]
+                write_finetune(tmp_path / task, row, fraction=1.0, seed=seed, values=values, task=task, data=task)
+    comparison = comparison_of_runs(find_runs([tmp_path]))
+    assert [column.label for column in comparison.design.columns] == ["brats", "lits"]
+    assert {x.outcome.p for x in comparison.differences.values()} == {0.03125}
+    assert (comparison.family("lits"), comparison.family_text("lits")) == (1, "1 comparison of this column")
+
+
 def test_why_there_is_no_interval(tmp_path):
-    table = only_table(study(tmp_path / "old", seeds=2, subjects=False))
-    found = differences(table)
-    assert found[0].interval is None
-    assert "No interval: test_cases.csv of a run names no subjects." in difference_notes(table, found)
+    old = study(tmp_path / "old", seeds=2, subjects=False)
+    assert differences(old)["moco"].interval is None
+    assert "No interval: test_cases.csv of a run names no subjects." in notes(old)
     root = study(tmp_path / "other", seeds=2)
     other = next((root / "finetune").glob("pcrl*seed1"))
     writing.write_cases(other, records.read_cases(other)[:-1])
-    found = {x.row: x for x in differences(only_table(root))}
+    found = differences(root)
     assert found["pcrl"].unpaired == "the runs were tested on different cases"
     assert found["moco"].interval is not None
 
 
 def test_no_scratch_and_no_common_seed(tmp_path):
-    assert differences(only_table(study(tmp_path / "a", seeds=2, methods=("pcrl", "moco")))) == []
+    assert differences(study(tmp_path / "a", seeds=2, methods=("pcrl", "moco"))) == {}
     root = tmp_path / "b"
     write_finetune(root, "scratch", fraction=1.0, seed=0, values=[0.5])
     write_finetune(root, "pcrl", fraction=1.0, seed=1, values=[0.6])
-    table = only_table(root)
-    assert differences(table) == []
-    assert difference_lines(table, []) == difference_notes(table, []) == []
+    assert differences(root) == {}
+    report_runs([root], tmp_path / "report")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "Nothing was compared: no row has a seed in common with scratch." in text
+    assert "Difference to" not in text
 
 
 def test_an_auc_is_computed_anew_for_every_draw(tmp_path):
@@ -120,7 +143,7 @@ def test_an_auc_is_computed_anew_for_every_draw(tmp_path):
             for k, (y, x) in enumerate(zip(label, p, strict=True))
         ]
         writing.write_cases(folder, rows)
-    (found,) = differences(only_table(tmp_path / "runs"))
+    (found,) = differences(tmp_path / "runs").values()
     auc = {method: auc_of(label, logit)(np.ones((1, 40)))[0] for method, logit in runs.items()}
     assert found.interval.estimate == pytest.approx(auc["pcrl"] - auc["scratch"])
     assert found.interval.low < found.interval.estimate < found.interval.high

@@ -9,8 +9,8 @@ from report_samples import write_finetune
 from ssl_med.reports import run_folder as records
 from ssl_med.reports import writing
 from ssl_med.reports.figures import errors, pictures
-from ssl_med.reports.figures.curves import COLORS
-from ssl_med.reports.html import build_report
+from ssl_med.reports.page import report_runs
+from ssl_med.reports.style import COLORS
 
 
 def line(name, notes="AUC 0.8"):
@@ -108,7 +108,7 @@ def examined_run(root, *, values=(0.2, 0.5, 0.9), **changes):
 
 def test_the_report_shows_the_worst_cases_first(tmp_path):
     folder = examined_run(tmp_path / "runs")
-    page = build_report([tmp_path / "runs"], tmp_path / "report").read_text()
+    page = report_runs([tmp_path / "runs"], tmp_path / "report").read_text()
     section = page[page.index('id="errors"') : page.index('id="cases"')]
     assert re.findall(r"<b>(\w+)</b> · (\d+) · ([\d.]+)", section) == [
         ("worst", "11", "0.200"),
@@ -130,7 +130,7 @@ def test_class_numbers_stand_in_a_table(tmp_path):
         "calibration_bins": "15 bins of equal width",
     }
     examined_run(tmp_path / "runs", errors=found)
-    build_report([tmp_path / "runs"], tmp_path / "report")
+    report_runs([tmp_path / "runs"], tmp_path / "report")
     text = (tmp_path / "report" / "report.md").read_text()
     assert "| Mass | 3 | 9 | 0.750 | 0.500 | 0.040 |" in text
     assert "| all findings | — | — | — | — | 0.020 |" in text

@@ -2,15 +2,19 @@
 
 import csv
 import re
+from dataclasses import replace
 
 import pytest
 from comparison_samples import sample_comparison
-from test_html import Page
+from report_samples import write_finetune
+from test_loose_runs import Page
 
 from ssl_med.evaluation.statistics import Refusal
-from ssl_med.reports.numbers.derived import series_traces
-from ssl_med.reports.page import write_report
+from ssl_med.reports.figures.traces import series_traces
+from ssl_med.reports.page import report_runs, write_report
+from ssl_med.reports.render.blocks import Beside
 from ssl_med.reports.render.latex import escape
+from ssl_med.reports.sections import overview, published, results
 
 
 def written(comparison, out):
@@ -74,7 +78,8 @@ def test_missing_cells_say_why(report):
 def test_pictures_of_the_markdown_exist(report):
     _, out, _, markdown, _, _ = report
     figures = re.findall(r"\]\((figures/.*?)\)", markdown)
-    assert len(figures) == 1 + 3 + 1  # budgets, learning at three of them, scatter; too few blocks for ranks
+    # label budgets; learning at three of them; scatter; losses of three pretrainings; too few blocks for ranks
+    assert len(figures) == 1 + 3 + 1 + 3
     assert all((out / figure).read_bytes().startswith(b"\x89PNG") for figure in figures)
 
 
@@ -126,15 +131,14 @@ def test_all_columns_stand_in_one_table(tmp_path):
     assert page.text.index("All columns") < page.text.index("Far away")
     # too many to read: the largest budget of each
     wide = sample_comparison(
-        tmp_path / "wide", rows=("scratch", "mae"), columns=("a", "b", "c"), tuned=False, early_steps=()
+        tmp_path / "wide", rows=("scratch", "mae"), columns=("a", "b", "c"), seeds=1, tuned=False, early_steps=()
     )
-    _, markdown, _, _ = written(wide, tmp_path / "wide_report")
-    part = part_of(markdown, "All columns")
-    assert part[0].count("dice · 100 %") == 3
-    assert "5 %" not in part[0]
-    assert any("Of each column its largest label budget" in line for line in part)
+    grid = overview.overview(wide)
+    assert [cell.aside for cell in grid.head[1:]] == ["dice · 100 %"] * 3
+    assert "Of each column its largest label budget" in grid.caption[0]
     # one column says it all by itself
-    assert "All columns" not in written(sample_comparison(tmp_path / "one"), tmp_path / "one_report")[1]
+    one = replace(wide, design=replace(wide.design, columns=wide.design.columns[:1]))
+    assert overview.section(one) == []
 
 
 def test_a_series_of_columns_is_drawn_as_one_curve(tmp_path):
@@ -192,7 +196,7 @@ def test_before_the_first_result(tmp_path):
     assert "No run of this column has finished." in page.text
     assert "8 runs (scratch, mae at 20 %, 100 %, seed 0, 1): not run yet" in markdown
     assert "no row has a result" in page.text
-    assert "no run of this column has finished" in tex
+    assert "No run of this column has finished" in tex
 
 
 def test_a_baseline_that_failed(tmp_path):
@@ -202,7 +206,7 @@ def test_a_baseline_that_failed(tmp_path):
     )
     page, _, _, _ = written(comparison, tmp_path / "out")
     assert "needs scratch at 100 % of the labels" in page.text
-    assert comparison.family == 2 * 3  # the end and two early steps
+    assert comparison.family() == 2 * 3  # the end and two early steps
 
 
 def test_names_cannot_inject(tmp_path):
@@ -220,3 +224,50 @@ def test_equal_studies_make_equal_reports(tmp_path):
     assert (
         write_report(comparison, tmp_path / "a").read_bytes() == write_report(comparison, tmp_path / "b").read_bytes()
     )
+
+
+def test_published_numbers_stand_apart_from_a_small_form_and_from_phantoms(tmp_path):
+    """They are the paper's, of the full table: beside ours they would be read as a comparison."""
+    numbers = {
+        "published": {"mae": {"dice": 0.777}},
+        "published_p": {"mae": {"dice": 0.0123}},
+        "source": "Someone 2021",
+    }
+    known = {"rows": ("scratch", "mae"), "fractions": (1.0,), "seeds": 1, "tuned": False, "early_steps": ()}
+    full = sample_comparison(tmp_path / "runs", **known, **numbers)
+    small = replace(full, design=replace(full.design, scale="small"))
+    first = full.of("final")[0]
+    phantom = replace(first, run=replace(first.run, summary={**first.run.summary, "synthetic": True}))
+    drawn = replace(full, entries=tuple(phantom if entry is first else entry for entry in full.entries))
+    for comparison, apart in ((full, ""), (small, "small form of the table"), (drawn, "synthetic phantoms")):
+        grid = results.results(comparison, comparison.design.columns[0])
+        (section,) = published.section(comparison)
+        said = str(section.blocks)
+        figures = [block for block in section.blocks if isinstance(block, Beside)]
+        assert ("published" in grid.head) == (not apart)
+        assert ("0.777" in str(grid.rows)) == (not apart)
+        assert bool(figures) == (not apart)
+        assert ("On the line: equal" in said) == (not apart)
+        assert "0.777" in said
+        assert "0.0123" in said
+        assert apart in said
+        ours = f"{comparison.cell('dice', 1.0, 'mae').mean:.3f}"
+        assert (ours in said) == (not apart)
+
+
+def test_phantoms_are_said_before_every_number(tmp_path):
+    """One run on phantoms is enough; without one nothing is said."""
+    says = "These numbers come from synthetic phantoms and say nothing about patients."
+    for synthetic in (True, False):
+        runs, out = tmp_path / f"runs-{synthetic}", tmp_path / f"report-{synthetic}"
+        write_finetune(runs, "scratch", fraction=1.0, seed=0, values=[0.5], synthetic=synthetic)
+        write_finetune(runs, "pcrl", fraction=1.0, seed=0, values=[0.6])
+        page = Page(report_runs([runs], out).read_text())
+        markdown, tex = (out / "report.md").read_text(), (out / "table.tex").read_text()
+        assert page.text.count(says) == markdown.count(says) == int(synthetic)
+        tables = tex.count(r"\begin{table}")
+        assert tables == 2
+        assert len(re.findall(re.escape(says) + "}", tex)) == (tables if synthetic else 0)  # ends each caption
+        if synthetic:
+            assert page.text.index(says) < page.text.index("pretraining method")
+            assert "1 of 2 runs read phantoms: lits" in page.text

@@ -6,14 +6,17 @@ from statistics import stdev
 import pytest
 from report_samples import write_finetune, write_pretrain
 
+from ssl_med.reports.loose_runs import comparison_of_runs
+from ssl_med.reports.numbers.cells import Cell
 from ssl_med.reports.numbers.fairness import pretrain_warnings
-from ssl_med.reports.numbers.tables import Cell, caption, markdown, results_csv, tabulate
+from ssl_med.reports.render import csv as results
 from ssl_med.reports.run_folder import find_runs
 
 
 def only(root):
-    (table,) = tabulate(find_runs([root]))
-    return table
+    """The runs of the only column."""
+    (runs,) = comparison_of_runs(find_runs([root])).column_runs.values()
+    return runs
 
 
 def test_cell():
@@ -38,26 +41,17 @@ def test_rows_and_columns(run_folders):
     assert table.n_test == "3"
     assert table.warnings == ()
     assert table.further_metrics == []  # one region, equal to the mean over regions
-    assert caption(table).startswith("Test dice, mean ± standard deviation over seeds (number of seeds), on 3 test")
 
 
-def test_markdown_shows_missing_cells_and_no_bold_below_three_seeds(run_folders):
-    write_finetune(run_folders, "moco", fraction=1.0, seed=0, values=[0.95])
-    text = markdown(only(run_folders))
-    assert text.splitlines()[0] == "| method | 20 % (2 of 10) labels | 100 % (10 of 10) labels |"
-    assert "| moco | — | 0.950 (1) |" in text
-    assert "| pcrl | 0.750 ± 0.014 (2) | 0.900 ± 0.014 (2) |" in text
-    assert "**" not in text
-
-
-def test_bold_only_where_every_row_has_three_seeds(tmp_path):
-    for method, mean in (("scratch", 0.5), ("pcrl", 0.7)):
-        for seed in range(3):
-            write_finetune(tmp_path, method, fraction=0.2, seed=seed, values=[mean])
-        write_finetune(tmp_path, method, fraction=1.0, seed=0, values=[mean])
-    lines = markdown(only(tmp_path)).splitlines()
-    assert lines[-1] == "| pcrl | **0.700 ± 0.000** (3) | 0.700 (1) |"
-    assert lines[-2] == "| scratch | 0.500 ± 0.000 (3) | 0.500 (1) |"
+def test_a_row_is_best_only_where_it_is_told_apart_from_all_others(tmp_path):
+    for fraction, seeds in ((0.2, 6), (1.0, 3)):
+        for method, mean in (("scratch", 0.5), ("pcrl", 0.7)):
+            for seed in range(seeds):
+                write_finetune(tmp_path, method, fraction=fraction, seed=seed, values=[mean + 0.01 * seed])
+    comparison = comparison_of_runs(find_runs([tmp_path]))
+    assert [comparison.best("lits", x) for x in (0.2, 1.0)] == ["pcrl", ""]  # three sign flips tell nothing apart
+    write_finetune(tmp_path, "pcrl", fraction=0.2, seed=6, values=[0.7])
+    assert comparison_of_runs(find_runs([tmp_path])).best("lits", 0.2) == ""  # not the same seeds
 
 
 def test_what_rows_do_not_share_is_listed(tmp_path):
@@ -86,7 +80,8 @@ def test_seeds_and_budgets_are_compared_within_a_column(tmp_path):
     write_finetune(tmp_path, "pcrl", fraction=0.2, seed=1, values=[0.5], config=short)
     assert only(tmp_path).warnings == ("seeds differ: pcrl 0, 1; scratch 0 (at 20 % labels)",)
     folder = write_finetune(tmp_path / "again", "pcrl", fraction=0.2, seed=1, values=[0.5], config=short)
-    warnings = tabulate(find_runs([tmp_path, folder]))[0].warnings
+    (runs,) = comparison_of_runs(find_runs([tmp_path, folder])).column_runs.values()
+    warnings = runs.warnings
     assert "pcrl has seed 1 more than once; its mean counts all (at 20 % labels)" in warnings
 
 
@@ -101,17 +96,24 @@ def test_unrecorded_settings_are_admitted(tmp_path):
 def test_one_method_pretrained_in_two_ways_has_two_rows(tmp_path):
     write_finetune(tmp_path / "a", "pcrl", fraction=1.0, seed=0, values=[0.5])
     write_finetune(tmp_path / "b", "pcrl", fraction=1.0, seed=0, values=[0.7], card={"steps": 200, "seed": 1})
-    table = only(tmp_path)
-    assert table.rows == ("pcrl (steps 120)", "pcrl (steps 200)")
-    assert table.cell("pcrl (steps 200)", 1.0).values == (0.7,)
-    assert [table.method(row) for row in table.rows] == ["pcrl", "pcrl"]
-    assert [table.variant(row) for row in table.rows] == [0, 1]
+    comparison = comparison_of_runs(find_runs([tmp_path]))
+    assert comparison.design.rows == ("pcrl (steps 120)", "pcrl (steps 200)")
+    assert comparison.cell("lits", 1.0, "pcrl (steps 200)").values == (0.7,)
+    assert [comparison.method(row) for row in comparison.design.rows] == ["pcrl", "pcrl"]
+    assert len({look.color for look in comparison.styles.values()}) == 2
 
 
-def test_tasks_and_data_sets_do_not_mix(tmp_path):
+def test_tasks_data_sets_metrics_and_protocols_are_columns(tmp_path):
     write_finetune(tmp_path / "a", "pcrl", fraction=1.0, seed=0, values=[0.5])
     write_finetune(tmp_path / "b", "pcrl", fraction=1.0, seed=0, values=[0.7], data="other")
-    assert [table.title for table in tabulate(find_runs([tmp_path]))] == ["lits", "lits on other"]
+    write_finetune(tmp_path / "c", "pcrl", fraction=1.0, seed=0, values=[0.7], metric="auc", metrics={"test/auc": 0.8})
+    write_finetune(tmp_path / "d", "pcrl", fraction=1.0, seed=0, values=[0.7], kind="probe", protocol="knn")
+    comparison = comparison_of_runs(find_runs([tmp_path]))
+    labels = [column.label for column in comparison.design.columns]
+    assert labels == ["lits", "lits, dice", "lits, knn", "lits on other"]
+    assert [comparison.metric(label) for label in labels] == ["auc", "dice", "dice", "dice"]
+    assert [runs.title for runs in comparison.column_runs.values()] == ["lits", "lits", "lits, knn", "lits on other"]
+    assert comparison.cell("lits on other", 1.0, "pcrl").values == (0.7,)
 
 
 def test_pretraining_budgets_are_compared(tmp_path):
@@ -121,7 +123,7 @@ def test_pretraining_budgets_are_compared(tmp_path):
 
 
 def test_results_csv_has_one_row_per_run_and_keeps_the_broken(run_folders):
-    rows = list(csv.DictReader(io.StringIO(results_csv(find_runs([run_folders])))))
+    rows = list(csv.DictReader(io.StringIO(results.text(comparison_of_runs(find_runs([run_folders]))))))
     assert len(rows) == 2 + 12 + 1
     by_name = {row["folder"].rsplit("/", 1)[-1]: row for row in rows}
     row = by_name["pcrl-0.2-seed1"]
@@ -130,3 +132,5 @@ def test_results_csv_has_one_row_per_run_and_keeps_the_broken(run_folders):
     assert "last logged step 7" in by_name["killed"]["problem"]
     assert by_name["killed"]["value"] == ""
     assert by_name["pcrl"]["label_fraction"] == ""
+    assert (row["role"], row["row"], row["column"]) == ("final", "pcrl", "lits")
+    assert (by_name["killed"]["role"], by_name["killed"]["missing_because"]) == ("unused", by_name["killed"]["problem"])

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
-from ssl_med.reports.figures.curves import COLORS, LINES, RC
-from ssl_med.reports.figures.pictures import FAINT, INK
+from ssl_med.reports.style import COLORS, FAINT, INK, LINES, RC
 
 Array = NDArray[Any]
 _TOGETHER = 4  # curves that one panel can show; more get a panel each

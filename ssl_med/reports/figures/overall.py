@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from ssl_med.reports.figures.curves import RC, SIZE, Style, panel
-from ssl_med.reports.figures.pictures import INK
-from ssl_med.reports.numbers.derived import Published
+from ssl_med.reports.numbers.published import Published
 from ssl_med.reports.numbers.ranking import Ranking
+from ssl_med.reports.style import INK, RC, SIZE, Style, panel
 
 
 def rank_plot(ranking: Ranking, looks: Mapping[str, Style]) -> Figure:

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from ssl_med.reports.style import FAINT, INK, save
+
 TRUTH, PREDICTION = "#00d26a", "#ff3ea5"  # green and magenta stay apart for colour-blind readers
 LINESTYLES = ("-", "--", ":", "-.")  # one for each mask channel
-INK, FAINT = "#1c2733", "#6b7785"
 SLICE_QUANTILES = (0.2, 0.5, 0.8)  # of the foreground voxels along z: low, middle and high in the organ
 
 Array = NDArray[Any]
@@ -175,14 +176,6 @@ def grid(columns: Mapping[str, Array], *, names: Sequence[str] = (), rows: int =
         if row < len(names):
             _corner(line[0], names[row], 0.03, "left")
     return figure
-
-
-def save(figure: Figure, path: Path, *, dpi: int = 150) -> Path:
-    """Writes a figure as PNG; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # without matplotlib's name and version, so that equal pictures are equal files
-    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
-    return path
 
 
 def dice(truth: Array, prediction: Array) -> float:

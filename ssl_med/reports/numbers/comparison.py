@@ -1,13 +1,12 @@
-"""The numbers of a declared comparison: cells over seeds, differences to the baseline, and what is missing and why."""
+"""A comparison: what was planned, every run of it, cells over seeds, and differences to the baseline."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -23,13 +22,16 @@ from ssl_med.evaluation.statistics import (
     welch_t,
     wilcoxon,
 )
-from ssl_med.reports.figures.curves import Style, styles
-from ssl_med.reports.numbers.differences import Difference, Test, compared
+from ssl_med.reports.numbers.cells import FEW, Cell
+from ssl_med.reports.numbers.column_runs import ColumnRuns
+from ssl_med.reports.numbers.design import Design, Entry
+from ssl_med.reports.numbers.differences import Difference, Test, by_seed, compared
 from ssl_med.reports.numbers.fairness import finetune_warnings, percent
-from ssl_med.reports.numbers.tables import BOLD_FROM, Cell, Table
 from ssl_med.reports.run_folder import Run
+from ssl_med.reports.style import Style, styles
 
 Key = tuple[str, float, str]  # column, fraction, row
+EarlyKey = tuple[str, float, str, int]  # and optimiser step
 TESTS: Mapping[str, tuple[str, Test]] = {
     "sign_flip": ("exact sign-flip test", sign_flip),
     "paired_t": ("paired t-test", paired_t),
@@ -39,72 +41,8 @@ TESTS: Mapping[str, tuple[str, Test]] = {
 
 
 @dataclass(frozen=True)
-class Column:
-    """One task by one protocol at some label budgets.
-
-    * grid: what is chosen for each row by itself. * tests: column whose fine-tunings are tested here; '': none.
-    * series: what it shares with other columns that differ in one thing, told by the rest of the label; '': nothing.
-    * metric: declared for the cells; '': the task's own.
-    """
-
-    label: str
-    task: str
-    protocol: str
-    fractions: tuple[float, ...]
-    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    tests: str = ""
-    series: str = ""
-    metric: str = ""
-
-
-@dataclass(frozen=True)
-class Design:
-    """What was fixed before a result was seen."""
-
-    name: str
-    title: str
-    rows: tuple[str, ...]
-    columns: tuple[Column, ...]
-    baseline: str
-    test: str
-    seeds: tuple[int, ...]
-    pretrain_seeds: tuple[int, ...] = (0,)
-    source: str = ""
-    protocol: str = ""
-    collapsed_below: float = 0.0
-    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    published_p: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    tune_fraction: float = 1.0
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A run that the declaration asks for. `why` says why it is not there; '' when it counts.
-
-    * choice: settings that were chosen, or in a trial: tried. * starts: pretraining run that it starts from.
-    """
-
-    role: Literal["pretrain", "tune", "final"]
-    row: str
-    column: str
-    fraction: float
-    seed: int
-    run: Run
-    why: str = ""
-    choice: tuple[tuple[str, Any], ...] = ()
-    starts: Path | None = None
-
-    @property
-    def chosen(self) -> str:
-        """'optim.lr 0.003'."""
-        return ", ".join(
-            f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in self.choice
-        )
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """A declaration and every run that it asks for, done or not."""
+    """A design and every run that it asks for, done or not."""
 
     design: Design
     entries: tuple[Entry, ...]
@@ -115,8 +53,23 @@ class Comparison:
 
     @property
     def missing(self) -> list[Entry]:
-        """Runs that do not count as results."""
-        return [entry for entry in self.entries if entry.why]
+        """Planned runs that do not count as results."""
+        return [entry for entry in self.entries if entry.why and entry.role != "unused"]
+
+    @cached_property
+    def synthetic(self) -> list[Run]:
+        """Runs on synthetic phantoms."""
+        return [entry.run for entry in self.entries if entry.run.summary.get("synthetic")]
+
+    def rows_of(self, column: str) -> list[str]:
+        """Rows that have a run in a column, done or not."""
+        planned = {row for label, _, row in self._finals if label == column}
+        return [row for row in self.design.rows if row in planned]
+
+    def challengers_of(self, column: str) -> list[str]:
+        """Rows of a column but the baseline; [] where the baseline has no run in it."""
+        rows, base = self.rows_of(column), self.design.baseline
+        return [row for row in rows if row != base] if base in rows else []
 
     @cached_property
     def _finals(self) -> dict[Key, list[Entry]]:
@@ -139,7 +92,9 @@ class Comparison:
         for entry in self.cell_entries(column, fraction, row):
             if not entry.why:
                 alike = entry.run.kind == "probe" and fraction == 1
-                found.setdefault((entry.starts, entry.run.value) if alike else entry.seed, entry.run)
+                found.setdefault(
+                    (entry.starts, entry.run.value) if alike else (entry.seed, entry.run.folder), entry.run
+                )
         return list(found.values())
 
     def repeated(self, column: str, fraction: float, row: str) -> int:
@@ -165,11 +120,6 @@ class Comparison:
         return declared or next(found, "")
 
     @property
-    def challengers(self) -> tuple[str, ...]:
-        """Rows but the baseline."""
-        return tuple(row for row in self.design.rows if row != self.design.baseline)
-
-    @property
     def test(self) -> Test:
         """The declared test of two rows over seeds."""
         return TESTS[self.design.test][1]
@@ -190,8 +140,8 @@ class Comparison:
         return styles({row: self.method(row) for row in self.design.rows})
 
     @cached_property
-    def tables(self) -> dict[str, Table]:
-        """Finished runs of each column that has any, as the report of runs sees them."""
+    def column_runs(self) -> dict[str, ColumnRuns]:
+        """Finished runs of each column that has any."""
         found = {}
         for column in self.design.columns:
             entries = [entry for entry in self.of("final") if entry.column == column.label and not entry.why]
@@ -199,7 +149,7 @@ class Comparison:
                 continue
             rows = {entry.run.folder: entry.row for entry in entries}
             runs, label = tuple(entry.run for entry in entries), partial(_label, rows)
-            found[column.label] = Table(
+            found[column.label] = ColumnRuns(
                 task=column.task,
                 data=runs[0].data,
                 metric=runs[0].metric,
@@ -215,7 +165,7 @@ class Comparison:
     def early(self) -> dict[str, tuple[int, ...]]:
         """Steps before the last at which runs of a column were tested."""
         found = {}
-        for column, table in self.tables.items():
+        for column, table in self.column_runs.items():
             steps = {x for run in table.runs for x in _curve(run, table.metric) if x < last_step(run)}
             found[column] = tuple(sorted(steps))
         return found
@@ -225,70 +175,88 @@ class Comparison:
         return _curve(run, run.metric).get(step, math.nan)
 
     @cached_property
-    def _compared(self) -> tuple[dict[Key, Difference], dict[tuple[str, float, str, int], Outcome]]:
+    def _compared(self) -> tuple[dict[Key, Difference], dict[EarlyKey, Outcome]]:
         base, ends, early = self.design.baseline, {}, {}
         for column in self.design.columns:
             for fraction in column.fractions:
                 other = self.runs(column.label, fraction, base)
-                for row in self.challengers:
+                for row in self.challengers_of(column.label):
+                    if not self._shared_seeds(column.label, fraction, row):
+                        continue
                     own, metric = self.runs(column.label, fraction, row), self.metric(column.label)
                     none = Difference(row, fraction, Refusal(self.test_name, 0, math.nan, "missing"), None)
                     ends[column.label, fraction, row] = compared(metric, row, fraction, own, other, self.test) or none
                     for step in self.early.get(column.label, ()):
                         early[column.label, fraction, row, step] = self._early(own, other, step)
-        outcomes = {str(key): x.outcome for key, x in ends.items()} | {str(key): x for key, x in early.items()}
-        corrected = holm(outcomes)
+        families: dict[str, dict[str, Outcome]] = {}
+        for key, outcome in [*((key, x.outcome) for key, x in ends.items()), *early.items()]:
+            families.setdefault("" if self.design.planned else str(key[0]), {})[str(key)] = outcome
+        corrected = {key: outcome for members in families.values() for key, outcome in holm(members).items()}
         return (
             {key: replace(x, outcome=corrected[str(key)]) for key, x in ends.items()},
             {key: corrected[str(key)] for key in early},
         )
 
+    def _shared_seeds(self, column: str, fraction: float, row: str) -> set[int]:
+        """Seeds that a row and the baseline have in a cell, done or not: without any there is nothing to compare."""
+        cells = (self.cell_entries(column, fraction, x) for x in (row, self.design.baseline))
+        own, base = ({entry.seed for entry in cell} for cell in cells)
+        return own & base
+
     def _early(self, own: Sequence[Run], base: Sequence[Run], step: int) -> Outcome:
-        groups = [{run.seed: self.at(run, step) for run in runs} for runs in (own, base)]
+        groups = by_seed(own), by_seed(base)
         seeds = sorted(groups[0].keys() & groups[1].keys())
-        values = [[group[seed] for seed in seeds] for group in groups]
+        values = [[float(np.mean([self.at(run, step) for run in runs[seed]])) for seed in seeds] for runs in groups]
         if not seeds or np.isnan(values).all(1).any():
             return Refusal(self.test_name, 0, math.nan, "missing")
         return self.test(*values)
 
     @property
     def differences(self) -> Mapping[Key, Difference]:
-        """Every row against the baseline in every cell, at the end; p corrected over all comparisons, early ones too.
+        """Every row against the baseline in every cell, at the end; p corrected over its family, early ones too.
 
         A cell without a result has the refusal 'missing': it was planned, so it stays in the family.
         """
         return self._compared[0]
 
     @property
-    def early_differences(self) -> Mapping[tuple[str, float, str, int], Outcome]:
+    def early_differences(self) -> Mapping[EarlyKey, Outcome]:
         """The same at each early step."""
         return self._compared[1]
 
-    @property
-    def family(self) -> int:
-        """Number of comparisons that p-values are corrected for."""
-        return len(self.differences) + len(self.early_differences)
+    def family(self, column: str = "") -> int:
+        """Number of comparisons that p-values of a column are corrected for; '': of all columns together."""
+        keys = [*self.differences, *self.early_differences]
+        return len(keys) if self.design.planned or not column else sum(key[0] == column for key in keys)
+
+    def family_text(self, column: str = "") -> str:
+        """'all 27 comparisons of this report', or those of one column where nothing was planned."""
+        count = self.family(column)
+        if not self.design.planned:
+            return (
+                f"{count} comparison{'' if count == 1 else 's'} of this column"
+                if column
+                else "the comparisons of its column"
+            )
+        return f"all {count} comparisons of this report"
 
     def best(self, column: str, fraction: float) -> str:
-        """The row of the best mean where it differs from each other row by the declared test (Holm over these); else ''.
+        """The row of the best mean where it differs from each other row by the test of the design (Holm over these); else ''.
 
-        Needs every declared run of the budget, and three seeds or more.
+        Needs every run that was planned for the budget, the same seeds in every row, and three of them or more.
         """
-        cells = {row: self.cell(column, fraction, row) for row in self.design.rows}
-        if len(cells) < 2 or any(cell.n < max(BOLD_FROM, len(self.design.seeds)) for cell in cells.values()):
+        rows = self.rows_of(column)
+        cells = {row: self.cell(column, fraction, row) for row in rows}
+        seeds = {row: [entry.seed for entry in self.cell_entries(column, fraction, row)] for row in rows}
+        if len(cells) < 2 or any(seeds[row] != seeds[rows[0]] for row in rows):
+            return ""
+        if any(cell.n < max(FEW, len(seeds[row])) for row, cell in cells.items()):
             return ""
         metric = metric_of(self.metric(column))
         first = max(cells, key=lambda row: metric.goodness(cells[row].mean))
         tests = holm({row: self.test(cells[first].values, cell.values) for row, cell in cells.items() if row != first})
         apart = all(isinstance(x, TestResult) and x.p < ALPHA and metric.better(x.effect, 0) for x in tests.values())
         return first if apart else ""
-
-    def reasons(self) -> dict[str, list[Entry]]:
-        """Why runs are missing -> those runs."""
-        found: dict[str, list[Entry]] = {}
-        for entry in self.missing:
-            found.setdefault(entry.why, []).append(entry)
-        return found
 
 
 def significant(outcome: Outcome) -> bool:
@@ -307,7 +275,7 @@ def last_step(run: Run) -> int:
     return int(run.summary.get("steps") or 0)
 
 
-def budget(fraction: float, table: Table | None) -> tuple[str, str]:
+def budget(fraction: float, table: ColumnRuns | None) -> tuple[str, str]:
     """Share of the labels, and the patients behind it where known."""
     if table is None or fraction not in table.fractions:
         return percent(fraction), ""

@@ -1,14 +1,14 @@
-"""Pretraining against scratch in one table: differences, their intervals over patients, and p-values over seeds.
+"""A row against the baseline: differences, their intervals over patients, and p-values over seeds.
 
 Two questions, two answers. Would other patients say the same? The interval draws the test subjects again, the same ones for
-both rows, and averages the seeds that both rows have. Would other seeds? The exact sign-flip test pairs runs of one seed; p is
-corrected by Holm over all comparisons of the table, and is not stated where so few seeds cannot give a small one.
+both rows, and averages the seeds that both rows have. Would other seeds? The test of the design takes runs of one seed as a
+pair; p is corrected by Holm, and is not stated where so few seeds cannot give a small one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from ssl_med.evaluation.analysis import headline, scores
 from ssl_med.evaluation.bootstrap import Interval, Statistic, mean_auc_of, mean_of, paired_bootstrap
 from ssl_med.evaluation.metrics import MaskMetric, added_metrics
-from ssl_med.evaluation.statistics import Outcome, Refusal, holm, sign_flip
-from ssl_med.reports.numbers.fairness import percent
-from ssl_med.reports.numbers.tables import EMPTY, Table
-from ssl_med.reports.run_folder import SCRATCH, Case, Run
+from ssl_med.evaluation.statistics import Outcome, Refusal, sign_flip
+from ssl_med.reports.run_folder import Case, Run
 from ssl_med.spec import Target
 
 TARGETS: dict[str, Target] = {"auc": "class", "auroc": "multilabel"}
@@ -31,7 +29,7 @@ Test = Callable[[Sequence[float], Sequence[float]], Outcome]
 
 @dataclass(frozen=True)
 class Difference:
-    """A row minus scratch at one label fraction, over the seeds that both have; no interval where `unpaired` says why."""
+    """A row minus the baseline at one label fraction, over the seeds that both have; no interval where `unpaired` says why."""
 
     row: str
     fraction: float
@@ -48,25 +46,11 @@ class Difference:
         return f"{text}; p {self.outcome.p:.3f}" if self.outcome.p >= 0.001 else f"{text}; p < 0.001"
 
 
-def differences(table: Table) -> list[Difference]:
-    """Every row but scratch at every label fraction where both have a seed in common."""
-    scratch = next((row for row in table.rows if table.method(row) == SCRATCH), "")
-    found = []
-    for fraction in table.fractions if scratch else ():
-        for row in table.rows:
-            own, base = (table.runs_of(label, fraction) for label in (row, scratch))
-            difference = compared(table.metric, row, fraction, own, base) if row != scratch else None
-            if difference is not None:
-                found.append(difference)
-    corrected = holm({str(k): difference.outcome for k, difference in enumerate(found)})
-    return [replace(difference, outcome=corrected[str(k)]) for k, difference in enumerate(found)]
-
-
 def compared(
     metric: str, row: str, fraction: float, own: Sequence[Run], base: Sequence[Run], test: Test = sign_flip
 ) -> Difference | None:
     """Runs of a row against those of the baseline over the seeds that both have; p not corrected; None without such seeds."""
-    groups = _by_seed(own), _by_seed(base)
+    groups = by_seed(own), by_seed(base)
     seeds = sorted(groups[0].keys() & groups[1].keys())
     if not seeds:
         return None
@@ -75,36 +59,8 @@ def compared(
     return Difference(row, fraction, test(*values), interval, unpaired)
 
 
-def difference_lines(table: Table, found: Sequence[Difference]) -> list[list[str]]:
-    """Head and one line a row."""
-    if not found:
-        return []
-    cells = {(difference.row, difference.fraction): str(difference) for difference in found}
-    rows = [row for row in table.rows if any(row == difference.row for difference in found)]
-    head = ["minus scratch", *(f"{percent(fraction)} labels" for fraction in table.fractions)]
-    return [head, *([row, *(cells.get((row, x), EMPTY) for x in table.fractions)] for row in rows)]
-
-
-def difference_notes(table: Table, found: Sequence[Difference]) -> list[str]:
-    """What brackets and p are, and why some are absent, each said once."""
-    if not found:
-        return []
-    notes = [
-        f"Difference in test {table.metric} over the seeds that both rows have. Brackets: 95 % bootstrap interval over the "
-        "test subjects, the same for both rows, seeds averaged; it says nothing about other seeds. p: exact sign-flip test "
-        f"over seeds, two-sided, corrected by Holm over {len(found)} comparison{'' if len(found) == 1 else 's'}."
-    ]
-    reasons: dict[str, None] = {}
-    for difference in found:
-        if isinstance(difference.outcome, Refusal):
-            reasons[f"No p: {difference.outcome.reason}."] = None
-        why = difference.unpaired or (difference.interval.reason if difference.interval is not None else "")
-        if why:
-            reasons[f"No interval: {why}."] = None
-    return [*notes, *reasons]
-
-
-def _by_seed(runs: Sequence[Run]) -> dict[int, list[Run]]:
+def by_seed(runs: Sequence[Run]) -> dict[int, list[Run]]:
+    """Seed -> the runs that have it."""
     found: dict[int, list[Run]] = {}
     for run in runs:
         found.setdefault(run.seed, []).append(run)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
+from ssl_med.reports.numbers.cells import Cell
+from ssl_med.reports.numbers.column_runs import ColumnRuns
 from ssl_med.reports.numbers.differences import RESAMPLES, average
 from ssl_med.reports.numbers.fairness import percent
-from ssl_med.reports.numbers.tables import Cell, Table
 from ssl_med.reports.run_folder import Case, Run
 
 
-def external_lines(table: Table) -> list[list[str]]:
+def external_lines(table: ColumnRuns) -> list[list[str]]:
     """Head and one line a row and label fraction: in domain, out of domain, and in minus out."""
     first = table.runs[0]
     head = [f"trained on {first.trained_on}", "in domain", f"out of domain: {table.data}", "drop"]
@@ -39,7 +40,7 @@ def external_lines(table: Table) -> list[list[str]]:
     return lines
 
 
-def external_notes(table: Table) -> list[str]:
+def external_notes(table: ColumnRuns) -> list[str]:
     """What the numbers are, what stands for what, and why an interval is absent."""
     first = table.runs[0]
     told = first.summary.get("map") or {}
@@ -77,7 +78,7 @@ def _interval(metric: str, tables: Sequence[Sequence[Case]]) -> Interval:
     return bootstrap(statistic, [by_name[0][name]["subject"] for name in order], resamples=RESAMPLES)
 
 
-def _span(key: str, table: Table) -> str:
+def _span(key: str, table: ColumnRuns) -> str:
     counts = sorted({int(run.summary[key]) for run in table.runs if run.summary.get(key) is not None})
     return "–".join(dict.fromkeys(map(str, (counts[0], counts[-1])))) if counts else "?"
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.statistics import ALPHA
+from ssl_med.reports.numbers.comparison import Comparison
 
 FEWEST = 5  # blocks; below, the distributions behind the test and the critical difference are far from true
 
@@ -56,3 +58,17 @@ def rank(values: Mapping[str, Sequence[float]]) -> Ranking:
     critical = studentized_range.ppf(1 - ALPHA, count, np.inf) / math.sqrt(2)
     critical *= math.sqrt(count * (count + 1) / (6 * blocks))
     return Ranking(ranks, blocks, float(friedmanchisquare(*table).pvalue), float(critical))
+
+
+def ranking(comparison: Comparison) -> tuple[Ranking, list[str]]:
+    """Ranks over all columns and budgets, and the rows that have no result at all and are left out."""
+    keys = [(column.label, x) for column in comparison.design.columns for x in column.fractions]
+    means = {row: [_goodness(comparison, column, x, row) for column, x in keys] for row in comparison.design.rows}
+    absent = [row for row, values in means.items() if np.isnan(values).all()]
+    return rank({row: values for row, values in means.items() if row not in absent}), absent
+
+
+def _goodness(comparison: Comparison, column: str, fraction: float, row: str) -> float:
+    """Mean of a cell with the sign that makes larger better; nan without a run."""
+    cell = comparison.cell(column, fraction, row)
+    return metric_of(comparison.metric(column)).goodness(cell.mean) if cell.n else math.nan

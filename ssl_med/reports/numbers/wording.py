@@ -1,4 +1,4 @@
-"""Words that several parts of a comparison's report use."""
+"""Numbers and runs as text that several sections use."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterable
 
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.statistics import Outcome, Refusal
-from ssl_med.reports.numbers.comparison import Entry, significant
+from ssl_med.reports.numbers.cells import EMPTY
+from ssl_med.reports.numbers.comparison import significant
+from ssl_med.reports.numbers.design import Entry
 from ssl_med.reports.numbers.fairness import percent
 
 INTERVALS = (
-    "Bars: 95 % Student interval of the mean over seeds, from three seeds on. Points stand a little beside each other."
+    "Bars: 95 % Student interval of the mean over seeds, from three seeds on. Rows stand a little beside each other."
 )
 PUBLISHED_P = "Published p: the paper's, of that row against the best other one."
 _ROLES = {"pretrain": "pretraining", "tune": "trial", "final": "run"}
@@ -27,8 +29,13 @@ def missing_lines(entries: Iterable[Entry]) -> list[str]:
         shares = listed(percent(x) for x in sorted({entry.fraction for entry in members})) if role == "final" else ""
         seeds = ", ".join(map(str, sorted({entry.seed for entry in members})))
         where = f"{rows}{f' at {shares}' if shares else ''}, seed {seeds}"
-        lines.append(f"{len(members)} {_ROLES[role]}{'' if len(members) == 1 else 's'} ({where}): {why}")
+        lines.append(f"{count(len(members), _ROLES[role])} ({where}): {why}")
     return lines
+
+
+def count(number: int, thing: str) -> str:
+    """'1 seed', '6 seeds'."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def titled(label: str) -> str:
@@ -60,3 +67,14 @@ def mark_of(outcome: Outcome, metric: str) -> str:
 def named(metric: str) -> str:
     """'dice', 'hd95_mm (lower is better)': a metric as captions name it."""
     return metric if metric_of(metric).higher_is_better else f"{metric} (lower is better)"
+
+
+def duration(seconds: object) -> str:
+    """75 -> '1 min 15 s'."""
+    if not isinstance(seconds, int | float):
+        return EMPTY
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

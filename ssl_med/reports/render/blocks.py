@@ -1,18 +1,12 @@
-"""Parts of a report that are written once and rendered as HTML and as Markdown."""
+"""What a report is made of: blocks that say what there is, which HTML, Markdown and LaTeX render each in their way."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 from matplotlib.figure import Figure
-
-from ssl_med.reports.figures.curves import to_svg
-from ssl_med.reports.figures.pictures import save
-from ssl_med.reports.render import parts as p
-from ssl_med.reports.sections.errors import markdown_table
 
 MARKED = ("best", "better", "worse")  # cells that stand out
 
@@ -37,12 +31,20 @@ class Note:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; all columns but the first to the right, or as `text` says."""
+    """A table; all columns but the first to the right, or as `text` says.
+
+    * css: classes of the page's style sheet; with 'code' the first column holds keys or paths.
+    * caption: stands below; complete enough to be quoted. * missing: what is not there and why, one line each.
+    * key: with one, the table also goes into table.tex, under the label tab:COMPARISON-KEY.
+    """
 
     head: Sequence[Field | str]
     rows: Sequence[Sequence[Field | str]]
     css: str = "sticky"
     text: Sequence[int] = (0,)
+    caption: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,29 @@ class Plots:
 
     figures: Sequence[tuple[str, str, Figure]]
     caption: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG that a run left.
+
+    * stem: name of its copy beside the Markdown. * bold, caption: what stands below it. * broad: needs the width of the page.
+    """
+
+    path: Path
+    alt: str
+    stem: str
+    bold: str = ""
+    caption: str = ""
+    broad: bool = False
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """PNGs of runs beside each other. `css`: 'pictures' for cases, with 'small' for little ones; '' for figures."""
+
+    pictures: Sequence[Picture]
+    css: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,20 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Facts:
+    """Names and values."""
+
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Numbers at a glance, each over what it counts."""
+
+    pairs: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Heading:
     """Of a part of a section."""
 
@@ -71,11 +110,12 @@ class Heading:
 
 @dataclass(frozen=True)
 class Fold:
-    """A part that is closed on the page at first."""
+    """A part that is closed on the page at first. `page_only`: too long for Markdown, which leaves it out."""
 
     title: str
     aside: str
     blocks: Sequence[Block]
+    page_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,14 +126,7 @@ class Beside:
     right: Sequence[Block]
 
 
-@dataclass(frozen=True)
-class OnPage:
-    """Ready HTML that Markdown leaves out."""
-
-    html: str
-
-
-Block = Note | Grid | Plots | Listing | Heading | Fold | Beside | OnPage
+Block = Note | Grid | Plots | Pictures | Listing | Facts | Tiles | Heading | Fold | Beside
 
 
 @dataclass(frozen=True)
@@ -103,87 +136,3 @@ class Section:
     key: str
     title: str
     blocks: Sequence[Block] = field(default_factory=list)
-
-
-# --- HTML --------------------------------------------------------------------------------------------------------
-
-
-def html(section: Section) -> str:
-    """A section of the page."""
-    inner = "".join(_html(block) for block in section.blocks)
-    return f'<section><h2 id="{section.key}">{escape(section.title)}</h2>{inner}</section>'
-
-
-def _html(block: Block) -> str:
-    match block:
-        case Note(text, strong):
-            return f"<p{'' if strong else ' class=note'}>{escape(text)}</p>"
-        case Grid(head, rows, css, text):
-            body = [[_cell("td", cell, k in text) for k, cell in enumerate(row)] for row in rows]
-            return p.table([_cell("th", cell, k in text) for k, cell in enumerate(head)], body, css=css)
-        case Plots(figures, caption):
-            inner = "".join(p.svg_figure(to_svg(figure), alt=alt) for alt, _, figure in figures)
-            css = "figures" if len(figures) > 1 else "figures one"
-            return f'<div class="{css}">{inner}</div>' + (_html(Note(caption)) if caption else "") if inner else ""
-        case Listing(lines, title, warning):
-            if not lines:
-                return ""
-            return p.warning(title, lines) if warning else (_html(Note(title)) if title else "") + p.items(lines)
-        case Heading(text):
-            return f"<h3>{escape(text)}</h3>"
-        case Fold(title, aside, blocks):
-            return p.fold(title, aside, "".join(_html(inner) for inner in blocks))
-        case Beside(left, right):
-            sides = ("".join(_html(inner) for inner in side) for side in (left, right))
-            return f'<div class="split">{"".join(f"<div>{side}</div>" for side in sides)}</div>'
-        case OnPage(ready):
-            return ready
-
-
-def _cell(tag: str, cell: Field | str, text: bool) -> str:
-    cell = cell if isinstance(cell, Field) else Field(cell)
-    css = " ".join(filter(None, ["text" if text else "", cell.mark]))
-    swatch = f'<span class="swatch" style="background:{cell.color}"></span>' if cell.color else ""
-    aside = f"<small>{escape(cell.aside)}</small>" if cell.aside else ""
-    return f'<{tag} class="{css}">{swatch}{escape(cell.text).replace("_", "_<wbr>")}{aside}</{tag}>'
-
-
-# --- Markdown ----------------------------------------------------------------------------------------------------
-
-
-def markdown(section: Section, out: Path) -> list[str]:
-    """Lines of a section; figures are written as PNG into `out`/figures."""
-    return [f"## {section.title}", "", *(line for block in section.blocks for line in _markdown(block, out))]
-
-
-def _markdown(block: Block, out: Path) -> list[str]:
-    match block:
-        case Note(text, _):
-            return [text, ""]
-        case Grid(head, rows, _, _):
-            return [*markdown_table([[_plain(cell) for cell in row] for row in (head, *rows)]), ""]
-        case Plots(figures, caption):
-            shown: list[str] = []
-            for alt, stem, figure in figures:
-                path = save(figure, out / "figures" / f"{stem}.png")
-                shown += [f"![{alt}]({path.relative_to(out).as_posix()})", ""]
-            return [*shown, *([caption, ""] if caption and figures else [])]
-        case Listing(lines, title, warning):
-            first = [f"**{title}**" if warning else title, ""] if title else []
-            return [*first, *(f"- {line}" for line in lines), ""] if lines else []
-        case Heading(text):
-            return [f"### {text}", ""]
-        case Fold(title, aside, blocks):
-            inner = [line for part in blocks for line in _markdown(part, out)]
-            return [f"### {title}" + (f" ({aside})" if aside else ""), "", *inner]
-        case Beside(left, right):
-            return [line for part in (*left, *right) for line in _markdown(part, out)]
-        case _:
-            return []
-
-
-def _plain(cell: Field | str) -> str:
-    if isinstance(cell, str):
-        return cell
-    text = f"**{cell.text}**" if cell.mark in MARKED else cell.text
-    return f"{text} ({cell.aside})" if cell.aside and cell.text else text or cell.aside

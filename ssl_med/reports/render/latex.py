@@ -1,47 +1,51 @@
-"""Tables of a comparison for a paper: booktabs, one of all columns, and for each the results and the differences."""
+"""The tables of a report for a paper, in booktabs' style: those whose grid has a key."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from ssl_med.reports.numbers.comparison import Comparison
-from ssl_med.reports.numbers.wording import missing_lines
-from ssl_med.reports.render.blocks import MARKED, Field, Grid
-from ssl_med.reports.sections.overall import overview, overview_note
-from ssl_med.reports.sections.results import difference_grid, difference_notes, results, results_caption
+from ssl_med.reports.render.blocks import MARKED, Beside, Block, Field, Fold, Grid, Section
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "—": "--", "–": "--",
-    "·": r"$\cdot$", "×": r"$\times$",
+    "·": r"$\cdot$", "×": r"$\times$", "→": r"$\to$",
 }  # fmt: skip
 
 
-def tex(comparison: Comparison) -> str:
-    """Text of table.tex."""
-    lines = ["% needs \\usepackage{booktabs}"]
-    if len(comparison.design.columns) > 1:
-        caption = f"{comparison.design.title}. {overview_note(comparison)}"
-        lines += _table(comparison, "all", "columns", overview(comparison), caption)
-    for column in comparison.design.columns:
-        if column.label not in comparison.tables:
-            lines.append(f"% {column.label}: no run of this column has finished")
-            continue
-        absent = missing_lines(e for e in comparison.missing if e.role == "final" and e.column == column.label)
-        notes = [f"Not there: {line}." for line in absent]
-        caption = " ".join([f"{comparison.design.title}.", results_caption(comparison, column), *notes])
-        lines += _table(comparison, column.label, "results", results(comparison, column), caption)
-        if comparison.challengers:
-            base, title = comparison.design.baseline, comparison.tables[column.label].title
-            what = f"{title}: difference in test {comparison.metric(column.label)} to {base}."
-            caption = " ".join([f"{comparison.design.title}.", what, *difference_notes(comparison, column)])
-            lines += _table(comparison, column.label, "differences", difference_grid(comparison, column), caption)
+def text(name: str, title: str, sections: Sequence[Section], *, doubt: str = "") -> str:
+    """Text of table.tex.
+
+    Args:
+        name: of the comparison, for the labels.
+        title: begins every caption.
+        sections: of the report.
+        doubt: sentence that every caption must end with.
+    """
+    lines = ["% needs \\usepackage{booktabs}", *([f"% {doubt}"] if doubt else [])]
+    for section in sections:
+        for grid in _grids(section.blocks):
+            words = [_sentence(title), *grid.caption, *(f"Not there: {line}." for line in grid.missing), doubt]
+            if grid.rows:
+                lines += _table(f"tab:{name}-{grid.key}".replace("_", "-"), grid, " ".join(filter(None, words)))
+            else:
+                lines.append(f"% {grid.key}: {' '.join(grid.caption)}")
     return "\n".join(lines) + "\n"
 
 
-def _table(comparison: Comparison, column: str, what: str, grid: Grid, caption: str) -> list[str]:
-    label = f"tab:{comparison.design.name}-{column}-{what}".replace("_", "-")
+def _grids(blocks: Sequence[Block]) -> Iterator[Grid]:
+    for block in blocks:
+        match block:
+            case Grid(key=key) if key:
+                yield block
+            case Fold(blocks=inner):
+                yield from _grids(inner)
+            case Beside(left, right):
+                yield from _grids([*left, *right])
+
+
+def _table(label: str, grid: Grid, caption: str) -> list[str]:
     return [
         "",
         r"\begin{table}",
@@ -57,6 +61,10 @@ def _table(comparison: Comparison, column: str, what: str, grid: Grid, caption: 
         r"\end{tabular}",
         r"\end{table}",
     ]
+
+
+def _sentence(title: str) -> str:
+    return title if title.endswith((".", "?", "!")) else f"{title}."
 
 
 def _line(cells: Sequence[Field | str]) -> str:

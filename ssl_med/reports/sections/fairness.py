@@ -1,4 +1,4 @@
-"""What makes the rows of a comparison comparable, and what does not: protocol, tuning, settings, leaks, versions."""
+"""How the comparison was made: protocol, seeds, test, leaks, what differs between runs, and every setting that was tried."""
 
 from __future__ import annotations
 
@@ -6,58 +6,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ssl_med.reports.numbers.comparison import Column, Comparison, Entry
-from ssl_med.reports.numbers.fairness import leak_warnings, percent, pretrain_warnings
-from ssl_med.reports.numbers.provenance import conventions, leak_status, mixed, noted, provenance
-from ssl_med.reports.numbers.wording import missing_lines
-from ssl_med.reports.render.blocks import Block, Field, Grid, Heading, Listing, Note, OnPage, Section
+from ssl_med.reports.numbers.comparison import Comparison
+from ssl_med.reports.numbers.design import Column, Entry
+from ssl_med.reports.numbers.fairness import percent
+from ssl_med.reports.numbers.provenance import leak_status, mixed
+from ssl_med.reports.render.blocks import Block, Field, Grid, Heading, Listing, Note, Section
 
 
-def fairness_section(comparison: Comparison) -> Section:
-    """Protocol, seeds, what differs, every configuration tried, leaks."""
-    design = comparison.design
+def section(comparison: Comparison) -> list[Section]:
+    """Nothing where no run was tested."""
+    design, finals = comparison.design, comparison.of("final")
+    if not finals:
+        return []
     blocks: list[Block] = []
     if design.protocol:
         blocks += [Heading("Protocol"), Note(design.protocol, strong=True)]
     if design.source:
         blocks.append(Note(f"After: {design.source}."))
     seeds = ", ".join(map(str, design.seeds))
+    baseline = f"Baseline: {design.baseline}. " if design.baseline else ""
+    planned = [] if design.planned else [
+        "Nobody planned this comparison: its rows, columns and seeds are those of the run folders that were given. Runs "
+        "that were left out, or tried until one was good, do not show."
+    ]  # fmt: skip
     blocks.append(Listing([
-        f"Baseline: {design.baseline}. Seeds of the runs behind each cell: {seeds}.",
-        f"Test over seeds: {comparison.test_name}, two-sided, Holm over all {comparison.family} comparisons of this report; "
+        *planned,
+        f"{baseline}Seeds of the runs behind {'each cell' if design.planned else 'the cells'}: {seeds}.",
+        f"Test over seeds: {comparison.test_name}, two-sided, Holm over {comparison.family_text()}; "
         "interval over test subjects: 95 % bootstrap, paired; a comparison that n cannot support has no p.",
         *_pretrained(comparison),
-        f"Leaks: {leak_status([e.run for e in comparison.of('final')])}.",
+        f"Leaks: {leak_status([entry.run for entry in finals])}.",
         *_fallen(comparison),
     ]))  # fmt: skip
-    for column in design.columns:
-        blocks += _unequal(comparison, column)
-    pretrained = [entry.run for entry in comparison.of("pretrain") if not entry.why]
-    blocks.append(_boxed("Pretrainings differ in more than method and optimiser:", pretrain_warnings(pretrained)))
     ran = [entry.run for entry in comparison.entries if not entry.why]
-    blocks.append(_boxed("Not all runs were made alike:", mixed(ran)))
+    blocks.append(Listing(mixed(ran), "Not all runs were made alike:", warning=True))
     blocks += [block for column in design.columns for block in tuning(comparison, column)]
-    return Section("fairness", "How the comparison was made", blocks)
-
-
-def runs_section(comparison: Comparison) -> Section:
-    """Every run, its settings, versions and notes."""
-    runs = [entry.run for entry in comparison.entries if not entry.why]
-    missing = missing_lines(entry for entry in comparison.entries if entry.why)
-    blocks: list[Block] = [Listing(missing, "Not there:")] if missing else []
-    # a trial calls the part that chooses its test part, so its notes on leaks would be read wrongly here
-    judged = [entry.run for entry in comparison.entries if not entry.why and entry.role != "tune"]
-    blocks += [OnPage(provenance(runs, judged=judged)), Heading("Notes of the runs"), Listing(noted(judged))]
-    blocks.append(Heading("Metrics"))
-    return Section("runs", "What was run", [*blocks, Listing(conventions(runs))])
-
-
-def warnings(comparison: Comparison) -> list[str]:
-    """What has to stand at the very top: missing runs and leaks."""
-    lines = missing_lines(comparison.missing)
-    for column in comparison.tables.values():
-        lines += [f"{column.title}: {line}" for line in leak_warnings(column.runs, column.label)]
-    return lines
+    return [Section("fairness", "How the comparison was made", blocks)]
 
 
 def tuning(comparison: Comparison, column: Column) -> list[Block]:
@@ -115,12 +99,13 @@ def _tried(trials: Sequence[Entry], taken: bool) -> Field:
 
 
 def _pretrained(comparison: Comparison) -> list[str]:
-    used = {e.run.folder for e in comparison.of("pretrain")}
-    count, seeds = len(comparison.design.pretrain_seeds), len(comparison.design.seeds)
-    if not used or count >= seeds:
+    pretrainings, seeds = len(comparison.design.pretrain_seeds), len(comparison.design.seeds)
+    if not comparison.of("pretrain") or pretrainings >= seeds:
         return []
     word, these = (
-        ("one pretraining", "this pretraining") if count == 1 else (f"{count} pretrainings", "these pretrainings")
+        ("one pretraining", "this pretraining")
+        if pretrainings == 1
+        else (f"{pretrainings} pretrainings", "these pretrainings")
     )
     return [
         f"{seeds} seeds share {word} of each row: p-values speak of {these} with other heads, label subsets and orders, "
@@ -140,14 +125,3 @@ def _fallen(comparison: Comparison) -> list[str]:
     ]
     rule = f"Collapsed runs (metric below {comparison.design.collapsed_below:g} at the end; they stay in)"
     return [f"{rule}: {'; '.join(cells) if cells else 'none'}."]
-
-
-def _unequal(comparison: Comparison, column: Column) -> list[Block]:
-    table = comparison.tables.get(column.label)
-    if table is None:
-        return []
-    return [_boxed(f"Rows of {column.label.replace('_', ' ')} differ in more than their weights:", table.warnings)]
-
-
-def _boxed(title: str, lines: Sequence[str]) -> Block:
-    return Listing(list(lines), title, warning=True)

@@ -2,11 +2,11 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_samples import write_finetune, write_pretrain, write_study
+from report_samples import write_finetune, write_pretrain, write_runs
 
 from ssl_med.reports import writing
-from ssl_med.reports.html import build_report
-from ssl_med.reports.numbers.provenance import duration
+from ssl_med.reports.numbers.wording import duration
+from ssl_med.reports.page import report_runs
 from ssl_med.spec import SslMedError
 
 
@@ -39,16 +39,16 @@ class Page(HTMLParser):
 
 
 def build(root, tmp_path):
-    path = build_report([root], tmp_path / "report")
+    path = report_runs([root], tmp_path / "report")
     return Page(path.read_text()), path
 
 
 def test_the_page_tells_all(tmp_path):
-    root = write_study(tmp_path / "runs", pictures=True)
+    root = write_runs(tmp_path / "runs", pictures=True)
     page, path = build(root, tmp_path)
     assert path == tmp_path / "report" / "report.html"
-    assert "pcrl 0.750 ± 0.014 n 2 0.900 ± 0.014 n 2" in page.text
-    assert "method 20 % 2 of 10 100 % 10 of 10" in page.text
+    assert "pcrl 0.750 ± 0.014 · n 2 0.900 ± 0.014 · n 2" in page.text
+    assert "20 % 2 of 10 100 % 10 of 10" in page.text
     assert "killed: no summary.json: still running or killed (last logged step 7)" in page.text
     assert "x86_64 CPU, 2 threads" in page.text
     assert "torch 2.13.0" in page.text
@@ -78,10 +78,10 @@ def test_the_page_needs_no_network_and_no_script(run_folders, tmp_path):
 def test_markdown_and_csv_stand_beside_it(run_folders, tmp_path):
     build(run_folders, tmp_path)
     text = (tmp_path / "report" / "report.md").read_text()
-    assert "| pcrl | 0.750 ± 0.014 (2) | 0.900 ± 0.014 (2) |" in text
+    assert "| pcrl | 0.750 (± 0.014 · n 2) | 0.900 (± 0.014 · n 2) |" in text
     for picture in re.findall(r"\]\((figures/.*?)\)", text):
         assert (tmp_path / "report" / picture).read_bytes().startswith(b"\x89PNG")
-    assert text.count("](figures/") == 3
+    assert text.count("](figures/") == 1 + 2 + 2  # label budgets, validation at two of them, two losses
     assert len((tmp_path / "report" / "results.csv").read_text().splitlines()) == 16
 
 
@@ -125,13 +125,14 @@ def test_pretraining_alone_is_a_report_too(tmp_path):
     write_pretrain(tmp_path / "runs", "moco")
     page, _ = build(tmp_path / "runs", tmp_path)
     assert "Pretraining" in page.text
-    assert "Results:" not in page.text
+    assert "Results of every test case" not in page.text
+    assert (tmp_path / "report" / "table.tex").read_text() == "% needs \\usepackage{booktabs}\n"
 
 
 def test_nothing_to_report(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SslMedError, match="empty: no run found; a run folder holds a summary"):
-        build_report([tmp_path / "empty"], tmp_path / "report")
+        report_runs([tmp_path / "empty"], tmp_path / "report")
     assert not (tmp_path / "report").exists()
 
 

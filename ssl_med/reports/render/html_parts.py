@@ -1,4 +1,4 @@
-"""The look of the report page: its style sheet and the few HTML parts that it is made of."""
+"""The look of a report page: its style sheet and the few HTML parts that it is made of."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ th, td { padding: 8px 16px 8px 0; text-align: right; white-space: nowrap; border
 th:first-child, td:first-child, th.text, td.text { text-align: left; }
 th:last-child, td:last-child { padding-right: 8px; }
 td.text { white-space: normal; }
-.oneline td.text, td code { white-space: nowrap; }
+.oneline td.text, td code, .code tbody td:first-child { white-space: nowrap; }
+.code tbody td:first-child { font: 13px/1.4 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 td small { display: block; color: var(--soft); font-size: 12.5px; font-weight: 400; }
 .sticky tbody td:first-child { white-space: nowrap; padding-right: 18px; }
 td.better { background: #e7f4ee; } td.worse { background: #fbeceb; } td.missing { color: var(--faint); font-style: italic; }
@@ -130,15 +131,16 @@ def svg_figure(svg: str, *, alt: str, caption: str = "") -> str:
     return _figure(f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}", alt, caption)
 
 
-def png_figure(png: Path | bytes, *, alt: str, caption: str = "") -> str:
+def png_figure(png: Path | bytes, *, alt: str, caption: str = "", css: str = "") -> str:
     """A PNG, a file or its content, as image of the page. `caption` is HTML."""
     content = png if isinstance(png, bytes) else png.read_bytes()
-    return _figure(f"data:image/png;base64,{base64.b64encode(content).decode()}", alt, caption)
+    return _figure(f"data:image/png;base64,{base64.b64encode(content).decode()}", alt, caption, css)
 
 
-def _figure(source: str, alt: str, caption: str) -> str:
+def _figure(source: str, alt: str, caption: str, css: str = "") -> str:
     below = f"<figcaption>{caption}</figcaption>" if caption else ""
-    return f'<figure><img src="{source}" alt="{escape(alt)}">{below}</figure>'
+    tag = f'<figure class="{css}">' if css else "<figure>"
+    return f'{tag}<img src="{source}" alt="{escape(alt)}">{below}</figure>'
 
 
 def items(lines: Iterable[str], *, css: str = "plain") -> str:
