@@ -40,13 +40,13 @@ demo: $(READY)  ## the main job on synthetic scans: pretrain, fine-tune, report;
 	$(BIN)/ssl-med demo
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -m "not slow and not long and not gpu" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow and not long and not gpu" -n 2 --dist worksteal
 
 check: $(READY)  ## what CI runs: lint, format, types, all tests but the long ones and those of a GPU
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu and not long" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu and not long" -n 2 --dist worksteal
 
 test-long: $(READY)  ## the tests marked long: what every method learns; longer than make check
 	$(BIN)/python -m pytest -m long -n 2

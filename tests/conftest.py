@@ -1,5 +1,8 @@
-"""Shared fixtures: one thread per test process, and the folder of real sample data when it is there."""
+"""What all tests share: one thread a process, blank pictures where none is looked at, phantoms made once, real sample data."""
 
+import fcntl
+import hashlib
+import importlib
 import os
 import tempfile
 import threading
@@ -7,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 from wandb_server import Server
 
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -14,6 +19,46 @@ os.environ.setdefault("SSL_MED_BF16", "0")  # trainer.precision=auto is 32 on ev
 os.environ.pop("SSL_MED_DATA", None)
 os.environ["SSL_MED_CACHE"] = tempfile.mkdtemp(prefix="ssl-med-tests-")  # phantoms of runs without data.root
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Pictures are laid out but not rendered, which is most of a fine-tuning's time; the file is there, and blank.
+
+    They are rendered in the tests of reports and in those marked `figures`, their fixtures included.
+    """
+    if item.get_closest_marker("figures") or "reports" in item.path.parts:
+        return (yield)
+    render = Figure.savefig
+
+    def savefig(figure, where, **options):
+        if isinstance(where, Path):
+            Image.new("RGB", (8, 8), "white").save(where)
+        else:
+            render(figure, where, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def shared_phantom(tmp_path_factory):
+    """`shared_phantom(kind, **options)`: folder of a phantom that the tests of all processes share; not to be changed."""
+    base = tmp_path_factory.getbasetemp()
+    top = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "phantoms"
+    top.mkdir(exist_ok=True)
+
+    def made(kind, **options):
+        name = hashlib.sha256(repr((kind, sorted(options.items()))).encode()).hexdigest()[:12]
+        with (top / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (top / name / "done").exists():
+                importlib.import_module(f"datamodules.phantoms.{kind}").generate(top / name / kind, **options)
+                (top / name / "done").touch()
+        return top / name / kind
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from datamodules.lits import LitsConfig, LitsData
-from datamodules.phantoms import brats, lits, medmnist
+from datamodules.phantoms import brats, lits
 from experiments.cli import main
 
 NAME = "Doe^Jane"
@@ -68,6 +68,7 @@ def everything(root, task, out):
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_names_in_headers_and_below_the_root(tmp_path, capsys):
     root = brats.generate(tmp_path / "data", subjects=6, seed=0, size=(32, 32, 24))
     rename(root)
@@ -158,8 +159,8 @@ def watched(server, tmp_path, *commands):
 
 
 @pytest.fixture
-def nodules(tmp_path):
-    root = medmnist.generate(tmp_path / "nodules", subjects=100, seed=0)
+def nodules(shared_phantom):
+    root = shared_phantom("medmnist", subjects=100, seed=0)
     return [*TINY, f"data.root={root}", *WIDTHS]
 
 

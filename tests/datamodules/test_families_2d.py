@@ -44,11 +44,7 @@ class Family:
         return dict(self.labelled)
 
     @property
-    def source(self):
-        return self.data, self.phantom
-
-    @property
-    def words(self):
+    def overrides(self):
         return [f"data.{key}={str(value).replace(' ', '')}" for key, value in self.labelled]
 
 
@@ -83,17 +79,14 @@ def phantom(kind):
 
 
 @pytest.fixture(scope="module")
-def roots(tmp_path_factory):
+def roots(tmp_path_factory, shared_phantom):
     """Folder of each family's phantom; not to be changed."""
     base = tmp_path_factory.mktemp("families")
     for name, family in FAMILIES.items():
-        same = next((n for n in FAMILIES if (base / n).exists() and FAMILIES[n].source == family.source), None)
-        if same:
-            (base / name).symlink_to(base / same)
-            continue
         size = (40, 48) if family.data != "medmnist" else None
         options = dict(family.phantom)
-        phantom(family.data).generate(base / name, subjects=SUBJECTS.get(family.data, 12), size=size, **options)
+        root = shared_phantom(family.data, subjects=SUBJECTS.get(family.data, 12), size=size, **options)
+        (base / name).symlink_to(root)
     return base
 
 

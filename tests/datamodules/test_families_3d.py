@@ -38,17 +38,13 @@ TINY += ["data.patch_size=[16,16,16]", "backbone.name=unet", "backbone.channels=
 
 
 @pytest.fixture(scope="module")
-def phantoms(tmp_path_factory):
+def phantoms(shared_phantom):
     """Root of each family's phantom, made when it is first asked for."""
-    made = {}
 
     def root(name):
         if name in ("lidc", "volumes"):
             pytest.importorskip("pydicom", reason="the extra 'dicom' is not installed")
-        if name not in made:
-            generate = importlib.import_module(f"datamodules.phantoms.{name}").generate
-            made[name] = generate(tmp_path_factory.mktemp("p") / name, subjects=8, size=SIZE)
-        return made[name]
+        return shared_phantom(name, subjects=8, size=SIZE)
 
     return root
 

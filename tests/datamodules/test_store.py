@@ -23,7 +23,6 @@ from datamodules.core.intensity import histogram, is_small, scale_of_counts, sca
 from datamodules.core.lazy import LazyCodes
 from datamodules.core.store import MANIFEST, content_hash
 from datamodules.formats.grids import Volume
-from datamodules.phantoms import brats, chest14, lits, luna
 from experiments.cli import main
 from experiments.commands.prepare import prepare
 from experiments.config.data import compose_prepare
@@ -32,20 +31,20 @@ from ssl_med.spec import Intensity, Need, SslMedError
 
 ROOT = Path(__file__).resolve().parents[2]
 FAMILIES = {
-    "luna": (luna, {"subjects": 8, "size": (40, 32, 28)}),
-    "lits": (lits, {"subjects": 6, "size": (32, 32, 24)}),
-    "brats": (brats, {"subjects": 6, "size": (24, 28, 24)}),
-    "chest14": (chest14, {"subjects": 12, "size": (64, 80)}),
+    "luna": {"subjects": 8, "size": (40, 32, 28)},
+    "lits": {"subjects": 6, "size": (32, 32, 24)},
+    "brats": {"subjects": 6, "size": (24, 28, 24)},
+    "chest14": {"subjects": 12, "size": (64, 80)},
 }
 PATCH = {"luna": "[16,12,8]", "lits": "[16,36,8]", "brats": "[16,12,8]", "chest14": "[32,24]"}
 PAIR = Need(pair=True, min_iou=0.2, pair_scales=((1.0, 1.0, 1.0), (1.5, 1.5, 1.5), (0.5, 0.5, 0.5)))
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory):
+def raw(tmp_path_factory, shared_phantom):
     folder = tmp_path_factory.mktemp("raw")
-    for name, (module, options) in FAMILIES.items():
-        module.generate(folder / name, **options)
+    for name, options in FAMILIES.items():
+        (folder / name).symlink_to(shared_phantom(name, **options))
     return folder
 
 
@@ -104,24 +103,23 @@ def test_samples_from_the_store_are_those_from_the_files(raw, tmp_path, kind, us
     store = prepare(words(raw, kind, f"store={tmp_path / 's'}", "workers=1", *more))
     source, stored = (build(raw, kind, *more, *where, **options) for where in ((), (f"data.store={store}",)))
     for part in ("train", "val", *(["test"] if options["labelled"] else [])):
-        expected = samples(source, part)
+        expected = samples(source, part, every=2)
         assert expected
         if part == "train":
             # nothing of the files is needed any more but their names and sizes
             assert not any(isinstance(stored.load(case).codes, np.ndarray) for case in samples_cases(stored, kind))
-        for one, other in zip(expected, samples(stored, part), strict=True):
+        for one, other in zip(expected, samples(stored, part, every=2), strict=True):
             assert_same(one, other)
     assert any(float(sample["image"].std()) > 0 for sample in expected)
 
 
 @pytest.mark.parametrize("kind", sorted({*list_names("datamodules")} - {*FAMILIES, "medmnist"}))
-def test_every_family_trains_from_a_store(tmp_path, kind):
+def test_every_family_trains_from_a_store(shared_phantom, tmp_path, kind):
     flat = compose_prepare([f"data={kind}", "store=x"])[1].spec.spatial_dims == 2
     size = (64, 72) if flat else (40, 36, 32)
-    module = importlib.import_module(f"datamodules.phantoms.{kind}")
-    module.generate(tmp_path / "raw" / kind, subjects=8, size=size)
+    root = shared_phantom(kind, subjects=8, size=size)
     more = ["data.image_size=40", "data.patch_size=[32,24]"] if flat else ["data.patch_size=[16,12,8]"]
-    asked = [f"data={kind}", f"data.root={tmp_path / 'raw' / kind}", *more]
+    asked = [f"data={kind}", f"data.root={root}", *more]
     store = prepare([*asked, f"store={tmp_path / 's'}", "workers=1"])
     sides = []
     for where in ("", str(store)):
@@ -606,16 +604,19 @@ from pathlib import Path
 from experiments.commands import prepare
 def kilobytes():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-prepare.prepare([*sys.argv[1:4], f"store={sys.argv[4]}/warm", *sys.argv[6:]])
+resampled = "data.spacing_mm=[1,1,1.5]"
+for k, more in enumerate(([], [resampled])):
+    prepare.prepare([*sys.argv[1:4], f"store={sys.argv[4]}/warm{k}", *more])
 before = kilobytes()
-prepare.prepare([sys.argv[1], f"data.root={sys.argv[5]}", sys.argv[3], f"store={sys.argv[4]}/store", *sys.argv[6:]])
-print(kilobytes() - before)
+for k, more in enumerate(([], [resampled])):
+    prepare.prepare([sys.argv[1], f"data.root={sys.argv[5]}", sys.argv[3], f"store={sys.argv[4]}/store{k}", *more])
+    print(kilobytes() - before)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["data.spacing_mm=[1,1,1.5]"]], ids=["as acquired", "resampled"])
-def test_peak_memory_is_three_volumes(raw, tmp_path, more):
+def test_peak_memory_is_three_volumes(raw, tmp_path):
+    """As acquired, then resampled, in one process: a peak once reached is not forgotten, so the second bounds the first."""
     if not Path("/proc/self/status").is_file():
         pytest.skip("needs /proc")
     shape = (320, 320, 260)
@@ -627,11 +628,12 @@ def test_peak_memory_is_three_volumes(raw, tmp_path, more):
     nib.save(nib.Nifti1Image((array > -400).astype(np.uint8), np.eye(4)), tmp_path / "big" / "segmentation-0.nii.gz")
     first = ["data=lits", f"data.root={raw / 'lits'}", "workers=1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SSL_MED_QUIET": "1"}
-    command = [sys.executable, "-c", PEAK, *first, str(tmp_path), str(tmp_path / "big"), *more]
+    command = [sys.executable, "-c", PEAK, *first, str(tmp_path), str(tmp_path / "big")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    peak = int(done.stdout.splitlines()[-1]) * 1024
-    assert array.nbytes < peak < 3 * array.nbytes, f"{peak / array.nbytes:.2f} volumes"
+    peaks = [int(line) * 1024 / array.nbytes for line in done.stdout.splitlines() if line.isdecimal()]
+    assert len(peaks) == 2
+    assert all(1 < peak < 3 for peak in peaks), f"{peaks} volumes"
 
 
 def test_a_crop_touches_few_bytes(tmp_path):

@@ -63,7 +63,7 @@ def expected(groups, dims):
     return found
 
 
-def check(config, groups, dims):
+def check(config, groups, dims, *, reads_back=True):
     tree = config.tree()
     wanted = expected(groups, dims)
     if wanted.get(("trainer", "precision")) == "auto":  # the machine decides: here 32, see conftest.py
@@ -76,7 +76,8 @@ def check(config, groups, dims):
         assert node == value, f"{'.'.join(path)} is {node!r}, the yamls say {value!r}"
     assert config.spec.spatial_dims == dims
     assert tree["backbone"]["name"] != "auto"
-    assert yaml.load(to_yaml(tree), LOADER) == tree, "config.yaml must read back as it was"
+    if reads_back:
+        assert yaml.load(to_yaml(tree), LOADER) == tree, "config.yaml must read back as it was"
     assert len(config.hash()) == 8
 
 
@@ -106,7 +107,8 @@ def test_every_method_composes_with_every_data_set(method, trainer, data_sets):
         words = [f"method={method}", f"data={data}", *([f"trainer={trainer}"] if trainer else [])]
         config = compose_pretrain(words)
         groups = [("data", data), ("method", method), *([("trainer", trainer)] if trainer else [])]
-        check(config, groups, dims)
+        # writing takes longer than composing: each method and each data set is read back once
+        check(config, groups, dims, reads_back=method == METHODS[0] or data == data_sets[0])
         assert (config.kind, config.name, config.data.name, config.labelled) == ("pretrain", method, data, False)
         assert config.folder().name == f"{method.replace('/', '-')}-{data}-{config.hash()}"
         assert issubclass(config.method_class, Method)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from datamodules.lits import LitsData
-from datamodules.phantoms import lits
 from experiments.commands.finetune import finetune
 from experiments.config.run import compose_finetune
 from ssl_med.reports.run_folder import read_metrics, read_run
@@ -16,8 +15,8 @@ UNSELECTED = ["trainer.select=last", "trainer.patience=0", "trainer.max_epochs=-
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    return lits.generate(tmp_path_factory.mktemp("scans") / "lits", subjects=8, seed=0, size=(32, 32, 24))
+def scans(shared_phantom):
+    return shared_phantom("lits", subjects=8, seed=0, size=(32, 32, 24))
 
 
 def weights(folder):

@@ -179,6 +179,7 @@ def tracked(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 def test_an_offline_run_is_synced_and_every_panel_shows_something(tracked, wandb_server):
     """Panels name the keys that runs log: found from runs, so that a renamed metric is noticed."""
     run = tracked / "offline"

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from datamodules.phantoms import lits
 from experiments.cli import main
 from experiments.comparison import estimate as planner
 from experiments.comparison.estimate import Estimate, changed, describe, judge, within_memory
@@ -19,8 +18,8 @@ CROPS = ["data.patch_size=[16,16,16]", "data.crops_per_volume=4"]
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    return lits.generate(tmp_path_factory.mktemp("scans") / "lits", subjects=10, seed=0, size=(32, 32, 24))
+def scans(shared_phantom):
+    return shared_phantom("lits", subjects=10, seed=0, size=(32, 32, 24))
 
 
 def test_seconds_of_a_run_are_those_of_its_parts():

@@ -12,7 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from datamodules.phantoms import chest14, lits
 from experiments.cli import main
 from experiments.config.run import compose_pretrain
 from experiments.run.callbacks import Collapse, RunError
@@ -24,15 +23,13 @@ IMAGE = ["data=chest14", "data.patch_size=[32,32]", "data.image_size=40", "backb
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory):
-    root = tmp_path_factory.mktemp("scans")
-    return lits.generate(root / "lits", subjects=6, seed=0, size=(40, 40, 24))
+def scans(shared_phantom):
+    return shared_phantom("lits", subjects=6, seed=0, size=(32, 32, 24))
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    root = tmp_path_factory.mktemp("images")
-    return chest14.generate(root / "chest14", subjects=10, seed=0)
+def images(shared_phantom):
+    return shared_phantom("chest14", subjects=10, seed=0)
 
 
 def run(*words, code=0):
@@ -43,6 +40,7 @@ def losses(folder):
     return {line["step"]: line["train/loss"] for line in read_metrics(folder) if "train/loss" in line}
 
 
+@pytest.mark.figures
 def test_pretrain_then_finetune_then_report(scans, tmp_path, capsys):
     pre, fine = tmp_path / "pre", tmp_path / "fine"
     run("pretrain", "method=models_genesis", *VOLUME, *TINY, f"data.root={scans}", "trainer.max_steps=3", f"out={pre}")
@@ -94,6 +92,7 @@ def test_bfloat16_repeats_on_parts_that_are_narrower_than_a_kernel(scans, tmp_pa
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
+@pytest.mark.figures
 def test_a_classification_leaves_its_error_analysis(images, tmp_path):
     fine = tmp_path / "fine"
     words = ["task=chest14", *TINY, *IMAGE[1:], f"data.root={images}", "data.split_ratios=[0.3,0.1,0.6]", f"out={fine}"]
