@@ -1,7 +1,7 @@
 """Settings as the source of their dataclasses declares them: names, types, defaults and meanings, without an import.
 
 Help, lists, the reference page and the refusal of an unknown key need no more than that, and importing what the settings
-belong to (torch, Lightning, MONAI) takes seconds. tests/experiments/test_schema.py holds that this reading equals
+belong to (torch, Lightning, MONAI) takes seconds. tests/experiments/test_cli.py holds that this reading equals
 `dataclasses.fields` of the imported class.
 """
 

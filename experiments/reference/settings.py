@@ -31,7 +31,7 @@ def _commands() -> Iterator[str]:
     for name in commands():
         about = command(name)
         yield (
-            f"### ssl-med {name}\n\n{_sentence(about.sentence)}\n\n```\n{about.usage}\n\n"
+            f"### ssl-med {name}\n\n{_sentence(about.sentence)}\n\nUsage: `{about.usage}`\n\n```bash\n"
             + "\n".join(about.examples)
             + "\n```\n"
         )
