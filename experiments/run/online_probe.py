@@ -21,6 +21,7 @@ from datamodules.core.splits import label_budget
 from experiments.config.online import PREFIX, Online, spelled
 from ssl_med.evaluation import probes
 from ssl_med.evaluation.features import Features, check_levels, extract, kept_mode, pooled
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.probes import KnnConfig, LinearConfig
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.networks.pyramid import Backbone
@@ -247,12 +248,12 @@ class OnlineProbe(pl.Callback):
 
     def lines(self, run_seconds: float) -> list[str]:
         """The numbers and the cost, for the user."""
-        trained = [(value, -step) for step, value in zip(self.steps, self.values, strict=True) if step]
+        trained = [(value, step) for step, value in zip(self.steps, self.values, strict=True) if step]
         words = [f"{value:.4f} untrained" for step, value in zip(self.steps, self.values, strict=True) if not step]
         known = [pair for pair in trained if not math.isnan(pair[0])]
         if known:
-            value, step = max(known)
-            words += [f"best {value:.4f} at step {-step}", f"last {self.values[-1]:.4f}"]
+            value, step = known[metric_of(self.key).best([value for value, _ in known])]
+            words += [f"best {value:.4f} at step {step}", f"last {self.values[-1]:.4f}"]
         share = f", {self.seconds / run_seconds:.1%} of the run" if run_seconds > 0 else ""
         return [
             f"{self.key} of {self.online.settings.task}: {', '.join(words)}",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -48,6 +48,10 @@ class Metric:
     def better(self, value: float, other: float) -> bool:
         """Whether `value` is better than `other`; nan is worse than every number."""
         return self.goodness(value) > self.goodness(other)
+
+    def best(self, values: Sequence[float]) -> int:
+        """Place of the best of some values, the first of equals; nan is never best while there is a number."""
+        return max(range(len(values)), key=lambda place: self.goodness(values[place]))
 
     def reaches(self, value: float, bound: float) -> bool:
         """Whether `value` is as good as `bound` or better; nan reaches nothing."""

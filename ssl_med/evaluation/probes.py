@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.logistic import Logistic, fit_classes, fit_findings
+from ssl_med.evaluation.metrics import METRICS
 from ssl_med.evaluation.scores import accuracy, auroc, balanced_accuracy
 from ssl_med.spec import DataSpec, SslMedError
 
@@ -110,7 +111,7 @@ def linear(
         answers = fits.logits(val.x).argmax(2).cpu().numpy()
         truth = val.label.cpu().numpy()
         values = np.array([class_value(config.select, truth, answer) for answer in answers])
-        best = int(values.argmax())
+        best = METRICS[config.select].best(values.tolist())
         last = fit_classes(final.x, final.label, grid[best : best + 1], classes=k, max_iter=config.max_iter)
         chosen = {"l2": float(grid[best]), f"val/{config.select}": float(values[best])}
         return Outcome(last.logits(test.x)[0], chosen, _convergence(fits, last))
@@ -118,7 +119,7 @@ def linear(
     values = finding_values(val.label, fits.logits(val.x))  # (G, K)
     undefined = np.isnan(values).all(0)
     values[:, undefined] = np.nanmean(values, 1, keepdims=True) if not undefined.all() else 0.0
-    best_of = values.argmax(0)
+    best_of = [METRICS["auroc"].best(column) for column in values.T.tolist()]
     weight, bias = [], []
     scores = fit_findings(final.x, final.label, grid[sorted(set(best_of))], max_iter=config.max_iter)
     place = {int(g): i for i, g in enumerate(sorted(set(best_of)))}
@@ -151,17 +152,17 @@ def knn(config: KnnConfig, spec: DataSpec, train: Features, val: Features, test:
     scores = knn_scores(val.x, train, spec, neighbours=options, temperature=config.temperature)
     if spec.target == "class":
         truth = val.label.cpu().numpy()
-        name = f"val/{config.select}"
+        metric = METRICS[config.select]
         values = np.array([class_value(config.select, truth, s.argmax(1).cpu().numpy()) for s in scores])
     else:
-        name = "val/auroc"
+        metric = METRICS["auroc"]
         each = finding_values(val.label, scores)
         values = np.array([np.nanmean(row) if not np.isnan(row).all() else 0.0 for row in each])
-    best = int(values.argmax())
+    best = metric.best(values.tolist())
     votes = knn_scores(test.x, train, spec, neighbours=options[best : best + 1], temperature=config.temperature)[0]
     # a sigmoid or softmax of these logits gives the votes back
     logits = votes.clamp_min(1e-12).log() if spec.target == "class" else torch.logit(votes, eps=1e-12)
-    return Outcome(logits, {"neighbours": float(options[best]), name: float(values[best])})
+    return Outcome(logits, {"neighbours": float(options[best]), f"val/{metric.name}": float(values[best])})
 
 
 def knn_scores(x: Tensor, database: Features, spec: DataSpec, *, neighbours: list[int], temperature: float) -> Tensor:

@@ -27,7 +27,11 @@ def report(tmp_path_factory):
     root = tmp_path_factory.mktemp("page")
     gaps = [("moco", 0.05, seed, "failed: loss is nan") for seed in range(6)] + [("pcrl", 0.2, 5, "not run yet")]
     comparison = sample_comparison(
-        root / "runs", missing=gaps, source="Someone 2021, Table 1", published={"mae": {"dice@0.2": 75.9}}
+        root / "runs",
+        missing=gaps,
+        source="Someone 2021, Table 1",
+        published={"mae": {"dice@0.2": 75.9}},
+        published_p={"mae": {"dice@0.2": 0.0312}},
     )
     return (comparison, root / "report", *written(comparison, root / "report"))
 
@@ -48,6 +52,19 @@ def test_the_page_holds_every_part(report):
         assert words in page.text, words
         if not words.startswith("Protocol"):
             assert words in markdown.replace("**", ""), words
+
+
+def test_the_p_of_the_paper_stands_beside_ours_everywhere(report):
+    comparison, _, page, markdown, tex, table = report
+    assert comparison.differences["dice", 0.2, "mae"].outcome.p < 0.001
+    assert re.search(r"mae dice, 20 % 75\.9 \S+ ± \S+ 0\.0312 < 0\.001", page.text)
+    assert re.search(r"\| mae \| dice, 20 % \| 75\.9 \| .* \| 0\.0312 \| < 0\.001 \|", markdown)
+    assert re.search(r"75\.9 \{\\scriptsize p 0\.0312\}", tex)
+    rows = [row for row in csv.DictReader(table.splitlines()) if row["published_p"]]
+    assert {(row["row"], row["fraction"], row["published"], row["published_p"]) for row in rows} == {
+        ("mae", "0.2", "75.9", "0.0312")
+    }
+    assert len(rows) == 6
 
 
 def test_it_needs_no_network_and_no_script(report):
