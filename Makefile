@@ -67,7 +67,7 @@ probe: $(READY)  ## TASK=luna [PROTOCOL=linear|knn|fewshot INIT=RUN|FILE|scratch
 compare: $(READY)  ## TABLE=hippocampus ARGS="root.hippocampus=DIR jobs=2 --dry-run": a declared matrix of runs and its report
 	@$(BIN)/ssl-med compare table=$(TABLE) $(ARGS)
 
-report: $(READY)  ## RUNS="DIR ..." ARGS="out=DIR": report.html, report.md, results.csv
+report: $(READY)  ## RUNS="DIR ..." ARGS="out=DIR": report.html, report.md, table.tex, results.csv
 	@$(BIN)/ssl-med report $(RUNS) $(ARGS)
 
 dashboard: $(READY)  ## ARGS="table=NAME out=FILE": the W&B workspace as a file; ARGS="--save entity=NAME tracking.wandb=online" sends it

@@ -125,3 +125,25 @@ def test_a_metric_is_one_file(example):
         assert name in Segmentation.test_metrics(["liver"])
     finally:
         added_metrics.cache_clear()
+
+
+def test_a_report_section_is_one_file(example, tmp_path, monkeypatch):
+    from ssl_med.reports import page, writing
+
+    package, name = example("add-a-report-section")
+    section = importlib.import_module(f"{package}.{name}").section
+    monkeypatch.setattr(page, "SECTIONS", (*page.SECTIONS, section))
+    for method, seed, seconds in (("scratch", 0, 5.0), ("scratch", 1, 75.0), ("moco", 0, 3.0)):
+        summary = {"kind": "finetune", "status": "done", "method": method, "seed": seed, "seconds": seconds}
+        summary |= {"task": "lits", "data": "lits", "metric": "dice", "metrics": {"test/dice": 0.5}}
+        writing.write_summary(tmp_path / "runs" / f"{method}{seed}", summary)
+    page.report_runs([tmp_path / "runs"], tmp_path / "out")
+    said = (tmp_path / "out" / "report.md").read_text().partition("## Longest run")[2].splitlines()
+    assert [line for line in said if line][2:5] == [
+        "| scratch | 1 min 15 s |",
+        "| moco | 3 s |",
+        "Longest run of each row.",
+    ]
+    assert '<h2 id="longest">Longest run</h2>' in (tmp_path / "out" / "report.html").read_text()
+    tex = (tmp_path / "out" / "table.tex").read_text()
+    assert "scratch & 1 min 15 s" in tex.partition("tab:report-longest")[2]

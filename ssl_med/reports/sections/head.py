@@ -16,10 +16,8 @@ def lead(comparison: Comparison) -> str:
     """The sentence under the title."""
     design = comparison.design
     if not design.planned:
-        return (
-            "Backbones pretrained without labels, compared with training from scratch on the same task. "
-            "Every number is read from a run folder named below."
-        )
+        against = ", compared with training from scratch on the same task" if design.baseline else ""
+        return f"Backbones pretrained without labels{against}. Every number is read from a run folder named below."
     what = f"{len(design.rows)} ways to start, {count(len(design.columns), 'column')}"
     return (
         f"Table {design.name}: {what}, {len(design.seeds)} seeds. All rows are compared with {design.baseline}; every number "
