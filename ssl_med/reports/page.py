@@ -47,7 +47,7 @@ SECTIONS: tuple[Callable[[Comparison], Sequence[Section]], ...] = (
 def write_report(comparison: Comparison, out: Path) -> Path:
     """Writes the report of a comparison, complete or not, into a folder; returns the page."""
     out.mkdir(parents=True, exist_ok=True)
-    sections = [section for build in SECTIONS for section in build(comparison)]
+    sections = sections_of(comparison)
     title, top = comparison.design.title or comparison.design.name, head(comparison)
     (out / "results.csv").write_text(csv.text(comparison), encoding="utf-8")
     tables = latex.text(comparison.design.name, title, sections, doubt=phantoms(comparison))
@@ -56,6 +56,11 @@ def write_report(comparison: Comparison, out: Path) -> Path:
     page = out / "report.html"
     page.write_text(html.page(title, lead(comparison), top, sections), encoding="utf-8")
     return page
+
+
+def sections_of(comparison: Comparison) -> list[Section]:
+    """Every section that has something to say, in the order of `SECTIONS`."""
+    return [section for build in SECTIONS for section in build(comparison)]
 
 
 def report_runs(folders: Sequence[Path], out: Path) -> Path:

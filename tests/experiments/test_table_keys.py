@@ -11,7 +11,7 @@ from experiments.comparison.plan import Matrix, Node
 from experiments.comparison.results import comparison_of
 from experiments.comparison.table import TableConfig, load_table
 from ssl_med.reports import page
-from ssl_med.reports.sections import overall, results
+from ssl_med.reports.sections import head, overview, published, ranks, results, results_speed
 from ssl_med.reports.writing import write_summary
 from ssl_med.spec import SslMedError
 
@@ -100,7 +100,8 @@ class Plain:
 def effect(tmp_path, monkeypatch):
     """Overrides of the table's command line -> runs that it needs, and what its report says of their results."""
     monkeypatch.setattr(Node, "config", lambda node: Plain(node.overrides))
-    for module, name in ((results, "traces"), (overall, "traces"), (overall, "rank_plot"), (overall, "scatter")):
+    drawing = [(module, "traces") for module in (results, results_speed, overview)]
+    for module, name in (*drawing, (ranks, "rank_plot"), (published, "scatter")):
         monkeypatch.setattr(module, name, lambda *drawn, **words: repr((drawn, words)))
     path = tmp_path / "table.yaml"
     path.write_text(textwrap.dedent(TABLE))
@@ -118,8 +119,9 @@ def effect(tmp_path, monkeypatch):
             matrix.folder(node).mkdir(parents=True, exist_ok=True)
             write_summary(matrix.folder(node), {"kind": node.kind, "status": "done", **result, **labels})
         comparison = comparison_of(matrix, choices, {})
-        title, lead, short = comparison.design.title, page._lead(comparison), overall.in_short(comparison)
-        return [node.overrides for node in nodes], repr((title, lead, short, page._sections(comparison)))
+        said = comparison.design.title, head.lead(comparison), page.sections_of(comparison)
+        assert "Figure" not in repr(said), "a figure's text is its address, so it differs always"
+        return [node.overrides for node in nodes], repr(said)
 
     return found
 
