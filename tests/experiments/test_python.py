@@ -1,6 +1,7 @@
 """`import ssl_med; ssl_med.pretrain(...)`: the same runs, names and errors as the command line."""
 
 import inspect
+import re
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,8 @@ def test_images_that_a_network_cannot_take_are_refused(pretrained, shape, says):
 
 def test_every_call_is_documented_and_listed():
     assert set(ssl_med.__all__) <= set(dir(ssl_med))
+    stub = Path(ssl_med.__file__).with_suffix(".pyi").read_text()
+    assert sorted(re.findall(r" as (\w+)$", stub, re.MULTILINE)) == sorted(ssl_med.__all__)
     for name in ssl_med.__all__:
         assert inspect.getdoc(getattr(ssl_med, name)), name
     assert {"moco", "pcrl/contraloss"} <= set(ssl_med.list_methods())
