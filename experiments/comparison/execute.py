@@ -124,16 +124,15 @@ class Campaign:
             self._give_up(lost)
 
     def _left(self) -> str:
-        """'12 min left', from what runs of each kind took; '' when some kind has not ended yet."""
+        """'12 min left', from what runs of each kind took, at first of any kind; '' before the first run has ended."""
         rest = 0.0
         waiting = self.waiting if self.planned_finals else [*self.waiting, *self._possible_finals()]
+        every = [x for seconds in self.seconds.values() for x in seconds]
+        if not every:
+            return ""
         for node in waiting:
-            known = self.seconds.get(kind_of(node)) or [
-                x for k, v in self.seconds.items() if k[0] == node.role for x in v
-            ]
-            if not known:
-                return ""
-            rest += float(np.mean(known))
+            alike = [x for kind, seconds in self.seconds.items() if kind[0] == node.role for x in seconds]
+            rest += float(np.mean(self.seconds.get(kind_of(node)) or alike or every))
         rest /= self.jobs
         if rest < 90:
             return f"{rest:.0f} s left"
