@@ -284,7 +284,7 @@ def test_a_wrong_request_ends_before_any_work(start, tmp_path, words, message):
 
 def test_no_table(capsys):
     assert main(["compare"]) == 2
-    assert "table=NAME is missing; `ssl-med list tables` shows what there is" in capsys.readouterr().err
+    assert "table=NAME is missing; there are: anton_fig4, " in capsys.readouterr().err
 
 
 # --- for real ----------------------------------------------------------------------------------------------------
