@@ -173,6 +173,7 @@ def test_overlap_is_refused_or_told_in_every_report(scans, pretrained, tmp_path,
         assert "with overlap, as allowed" in text
 
 
+@pytest.mark.slow
 def test_a_copy_under_another_id_is_recognised(scans, pretrained, tmp_path, capsys):
     train = data_of(scans, labelled=False).parts["train"][0]
     other = lits.generate(tmp_path / "other", subjects=6, seed=5, size=(32, 32, 24))

@@ -83,6 +83,7 @@ def test_names_in_headers_and_below_the_root(tmp_path, capsys):
     assert NAME not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_names_in_the_root_stay_in_config_yaml(tmp_path):
     root = lits.generate(tmp_path / NAME / "lits", subjects=6, seed=0, size=(32, 32, 24))
     mark(root)

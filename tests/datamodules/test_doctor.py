@@ -204,6 +204,7 @@ def names(data):
     return {part: {case.name for case in cases} for part, cases in data.parts.items()}
 
 
+@pytest.mark.slow
 def test_training_leaves_out_what_is_listed_and_nothing_else(hundreds, checked, tmp_path):
     _, out = checked
     settings = {"quarantine": str(out / "quarantine.txt"), "quarantine_budget": 0.2}
@@ -297,6 +298,7 @@ def chest(root, **settings):
     return TableConfig(name="chest14", root=str(root), **settings)
 
 
+@pytest.mark.slow
 def test_sound_phantoms_are_clean(images, tmp_path):
     assert examine(Chest14Data, chest(images)).findings == ()
     root = luna.generate(tmp_path / "luna", subjects=4, seed=0, size=(48, 48, 40))

@@ -185,6 +185,7 @@ def nearest_mean_accuracy(features, labels):
     return right / len(x)
 
 
+@pytest.mark.slow
 def test_phantom_classes_show_in_what_they_are_about_but_not_in_brightness(tmp_path):
     """Tissue: share and clustering of dark nuclei. Fundus: pale spots near the macula."""
     root = phantom("bach").generate(tmp_path / "bach", subjects=32, size=(96, 96))
@@ -304,7 +305,13 @@ def test_every_name_in_the_conf_folder_builds(capsys):
 # ----------------------------------------------------------------------------------------------- runs
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in ("images_findings", "montgomery_lungs", "medmnist_3d") else pytest.mark.slow)
+        for n in FAMILIES
+    ],
+)
 def test_pretrain_then_finetune(name, roots, tmp_path, capsys):
     family = FAMILIES[name]
     crops = [f"data.patch_size={str([16] * family.dims).replace(' ', '')}", f"data.root={roots / name}"]
@@ -332,6 +339,7 @@ def test_pretrain_then_finetune(name, roots, tmp_path, capsys):
         assert list((fine / "figures").glob("*.png"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "name"), [("pcrl", "bach"), ("models_genesis", "medmnist_3d"), ("pcrl", "medmnist_3d")]
 )

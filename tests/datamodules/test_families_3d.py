@@ -149,6 +149,7 @@ def test_a_wrong_root_is_one_line(phantoms, name, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_two_steps_from_the_command_line(phantoms, name, tmp_path):
     words = [*TINY, f"data.root={phantoms(name)}", *(f"data.{k}={v}" for k, v in OPTIONS.get(name, {}).items())]
@@ -165,6 +166,7 @@ def test_two_steps_from_the_command_line(phantoms, name, tmp_path):
     assert 0 <= summary["metrics"][f"test/{metric}"] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_phantoms_are_reproducible_and_refuse_foreign_folders(phantoms, name, tmp_path):
     phantoms(name)  # skips without pydicom

@@ -192,6 +192,7 @@ def test_luna_candidates_lie_on_tissue_inside_the_lung(chests):
     assert np.mean(np.array(values["0"]) > -500) > 0.9
 
 
+@pytest.mark.slow
 def test_luna_candidates_need_shape_not_brightness(chests):
     bright, shape, label, group = [], [], [], []
     rows = table(chests / "candidates_V2.csv")
@@ -378,6 +379,7 @@ def test_brats_brain_only_and_three_parts(heads):
     assert np.max(scales) > 3 * np.min(scales), "units must differ between cases"
 
 
+@pytest.mark.slow
 def test_brats_tumor_needs_more_than_one_threshold_and_is_learnable(heads):
     single, features, target = [], [], []
     for folder in sorted(heads.glob("BraTS20*")):
@@ -416,9 +418,9 @@ def test_chest14_layout(images):
     header, rows = entries(images)
     assert header == chest14.HEADER
     assert all(len(row) == 12 and row[-1] == "" for row in rows)
-    images = sorted(path.name for path in (images / "images").iterdir())
-    assert [row[0] for row in rows] == images
-    assert 45 < len(images) < 100
+    listed = sorted(path.name for path in (images / "images").iterdir())
+    assert [row[0] for row in rows] == listed
+    assert 45 < len(listed) < 100
     for name, labels, follow_up, patient, age, sex, view, *_ in rows:
         assert name == f"{int(patient):08d}_{int(follow_up):03d}.png"
         found = labels.split("|")
@@ -426,13 +428,13 @@ def test_chest14_layout(images):
         assert 0 < int(age) < 95
         assert sex in "MF"
         assert view in ("PA", "AP")
-    with Image.open(images / "images" / images[0]) as image:
+    with Image.open(images / "images" / listed[0]) as image:
         assert image.mode == "L"
         assert image.size == (64, 64)
     train, test = ((images / name).read_text().split() for name in ("train_val_list.txt", "test_list.txt"))
-    assert sorted(train + test) == images
+    assert sorted(train + test) == listed
     assert not {name[:8] for name in train} & {name[:8] for name in test}
-    assert 0.15 < len(test) / len(images) < 0.35
+    assert 0.15 < len(test) / len(listed) < 0.35
 
 
 def test_chest14_labels_are_plentiful(images):
@@ -464,6 +466,7 @@ def test_chest14_finding_changes_the_sick_lung(name):
         assert change[image.x * side < -25].max() < 0.02
 
 
+@pytest.mark.slow
 def test_chest14_large_findings_show_in_a_coarse_picture_but_not_in_its_mean():
     grid = Grid((64, 64), (VIEW / 64, VIEW / 64))
 

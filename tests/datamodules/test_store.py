@@ -87,7 +87,9 @@ def samples(data, part, every=1):
 # ------------------------------------------------------------------------------------------ same samples
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in ("luna", "brats") else ()) for kind in FAMILIES]
+)
 @pytest.mark.parametrize("use", ["unlabelled", "labelled", "pair"])
 @pytest.mark.parametrize(
     "more", [(), ("data.orientation=RAS", "data.spacing_mm=[3,2.5,4]")], ids=["as acquired", "resampled"]
@@ -113,6 +115,7 @@ def test_samples_from_the_store_are_those_from_the_files(raw, tmp_path, kind, us
     assert any(float(sample["image"].std()) > 0 for sample in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", sorted({*list_names("datamodules")} - {*FAMILIES, "medmnist"}))
 def test_every_family_trains_from_a_store(shared_phantom, tmp_path, kind):
     flat = compose_prepare([f"data={kind}", "store=x"])[1].spec.spatial_dims == 2
@@ -436,6 +439,7 @@ def test_the_second_call_does_nothing_and_the_raw_folder_is_left_alone(raw, tmp_
     assert snapshot(raw / "brats") == before
 
 
+@pytest.mark.slow
 def test_several_workers_make_the_same_store(raw, tmp_path):
     one = prepare(words(raw, "brats", f"store={tmp_path / 'a'}", "workers=1"))
     two = prepare(words(raw, "brats", f"store={tmp_path / 'b'}", "workers=2"))

@@ -146,6 +146,7 @@ def test_holm_knows_what_a_family_can_reach():
     assert all(isinstance(x, s.Refusal) for x in with_refused.values())
 
 
+@pytest.mark.slow
 def test_tests_keep_their_level():
     """Share of false alarms of 2,000 studies without an effect, at alpha 0.05."""
     rng = np.random.default_rng(0)
@@ -281,6 +282,7 @@ def test_the_expanded_interval_covers_the_truth_with_few_patients():
     assert covered(simulate, truth=0.7, kind="percentile") < 0.95 - TOLERANCE  # why it is the default
 
 
+@pytest.mark.slow
 def test_intervals_of_an_auc_cover_the_truth():
     def simulate(rng):
         truth = rng.permutation(np.repeat([0, 1], 75))

@@ -32,6 +32,7 @@ def gen(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.slow
 def test_every_row_is_measured(capsys):
     rows = main(["speed", *TINY])
     found = {}
@@ -70,6 +71,7 @@ def test_every_row_is_measured(capsys):
     assert "bf16 is left out, because SSL_MED_BF16=0; bf16=true measures it anyway" in printed
 
 
+@pytest.mark.slow
 def test_half_precision_is_measured_where_the_processor_has_it_or_on_demand(monkeypatch):
     variants = ["definition, fp32", "ours, fp32", "definition, bf16", "ours, bf16"]
     assert [row["variant"] for row in main(["speed", *TINY, "only=losses", "bf16=true"])][:4] == variants

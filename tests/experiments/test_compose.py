@@ -93,9 +93,13 @@ def test_every_yaml_has_its_module_and_every_module_its_yaml():
 
 # every method with every data set; variants with one of images and one of volumes
 COMBINATIONS = [
-    *((method, None, DATA) for method in METHODS),
+    *(pytest.param(method, None, DATA, marks=pytest.mark.slow if k else ()) for k, method in enumerate(METHODS)),
     *((preset, None, ["chest14", "luna"]) for preset in PRESETS),
-    *((method, trainer, ["chest14", "luna"]) for method in (*METHODS, *PRESETS) for trainer in TRAINERS),
+    *(
+        pytest.param(method, trainer, ["chest14", "luna"], marks=pytest.mark.slow)
+        for method in (*METHODS, *PRESETS)
+        for trainer in TRAINERS
+    ),
 ]
 
 

@@ -70,6 +70,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_tuberculosis_in_and_out_of_domain_in_one_table(roots, trained, tmp_path, capsys):
     words = ["task=montgomery", f"data.root={roots / 'montgomery'}", "map=tuberculosis"]
     for seed in (0, 1):
@@ -123,6 +124,7 @@ def test_tuberculosis_in_and_out_of_domain_in_one_table(roots, trained, tmp_path
     assert sorted(row["kind"] for row in results) == ["external", "external", "finetune"]
 
 
+@pytest.mark.slow
 def test_a_table_tests_its_fine_tunings_elsewhere(roots, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "Workers", Inline)
     table = tmp_path / "away.yaml"
@@ -264,6 +266,7 @@ def test_a_copied_file_is_a_leak_under_any_name(roots, trained, tmp_path, capsys
     assert "the training saw 0 subjects and 1 files of the test part" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_pretraining_is_compared_too(roots, tmp_path, capsys):
     words = ["data=lits", "data.patch_size=[16,16,8]", "data.crops_per_volume=2", "trainer.max_steps=1"]
     network = ["backbone.channels=[8,8,16]", "trainer.batch_size=2"]

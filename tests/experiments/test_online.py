@@ -60,6 +60,7 @@ def weights(folder, name="last.ckpt"):
     return torch.load(folder / name, weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_the_training_does_not_notice_the_probe_and_the_best_weights_are_kept(base, nodules, tmp_path, capsys):
     """With batch statistics and random views, so that a changed mode, statistic or random state would show."""
     base = [*base, "backbone.norm=batch", "trainer.max_steps=5", "trainer.val_every_steps=3"]

@@ -65,7 +65,9 @@ def with_one_seed(table):
     return replace(table, seeds=table.seeds[:1], pretrain=pretrain, tune=tune)
 
 
-@pytest.mark.parametrize(("name", "scale"), CASES)
+@pytest.mark.parametrize(
+    ("name", "scale"), [pytest.param(*case, marks=pytest.mark.slow if case[1] == "full" else ()) for case in CASES]
+)
 def test_every_run_composes(name, scale, roots, composed, tmp_path):
     table = with_one_seed(load_table(name, [], scale=scale))
     plan = matrix.Matrix(name, table, out=tmp_path, roots=roots, stores={})

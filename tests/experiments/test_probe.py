@@ -208,6 +208,7 @@ def test_a_frozen_encoder_is_that_of_the_file_after_training(roots, pretrained, 
         assert same or part == "decoder", key
 
 
+@pytest.mark.slow
 def test_the_decoder_is_loaded_left_or_demanded(roots, pretrained, tmp_path, capsys):
     words = ["task=lits", f"data.root={roots / 'lits'}", *VOLUME]
     full = tune(tmp_path / "auto", *words, f"init={pretrained / 'volume'}")

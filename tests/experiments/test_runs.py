@@ -92,6 +92,7 @@ def test_bfloat16_repeats_on_parts_that_are_narrower_than_a_kernel(scans, tmp_pa
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
+@pytest.mark.slow
 @pytest.mark.figures
 def test_a_classification_leaves_its_error_analysis(images, tmp_path):
     fine = tmp_path / "fine"
@@ -179,6 +180,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert json.loads((tmp_path / "nan" / "summary.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_run_whose_features_collapse_ends_with_one_line(scans, tmp_path, monkeypatch, capsys):
     """A loss that rewards small features kills every ReLU before the pooling: all images get the same features, 0."""
     from ssl_med.methods.simclr import SimCLR

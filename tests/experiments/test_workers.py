@@ -36,7 +36,7 @@ def test_whatever_a_job_dies_of_is_told_and_traced(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["probe", "external"])
 def test_what_runs_on_one_device_is_done_once_in_a_job_of_several_processes(tmp_path, monkeypatch, kind):
     done = []
-    monkeypatch.setattr(f"experiments.{kind}.{kind}", done.append)
+    monkeypatch.setattr(f"experiments.commands.{kind}.{kind}", done.append)
     for process in ("0", "1"):
         monkeypatch.setenv("SLURM_PROCID", process)
         assert carry_out(kind, ["once"], tmp_path / "a.log") == ""

@@ -243,7 +243,9 @@ def is_solved(method, name, *, metric, trivial, apart, apart_before):
 @pytest.mark.parametrize(
     ("name", "dims", "length"),
     [
-        pytest.param(*p.values, length, id=f"{p.id}-{length}", marks=pytest.mark.long if length == "long" else ())
+        pytest.param(
+            *p.values, length, id=f"{p.id}-{length}", marks=pytest.mark.long if length == "long" else pytest.mark.slow
+        )
         for length in ("short", "long")
         for p in SWEEP
         if length == "long" or p.values[1] == 2

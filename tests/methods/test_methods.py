@@ -185,6 +185,7 @@ def test_a_method_of_several_modalities_refuses_fewer(name):
         config.method_class(config.method, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dims"), [(p, d) for p in presets() for d in CLASSES[p.partition("/")[0]].dims])
 def test_every_preset_takes_a_step(name, dims):
     method = make(name, dims)
@@ -273,7 +274,10 @@ def test_backbone_travels(name, dims, build, tmp_path):
         assert torch.equal(method.decoder(method.backbone(x)), decoder(backbone(x)))
 
 
-@pytest.mark.parametrize(("name", "dims"), SWEEP)
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [pytest.param(*p.values, id=p.id, marks=pytest.mark.slow if p.values[1] == 3 else ()) for p in SWEEP],
+)
 def test_state_resumes_exactly(name, dims, build):
     """Weights, teacher, queue, bank, prototypes, counters: four steps in one go equal one and three with a save and a load
     in between, an epoch's end included."""
