@@ -1,4 +1,4 @@
-"""`make docs`: docs/methods.md and the table in README.md, written from what the methods declare and their docstrings."""
+"""`make docs`: docs/methods.md, written from what the methods declare and their docstrings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 from experiments.config.sources import method_class_of, names
 
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
-README = Path(__file__).parents[2] / "README.md"
-MARKS = ("<!-- methods -->\n", "<!-- /methods -->\n")
 HEAD = """\
 # Methods
 
@@ -33,8 +31,8 @@ def page() -> str:
     return "\n".join([HEAD, *table(), "", *parts])
 
 
-def table(link: str = "") -> list[str]:
-    """One row for each method; `link` is the page that explains them, by default the table's own."""
+def table() -> list[str]:
+    """One row for each method."""
     rows = [
         "| method | paper | family | works in | pretrains | transfers to segmentation | metric while it trains |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -43,16 +41,9 @@ def table(link: str = "") -> list[str]:
         method = method_class_of(name)
         parts = ("encoder, decoder", "both") if method.needs_decoder else ("encoder", "encoder")
         dims, family = ", ".join(f"{n}D" for n in method.dims), ", ".join(method.family)
-        cells = [f"[{name}]({link}#{name})", str(method.paper), family, dims, *parts, method.metric.name]
+        cells = [f"[{name}](#{name})", str(method.paper), family, dims, *parts, method.metric.name]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
-
-
-def with_table(readme: str) -> str:
-    """`readme` with the table of methods between its marks."""
-    before, rest = readme.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    return before + MARKS[0] + "\n".join(table("docs/methods.md")) + "\n" + MARKS[1] + after
 
 
 def _doc(name: str) -> tuple[str, str]:
@@ -69,4 +60,3 @@ def _flow(text: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
-    README.write_text(with_table(README.read_text()))

@@ -1,14 +1,11 @@
 """docs/methods.md says what the methods' files say."""
 
 from experiments.config.sources import names
-from experiments.reference.methods import PAGE, README, page, with_table
+from experiments.reference.methods import PAGE, page
 
 
 def test_the_page_is_up_to_date():
     assert PAGE.read_text() == page(), "docs/methods.md is older than the methods: make docs"
-    assert README.read_text() == with_table(README.read_text()), (
-        "the README's table is older than the methods: make docs"
-    )
 
 
 def test_every_method_is_in_the_table_and_explained():

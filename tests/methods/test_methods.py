@@ -145,7 +145,7 @@ def check_directions(method, terms):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_method_declares_itself(name):
-    """Its table in README and docs is written from what it declares; its file cites the same paper in full."""
+    """Its row in docs/methods.md is written from what it declares; its file cites the same paper in full."""
     found = CLASSES[name]
     assert "paper" in vars(found), "each method names its own paper"
     paper, text = found.paper, " ".join(inspect.getmodule(found).__doc__.split())
