@@ -130,7 +130,7 @@ class TableConfig:
     published_p: dict[str, dict[str, float]] = field(default_factory=dict)
     """in the same form: the paper's p-value of that row against the best other one"""
     collapsed_below: float = 0.0
-    """a run whose metric ends below this counts as collapsed; such runs stay in the table and are counted"""
+    """a run whose metric ends below this counts as collapsed, where higher is better; such runs stay in and are counted"""
 
     def __post_init__(self) -> None:
         for key in ("rows", "columns", "seeds"):
