@@ -28,7 +28,7 @@ from experiments.run.pretrained import (
 from experiments.run.session import Session, prepare_process
 from ssl_med.config import to_yaml
 from ssl_med.evaluation.metrics import conventions
-from ssl_med.evaluation.protocols import TransferConfig, describe
+from ssl_med.evaluation.protocols.finetune import TransferConfig, describe
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage
@@ -47,7 +47,7 @@ SETTINGS = {
     "task": "ssl_med.evaluation.tasks:TaskConfig",
     "data": "datamodules.{data}:Config",
     "labels": "experiments.config.sections:BudgetConfig",
-    "transfer": "ssl_med.evaluation.protocols:TransferConfig",
+    "transfer": "ssl_med.evaluation.protocols.finetune:TransferConfig",
     "backbone": "ssl_med.networks.backbones.{backbone}:Config",
     "optim": "ssl_med.optim:OptimConfig",
     "trainer": "experiments.config.sections:TrainerConfig",

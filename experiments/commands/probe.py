@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from datamodules.core.base import NO_VALIDATION, MedicalData
 from experiments.config.defaults import write_phantoms
+from experiments.config.protocols import probe_class
 from experiments.config.run import RunConfig, compose_probe
 from experiments.config.sections import SCRATCH
 from experiments.run.environment import say
@@ -30,24 +31,21 @@ from experiments.run.pretrained import (
 )
 from experiments.run.session import Session, prepare_process
 from ssl_med.config import to_plain, to_yaml
-from ssl_med.evaluation import dense, fewshot, pretext, probes
 from ssl_med.evaluation.features import (
     Features,
     cached,
     check_levels,
     extract,
-    pooled,
     settings_key,
     weights_key,
 )
 from ssl_med.evaluation.metrics import conventions
-from ssl_med.evaluation.tasks import Row, Segmentation, task_class
+from ssl_med.evaluation.protocols.core.contract import PARTS, Result, SamplesOf
 from ssl_med.ledger import Leakage
 from ssl_med.reports.figures.pictures import save_overlay
 from ssl_med.reports.run_folder import FIGURES
 from ssl_med.reports.writing import file_stem, write_cases
-from ssl_med.rng import seeded_generator
-from ssl_med.spec import Batch, DataSpec, SslMedError
+from ssl_med.spec import Batch, SslMedError
 
 USAGE = (
     "ssl-med probe task=NAME|data=NAME protocol=NAME [init=RUN|FILE|scratch] [data.root=DIR] [key=value ...] [--show]"
@@ -64,7 +62,7 @@ SETTINGS = {
     "task": "ssl_med.evaluation.tasks:TaskConfig",
     "data": "datamodules.{data}:Config",
     "labels": "experiments.config.sections:LabelsConfig",
-    "transfer": "ssl_med.evaluation.protocols:InitConfig",
+    "transfer": "ssl_med.evaluation.protocols.finetune:InitConfig",
     "backbone": "ssl_med.networks.backbones.{backbone}:Config",
     "trainer": "experiments.config.sections:TrainerConfig accelerator batch_size precision num_workers threads progress",
     "tracking": "experiments.config.sections:TrackingConfig",
@@ -72,27 +70,12 @@ SETTINGS = {
 OPTIONS = {"--show": "print all settings and stop"}
 DEFAULTS = ("root", "phantoms", "trainer")
 
-PICTURES = 4  # of a probe of voxels: the first test cases
 HELD = 0.2  # share of the training subjects that chooses, where there is no validation part (Anton et al. 2022)
 # settings of data that do not change what a case's sample is
 _FREE = (
     "cache_gb", "allow_overlap", "quarantine", "quarantine_budget", "split", "split_file", "split_ratios", "split_seed",
     "test_is_val", "pretrain_share", "share_by", "store",
 )  # fmt: skip
-
-SamplesOf = Callable[[Batch], tuple[Sequence[str], Tensor, Tensor]]
-
-
-@dataclass
-class Result:
-    """What a protocol found on the test part."""
-
-    metric: str
-    metrics: dict[str, float]
-    rows: list[Row]
-    chosen: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    pictures: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
 def probe(overrides: Sequence[str]) -> Path:
@@ -115,7 +98,7 @@ def probe(overrides: Sequence[str]) -> Path:
     )
     data.setup()
     ledger, leakage = check_leak(loaded, data, allow=config.data.allow_overlap)
-    run = _Probe(config, loaded, data, config.folder())
+    run = _Frozen(config, loaded, data, config.folder())
     session = Session.open(config, method=loaded.method)
     if session is None:
         say(f"finished already: {config.folder()}")
@@ -137,11 +120,14 @@ def probe(overrides: Sequence[str]) -> Path:
     return session.folder
 
 
-class _Probe:
-    """One protocol on the parts of one data set."""
+class _Frozen:
+    """The encoder and the data of a run, as `Source` of ssl_med.evaluation.protocols says."""
 
     def __init__(self, config: RunConfig, loaded: LoadedNetwork, data: MedicalData, folder: Path) -> None:
         self.config, self.data = config, data
+        self.kind = probe_class(config.protocol, config.spec, config.name)
+        self.spec, self.task, self.seed = config.spec, config.task, config.general.seed
+        self.whole = config.labels.whole
         self.backbone = loaded.backbone.eval().requires_grad_(False)
         self.device = _device(config.trainer.accelerator)
         self.backbone.to(self.device)
@@ -153,24 +139,14 @@ class _Probe:
         self.notes: list[str] = []
         self.held = self.single = False
         self.read = 0
-        if not self.cases["val"] and config.protocol != "fewshot":
+        if not self.cases["val"] and "val" in self.kind.parts:
             self._hold()
 
     def result(self) -> Result:
         """Runs the protocol."""
-        protocol, spec = self.config.protocol, self.config.spec
-        if protocol == "fewshot":
-            return self._fewshot()
-        if spec.target == "mask":
-            return self._dense()
-        if protocol.startswith("pretext"):
-            return self._pretext()
-        features = self._features(self._pooled)
-        if protocol == "knn":
-            return self._scored(spec, features[2], probes.knn(self.config.probe, spec, *features))
-        return self._scored(spec, features[2], self._linear(spec, features))
-
-    # --- features ------------------------------------------------------------------------------------------------
+        result = self.kind(self.config.probe).result(self)
+        result.notes = [*self.notes, *result.notes]
+        return result
 
     def _hold(self) -> None:
         """Without a validation part, some training subjects choose; they are among those of the final fit.
@@ -192,14 +168,13 @@ class _Probe:
         self.held = True
         self.notes.append(f"no validation part: {count} of the {len(subjects)} training subjects choose")
 
-    def _features(
-        self, samples_of: SamplesOf, parts: Sequence[str] = ("train", "val", "test"), **about: Any
+    def features(
+        self, samples_of: SamplesOf, *, kind: str, parts: Sequence[str] = PARTS, crops: bool = False, **about: Any
     ) -> list[Features]:
         """Features of each part, from their files where they are there."""
         settings = {k: v for k, v in to_plain(self.config.data).items() if k not in _FREE}
         settings["root"] = str(Path(settings["root"]).resolve())
-        kind = "pretext" if self.config.protocol.startswith("pretext") else "pooled"
-        about = {"kind": about.get("kind", kind if kind == "pooled" else self.config.protocol), **about}
+        about = {"kind": kind, **about}
         found = []
         for part in parts:
             like = "train" if self.held and part == "val" else part
@@ -208,7 +183,7 @@ class _Probe:
             key = settings_key(
                 self.weights, self.levels, self.config.trainer.precision, about, settings, like, names, seed
             )
-            loader = self.data.still_loader(self.cases[part], part=like, crops=about["kind"] == "dense")
+            loader = self.data.still_loader(self.cases[part], part=like, crops=crops)
 
             def make(loader: Any = loader, part: str = part) -> Features:
                 shown = tqdm(loader, desc=f"features of {part}", disable=not self.config.trainer.progress, leave=False)
@@ -228,110 +203,17 @@ class _Probe:
         order = np.random.default_rng([self.config.general.seed, 0x4E1D]).permutation(len(features))
         return features.rows(np.sort(order[count:])), features.rows(np.sort(order[:count]))
 
-    def _pooled(self, batch: Batch) -> tuple[Sequence[str], Tensor, Tensor]:
-        return batch["id"], pooled(self.backbone, batch["image"], self.levels), batch["label"]
-
-    # --- protocols -----------------------------------------------------------------------------------------------
-
-    def _linear(self, spec: DataSpec, features: list[Features]) -> probes.Outcome:
-        wanted = self.config.probe.refit_on
-        # subjects held out of the budget return to it; a validation part would enlarge a part of the labels
-        refit = self.held if wanted == "auto" and not self.config.labels.whole else wanted != "train"
-        train, val = (len(part) for part in features[:2])
-        fitted = f"train and val, {train + val} samples" if refit else f"train, {train} samples"
-        self.notes.append(f"L2 chosen on {val} validation samples; final fit on {fitted}")
-        return probes.linear(self.config.probe, spec, *features, refit=refit)
-
-    def _scored(self, spec: DataSpec, test: Features, outcome: probes.Outcome) -> Result:
-        task = task_class(spec)(self.config.task, spec, self.backbone, None)
-        batch: Any = {"id": test.ids, "label": test.label}
-        subjects = self._subjects()
-        # a pretext's sample is named by its crop's number and what was done to it
-        crops = self.config.protocol.startswith("pretext")
-        places = (int(name.split("/")[-2]) if crops else k for k, name in enumerate(test.ids))
-        scored = zip(task.rows(outcome.logits, batch), places, strict=True)
-        rows = [{**row, "subject": subjects[place]} for row, place in scored]
-        return Result(task.metric, task.summarize(rows), rows, outcome.chosen, [*self.notes, *outcome.notes])
-
-    def _subjects(self) -> list[int]:
+    def subjects(self) -> list[int]:
         """Number of the subject of each test sample."""
         samples: Any = self.data.still_loader(self.cases["test"], part="test").dataset
         return [samples.subject[int(case)] for case in samples.case]
 
-    def _fewshot(self) -> Result:
-        spec = self.config.spec
-        if spec.target == "mask":
-            raise SslMedError("protocol=fewshot needs class labels")
-        train, test = self._features(self._pooled, ("train", "test"))
-        found = fewshot.fewshot(self.config.probe, spec, train, test, seed=self.config.general.seed)
-        subjects = self._subjects()
-        first = len(found.ids) - len(
-            subjects
-        )  # of a pool the training samples come first; their subjects are not counted
-        rows: list[Row] = []
-        for k, asked in enumerate(found.asked.tolist()):
-            if asked:
-                row = {"case": found.ids[k], "label": int(found.label[k]), "asked": asked}
-                row |= {"subject": subjects[k - first]} if k >= first else {}
-                rows.append(row | {"accuracy": int(found.right[k]) / asked})
-        return Result("accuracy", found.metrics, rows, {}, list(found.notes))
-
-    def _pretext(self) -> Result:
-        kind = self.config.protocol
-        samples = pretext.rotation_samples if kind == "pretext_rotation" else pretext.position_samples
-
-        def samples_of(batch: Batch) -> tuple[Sequence[str], Tensor, Tensor]:
-            return samples(self.backbone, batch, self.levels)
-
-        spec = pretext.pretext_spec(self.config.spec, kind)
-        features = self._features(samples_of)
-        result = self._scored(spec, features[2], self._linear(spec, features))
-        result.metric = "accuracy"
-        result.metrics = {"accuracy": result.metrics["accuracy"], "chance": 1 / len(spec.class_names)}
-        return result
-
-    def _dense(self) -> Result:
-        config, spec = self.config.probe, self.config.spec
-        cpu = torch.device("cpu")
-        generator = seeded_generator(self.config.general.seed, 0xDE5E, device=cpu)
-
-        def samples_of(batch: Batch) -> tuple[Sequence[str], Tensor, Tensor]:
-            return dense.sample_voxels(self.backbone, batch, self.levels, config.voxels, generator)
-
-        train, val = self._features(samples_of, ("train", "val"), kind="dense", voxels=config.voxels)
-        weight, bias, chosen, notes = dense.fit_voxels(config, train, val, generator=generator)
-        decoder = dense.LinearDecoder(self.backbone, self.levels, len(spec.class_names)).to(self.device)
-        decoder.fill(weight, bias)
-        task = Segmentation(self.config.task, spec, self.backbone, decoder).to(self.device).eval()
-        dense.set_head(task, torch.zeros(len(spec.class_names)))
-        threshold = dense.Threshold(len(spec.class_names))
-        for batch, logits in self._predictions(task, decoder, "val"):
-            threshold.add(logits[0], batch["mask"][0])
-        best = threshold.best()
-        dense.set_head(task, best)
-        rows: list[Row] = []
-        pictures: dict[str, dict[str, np.ndarray]] = {}
-        for batch, logits in self._predictions(task, decoder, "test"):
-            found = task.test_rows(logits, batch)
-            subjects = batch["subject"].tolist()
-            rows += [{**row, "subject": subject} for row, subject in zip(found, subjects, strict=True)]
-            if len(pictures) < PICTURES:
-                pictures[batch["id"][0]] = task.picture(logits, batch)
-        names = spec.class_names
-        chosen = {f"l2/{name}": chosen[f"l2/{k}"] for k, name in enumerate(names)}
-        chosen |= {f"threshold/{name}": float(best[k]) for k, name in enumerate(names)}
-        about = (
-            f"voxel features of levels {list(self.levels)}, {len(train)} training voxels, thresholds by validation Dice"
-        )
-        return Result(task.metric, task.summarize(rows), rows, chosen, [*self.notes, about, *notes], pictures)
-
-    @torch.inference_mode()
-    def _predictions(self, task: Segmentation, decoder: dense.LinearDecoder, part: str) -> Any:
+    def batches(self, part: str) -> Iterator[Batch]:
+        """Batches of evaluation, on the device."""
         loader = self.data.still_loader(self.cases[part], part=part)
-        shown = tqdm(loader, desc=f"prediction of {part}", disable=not self.config.trainer.progress, leave=False)
-        for batch in shown:
+        for batch in tqdm(loader, desc=f"prediction of {part}", disable=not self.config.trainer.progress, leave=False):
             there: Any = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-            yield there, task.predict(there["image"], self.backbone, decoder)
+            yield there
 
 
 def _device(accelerator: str) -> torch.device:
@@ -346,7 +228,7 @@ def _device(accelerator: str) -> torch.device:
 
 def _finish(
     session: Session,
-    run: _Probe,
+    run: _Frozen,
     loaded: LoadedNetwork,
     leakage: Leakage | None,
     result: Result,

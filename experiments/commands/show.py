@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from experiments.config.helptext import rows_of, spell
 from experiments.config.offers import KINDS
-from experiments.config.schema import ROOT, class_variable, classes, docstring, path_of, settings
+from experiments.config.protocols import PACKAGE
+from experiments.config.schema import ROOT, class_variable, docstring, path_of, settings
 from experiments.config.sources import CONF, read_conf
 from ssl_med.catalogue import nearest
 from ssl_med.spec import SslMedError
@@ -58,12 +59,12 @@ def _facts(kind: str, name: str) -> Iterator[str]:
         yield f"layout below data.root: {spell(class_variable(module, 'layout'))}"
         yield from _file(module, docstring(module))
         yield from _defaults("data", f"{module}:Config")
-    elif kind == "protocols" and name != "finetune":
-        reference = classes("experiments.config.run", "PROTOCOLS")[name]
-        yield from _file(reference.partition(":")[0], "")
-        yield from _defaults("probe", reference)
     elif kind == "protocols":
-        yield from _defaults("transfer", "ssl_med.evaluation.protocols:TransferConfig")
+        module = f"{PACKAGE}.{name}"
+        yield from _file(module, docstring(module))
+        yield from _defaults(
+            "transfer" if class_variable(module, "command") == "finetune" else "probe", f"{module}:Config"
+        )
     elif kind == "backbones":
         module = f"ssl_med.networks.backbones.{name}"
         yield from _file(module, docstring(module))

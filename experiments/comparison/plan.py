@@ -11,12 +11,13 @@ from typing import Any, Literal
 from experiments.comparison.table import SourceConfig, TableConfig, Tree, merge
 from experiments.config.external import compose_external
 from experiments.config.finetuned import FinetunedRun
+from experiments.config.protocols import protocol_class
 from experiments.config.run import PASS, RunConfig, compose_finetune, compose_pretrain, compose_probe
 from experiments.config.sections import SCRATCH
 from experiments.config.sources import CONF, names
 from ssl_med.catalogue import nearest
 from ssl_med.config import hint_of, read_yaml
-from ssl_med.evaluation.protocols import InitConfig
+from ssl_med.evaluation.protocols.finetune import InitConfig
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.reports.run_folder import Run, read_run
 from ssl_med.spec import SslMedError
@@ -163,8 +164,8 @@ class Matrix:
         """
         for node in {node.column: node for node in nodes if self._metric(node) and node.kind != "external"}.values():
             metric, config = self._metric(node), node.config()
-            accuracy = config.protocol == "fewshot" or config.protocol.startswith("pretext")
-            known = ["accuracy"] if accuracy else task_class(config.spec).test_metrics(config.spec.class_names)
+            own = protocol_class(config.protocol).metric if config.kind == "probe" else ""
+            known = [own] if own else task_class(config.spec).test_metrics(config.spec.class_names)
             if metric not in known:
                 raise SslMedError(
                     f"columns.{node.column}.metric={metric}: is no test metric of {config.name}{nearest(metric, known)}"
@@ -191,8 +192,8 @@ class Matrix:
         settings = self._merged(table.settings, wanted.settings, row.transfer)
         for key, value in choice:
             settings = _set(settings, key, value)
-        pretext = wanted.protocol.startswith("pretext")
-        if not pretext:
+        labelled = protocol_class(wanted.protocol).labels
+        if labelled:
             settings = _set(settings, "labels.fraction", fraction)
         if role == "tune":
             # trials never see the test part; pretraining may have seen, unlabelled, the training subjects that choose
@@ -204,8 +205,8 @@ class Matrix:
             place = (table.tune.seeds if role == "tune" else table.seeds).index(seed)
             needs = (self._pretraining(label, column, seeds[place % len(seeds)]),)
             init = str(self.folder(needs[0]))
-        start = [f"{'data' if pretext else 'task'}={wanted.task}", *self._trainer()]
-        family = wanted.task if pretext else family_of(wanted.task)
+        start = [f"{'task' if labelled else 'data'}={wanted.task}", *self._trainer()]
+        family = family_of(wanted.task) if labelled else wanted.task
         settings = self._merged(settings, {"data": self._data(wanted.root or family)})
         if wanted.protocol != "finetune":
             start.append(f"protocol={wanted.protocol}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.config.protocols import protocol_class
 from experiments.config.sections import SCRATCH
 from ssl_med.catalogue import nearest
 from ssl_med.config import Layer, build, parse_overrides, read_yaml
@@ -154,7 +155,7 @@ class TableConfig:
                     raise SslMedError(f"columns.{name}.metric={error}") from None
             if not column.fractions:
                 raise SslMedError(f"columns.{name}.fractions is empty; give one share or more")
-            if column.protocol.startswith("pretext") and column.fractions != (1.0,):
+            if not protocol_class(column.protocol).labels and column.fractions != (1.0,):
                 raise SslMedError(f"columns.{name}: protocol {column.protocol} has no labels; leave fractions out")
             for key, values in column.tune.items():
                 if not values:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from experiments.config.schema import class_docstring, classes, docstring, settings
+from experiments.config.protocols import PACKAGE
+from experiments.config.schema import docstring, settings
 from experiments.config.sources import CONF, names, presets
 from ssl_med.catalogue import list_names
 
@@ -20,9 +21,7 @@ def _backbones() -> dict[str, str]:
 
 
 def _protocols() -> dict[str, str]:
-    probes = classes("experiments.config.run", "PROTOCOLS")
-    found = {"finetune": "train encoder and head on labels, or the head alone: `ssl-med finetune`, transfer.protocol"}
-    return found | {name: first_sentence(class_docstring(reference)) for name, reference in probes.items()}
+    return {name: first_sentence(docstring(f"{PACKAGE}.{name}")) for name in list_names(PACKAGE)}
 
 
 def _tables() -> dict[str, str]:

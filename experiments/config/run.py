@@ -11,6 +11,7 @@ from typing import Any, Literal
 from datamodules.core.base import MedicalData
 from experiments.config.network import build_network
 from experiments.config.online import PREFIX, Online, OnlineConfig, check_monitor, spelled
+from experiments.config.protocols import asked_protocol, probe_class, protocol_class
 from experiments.config.sections import (
     SCRATCH,
     BudgetConfig,
@@ -34,11 +35,7 @@ from experiments.config.sources import (
 )
 from ssl_med.catalogue import nearest
 from ssl_med.config import Layer, build, config_hash, read_yaml, to_plain
-from ssl_med.evaluation.dense import DenseConfig
-from ssl_med.evaluation.fewshot import FewshotConfig
-from ssl_med.evaluation.pretext import PretextConfig
-from ssl_med.evaluation.probes import KnnConfig, LinearConfig
-from ssl_med.evaluation.protocols import InitConfig, TransferConfig
+from ssl_med.evaluation.protocols.finetune import InitConfig, TransferConfig
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.ledger import salted
 from ssl_med.methods.core.base import Method
@@ -59,13 +56,6 @@ PASS = (
     "threads",
     "progress",
 )  # keys of trainer that a probe has
-PROTOCOLS: dict[str, type] = {
-    "linear": LinearConfig,
-    "knn": KnnConfig,
-    "fewshot": FewshotConfig,
-    "pretext_rotation": PretextConfig,
-    "pretext_position": PretextConfig,
-}
 
 
 @dataclass(frozen=True)
@@ -97,9 +87,7 @@ class RunConfig:
     @property
     def labelled(self) -> bool:
         """Whether the run reads labels."""
-        return self.kind in ("finetune", "external") or (
-            self.kind == "probe" and not self.protocol.startswith("pretext")
-        )
+        return self.kind in ("finetune", "external") or (self.kind == "probe" and protocol_class(self.protocol).labels)
 
     @property
     def spec(self) -> DataSpec:
@@ -247,21 +235,17 @@ def compose_probe(overrides: Sequence[str]) -> RunConfig:
     """
     protocols = [override.partition("=")[2] for override in overrides if override.startswith("protocol=")]
     rest = [override for override in overrides if not override.startswith("protocol=")]
-    if len(protocols) != 1 or protocols[0] not in PROTOCOLS:
-        if len(protocols) > 1:
-            raise SslMedError("command line: 'protocol' is given twice")
-        if not protocols or not protocols[0]:
-            raise SslMedError(f"protocol=NAME is missing; there are: {', '.join(PROTOCOLS)}")
-        raise SslMedError(f"protocol '{protocols[0]}' is unknown{nearest(protocols[0], list(PROTOCOLS))}")
-    protocol = protocols[0]
-    pretext = protocol.startswith("pretext")
+    if len(protocols) > 1:
+        raise SslMedError("command line: 'protocol' is given twice")
+    protocol = protocols[0] if protocols else ""
+    labelled = asked_protocol(protocol).labels
     chosen, line = choose(
-        rest, required=("data",) if pretext else ("task",), optional=("trainer",) if pretext else ("data", "trainer")
+        rest, required=("task",) if labelled else ("data",), optional=("data", "trainer") if labelled else ("trainer",)
     )
     own: tuple[str, ...] = (
         "data", "backbone", "trainer", "tracking", "transfer", "probe", "seed", "out", "resume", "init",
     )  # fmt: skip
-    if pretext:
+    if not labelled:
         name = data_name = chosen["data"]
         data_class = data_class_of(data_name)
         layers = config_sources(chosen, line, ("data", "trainer"), data_class, data_name)
@@ -321,11 +305,11 @@ def finish(
 ) -> RunConfig:
     """All sections of a run from its layers."""
     data = build_data(data_class, data_name, layers)
-    labelled = kind != "pretrain" and not protocol.startswith("pretext")
+    labelled = kind != "pretrain" and (not protocol or protocol_class(protocol).labels)
     spec = data_class.make_spec(data, labelled=labelled)
     probe = None
     if kind == "probe":
-        probe = build_section(_probe_schema(protocol, spec, name), layers, "probe")
+        probe = build_section(probe_class(protocol, spec, name).Config, layers, "probe")
     backbone, others = build_network(layers, spec)
     general = build_top(GeneralConfig, layers, ("seed", "out", "init", "resume"))
     asked = build_section(TrainerConfig, layers, "trainer")
@@ -363,12 +347,3 @@ def _begun(out: str) -> str:
     if not out or not path.is_file():
         return ""
     return str(read_yaml(path, str(path)).section("trainer").tree.get("precision", ""))
-
-
-def _probe_schema(protocol: str, spec: DataSpec, name: str) -> type:
-    """Settings of a protocol; a linear probe of masks is one of voxels."""
-    if spec.target == "mask":
-        if protocol != "linear":
-            raise SslMedError(f"protocol={protocol} needs class labels, task '{name}' has masks; use protocol=linear")
-        return DenseConfig
-    return PROTOCOLS[protocol]

@@ -8,6 +8,7 @@ belong to (torch, Lightning, MONAI) takes seconds. tests/experiments/test_cli.py
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -71,33 +72,23 @@ def docstring(module: str) -> str:
     return ast.get_docstring(_tree(module)) or ""
 
 
-def class_docstring(reference: str) -> str:
-    """What a class says of itself."""
-    return ast.get_docstring(_shadow(*_class(reference)).node) or ""
-
-
 def constant(module: str, name: str, default: Any = None) -> Any:
     """Literal value of a name at the top of a module."""
     node = _assigned(module).get(name)
     return _value(module, node) if node is not None else default
 
 
-def classes(module: str, name: str) -> dict[str, str]:
-    """References to the classes of `name = {"word": Class, ...}` at the top of a module."""
-    node = _assigned(module)[name]
-    assert isinstance(node, ast.Dict)
-    found = {}
-    for key, value in zip(node.keys, node.values, strict=True):
-        at = _find(module, ast.unparse(value))
-        if key is not None and at is not None:
-            found[str(ast.literal_eval(key))] = f"{at[0]}:{at[1].name}"
-    return found
-
-
 def path_of(module: str) -> Path:
-    """Source file of a module, or of a package."""
-    path = ROOT.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    """Source file of a module, or of a package; also one in a folder by which somebody extends a package's `__path__`."""
+    *parents, name = module.split(".")
+    path = ROOT.joinpath(*parents, name)
+    if path.is_dir():
+        return path / "__init__.py"
+    folders = []
+    if parents and ROOT.joinpath(*parents).is_dir():  # our packages are empty: importing one costs nothing
+        folders = [Path(folder) for folder in importlib.import_module(".".join(parents)).__path__]
+    found = [folder / f"{name}.py" for folder in folders if (folder / f"{name}.py").is_file()]
+    return found[0] if found else path.with_suffix(".py")
 
 
 @cache

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from experiments.config.schema import Setting, classes, constant, docstring, settings
+from experiments.config.protocols import probes, settings_of
+from experiments.config.schema import Setting, constant, docstring, settings
 from experiments.config.sources import check_name, names, read_conf
 from ssl_med.catalogue import list_names, nearest
 from ssl_med.spec import SslMedError
@@ -86,7 +87,7 @@ def chosen(about: Command, arguments: Sequence[str]) -> dict[str, str]:
 def options_of(group: str) -> list[str]:
     """What `GROUP=` can be."""
     if group == "protocol":
-        return list(classes("experiments.config.run", "PROTOCOLS"))
+        return probes()
     return ["same", *names("map")] if group == "map" else names(group)
 
 
@@ -131,8 +132,8 @@ def _filled(references: str, picked: Mapping[str, str]) -> Iterator[str | None]:
         elif "{backbone}" in reference:  # yamls may choose it: the keys of all, of which the full validation takes some
             yield from (reference.format(backbone=name) for name in list_names("ssl_med.networks.backbones"))
         elif reference == "{protocol}":
-            protocols = classes("experiments.config.run", "PROTOCOLS")
-            yield protocols.get(picked.get("protocol", ""))
+            found = settings_of(picked.get("protocol", ""))
+            yield from found or (None,)
         else:
             yield reference
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from experiments.config.helptext import rows_of
 from experiments.config.offers import KINDS
-from experiments.config.schema import classes, settings
+from experiments.config.protocols import PACKAGE, probes
+from experiments.config.schema import settings
 from experiments.config.usage import FAMILY, command, commands
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
@@ -61,8 +62,8 @@ def _kind(kind: str) -> Iterator[str]:
 
 def _probes() -> Iterator[str]:
     yield "## probe.* by protocol\n"
-    for name, reference in classes("experiments.config.run", "PROTOCOLS").items():
-        yield f"### protocol={name}\n\n" + _table(list(rows_of("probe", settings(reference))))
+    for name in probes():
+        yield f"### protocol={name}\n\n" + _table(list(rows_of("probe", settings(f"{PACKAGE}.{name}:Config"))))
 
 
 def _table(rows: list[tuple[str, str, str, str]]) -> str:

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from datamodules.core.splits import label_budget
 from experiments.config.online import PREFIX, Online, spelled
-from ssl_med.evaluation import probes
 from ssl_med.evaluation.features import Features, check_levels, extract, kept_mode, pooled
 from ssl_med.evaluation.metrics import metric_of
-from ssl_med.evaluation.probes import KnnConfig, LinearConfig
+from ssl_med.evaluation.protocols.core.choice import Outcome
+from ssl_med.evaluation.protocols.knn import KnnConfig, knn
+from ssl_med.evaluation.protocols.linear import LinearConfig, linear
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.spec import Batch, SslMedError
@@ -215,13 +216,13 @@ class OnlineProbe(pl.Callback):
             asked: Any = {"id": val.ids, "label": val.label}
             return task.summarize(task.rows(outcome.logits, asked))[task.metric]
 
-    def _outcome(self, train: Features, val: Features) -> probes.Outcome:
+    def _outcome(self, train: Features, val: Features) -> Outcome:
         settings = self.online.settings
         if settings.protocol == "knn":
             nearest = KnnConfig(neighbours=(min(settings.neighbours, len(train)),))
-            return probes.knn(nearest, self.spec, train, val, val)
+            return knn(nearest, self.spec, train, val, val)
         fixed = LinearConfig(strengths=1, strength_min=settings.l2, strength_max=settings.l2)
-        return probes.linear(fixed, self.spec, train, val, val, refit=False)
+        return linear(fixed, self.spec, train, val, val, refit=False)
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {"steps": list(self.steps), "values": list(self.values), "seconds": self.seconds}

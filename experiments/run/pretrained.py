@@ -13,7 +13,7 @@ from experiments.config.sections import SCRATCH
 from experiments.run.session import ledger_of
 from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone, read_card
 from ssl_med.config import to_plain
-from ssl_med.evaluation.protocols import TransferConfig
+from ssl_med.evaluation.protocols.finetune import TransferConfig
 from ssl_med.ledger import Leakage, Ledger, compare
 from ssl_med.networks.backbone import build_backbone, check_backbone
 from ssl_med.networks.init import init_weights

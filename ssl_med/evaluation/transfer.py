@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ssl_med.distributed import gather_objects, rank
-from ssl_med.evaluation.protocols import TransferConfig, parts, start_steps
+from ssl_med.evaluation.protocols.finetune import TransferConfig, parts, start_steps
 from ssl_med.evaluation.tasks import Row, Task, TaskConfig, task_class
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.pyramid import Backbone, Decoder

@@ -147,3 +147,43 @@ def test_a_report_section_is_one_file(example, tmp_path, monkeypatch):
     assert '<h2 id="longest">Longest run</h2>' in (tmp_path / "out" / "report.html").read_text()
     tex = (tmp_path / "out" / "table.tex").read_text()
     assert "scratch & 1 min 15 s" in tex.partition("tab:report-longest")[2]
+
+
+def test_a_protocol_is_one_file(example):
+    """Features that are their own answer: each class lies on an axis, and one of four test samples on the wrong one."""
+    from types import SimpleNamespace
+
+    from experiments.config.protocols import probe_class, probes, settings_of
+    from experiments.config.run import compose_probe
+    from ssl_med.evaluation.features import Features
+    from ssl_med.evaluation.tasks import TaskConfig
+    from ssl_med.networks.backbone import backbone_config, build_backbone
+    from ssl_med.spec import DataSpec, SslMedError
+
+    package, name = example("add-a-protocol")
+    assert name in probes()
+    spec = DataSpec("x", 2, 1, (8, 8), target="class", class_names=("a", "b"))
+    found = probe_class(name, spec, "x")
+    train = Features(("1", "2"), torch.tensor([[2.0, 0.1], [0.1, 3.0]]), torch.tensor([0, 1]))
+    axes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [4.0, 0.0], [1.0, 0.0]])
+    test = Features(("p", "q", "r", "s"), axes, torch.tensor([0, 1, 0, 1]))
+    backbone = build_backbone(backbone_config("unet", channels=(2, 2)), spatial_dims=2, in_channels=1)
+    source = SimpleNamespace(
+        spec=spec, task=TaskConfig(name="x"), backbone=backbone, levels=(0,), seed=0,
+        features=lambda samples_of, *, kind, parts: [{"train": train, "test": test}[part] for part in parts],
+        subjects=lambda: [0, 1, 2, 2],
+    )  # fmt: skip
+    result = found(found.Config()).result(source)
+    assert result.metrics["accuracy"] == 0.75
+    assert [row["subject"] for row in result.rows] == [0, 1, 2, 2]
+    # what it needs is known before work starts
+    assert settings_of(name) == [f"{package}.{name}:Config"]
+    assert compose_probe(["task=nodule2d", "protocol=centroid", "probe.temperature=0.5"]).probe.temperature == 0.5
+    with pytest.raises(
+        SslMedError, match="protocol=centroid needs class labels, task 'lits' has masks; use protocol=li"
+    ):
+        compose_probe(["task=lits", "protocol=centroid"])
+    with pytest.raises(
+        SslMedError, match="protocol=finetune is that of `ssl-med finetune`; a probe has: centroid, dense"
+    ):
+        compose_probe(["task=lits", "protocol=finetune"])

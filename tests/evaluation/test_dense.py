@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ssl_med.evaluation.dense import (
+from ssl_med.evaluation.features import Features
+from ssl_med.evaluation.protocols.dense import (
     DenseConfig,
     LinearDecoder,
     Threshold,
@@ -12,7 +13,6 @@ from ssl_med.evaluation.dense import (
     sample_voxels,
     set_head,
 )
-from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.scores import dice_per_region
 from ssl_med.evaluation.tasks import Segmentation, TaskConfig
 from ssl_med.networks.backbone import backbone_config, build_backbone

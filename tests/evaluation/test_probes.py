@@ -9,9 +9,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from ssl_med.evaluation.features import Features, cached, check_levels, extract, pooled, weights_key
-from ssl_med.evaluation.fewshot import FewshotConfig, draw_episodes, episode_answers, fewshot
-from ssl_med.evaluation.pretext import position_samples, rotation_samples
-from ssl_med.evaluation.probes import KnnConfig, LinearConfig, knn, knn_scores, linear
+from ssl_med.evaluation.protocols.fewshot import FewshotConfig, draw_episodes, episode_answers, fewshot
+from ssl_med.evaluation.protocols.knn import KnnConfig, knn, knn_scores
+from ssl_med.evaluation.protocols.linear import LinearConfig, linear
+from ssl_med.evaluation.protocols.pretext_position import position_samples
+from ssl_med.evaluation.protocols.pretext_rotation import rotation_samples
 from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import DataSpec, SslMedError
 

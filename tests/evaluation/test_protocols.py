@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from ssl_med.evaluation.protocols import TransferConfig, describe, parts, rate_factors, start_steps
+from ssl_med.evaluation.protocols.finetune import TransferConfig, describe, parts, rate_factors, start_steps
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.networks.backbone import backbone_config, build_backbone

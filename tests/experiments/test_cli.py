@@ -16,6 +16,7 @@ from experiments.cli import main
 from experiments.config import defaults, schema
 from experiments.config.helptext import of_command
 from experiments.config.offers import KINDS
+from experiments.config.protocols import PACKAGE, probes, protocol_class
 from experiments.config.run import compose_pretrain
 from experiments.config.sources import names
 from experiments.config.usage import check, command, commands, default_data
@@ -36,8 +37,8 @@ def references():
             if one and "{" not in one:
                 module, _, name = one.partition(" ")[0].partition(":")
                 found[f"{module}:{name}"] = getattr(importlib.import_module(module), name)
-    for name, path in schema.classes("experiments.config.run", "PROTOCOLS").items():
-        found[path] = importlib.import_module("experiments.config.run").PROTOCOLS[name]
+    for name in probes():
+        found[f"{PACKAGE}.{name}:Config"] = protocol_class(name).Config
     for package, base in (("ssl_med.methods", Method), ("datamodules", MedicalData)):
         for name in names("method" if base is Method else "data"):
             found[f"{package}.{name}:Config"] = get_class(package, name, kind="", base=base).Config
@@ -150,7 +151,7 @@ def test_what_the_full_validation_takes_is_not_refused():
         ("finetune task=lits --shw", "finetune: option '--shw' is unknown; did you mean '--show'?"),
         ("probe task=luna protocol=liner", "protocol 'liner' is unknown; did you mean 'linear'?"),
         ("probe task=luna protocol=knn trainer.max_steps=1", "key 'trainer.max_steps' is unknown"),
-        ("probe task=luna", "protocol=NAME is missing; there are: linear"),
+        ("probe task=luna", "protocol=NAME is missing; there are: dense, fewshot, knn, linear"),
         ("sweep out=x", "method=NAME is missing; there are: autoencoder"),
         ("sweep out=x", "; data=NAME is missing; there are: bach"),
         ("compare table=pcrl_table1 colums=1", "key 'colums' is unknown; did you mean 'columns'?"),

@@ -364,7 +364,7 @@ def test_every_data_set_can_be_asked_for_pretexts(data):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["task=luna"], "protocol=NAME is missing; there are: linear, knn, fewshot"),
+        (["task=luna"], "protocol=NAME is missing; there are: dense, fewshot, knn, linear"),
         (["task=luna", "protocol=linaer"], "protocol 'linaer' is unknown; did you mean 'linear'?"),
         (["task=luna", "protocol=knn", "protocol=linear"], "command line: 'protocol' is given twice"),
         (["protocol=linear"], "task=NAME is missing"),

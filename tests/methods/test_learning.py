@@ -19,7 +19,7 @@ from test_methods import SIZE, SWEEP, batch_of, channels_of, generator, make
 from torch.nn import functional as F
 
 from ssl_med.catalogue import get_class
-from ssl_med.evaluation.dense import sample_voxels
+from ssl_med.evaluation.protocols.dense import sample_voxels
 from ssl_med.methods.core.about import RETRIEVAL
 from ssl_med.methods.core.base import Method
 from ssl_med.methods.core.restoration import Restorer

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from ssl_med.evaluation.features import Features
-from ssl_med.evaluation.probes import CHUNK, LevelsConfig
+from ssl_med.evaluation.protocols.core.choice import CHUNK
+from ssl_med.evaluation.protocols.core.contract import LevelsConfig, Probe, Result, Source, pooled_features
+from ssl_med.evaluation.tasks import Row
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -47,8 +49,32 @@ class FewshotConfig(LevelsConfig):
                 raise SslMedError(f"probe.{key} is {getattr(self, key)}; it must be at least 1")
 
 
+class Fewshot(Probe):
+    """Nearest class mean of a few support samples, over many episodes."""
+
+    Config = FewshotConfig
+    config: FewshotConfig
+    parts = ("train", "test")
+    metric = "accuracy"
+
+    def result(self, source: Source) -> Result:
+        """Support from train, queries from test."""
+        train, test = pooled_features(source, self.parts)
+        found = fewshot(self.config, source.spec, train, test, seed=source.seed)
+        subjects = source.subjects()
+        # of a pool the training samples come first; their subjects are not counted
+        first = len(found.ids) - len(subjects)
+        rows: list[Row] = []
+        for k, asked in enumerate(found.asked.tolist()):
+            if asked:
+                row = {"case": found.ids[k], "label": int(found.label[k]), "asked": asked}
+                row |= {"subject": subjects[k - first]} if k >= first else {}
+                rows.append(row | {"accuracy": int(found.right[k]) / asked})
+        return Result(self.metric, found.metrics, rows, {}, list(found.notes))
+
+
 @dataclass(frozen=True)
-class Fewshot:
+class Answers:
     """Accuracy of each episode (E,), and of each query sample: how often it was asked and right."""
 
     accuracy: Tensor
@@ -66,7 +92,7 @@ class Fewshot:
         return {"accuracy": float(each.mean()), "accuracy_ci95": half}
 
 
-def fewshot(config: FewshotConfig, spec: DataSpec, train: Features, test: Features, *, seed: int) -> Fewshot:
+def fewshot(config: FewshotConfig, spec: DataSpec, train: Features, test: Features, *, seed: int) -> Answers:
     """Episodes over cached features; of several findings a sample only samples with exactly one count, as in the paper."""
     notes = []
     if config.pool:
@@ -120,7 +146,7 @@ def fewshot(config: FewshotConfig, spec: DataSpec, train: Features, test: Featur
         f"{ways}-way {config.shots}-shot, {config.queries} queries a class, {config.episodes} episodes; "
         "the interval is over episodes, not over patients"
     )
-    return Fewshot(right.double().flatten(1).mean(1).cpu(), query.ids, label, asked, hits, tuple(notes))
+    return Answers(right.double().flatten(1).mean(1).cpu(), query.ids, label, asked, hits, tuple(notes))
 
 
 def _by_class(features: Features, spec: DataSpec) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""How pretrained weights meet a task, whatever the task: what is loaded, what is trained from which step at which rate."""
+"""Fine-tuning: what of the pretrained weights is loaded, and what is trained from which step at which rate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ssl_med.evaluation.protocols.core.contract import Protocol
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.optim import Part
 from ssl_med.spec import SslMedError
@@ -50,6 +51,13 @@ class TransferConfig(InitConfig):
         if self.protocol == "frozen" and (self.unfreeze or self.layer_decay != 1):
             key = "unfreeze" if self.unfreeze else "layer_decay"
             raise SslMedError(f"transfer.{key} trains the encoder, transfer.protocol=frozen does not; choose one")
+
+
+class Finetune(Protocol):
+    """Training on the labels of a task, of all weights or of those behind a frozen encoder."""
+
+    Config = TransferConfig
+    command = "finetune"
 
 
 def start_steps(config: TransferConfig, levels: int) -> tuple[float, ...]:

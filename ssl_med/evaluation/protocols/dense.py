@@ -7,20 +7,26 @@ the sliding-window test is that of a segmentation task.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.logistic import fit_findings
+from ssl_med.evaluation.protocols.core.contract import Probe, Result, Source
 from ssl_med.evaluation.scores import dice_per_region
-from ssl_med.evaluation.tasks import Segmentation
+from ssl_med.evaluation.tasks import Row, Segmentation
 from ssl_med.networks.heads import pointwise
 from ssl_med.networks.pyramid import Backbone, Decoder
+from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, SslMedError
+
+PICTURES = 4  # the first test cases
 
 
 @dataclass
@@ -53,6 +59,53 @@ class DenseConfig:
                 f"probe.strength_min {self.strength_min:g} must be positive and not above "
                 f"probe.strength_max {self.strength_max:g}"
             )
+
+
+class Dense(Probe):
+    """One logistic regression per region on voxels; whole cases are predicted by sliding windows."""
+
+    Config = DenseConfig
+    config: DenseConfig
+    targets = ("mask",)
+
+    def result(self, source: Source) -> Result:
+        """Fits voxels of training crops, chooses thresholds on validation cases, answers on test cases."""
+        config, names = self.config, source.spec.class_names
+        generator = seeded_generator(source.seed, 0xDE5E, device=torch.device("cpu"))
+
+        def samples_of(batch: Batch) -> tuple[Sequence[str], Tensor, Tensor]:
+            return sample_voxels(source.backbone, batch, source.levels, config.voxels, generator)
+
+        parts = ("train", "val")
+        train, val = source.features(samples_of, kind="dense", parts=parts, crops=True, voxels=config.voxels)
+        weight, bias, chosen, notes = fit_voxels(config, train, val, generator=generator)
+        decoder = LinearDecoder(source.backbone, source.levels, len(names)).to(source.device)
+        decoder.fill(weight, bias)
+        task = Segmentation(source.task, source.spec, source.backbone, decoder).to(source.device).eval()
+        set_head(task, torch.zeros(len(names)))
+        threshold = Threshold(len(names))
+        for batch, logits in predictions(source, task, decoder, "val"):
+            threshold.add(logits[0], batch["mask"][0])
+        best = threshold.best()
+        set_head(task, best)
+        rows: list[Row] = []
+        pictures: dict[str, dict[str, np.ndarray]] = {}
+        for batch, logits in predictions(source, task, decoder, "test"):
+            found = task.test_rows(logits, batch)
+            rows += [{**row, "subject": who} for row, who in zip(found, batch["subject"].tolist(), strict=True)]
+            if len(pictures) < PICTURES:
+                pictures[batch["id"][0]] = task.picture(logits, batch)
+        chosen = {f"l2/{name}": chosen[f"l2/{k}"] for k, name in enumerate(names)}
+        chosen |= {f"threshold/{name}": float(best[k]) for k, name in enumerate(names)}
+        about = f"voxel features of levels {list(source.levels)}, {len(train)} training voxels, thresholds by validation Dice"
+        return Result(task.metric, task.summarize(rows), rows, chosen, [about, *notes], pictures)
+
+
+@torch.inference_mode()
+def predictions(source: Source, task: Segmentation, decoder: LinearDecoder, part: str) -> Iterator[tuple[Any, Tensor]]:
+    """Batches of a part with their logits (B, K, *S)."""
+    for batch in source.batches(part):
+        yield batch, task.predict(batch["image"], source.backbone, decoder)
 
 
 class LinearDecoder(Decoder):
