@@ -116,6 +116,18 @@ def test_tasks_data_sets_metrics_and_protocols_are_columns(tmp_path):
     assert comparison.cell("lits on other", 1.0, "pcrl").values == (0.7,)
 
 
+def test_loose_probes_that_repeat_one_another_count_once(tmp_path):
+    """One pretraining, all labels: a probe draws nothing anew, so its second seed is no second run."""
+    for seed in (0, 1):
+        known = {"fraction": 1.0, "seed": seed, "values": [0.7], "kind": "probe", "protocol": "knn"}
+        write_finetune(tmp_path / "one", "pcrl", **known, card={"seed": 0})
+        write_finetune(tmp_path / "two", "moco", **known, card={"seed": seed})
+    comparison = comparison_of_runs(find_runs([tmp_path]))
+    cells = {row: comparison.cell("lits, knn", 1.0, row).n for row in comparison.design.rows}
+    assert cells == {"pcrl": 1, "moco": 2}
+    assert comparison.repeated("lits, knn", 1.0, "pcrl") == 1
+
+
 def test_pretraining_budgets_are_compared(tmp_path):
     write_pretrain(tmp_path, "pcrl", steps=100)
     write_pretrain(tmp_path, "moco", steps=200)
