@@ -60,6 +60,7 @@ def shuffle(x: Tensor, start: Tensor, size: Tensor, *, keys: Bits) -> Tensor:
     drawn = [keys(count) for count in counts.sum(1).tolist() if count]
     if not drawn:
         return x.clone()
+    # keys are dealt to windows by rising volume, as `_cpu_shuffle` does: both then give the same image for the same draws
     by_volume = counts.argsort(dim=1, stable=True)
     by_volume = (by_volume + torch.arange(batch, device=device)[:, None] * windows).flatten()
     counts = counts.flatten()
@@ -67,10 +68,12 @@ def shuffle(x: Tensor, start: Tensor, size: Tensor, *, keys: Bits) -> Tensor:
     mine[by_volume] = torch.cumsum(counts[by_volume], 0) - counts[by_volume]
     total = sum(map(len, drawn))
     window = torch.repeat_interleave(torch.arange(batch * windows, device=device), counts, output_size=total)
+    # one row per write, window after window: what is said of a window is repeated for each of its voxels
     first = (torch.cumsum(counts, 0) - counts)[window]
     write = torch.arange(total, device=device)
     place, stride = write - first, 1
     key, rest = torch.cat(drawn)[mine[window] + place].long(), place
+    # the flat voxel of each write: its place within the window, unravelled by the window's own sides, last axis first
     source = window // windows * volume
     for axis in range(dims - 1, -1, -1):
         side = size.reshape(-1, dims)[window, axis]
@@ -79,10 +82,12 @@ def shuffle(x: Tensor, start: Tensor, size: Tensor, *, keys: Bits) -> Tensor:
         stride *= shape[axis]
     # window, key and place in the window in one number: its order is the order of the keys within each window
     bits = math.prod(max(2, side // 10) for side in shape).bit_length()
+    # where 63 bits do not hold it, the keys lose their lowest bits: ties then keep the order of the places
     spare = max(0, (batch * windows).bit_length() + 31 + bits - 63)
     packed = ((window << (31 - spare)) | (key >> spare)) << bits | place
     target = source[first + (torch.sort(packed).values & ((1 << bits) - 1))]
     winner = torch.full((batch * volume,), -1, device=device, dtype=torch.long)
+    # writes count up in the order of the windows, so the highest number that reaches a voxel is the last write to it
     winner.scatter_reduce_(0, target, write, "amax")
     still = torch.arange(batch * volume, device=device)
     index = torch.where(winner < 0, still, source[winner.clamp_min(0)])

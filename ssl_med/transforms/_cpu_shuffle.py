@@ -74,9 +74,11 @@ def shuffle(x: Tensor, start: Tensor, size: Tensor, *, keys: Bits) -> Tensor:
     used = np.flatnonzero(writes)
     for sample in np.flatnonzero(writes == 0).tolist():
         y[sample] = x[sample]
+    # so many samples at once that the tables of their writes stay small
     step = max(1, _WRITES // max(int(writes.max(initial=1)), voxels))
     compiled = _compiled.sources() if writes.sum() <= _SMALL * low[0, used].size else None
     for part in (used[k : k + step] for k in range(0, len(used), step)):
+        # corners as flat positions, sizes as one code each: a size's voxels are then looked up instead of computed
         corner, code = low[0, part] * strides[0], high[0, part]
         limits = tuple(int(high[axis, part].max()) + 1 for axis in range(dims))
         for axis in range(1, dims):
@@ -109,6 +111,7 @@ def sources(sizes: Sizes, piece: Piece) -> Tensor:
     source, packed = (np.empty(max(_PART, int(sizes.volume[-1])), dtype=np.int64) for _ in range(2))
     cuts = np.flatnonzero(np.diff(sizes.volume, prepend=0, append=0)).tolist()
     ends = np.cumsum(np.bincount(volumes)[sizes.volume[cuts[:-1]]]).tolist()
+    # windows of equal volume make a rectangle, whose rows are sorted in one call
     for low, high, begin, end in zip(cuts[:-1], cuts[1:], [0, *ends[:-1]], ends, strict=True):
         volume = int(sizes.volume[low])
         table = sizes.offset[sizes.first[low] :][: (high - low) * volume].reshape(-1, volume)
