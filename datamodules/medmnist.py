@@ -31,6 +31,7 @@ from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.splits import PARTS, Split
 from datamodules.core.volumes import Crops, Loaded, Sample
 from datamodules.formats.grids import Array
+from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, Intensity, Need, SslMedError, Target
 
 _STEP = 32  # a multiple that every backbone can halve
@@ -48,7 +49,7 @@ class MedMNISTConfig(ImageConfig2D):
     """shorter side after resizing; 0: as in the file"""
     file: str = ""
     """which .npz below the root; empty: the only one"""
-    crops_per_volume: int = 1
+    crops_per_volume: int = setting(default=1, affects="sample")
     """3D, unlabelled: crops of each volume in an epoch"""
     class_names: tuple[str, ...] = ()
     """names of the classes or findings, in order; empty: their numbers"""

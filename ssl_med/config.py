@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from ssl_med.catalogue import nearest
+from ssl_med.setting import LEVELS, Affects, marks
 from ssl_med.spec import SslMedError
 from ssl_med.values import Text, WrongValueError, convert, parse_yaml, shown, type_words
 from ssl_med.yaml_text import YamlError, dump, parse
@@ -117,6 +118,23 @@ class Settings:
         for layer in layers:
             _lay(tree, layer.tree, layer.source)
         return cls(tree, tuple(layer.source for layer in layers))
+
+    def section(self, name: str) -> Settings:
+        """The part below one top-level key, empty when absent."""
+        node = self.tree.get(name, {})
+        if isinstance(node, Given):
+            if node.value is not None:
+                raise SslMedError(f"{node.source}: '{name}' must be a mapping of keys, not {shown(node.value)}")
+            node = {}
+        return Settings(node, self.order)
+
+    def top(self, keys: Iterable[str]) -> Settings:
+        """Some top-level keys alone."""
+        return Settings({key: self.tree[key] for key in keys if key in self.tree}, self.order)
+
+    def sources(self) -> dict[str, str]:
+        """Dotted key -> who set it."""
+        return {key: given.source for key, given in _leaves(self.tree)}
 
     def build(self, schema: type[T], *, prefix: str) -> T:
         """An instance of `schema`, each value converted to the type of its field; see `build`."""
@@ -256,6 +274,25 @@ def to_plain(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return [to_plain(value) for value in config]
     return config
+
+
+def keyed(config: Any, affects: Affects = "result") -> Any:
+    """What identifies a config: `to_plain` of all that changes `affects` or more, each value as a hash names it."""
+    if isinstance(config, list | tuple):
+        return [keyed(value, affects) for value in config]
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return to_plain(config)
+    tree = {}
+    for name, mark in marks(type(config)).items():
+        value = getattr(config, name)
+        if mark.affects in LEVELS[: LEVELS.index(affects) + 1] and to_plain(value) != mark.before:
+            tree[name] = mark.named(value) if mark.named else keyed(value, affects)
+    return tree
+
+
+def path_keys(schema: type) -> list[str]:
+    """Keys of a schema that name files or folders."""
+    return [name for name, mark in marks(schema).items() if mark.path]
 
 
 def to_yaml(tree: Tree) -> str:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("ssl_med", "datamodules", "experiments")
 
-PARTS = {"ssl_med.spec", "ssl_med.rng", "ssl_med.distributed", "ssl_med.networks", "ssl_med.losses"}
+PARTS = {"ssl_med.spec", "ssl_med.setting", "ssl_med.rng", "ssl_med.distributed", "ssl_med.networks", "ssl_med.losses"}
 PARTS |= {"ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint", "ssl_med.ledger"}
 # for SslMedError, the nearest name, directions of metrics, and statistics, which need no torch
 REPORTS = {"ssl_med.spec", "ssl_med.catalogue"}
@@ -20,13 +20,14 @@ MAY_IMPORT = {
     "ssl_med": set(),
     "ssl_med.spec": set(),
     "ssl_med.rng": set(),
+    "ssl_med.setting": set(),
     "ssl_med.distributed": set(),
     "ssl_med.processor": set(),
     "ssl_med.precision": {"ssl_med.spec", "ssl_med.processor"},
     "ssl_med.catalogue": {"ssl_med.spec"},
     "ssl_med.yaml_text": {"ssl_med.spec"},
     "ssl_med.values": {"ssl_med.yaml_text"},
-    "ssl_med.config": {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.values", "ssl_med.yaml_text"},
+    "ssl_med.config": {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.setting", "ssl_med.values", "ssl_med.yaml_text"},
     "ssl_med.networks": {"ssl_med.spec", "ssl_med.catalogue"},
     "ssl_med.losses": {"ssl_med.spec"},
     "ssl_med.transforms": {"ssl_med.spec"},
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     | {f"ssl_med.reports.{name}" for name in ("run_folder", "writing", "numbers", "figures", "render.blocks")},
     "datamodules": {
         "ssl_med.spec",
+        "ssl_med.setting",
         "ssl_med.config",
         "ssl_med.catalogue",
         "ssl_med.ledger",

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
+from ssl_med.ledger import salted
+from ssl_med.setting import Affects, setting
 from ssl_med.spec import SslMedError
+
+
+def _place(folder: str) -> str:
+    return str(Path(folder).resolve())
+
+
+def _content(file: str) -> str:
+    """A file that other runs may have by another name; one that is not there keeps its name."""
+    return salted(Path(file).read_bytes()) if file and Path(file).is_file() else file
 
 
 @dataclass
 class CommonConfig:
-    """Settings of every family."""
+    """Settings of every family; one without a mark counts as changing everything, so that nothing outdated is read."""
 
+    AFFECTS: ClassVar[Affects] = "store"
     name: str = ""
     """file name in datamodules"""
-    root: str = ""
+    root: str = setting(default="", affects="sample", named=_place, path=True)
     """folder of the data set as it is distributed"""
-    store: str = ""
+    # crops are the same from a store, but its scans are mixed more freely; where it lies does not matter
+    store: str = setting(default="", affects="result", named=bool, path=True)
     """folder made by `ssl-med prepare`: voxels are read from it, names, tables and lists from the root"""
     patch_size: tuple[int, ...] = ()
     """size of a crop in voxels"""
@@ -24,31 +38,31 @@ class CommonConfig:
     """lower end of the intensity window (CT: HU; MRI: percentile of the non-zero voxels)"""
     intensity_high: float = 1000.0
     """upper end"""
-    split: str = "random"
+    split: str = setting(default="random", affects="result")
     """random, file, or one the family offers"""
-    split_file: str = ""
+    split_file: str = setting(default="", affects="result", path=True)
     """split=file: JSON with train, val and test lists of subject ids, or FILE:key"""
-    split_ratios: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    split_ratios: tuple[float, float, float] = setting(default=(0.7, 0.1, 0.2), affects="result")
     """split=random: shares of the subjects"""
-    split_seed: int = 0
+    split_seed: int = setting(default=0, affects="result")
     """split=random: its own seed, so that all training seeds share one test set"""
-    test_is_val: bool = False
+    test_is_val: bool = setting(default=False, affects="result")
     """split=file without a test list: test on the val list, and validate on nobody"""
-    cache_gb: float = 4.0
+    cache_gb: float = setting(default=4.0, affects="nothing")
     """memory for decoded scans, per loader process"""
-    pretrain_share: float = 0.0
+    pretrain_share: float = setting(default=0.0, affects="result")
     """PCRL's semi-supervised splits on one data set, 9:1 is 0.9: this share of the training subjects is for pretraining
     alone, the rest for labels alone; give it to both commands; 0: both use all"""
-    tuning_share: float = 0.0
+    tuning_share: float = setting(default=0.0, affects="result")
     """finetune, probe: put the test part away to choose settings, and test on the validation part or, where there is none,
     on this share of the training subjects; 0: off"""
-    share_by: Literal["subject", "image"] = "subject"
+    share_by: Literal["subject", "image"] = setting(default="subject", affects="result")
     """pretrain_share counts subjects; image: scans or images, as PCRL's lists, and patients may then be on both sides"""
-    quarantine: str = ""
+    quarantine: str = setting(default="", affects="result", named=_content, path=True)
     """file of `ssl-med check` that lists what to leave out; the split is made before, so it stays the same"""
-    quarantine_budget: float = 0.05
+    quarantine_budget: float = setting(default=0.05, affects="result")
     """largest share of the cases that the quarantine may leave out"""
-    allow_overlap: bool = False
+    allow_overlap: bool = setting(default=False, affects="result")
     """finetune: go on when the pretraining saw subjects or files of val and test; every report says so"""
 
     def __post_init__(self) -> None:
@@ -68,7 +82,7 @@ class VolumeConfig(CommonConfig):
     """voxel size to resample to; null: as acquired"""
     orientation: str = "LPS"
     """patient directions in which the axes x, y, z increase"""
-    crops_per_volume: int = 16
+    crops_per_volume: int = setting(default=16, affects="sample")
     """crops of each scan in an epoch"""
-    mixed_volumes: int = 8
+    mixed_volumes: int = setting(default=8, affects="result")
     """scans whose crops are shuffled together when not all scans fit into the cache"""

@@ -39,7 +39,7 @@ SETTINGS = {
     "map": "",
     "task": "ssl_med.evaluation.tasks:TaskConfig",
     "data": "datamodules.{data}:Config",
-    "trainer": "experiments.config.sections:TrainerConfig accelerator batch_size precision num_workers threads progress",
+    "trainer": "experiments.config.sections:LoadingConfig",
 }
 OPTIONS = {"--show": "print all settings and stop"}
 DEFAULTS = ("root", "phantoms", "trainer")
@@ -48,13 +48,13 @@ DEFAULTS = ("root", "phantoms", "trainer")
 def external(overrides: Sequence[str]) -> Path:
     """Tests a finished fine-tuning on another data set; returns the run folder."""
     start = time.perf_counter()
-    asked = compose_external(overrides)
-    config, trained = asked.config, asked.trained
+    config = compose_external(overrides)
+    trained = config.trained
     prepare_process(config)
     write_phantoms(config.data.name, config.data.root)
     pl.seed_everything(config.general.seed, verbose=False)
     module = trained.module(config.task)
-    inside = _in_domain(asked)
+    inside = _in_domain(config)
     data = config.data_class(
         config.data,
         labelled=True,
@@ -64,11 +64,11 @@ def external(overrides: Sequence[str]) -> Path:
         only_test=config.external.part,
     )
     data.setup("test")
-    notes = [*asked.notes, *data.describe()["notes"], *_left_out(asked, data)]
+    notes = [*config.notes, *data.describe()["notes"], *_left_out(config, data)]
     ledger = ledger_of(data)
-    leakage = _leaks(asked, ledger)
+    leakage = _leaks(config, ledger)
     notes += [str(found) for found in leakage if found is not None and found.status != "none"]
-    notes += _same_tested(asked, ledger)
+    notes += _same_tested(config, ledger)
     if trained.run.leakage.get("status") == "allowed":
         notes.append("in domain: the pretraining saw subjects or files of the test part (data.allow_overlap=true)")
     session = Session.open(config, method=trained.run.method)
@@ -79,23 +79,23 @@ def external(overrides: Sequence[str]) -> Path:
     say(f"testing {trained.folder} ({trained.run.task}) on {config.name} -> {session.folder}")
     for note in notes:
         say(f"note: {note}")
-    module.task = External(module.task, asked.mapped, module.backbone, module.decoder)
-    module.spec = asked.mapped.spec
-    trainer = _trainer(asked)
+    module.task = External(module.task, config.mapped, module.backbone, module.decoder)
+    module.spec = config.mapped.spec
+    trainer = _trainer(config)
     trainer.test(module, datamodule=data, verbose=False)
     module.test_rows = External.counted(module.test_rows)
-    _finish(session, asked, module, data, trainer, inside, leakage, notes=notes, start=start)
+    _finish(session, module, data, trainer, inside, leakage, notes=notes, start=start)
     return session.folder
 
 
-def _trainer(asked: ExternalRun) -> pl.Trainer:
+def _trainer(config: ExternalRun) -> pl.Trainer:
     """One device, no logger: there is nothing to follow."""
-    c = asked.config.trainer
+    c = config.trainer
     quiet()
     return pl.Trainer(
         accelerator=c.accelerator,
         devices=1,
-        precision=asked.config.precision.of_trainer,
+        precision=config.precision.of_trainer,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=c.progress,
@@ -103,13 +103,13 @@ def _trainer(asked: ExternalRun) -> pl.Trainer:
     )
 
 
-def _in_domain(asked: ExternalRun) -> list[Row]:
+def _in_domain(config: ExternalRun) -> list[Row]:
     """Test cases of the trained run, scored by the mapped classes.
 
     Raises:
         SslMedError: it left none, or none of a mapped class.
     """
-    trained, mapped = asked.trained, asked.mapped
+    trained, mapped = config.trained, config.mapped
     cases = trained.run.cases
     if not cases:
         raise SslMedError(f"{trained.folder}: has no test_cases.csv; fine-tune again, in another folder")
@@ -119,13 +119,13 @@ def _in_domain(asked: ExternalRun) -> list[Row]:
     return rows
 
 
-def _left_out(asked: ExternalRun, data: MedicalData) -> list[str]:
+def _left_out(config: ExternalRun, data: MedicalData) -> list[str]:
     """Cases of a class that is not mapped.
 
     Raises:
         SslMedError: nobody has a mapped class.
     """
-    mapped = asked.mapped
+    mapped = config.mapped
     if mapped.spec.target != "class":
         return []
     counts = data.positives(data.parts["test"])
@@ -138,22 +138,22 @@ def _left_out(asked: ExternalRun, data: MedicalData) -> list[str]:
     return [*notes, f"left out, for their class is not mapped: {', '.join(found)}"] if found else notes
 
 
-def _leaks(asked: ExternalRun, ledger: Ledger) -> tuple[Leakage, Leakage | None]:
+def _leaks(config: ExternalRun, ledger: Ledger) -> tuple[Leakage, Leakage | None]:
     """Whether the fine-tuning, and the pretraining before it, saw whom this run tests on; None: there was no pretraining.
 
     Raises:
         SslMedError: one did, and data.allow_overlap is off.
     """
-    tuned, pretrained = asked.trained.ledgers()
-    allow = asked.config.data.allow_overlap
+    tuned, pretrained = config.trained.ledgers()
+    allow = config.data.allow_overlap
     training = compare(tuned, ledger, allow=allow, by="training")
-    scratch = not asked.trained.run.card
+    scratch = not config.trained.run.card
     return training, None if scratch else compare(pretrained, ledger, allow=allow)
 
 
-def _same_tested(asked: ExternalRun, ledger: Ledger) -> list[str]:
+def _same_tested(config: ExternalRun, ledger: Ledger) -> list[str]:
     """Whether both tests share cases: neither is spoiled, but they are not two samples."""
-    tuned, _ = asked.trained.ledgers()
+    tuned, _ = config.trained.ledgers()
     if tuned.salt != ledger.salt or "test" not in tuned.parts:
         return []
     both = tuned.parts["test"] & ledger.parts["test"]
@@ -162,8 +162,7 @@ def _same_tested(asked: ExternalRun, ledger: Ledger) -> list[str]:
 
 
 def _finish(
-    session: Session,
-    asked: ExternalRun,
+    session: Session[ExternalRun],
     module: Transfer,
     data: MedicalData,
     trainer: pl.Trainer,
@@ -173,7 +172,8 @@ def _finish(
     notes: list[str],
     start: float,
 ) -> None:
-    config, trained, mapped = asked.config, asked.trained, asked.mapped
+    config = session.config
+    trained, mapped = config.trained, config.mapped
     write_cases(session.folder, module.test_rows)
     write_cases(session.folder, inside, name=IN_DOMAIN)
     metric = module.task.metric
@@ -234,6 +234,6 @@ def _shown(interval: Interval) -> str:
 def run(arguments: Sequence[str]) -> None:
     """Carries out the command."""
     if "--show" in arguments:
-        print(to_yaml(compose_external([word for word in arguments if word != "--show"]).config.tree()), end="")
+        print(to_yaml(compose_external([word for word in arguments if word != "--show"]).tree()), end="")
     else:
         external(arguments)

@@ -12,8 +12,9 @@ import pytorch_lightning as pl
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
 from experiments.config.defaults import write_phantoms
-from experiments.config.run import RunConfig, compose_finetune
-from experiments.config.sections import BudgetConfig, TrainerConfig
+from experiments.config.kinds import FinetuneRun
+from experiments.config.run import compose_finetune
+from experiments.config.sections import TrainerConfig
 from experiments.run.environment import say
 from experiments.run.error_analysis import error_analysis, interval_of, picture_cases
 from experiments.run.pretrained import (
@@ -28,7 +29,7 @@ from experiments.run.pretrained import (
 from experiments.run.session import Session, prepare_process
 from ssl_med.config import to_yaml
 from ssl_med.evaluation.metrics import conventions
-from ssl_med.evaluation.protocols.finetune import TransferConfig, describe
+from ssl_med.evaluation.protocols.finetune import describe
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage
@@ -43,7 +44,7 @@ EXAMPLES = (
 NAMES = ("task", "data", "trainer")
 REQUIRED = ("task",)
 SETTINGS = {
-    "": "experiments.config.sections:GeneralConfig",
+    "": "experiments.config.sections:StartConfig",
     "task": "ssl_med.evaluation.tasks:TaskConfig",
     "data": "datamodules.{data}:Config",
     "labels": "experiments.config.sections:BudgetConfig",
@@ -57,7 +58,7 @@ OPTIONS = {"--show": "print all settings and stop"}
 DEFAULTS = ("root", "phantoms", "trainer")
 
 
-def matched_schedule(config: RunConfig, data: MedicalData) -> tuple[TrainerConfig, int]:
+def matched_schedule(config: FinetuneRun, data: MedicalData) -> tuple[TrainerConfig, int]:
     """Length and rhythm of the training, and batches of what its schedule calls an epoch (0: those of the loader).
 
     labels.match=steps: an epoch is one of all labels, whatever the budget.
@@ -66,7 +67,6 @@ def matched_schedule(config: RunConfig, data: MedicalData) -> tuple[TrainerConfi
         SslMedError: labels.match=steps without trainer.max_epochs.
     """
     trainer, labels = config.trainer, config.labels
-    assert isinstance(labels, BudgetConfig)
     if labels.match == "epochs":
         return trainer, 0
     if trainer.max_epochs < 0:
@@ -87,7 +87,6 @@ def finetune(overrides: Sequence[str]) -> Path:
     prepare_process(config)
     write_phantoms(config.data.name, config.data.root)
     spec, transfer = config.spec, config.transfer
-    assert isinstance(transfer, TransferConfig)
     pl.seed_everything(config.general.seed, verbose=False)
     loaded = build_network(config, with_decoder=task_class(spec).needs_decoder)
     data = config.data_class(
@@ -126,7 +125,7 @@ def finetune(overrides: Sequence[str]) -> Path:
         tell(loaded, notes, say)
         described = describe(transfer, loaded.backbone, norm=loaded.config.norm)
         say("transfer: " + ", ".join(f"{key} {value}" for key, value in described.items()))
-        trainer = session.trainer(validate="val" in data.subjects(), length=length)
+        trainer = session.trainer(length, validate="val" in data.subjects())
         complete = session.fit(trainer, module, data)
         steps = trainer.global_step
         weights = session.best_weights(module) if complete else "last"
@@ -150,7 +149,7 @@ def finetune(overrides: Sequence[str]) -> Path:
 
 
 def _finish(
-    session: Session,
+    session: Session[FinetuneRun],
     trainer: pl.Trainer,
     module: Transfer,
     data: MedicalData,
@@ -165,7 +164,6 @@ def _finish(
 ) -> None:
     config, described = session.config, data.describe()
     labels = config.labels
-    assert isinstance(labels, BudgetConfig)
     by_steps = labels.match == "steps" or config.trainer.max_epochs < 0
     errors: dict[str, Any] = {}
     if done:

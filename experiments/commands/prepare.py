@@ -26,7 +26,7 @@ from datamodules.core.convert import convert, derive, items_of
 from datamodules.core.store import JOURNAL, LOCK, MANIFEST, Record, Store, digest
 from experiments.config.data import compose_prepare
 from experiments.run.environment import say
-from ssl_med.config import to_plain
+from ssl_med.config import keyed, to_plain
 from ssl_med.spec import SslMedError
 
 USAGE = "ssl-med prepare data=NAME data.root=RAW store=DIR [method=NAME] [workers=N] [verify=true]"
@@ -42,10 +42,6 @@ SETTINGS = {
     "method": "ssl_med.methods.{method}:Config",
 }
 DEFAULTS = ("root",)
-
-# settings of the data that change neither start tables nor resized images
-_ELSEWHERE = {"root", "store", "split", "split_file", "split_ratios", "split_seed", "test_is_val", "cache_gb"}
-_ELSEWHERE |= {"quarantine", "quarantine_budget", "allow_overlap"}
 
 
 @dataclass
@@ -71,7 +67,7 @@ def prepare(overrides: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         store = _resume(folder, data)
-        wanted = digest(to_plain(data.need), {k: v for k, v in to_plain(data.config).items() if k not in _ELSEWHERE})
+        wanted = digest(to_plain(data.need), keyed(data.config, "store"))
         todo = list(cases)
         if wanted in store.derived_for and not settings.verify:
             todo = [case for case in cases if not _complete(store, data, case)]

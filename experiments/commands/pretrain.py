@@ -8,7 +8,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 
 from experiments.config.defaults import write_phantoms
-from experiments.config.run import RunConfig, compose_pretrain
+from experiments.config.kinds import PretrainRun
+from experiments.config.run import compose_pretrain
 from experiments.run.environment import git_revision, is_first_process, say, versions
 from experiments.run.online_probe import OnlineProbe
 from experiments.run.pretrained import differences
@@ -41,10 +42,9 @@ OPTIONS = {"--show": "print all settings and stop"}
 DEFAULTS = ("data", "root", "phantoms", "trainer")
 
 
-def build_method(config: RunConfig) -> Method:
+def build_method(config: PretrainRun) -> Method:
     """The method of a pretraining config, at its initial weights."""
     pl.seed_everything(config.general.seed, verbose=False)
-    assert config.method_class is not None
     method = config.method_class(
         config.method,
         spec=config.spec,
@@ -65,7 +65,7 @@ def pretrain(overrides: Sequence[str]) -> Path:
     method = build_method(config)
     data = config.data_class(
         config.data,
-        need=method.need(config.method, config.spec),
+        need=config.need,
         labelled=False,
         batch_size=config.trainer.batch_size,
         num_workers=config.trainer.num_workers,
@@ -95,14 +95,14 @@ def pretrain(overrides: Sequence[str]) -> Path:
             say(f"note: {note}")
         if probed:
             say(probed)
-        trainer = session.trainer(validate="val" in data.subjects(), online=online)
+        trainer = session.trainer(config.trainer, validate="val" in data.subjects(), online=online)
         complete = session.fit(trainer, method, data)
         if trainer.is_global_zero:
             _finish(session, method, trainer, ledger, online, complete=complete, notes=notes)
     return session.folder
 
 
-def _with_probed(ledger: Ledger, online: OnlineProbe, config: RunConfig) -> tuple[Ledger, list[str]]:
+def _with_probed(ledger: Ledger, online: OnlineProbe, config: PretrainRun) -> tuple[Ledger, list[str]]:
     """The ledger with whom the online probe looks at, and what the reader of its numbers should know.
 
     They are a part of their own and not trained on, so that later runs may validate on them and never test.
@@ -118,7 +118,7 @@ def _with_probed(ledger: Ledger, online: OnlineProbe, config: RunConfig) -> tupl
 
 
 def _finish(
-    session: Session,
+    session: Session[PretrainRun],
     method: Method,
     trainer: pl.Trainer,
     ledger: Ledger,

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from datamodules.core.base import NO_VALIDATION, MedicalData
 from experiments.config.defaults import write_phantoms
+from experiments.config.kinds import ProbeRun
 from experiments.config.protocols import probe_class
-from experiments.config.run import RunConfig, compose_probe
+from experiments.config.run import compose_probe
 from experiments.config.sections import SCRATCH
 from experiments.run.environment import say
 from experiments.run.pretrained import (
@@ -30,7 +31,7 @@ from experiments.run.pretrained import (
     tell,
 )
 from experiments.run.session import Session, prepare_process
-from ssl_med.config import to_plain, to_yaml
+from ssl_med.config import keyed, to_yaml
 from ssl_med.evaluation.features import (
     Features,
     cached,
@@ -57,25 +58,20 @@ EXAMPLES = (
 NAMES = ("task", "data", "protocol", "trainer")
 REQUIRED = ("protocol",)
 SETTINGS = {
-    "": "experiments.config.sections:GeneralConfig",
+    "": "experiments.config.sections:StartConfig",
     "probe": "{protocol}",
     "task": "ssl_med.evaluation.tasks:TaskConfig",
     "data": "datamodules.{data}:Config",
     "labels": "experiments.config.sections:LabelsConfig",
     "transfer": "ssl_med.evaluation.protocols.finetune:InitConfig",
     "backbone": "ssl_med.networks.backbones.{backbone}:Config",
-    "trainer": "experiments.config.sections:TrainerConfig accelerator batch_size precision num_workers threads progress",
+    "trainer": "experiments.config.sections:LoadingConfig",
     "tracking": "experiments.config.sections:TrackingConfig",
 }
 OPTIONS = {"--show": "print all settings and stop"}
 DEFAULTS = ("root", "phantoms", "trainer")
 
 HELD = 0.2  # share of the training subjects that chooses, where there is no validation part (Anton et al. 2022)
-# settings of data that do not change what a case's sample is
-_FREE = (
-    "cache_gb", "allow_overlap", "quarantine", "quarantine_budget", "split", "split_file", "split_ratios", "split_seed",
-    "test_is_val", "pretrain_share", "share_by", "store",
-)  # fmt: skip
 
 
 def probe(overrides: Sequence[str]) -> Path:
@@ -123,7 +119,7 @@ def probe(overrides: Sequence[str]) -> Path:
 class _Frozen:
     """The encoder and the data of a run, as `Source` of ssl_med.evaluation.protocols says."""
 
-    def __init__(self, config: RunConfig, loaded: LoadedNetwork, data: MedicalData, folder: Path) -> None:
+    def __init__(self, config: ProbeRun, loaded: LoadedNetwork, data: MedicalData, folder: Path) -> None:
         self.config, self.data = config, data
         self.kind = probe_class(config.protocol, config.spec, config.name)
         self.spec, self.task, self.seed = config.spec, config.task, config.general.seed
@@ -172,8 +168,7 @@ class _Frozen:
         self, samples_of: SamplesOf, *, kind: str, parts: Sequence[str] = PARTS, crops: bool = False, **about: Any
     ) -> list[Features]:
         """Features of each part, from their files where they are there."""
-        settings = {k: v for k, v in to_plain(self.config.data).items() if k not in _FREE}
-        settings["root"] = str(Path(settings["root"]).resolve())
+        settings = keyed(self.config.data, "sample")
         about = {"kind": kind, **about}
         found = []
         for part in parts:
@@ -227,7 +222,7 @@ def _device(accelerator: str) -> torch.device:
 
 
 def _finish(
-    session: Session,
+    session: Session[ProbeRun],
     run: _Frozen,
     loaded: LoadedNetwork,
     leakage: Leakage | None,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.config.run import RunConfig, compose_pretrain
+from experiments.config.kinds import PretrainRun
+from experiments.config.run import compose_pretrain
 from ssl_med.config import Layer, build, parse_overrides, to_plain, to_yaml
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.spec import SslMedError
@@ -90,9 +91,8 @@ def sweep(overrides: Sequence[str]) -> str:
     return text
 
 
-def specification(config: RunConfig, overrides: Sequence[str], settings: SweepConfig) -> dict[str, Any]:
+def specification(config: PretrainRun, overrides: Sequence[str], settings: SweepConfig) -> dict[str, Any]:
     """The sweep as W&B reads it; each trial is `ssl-med pretrain` with the trial's overrides behind `overrides`."""
-    assert config.method_class is not None
     name = settings.metric or f"val/{config.method_class.metric.name}"
     goal = settings.goal if settings.goal != "auto" else direction(name)
     given = {override.partition("=")[0] for override in overrides}
@@ -120,7 +120,7 @@ def direction(metric: str) -> str:
         raise SslMedError(f"metric={error}; give goal=maximize or goal=minimize") from None
 
 
-def parameters(config: RunConfig, given: set[str]) -> dict[str, dict[str, Any]]:
+def parameters(config: PretrainRun, given: set[str]) -> dict[str, dict[str, Any]]:
     """Range of each key that is searched: learning rate, weight decay, batch size and the numbers of the method.
 
     Args:
@@ -186,7 +186,7 @@ def _log_uniform(low: float, high: float) -> dict[str, Any]:
     return {"distribution": "log_uniform_values", "min": low, "max": high}
 
 
-def _default(config: RunConfig, key: str) -> float:
+def _default(config: PretrainRun, key: str) -> float:
     section, _, name = key.partition(".")
     return float(getattr(getattr(config, section), name))
 

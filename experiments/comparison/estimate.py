@@ -15,7 +15,8 @@ import numpy as np
 from experiments.comparison.execute import kind_of
 from experiments.comparison.local import Finished, Job, Workers
 from experiments.comparison.plan import Matrix, Node
-from experiments.config.run import RunConfig
+from experiments.config.kinds import FinetuneRun, PretrainRun
+from experiments.config.run import compose_finetune, compose_pretrain
 from experiments.run.environment import say
 from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
@@ -144,7 +145,9 @@ class _Stopwatch:
         if node.kind in ("probe", "external"):
             seconds, memory, disk = self._time(node, {})
             return Estimate(0, 0, 0, seconds, 0.0, 0.0, 0.0, memory, disk)
-        steps, validations, curves = _rhythm(node.config())
+        steps, validations, curves = _rhythm(
+            (compose_pretrain if node.role == "pretrain" else compose_finetune)(node.overrides)
+        )
         short, long = min(SHORT, steps), min(LONG, steps)
         quiet = {"trainer.val_every_steps": LONG, "trainer.test_every_steps": 0}
         first, _, _ = self._time(node, {**quiet, "trainer.max_steps": short})
@@ -192,13 +195,12 @@ def changed(overrides: Sequence[str], changes: Mapping[str, object]) -> tuple[st
     return (*kept, *(f"{key}={spell(value)}" for key, value in changes.items() if value is not None))
 
 
-def _rhythm(config: RunConfig) -> tuple[int, int, int]:
+def _rhythm(config: PretrainRun | FinetuneRun) -> tuple[int, int, int]:
     """Steps, validations and looks at the test part of a whole run; early stopping is not foreseen."""
     trainer = config.trainer
-    method = config.method_class
     data = config.data_class(
         config.data,
-        need=method.need(config.method, config.spec) if method is not None else None,
+        need=config.need,
         labelled=config.labelled,
         batch_size=trainer.batch_size,
         label_fraction=config.labels.fraction,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +11,10 @@ from typing import Any, Literal
 from experiments.comparison.table import SourceConfig, TableConfig, Tree, merge
 from experiments.config.external import compose_external
 from experiments.config.finetuned import FinetunedRun
+from experiments.config.kinds import RunConfig
 from experiments.config.protocols import protocol_class
-from experiments.config.run import PASS, RunConfig, compose_finetune, compose_pretrain, compose_probe
-from experiments.config.sections import SCRATCH
+from experiments.config.run import compose_finetune, compose_pretrain, compose_probe, keys_of
+from experiments.config.sections import SCRATCH, LoadingConfig
 from experiments.config.sources import CONF, names
 from ssl_med.catalogue import nearest
 from ssl_med.config import hint_of, read_yaml
@@ -62,18 +63,25 @@ class Node:
     def config(self) -> RunConfig:
         """Its resolved config; of an external test before what it tests was trained, too."""
         if self.kind == "external":
-            trained = self.needs[0].config()
+            trained = compose_finetune(self.needs[0].overrides)
             try:
-                return compose_external(self.overrides, FinetunedRun.planned(Path(self.overrides[0]), trained)).config
+                return compose_external(self.overrides, FinetunedRun.planned(Path(self.overrides[0]), trained))
             except SslMedError as error:
                 raise SslMedError(f"{self.name}: {error}") from None
-        compose = {"pretrain": compose_pretrain, "finetune": compose_finetune, "probe": compose_probe}[self.kind]
+        compose = _COMPOSE[self.kind]
         try:
             config = compose(self.overrides)
             _check_texts(config, self.overrides)
             return config
         except SslMedError as error:
             raise SslMedError(f"{self.name}: {error}") from None
+
+
+_COMPOSE: dict[str, Callable[[Sequence[str]], RunConfig]] = {
+    "pretrain": compose_pretrain,
+    "finetune": compose_finetune,
+    "probe": compose_probe,
+}
 
 
 class Matrix:
@@ -225,7 +233,9 @@ class Matrix:
     def _external(self, trained: Node, column: str) -> Node:
         """The test of a fine-tuning on another data set, which prepares data as the training did."""
         wanted = self.table.columns[column]
-        loading = {key: value for key, value in self.table.settings.get("trainer", {}).items() if key in PASS}
+        loading = {
+            key: value for key, value in self.table.settings.get("trainer", {}).items() if key in keys_of(LoadingConfig)
+        }
         data = self._data(wanted.root or family_of(wanted.task))
         settings = self._merged({"trainer": loading}, wanted.settings, {"data": data})
         told = [override for key in _TOLD for override in _told(key, settings.pop(key, None))]
@@ -307,7 +317,7 @@ def _told(key: str, value: Any) -> list[str]:
 def _for_probe(settings: Tree) -> Tree:
     """Without what a probe has no use for."""
     kept = {key: value for key, value in settings.items() if key not in ("optim", "tracking")}
-    for section, keys in (("trainer", PASS), ("transfer", tuple(item.name for item in fields(InitConfig)))):
+    for section, keys in (("trainer", keys_of(LoadingConfig)), ("transfer", keys_of(InitConfig))):
         if section in kept:
             kept[section] = {key: value for key, value in kept[section].items() if key in keys}
     return kept

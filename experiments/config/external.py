@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.config.finetuned import FinetunedRun
-from experiments.config.run import PASS, RunConfig, finish, of_task, without
+from experiments.config.kinds import Plain, StartedRun
+from experiments.config.run import common, keys_of, merged, of_task, section, without
+from experiments.config.sections import LoadingConfig, StartConfig
 from experiments.config.sources import check_keys, choose, names, read_conf, sections_of
 from ssl_med.catalogue import nearest
 from ssl_med.config import Layer, Tree, build, to_plain
 from ssl_med.evaluation.external import ClassMap, Mapped, fit
+from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.spec import DataSpec, SslMedError
 from ssl_med.values import WrongValueError, convert, elements, type_words, unquoted
 
@@ -40,14 +43,19 @@ class ExternalConfig:
     """what an uncertain label counts as: ignore, zeros or ones; default: what the map says"""
 
 
-@dataclass(frozen=True)
-class ExternalRun:
-    """Everything that an external test starts from."""
+@dataclass(frozen=True, kw_only=True)
+class ExternalRun(StartedRun):
+    """The test of a fine-tuning on another data set."""
 
-    config: RunConfig
+    kind = "external"
+    external: ExternalConfig
     trained: FinetunedRun
     mapped: Mapped
     notes: tuple[str, ...]
+
+    def sections(self, plain: Plain) -> dict[str, Any]:
+        """The parts of the tree."""
+        return {"external": plain(self.external), "task": plain(self.task), **super().sections(plain)}
 
 
 def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = None) -> ExternalRun:
@@ -74,12 +82,12 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
     chosen, line = choose(rest, required=("task",), optional=("data", "trainer"))
     data_class, data_name, layers = of_task(chosen, line)
     check_keys([line], ("task", "data", "trainer", "out", "resume"))
-    check_keys([line.section("trainer")], PASS, prefix="trainer.")
     check_keys([line.section("task")], _SCORING, prefix="task.")
     if part == "all" and any(key.startswith("split") for key in line.section("data").tree):
         raise SslMedError("data.split is of part=test; all labelled cases are tested unless part=test")
     preset = _preset(single.get("map", ""))
-    loading = tuple(key for key in PASS if key != "precision")  # a yaml's is for training; here it is that of the run
+    # the precision of a yaml is for training; here it is that of the run
+    loading = tuple(key for key in keys_of(LoadingConfig) if key != "precision")
     middle = [without(layer, {"trainer": loading, "task": (), "backbone": (), "transfer": ()}) for layer in layers[:-1]]
     middle.append(Layer(preset.source, {"data": preset.section("data").tree}))
     named = Layer("", {"name": data_name})
@@ -87,10 +95,11 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
     forced = _prepared(trained, to_plain(plain), asked=line.section("data").tree)
     _check_kind(trained, data_class.make_spec(plain, labelled=True), data_class.Config, chosen["task"])
     base = _of_run(trained)
-    config = finish(
-        "external", chosen["task"], [base, *middle, forced, line], data_class=data_class, data_name=data_name
-    )
-    spec = config.spec
+    layers = [base, *middle, forced, line]
+    given = merged(layers, name=chosen["task"], data_name=data_name)
+    shared = common(layers, given, data_class, labelled=True, trainer=LoadingConfig, general=StartConfig)
+    data = shared["data"]
+    spec = data_class.make_spec(data, labelled=True)
     _check_prepared(trained, spec, chosen["task"])
     classes = _class_map(own, single, preset, trained.spec, spec)
     mapped = fit(classes, trained.spec, spec)
@@ -105,7 +114,7 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
         uncertain=classes.uncertain,
     )
     notes = [*mapped.notes(), f"prepared as trained: {_told(forced)}"]
-    size = getattr(config.data, "image_size", 0)
+    size = getattr(data, "image_size", 0)
     if size and "image_size" not in forced.section("data").tree:
         notes.append(
             f"data.image_size={size} is this data set's own: the run took its images in the size of their files"
@@ -115,7 +124,16 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
             f"channels, in this order: trained on {', '.join(trained.spec.channel_names)}; "
             f"here {', '.join(spec.channel_names)}"
         )
-    return ExternalRun(replace(config, external=external), trained, mapped, tuple(notes))
+    return ExternalRun(
+        name=chosen["task"],
+        task=section(given, TaskConfig, "task"),
+        protocol="finetune",
+        external=external,
+        trained=trained,
+        mapped=mapped,
+        notes=tuple(notes),
+        **shared,
+    )
 
 
 def _single(own: Sequence[str]) -> dict[str, str]:
@@ -188,7 +206,7 @@ def _of_run(trained: FinetunedRun) -> Layer:
             "seed": trained.run.seed,
             "init": str(trained.folder),
             "backbone": to_plain(trained.network()),
-            "trainer": {"precision": settings["trainer"]["precision"], "max_epochs": 1},
+            "trainer": {"precision": settings["trainer"]["precision"]},
             "task": task,
         },
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments.config.run import RunConfig
+from experiments.config.kinds import FinetuneRun
 from ssl_med.config import Tree, read_yaml, to_plain
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.evaluation.transfer import Transfer
@@ -51,7 +51,7 @@ class FinetunedRun:
         return cls(run, read_yaml(folder / CONFIG, str(folder / CONFIG)).tree, spec)
 
     @classmethod
-    def planned(cls, folder: Path, config: RunConfig) -> FinetunedRun:
+    def planned(cls, folder: Path, config: FinetuneRun) -> FinetunedRun:
         """A fine-tuning that is still to come, as far as its settings say: enough to compose what follows it."""
         backbone, network = to_plain(config.backbone), {"spec": config.spec.to_dict()}
         summary = {"kind": "finetune", "task": config.name, "seed": config.general.seed, "hash": config.hash()}

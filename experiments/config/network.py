@@ -12,6 +12,7 @@ from ssl_med.config import Layer, build
 from ssl_med.networks.backbone import backbone_class, check_backbone, name_of
 from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.values import unquoted
 
 
 def build_network(layers: Sequence[Layer], spec: DataSpec) -> tuple[BackboneConfig, dict[str, Any]]:
@@ -24,14 +25,14 @@ def build_network(layers: Sequence[Layer], spec: DataSpec) -> tuple[BackboneConf
         SslMedError: an unknown name, a setting that the network does not have, or data that it cannot take.
     """
     sections = sections_of(layers, "backbone")
-    named = [layer.tree["name"] for layer in sections if "name" in layer.tree]
-    kind = backbone_class(str(named[-1]) if named else "auto", spatial_dims=spec.spatial_dims)
+    named = [unquoted(str(layer.tree["name"])) for layer in sections if "name" in layer.tree]
+    kind = backbone_class(named[-1] if named else "auto", spatial_dims=spec.spatial_dims)
     name = name_of(kind)
     own, shared = ({field.name for field in fields(schema)} for schema in (kind.Config, BackboneConfig))
     others: dict[str, Any] = {}
     kept = []
     for layer in sections:
-        about = layer.tree.get("name", "auto")
+        about = unquoted(str(layer.tree.get("name", "auto")))
         if about not in ("auto", name):
             others |= {key: value for key, value in layer.tree.items() if key not in shared}
             layer = Layer(layer.source, {key: value for key, value in layer.tree.items() if key in shared})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from datamodules.core.base import MedicalData
 from ssl_med.config import to_plain
@@ -15,6 +15,7 @@ from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.tasks import TaskConfig, task_class
 from ssl_med.networks.backbone import check_backbone
 from ssl_med.networks.pyramid import BackboneConfig
+from ssl_med.setting import Affects
 from ssl_med.spec import DataSpec, SslMedError
 
 PREFIX = "online/"
@@ -49,6 +50,13 @@ class OnlineConfig:
             raise SslMedError(f"online.l2 is {self.l2:g}; it must be a positive number")
 
 
+@dataclass
+class NoOnline(OnlineConfig):
+    """Settings of a probe that is off, which change nothing."""
+
+    AFFECTS: ClassVar[Affects] = "nothing"
+
+
 @dataclass(frozen=True)
 class Online:
     """An online probe as it was asked for."""
@@ -68,9 +76,9 @@ class Online:
         """Name under which the number is logged and monitored, such as online/knn_auc."""
         return f"{PREFIX}{self.settings.protocol}_{task_class(self.spec).metric}"
 
-    def tree(self) -> dict[str, Any]:
-        """Plain tree of all settings."""
-        return {**to_plain(self.settings), "data": to_plain(self.data)}
+    def tree(self, plain: Callable[[Any], Any] = to_plain) -> dict[str, Any]:
+        """Tree of all settings, each section by `plain`."""
+        return {**plain(self.settings), "data": plain(self.data)}
 
     def check(self, spec: DataSpec, backbone: BackboneConfig) -> None:
         """Refuses labels that cannot be probed and images that the pretrained network cannot take.

@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import ClassVar, Literal
 
+from ssl_med.setting import Affects, setting
 from ssl_med.spec import SslMedError
 
 SCRATCH = "scratch"
 
 
+def _origin(init: str) -> str:
+    """A run folder named by its hash is the same wherever it lies, so runs that start from it can move with it."""
+    if init == SCRATCH:
+        return init
+    path = Path(init).resolve()
+    return path.name if re.fullmatch(r".+-[0-9a-f]{8}", path.name) else str(path)
+
+
 @dataclass
-class TrainerConfig:
+class LoadingConfig:
+    """Where and in what portions samples go through a network: all of a trainer that a probe or a test needs."""
+
+    accelerator: str = "auto"
+    """auto, cpu, gpu"""
+    batch_size: int = 32
+    """samples per batch over all devices"""
+    precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "32"
+    """arithmetic of the forward pass; auto: bf16-mixed where the device that runs has units for it, else 32"""
+    num_workers: int = setting(default=0, affects="nothing")
+    """loader processes per device"""
+    threads: int = setting(default=0, affects="nothing")
+    """threads of the arithmetic on the processor; 0: torch's choice, a thread per core unless OMP_NUM_THREADS says otherwise"""
+    progress: bool = setting(default=True, affects="nothing")
+    """progress bar"""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise SslMedError(f"trainer.batch_size is {self.batch_size}; it must be at least 1")
+        if self.threads < 0:
+            raise SslMedError(f"trainer.threads is {self.threads}; it must be 0 or more")
+
+
+@dataclass
+class TrainerConfig(LoadingConfig):
     """How long, how wide, on what, and how often to look."""
 
     max_epochs: int = -1
     """-1: no limit; an epoch of volumes is crops_per_volume crops of each"""
     max_steps: int = -1
     """optimiser steps; -1: no limit"""
-    batch_size: int = 32
-    """samples per batch over all devices"""
     accumulate: int = 1
     """batches per optimiser step"""
     clip: float = 0.0
     """largest gradient norm; 0: no clipping"""
-    precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "32"
-    """arithmetic of the forward pass; auto: bf16-mixed where the device that runs has units for it, else 32"""
-    accelerator: str = "auto"
-    """auto, cpu, gpu"""
     devices: str = "auto"
     """number of devices per node, or auto"""
     num_nodes: int = 1
@@ -36,10 +65,6 @@ class TrainerConfig:
     """auto, ddp, ddp_spawn or another Lightning strategy"""
     sync_batchnorm: bool = True
     """with several devices: batch statistics over the global batch, so that the result does not depend on their number"""
-    num_workers: int = 0
-    """loader processes per device"""
-    threads: int = 0
-    """threads of the arithmetic on the processor; 0: torch's choice, a thread per core unless OMP_NUM_THREADS says otherwise"""
     val_every_steps: int = 0
     """validate every so many batches; 0: after each epoch"""
     patience: int = 0
@@ -51,21 +76,20 @@ class TrainerConfig:
     """weights that leave the run: best validation, or the last"""
     test_every_steps: int = 0
     """finetune: test every so many steps for a learning curve (curve/METRIC), on which nothing is chosen; 0: never"""
-    checkpoint_every_steps: int = 500
+    checkpoint_every_steps: int = setting(default=500, affects="nothing")
     """write last.ckpt every so many steps, besides each validation and the end"""
-    collapse_patience: int = 20
+    collapse_patience: int = setting(default=20, affects="nothing")
     """pretraining: stop when the features have been collapsed in so many monitors (one each log_every steps); 0: never"""
-    log_every: int = 10
+    log_every: int = setting(default=10, affects="nothing")
     """steps between lines of metrics.jsonl"""
-    progress: bool = True
-    """progress bar"""
     channels_last: bool = False
     """memory format of the network's convolutions"""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_epochs < 0 and self.max_steps < 0:
             raise SslMedError("trainer: no end is set; give trainer.max_epochs=N or trainer.max_steps=N")
-        for key in ("batch_size", "accumulate", "num_nodes", "log_every", "checkpoint_every_steps"):
+        for key in ("accumulate", "num_nodes", "log_every", "checkpoint_every_steps"):
             if getattr(self, key) < 1:
                 raise SslMedError(f"trainer.{key} is {getattr(self, key)}; it must be at least 1")
         if self.test_every_steps and (self.select == "best" or self.patience):
@@ -73,8 +97,6 @@ class TrainerConfig:
                 "trainer.test_every_steps looks at the test part during training, so nothing may be chosen on the way; "
                 "set trainer.select=last and trainer.patience=0"
             )
-        if self.threads < 0:
-            raise SslMedError(f"trainer.threads is {self.threads}; it must be 0 or more")
         if self.collapse_patience < 0:
             raise SslMedError(f"trainer.collapse_patience is {self.collapse_patience}; it must be 0 or more")
         if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
@@ -85,6 +107,7 @@ class TrainerConfig:
 class TrackingConfig:
     """Where metrics go besides metrics.jsonl; nothing is ever sent unless `wandb: online`."""
 
+    AFFECTS: ClassVar[Affects] = "nothing"
     wandb: Literal["off", "offline", "online"] = "offline"
     """offline writes a wandb folder into the run, to be sent by `wandb sync`"""
     project: str = "ssl_med"
@@ -140,13 +163,19 @@ class GeneralConfig:
 
     seed: int = 0
     """of initial weights, batches, views and label budgets; the split has its own data.split_seed"""
-    out: str = ""
+    out: str = setting(default="", affects="nothing")
     """run folder; empty: runs/<kind>/<name>-<hash>"""
-    init: str = SCRATCH
-    """finetune, probe: run folder or backbone file to start from, or scratch"""
-    resume: bool = True
+    resume: bool = setting(default=True, affects="nothing")
     """go on from last.ckpt when the run folder holds one"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**32:
             raise SslMedError(f"seed is {self.seed}; it must be 0 or more, and below 2^32")
+
+
+@dataclass
+class StartConfig(GeneralConfig):
+    """And of what starts from weights."""
+
+    init: str = setting(default=SCRATCH, named=_origin)
+    """finetune, probe: run folder or backbone file to start from, or scratch"""

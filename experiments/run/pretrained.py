@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.core.base import MedicalData
-from experiments.config.run import RunConfig
+from experiments.config.kinds import FinetuneRun, ProbeRun, RunConfig
 from experiments.config.sections import SCRATCH
 from experiments.run.session import ledger_of
 from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone, read_card
@@ -48,7 +48,7 @@ class LoadedNetwork:
         }
 
 
-def build_network(config: RunConfig, *, with_decoder: bool) -> LoadedNetwork:
+def build_network(config: FinetuneRun | ProbeRun, *, with_decoder: bool) -> LoadedNetwork:
     """From the init file, or at the configured initialisation.
 
     Raises:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -17,8 +17,8 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
 from datamodules.core.synthetic import is_synthetic
+from experiments.config.kinds import RunConfig
 from experiments.config.online import PREFIX
-from experiments.config.run import RunConfig
 from experiments.config.sections import TrainerConfig
 from experiments.run.callbacks import (
     BestCheckpoint,
@@ -52,6 +52,8 @@ from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, re
 from ssl_med.reports.writing import write_json, write_summary, write_text
 from ssl_med.spec import SslMedError
 
+C = TypeVar("C", bound=RunConfig)
+
 
 def prepare_process(config: RunConfig) -> None:
     """Sets the threads of this process, and says which arithmetic the machine chose or what is wrong with the one asked for."""
@@ -63,17 +65,17 @@ def prepare_process(config: RunConfig) -> None:
 
 
 @dataclass
-class Session:
+class Session(Generic[C]):
     """One run in its folder, new or resumed."""
 
-    config: RunConfig
+    config: C
     folder: Path
     resume_from: Path | None
     seconds_before: float
     method: str
     loggers: list[Logger] = field(default_factory=list)
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Session[C]:
         reset_peak()
         return self
 
@@ -81,7 +83,7 @@ class Session:
         close_loggers(self.loggers, failed=error is not None)
 
     @classmethod
-    def open(cls, config: RunConfig, *, method: str) -> Session | None:
+    def open(cls, config: C, *, method: str) -> Session[C] | None:
         """Creates or continues the run folder; None when the same run is finished there already.
 
         Args:
@@ -111,11 +113,9 @@ class Session:
             seconds = max((line.get("seconds", 0.0) for line in read_metrics(folder)), default=0.0)
         return cls(config, folder, resume_from, seconds, method)
 
-    def trainer(
-        self, *, validate: bool, length: TrainerConfig | None = None, online: OnlineProbe | None = None
-    ) -> pl.Trainer:
-        """The Lightning Trainer that the config, or `length`, describes; `validate` when there is a validation part."""
-        c = length or self.config.trainer
+    def trainer(self, c: TrainerConfig, *, validate: bool, online: OnlineProbe | None = None) -> pl.Trainer:
+        """The Lightning Trainer that `c` describes, the config's own or matched in length; `validate`: there is such a part."""
+        self.length = c
         probed = online is not None and c.monitor.startswith(PREFIX)
         if c.patience and not validate and not probed:
             raise SslMedError(
@@ -196,11 +196,11 @@ class Session:
 
     def fit(self, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> bool:
         """Trains to the end or to a signal; True when it reached its end."""
-        if trainer.world_size > 1 and self.config.trainer.sync_batchnorm:
+        if trainer.world_size > 1 and self.length.sync_batchnorm:
             convert_sync_batchnorm(module, device_type=trainer.strategy.root_device.type)
         if trainer.strategy.root_device.type == "cpu":
             guard_convolutions(module)
-        if self.config.trainer.channels_last:
+        if self.length.channels_last:
             dims = self.config.spec.spatial_dims
             module.to(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
         if self.resume_from:
@@ -219,11 +219,11 @@ class Session:
     def best_weights(self, module: pl.LightningModule) -> str:
         """Restores the weights that the run selects, in place; says which."""
         path = self.folder / BEST
-        if self.config.trainer.select == "last" or not path.is_file():
+        if self.length.select == "last" or not path.is_file():
             return "last"
         state = torch.load(path, map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])
-        return f"best {self.config.trainer.monitor}, step {state['global_step']}"
+        return f"best {self.length.monitor}, step {state['global_step']}"
 
     def seconds(self) -> float:
         """Wall-clock seconds of training, interruptions left out."""

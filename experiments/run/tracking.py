@@ -11,7 +11,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from experiments.config.run import RunConfig
+from experiments.config.kinds import RunConfig
 from ssl_med.reports.writing import append_metrics
 
 LABEL_FRACTION = "labels/fraction"  # logged beside the test metrics
@@ -54,8 +54,7 @@ def facets(config: RunConfig, *, method: str) -> dict[str, str | int | float]:
     """What a run is, in the dimensions that runs are grouped, filtered and compared by."""
     found: dict[str, str | int | float] = {"method": method, "data": config.data.name}
     if config.kind != "pretrain":
-        protocol = config.protocol or getattr(config.transfer, "protocol", "")
-        found |= {"task": config.name, "protocol": protocol}
+        found |= {"task": config.name, "protocol": config.protocol}
     if config.labelled:
         labels = config.labels
         found |= {"shots": labels.shots} if labels.shots else {"fraction": labels.fraction}

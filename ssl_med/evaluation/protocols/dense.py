@@ -24,6 +24,7 @@ from ssl_med.evaluation.tasks import Row, Segmentation
 from ssl_med.networks.heads import pointwise
 from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.rng import seeded_generator
+from ssl_med.setting import setting
 from ssl_med.spec import Batch, SslMedError
 
 PICTURES = 4  # the first test cases
@@ -35,7 +36,7 @@ class DenseConfig:
 
     levels: tuple[int, ...] = ()
     """levels of the encoder whose features are joined, 0: finest, -1: last; empty: all"""
-    cache: str = ""
+    cache: str = setting(default="", affects="nothing")
     """folder of the feature files; empty: features/ in the run folder; runs that share one extract once"""
     voxels: int = 400
     """voxels of each crop, half of them from the regions where there are enough; data.crops_per_volume crops a scan"""

@@ -18,6 +18,7 @@ from torch import Tensor
 from ssl_med.evaluation.features import Features, pooled
 from ssl_med.evaluation.tasks import Row, TaskConfig, task_class
 from ssl_med.networks.pyramid import Backbone
+from ssl_med.setting import setting
 from ssl_med.spec import Batch, DataSpec
 
 SamplesOf = Callable[[Batch], tuple[Sequence[str], Tensor, Tensor]]
@@ -31,7 +32,7 @@ class LevelsConfig:
 
     levels: tuple[int, ...] = (-1,)
     """levels of the encoder whose pooled features are joined, 0: finest, -1: last"""
-    cache: str = ""
+    cache: str = setting(default="", affects="nothing")
     """folder of the feature files; empty: features/ in the run folder; runs that share one extract once"""
 
 
