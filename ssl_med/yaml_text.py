@@ -1,12 +1,13 @@
-"""Yaml text to plain values and back; the only place that knows the library which does it."""
+"""Yaml text to plain values and back; the only place that knows the library which does it.
+
+The library is imported when the first text is read: help and the refusal of a typo mostly read none.
+"""
 
 from __future__ import annotations
 
 import io
 from functools import cache
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from ssl_med.spec import first_line
 
@@ -21,6 +22,8 @@ def parse(text: str) -> Any:
     Raises:
         YamlError: it is not valid yaml.
     """
+    from omegaconf import OmegaConf
+
     try:
         return OmegaConf.to_container(_parse(text))
     except Exception as error:  # yaml's and omegaconf's own families of errors share no base class
@@ -29,6 +32,8 @@ def parse(text: str) -> Any:
 
 @cache
 def _parse(text: str) -> Any:
+    from omegaconf import OmegaConf
+
     return OmegaConf.load(io.StringIO(text))
 
 
@@ -38,6 +43,8 @@ def parse_value(text: str) -> Any:
     Raises:
         YamlError: it is not valid yaml.
     """
+    from omegaconf import OmegaConf
+
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
     except Exception as error:
@@ -46,4 +53,6 @@ def parse_value(text: str) -> Any:
 
 def dump(tree: dict[str, Any]) -> str:
     """A plain tree as yaml text that `parse` reads back as the same."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_yaml(OmegaConf.create(tree))

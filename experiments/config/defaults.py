@@ -22,6 +22,7 @@ from ssl_med.spec import SslMedError
 ROOTS = "SSL_MED_DATA"
 CACHE = "SSL_MED_CACHE"
 LAPTOP = "cpu"
+DESCRIBED_BY_FILES = ("msd", "medmnist")  # channels and classes stand in their files, which composing a run reads
 
 
 def complete(about: Command, arguments: Sequence[str], picked: Mapping[str, str]) -> list[str]:
@@ -46,8 +47,8 @@ def complete(about: Command, arguments: Sequence[str], picked: Mapping[str, str]
                 root, text = root_of(names, phantoms=phantoms)
                 if root:
                     filled.append(f"{prefix}.root={root}")
-                    if prefix == "online.data" and not show:
-                        write_phantoms(data_of(names), root)  # its labels are looked at while the request is checked
+                    if data_of(names) in DESCRIBED_BY_FILES or prefix == "online.data":
+                        write_phantoms(data_of(names), root)  # what composing looks at; the others once it is done
                     lines.append(f"no {prefix}.root for {names.get('task') or data_of(names)}: {text}")
                 else:
                     layout = class_variable(f"datamodules.{data_of(names)}", "layout")
