@@ -250,7 +250,6 @@ def test_what_is_wrong_is_one_line_before_work_starts(base, nodules, roots, tmp_
     assert "key 'online.data.patchsize' is unknown" in refused(task, root, "online.data.patchsize=3")
     assert "online.task=NAME is missing" in refused("online.samples=9")
     assert "task 'nodul2d' is unknown; did you mean 'nodule2d'?" in refused("online.task=nodul2d", root)
-    assert "online.data.root is missing" in refused(task)
     assert "online.data.root=/nowhere: no such folder" in refused(task, "online.data.root=/nowhere")
     assert "is this medmnist?" in refused(task, images)
     assert "online.every_steps is 0" in refused(task, root, "online.every_steps=0")
