@@ -10,8 +10,10 @@ from report_samples import write_finetune
 from test_loose_runs import Page
 
 from ssl_med.evaluation.statistics import Refusal
+from ssl_med.reports import page
 from ssl_med.reports.figures.traces import series_traces
 from ssl_med.reports.page import report_runs, write_report
+from ssl_med.reports.render import html, latex, markdown
 from ssl_med.reports.render.blocks import Beside
 from ssl_med.reports.render.latex import escape
 from ssl_med.reports.sections import overview, published, results
@@ -20,6 +22,12 @@ from ssl_med.reports.sections import overview, published, results
 def written(comparison, out):
     page = Page(write_report(comparison, out).read_text())
     return page, (out / "report.md").read_text(), (out / "table.tex").read_text(), (out / "results.csv").read_text()
+
+
+def rendered(sections, out):
+    """Page, Markdown and LaTeX of some sections alone: quicker than a whole report."""
+    shown = Page(html.page("", "", [], sections))
+    return shown, markdown.text("", "", [], sections, out), latex.text("sample", "", sections)
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +139,8 @@ def test_all_columns_stand_in_one_table(tmp_path):
     names = ("dice", "far_away")
     gaps = [("moco", 1.0, seed, "not run yet") for seed in range(6)]
     comparison = sample_comparison(tmp_path / "runs", columns=names, missing=gaps, tuned=False, early_steps=())
-    page, markdown, tex, _ = written(comparison, tmp_path / "report")
-    head, *rows = [line.strip("| ").split(" | ") for line in part_of(markdown, "All columns") if line.startswith("|")]
+    _, text, tex = rendered(overview.section(comparison), tmp_path / "report")
+    head, *rows = [line.strip("| ").split(" | ") for line in part_of(text, "All columns") if line.startswith("|")]
     assert [cell for cell in head if cell] == [
         f"{name} (dice · {share} %)" for name in ("dice", "far away") for share in (5, 20, 100)]  # fmt: skip
     cells = {row[0]: row[1:] for row in rows[1:]}
@@ -145,7 +153,7 @@ def test_all_columns_stand_in_one_table(tmp_path):
     assert cells["mae"][4].startswith(said)
     assert cells["moco"][2] == cells["moco"][5] == "missing"
     assert "tab:sample-all-columns" in tex
-    assert page.text.index("All columns") < page.text.index("Far away")
+    assert page.SECTIONS.index(overview.section) < page.SECTIONS.index(results.section)
     # too many to read: the largest budget of each
     wide = sample_comparison(
         tmp_path / "wide", rows=("scratch", "mae"), columns=("a", "b", "c"), seeds=1, tuned=False, early_steps=()
@@ -169,11 +177,10 @@ def test_a_series_of_columns_is_drawn_as_one_curve(tmp_path):
     for line in lines:
         assert list(line.x) == [0, 1, 2]
         assert line.mean == [comparison.cell(name, 1.0, line.label).mean for name in names]
-    page, markdown, _, _ = written(comparison, tmp_path / "report")
-    assert "![Test dice by column: ratio](figures/series-ratio.png)" in markdown
+    shown, text, _ = rendered(overview.section(comparison), tmp_path / "report")
+    assert "![Test dice by column: ratio](figures/series-ratio.png)" in text
     assert (tmp_path / "report" / "figures" / "series-ratio.png").is_file()
-    assert any(attrs.get("alt") == "Test dice by column: ratio" or attrs.get("aria-label") == "Test dice by column: ratio"
-               for _, attrs in page.tags)  # fmt: skip
+    assert [attrs["alt"] for tag, attrs in shown.tags if tag == "img"] == ["Test dice by column: ratio"]
     # columns that share nothing, or a single one, are no curve
     assert series_traces(comparison, "") == ([], [])
     alone = sample_comparison(tmp_path / "alone", columns=("ratio 1:1",), series="ratio", tuned=False, early_steps=())
