@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -140,10 +141,6 @@ def _serve(pipe: Connection, threads: int, parent: int) -> None:
 
 def carry_out(kind: str, overrides: Sequence[str], log: Path) -> str:
     """One command; its error in a line, or ''."""
-    from experiments.commands.external import external
-    from experiments.commands.finetune import finetune
-    from experiments.commands.pretrain import pretrain
-    from experiments.commands.probe import probe
     from experiments.run.environment import is_first_process
     from ssl_med.spec import SslMedError
 
@@ -153,7 +150,8 @@ def carry_out(kind: str, overrides: Sequence[str], log: Path) -> str:
     sys.stdout.flush()
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            {"pretrain": pretrain, "finetune": finetune, "probe": probe, "external": external}[kind](overrides)
+            # by name, as cli.py does it: a command may use a comparison, so a comparison imports no command
+            getattr(importlib.import_module(f"experiments.commands.{kind}"), kind)(overrides)
         except SslMedError as error:
             print(f"ssl-med: {error}")
             return str(error)

@@ -84,8 +84,9 @@ def test_an_analysis_is_one_file(example):
 
     found = get_class(*example("add-an-analysis"), kind="kind", base=Analysis)
     network = build_backbone(backbone_config("unet", channels=(8, 8)), spatial_dims=2, in_channels=1).eval()
-    with torch.no_grad():  # half of the channels are cut off from the image
+    with torch.no_grad():  # half of the channels are cut off from the image, and the others stay above the ReLU's zero
         network.levels[0][1].conv.weight[:4] = 0
+        network.levels[0][1].conv.bias.fill_(10.0)
     images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     batches = [{"image": images, "id": list("abcdef")}]
     numbers = found(found.Config()).measure(network, batches, device=torch.device("cpu")).numbers
