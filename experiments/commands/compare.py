@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.comparison import estimate as planner
-from experiments.comparison.execute import PROGRESS, Campaign, choose
+from experiments.comparison.execute import PROGRESS, Execution, choose
 from experiments.comparison.local import Workers
-from experiments.comparison.plan import Matrix, Node
+from experiments.comparison.plan import Plan, PlannedRun
 from experiments.comparison.results import failures_of, report_table
 from experiments.comparison.slurm import Slurm, SlurmConfig
 from experiments.comparison.table import load_table
@@ -87,34 +87,34 @@ def compare(overrides: Sequence[str]) -> Path:
         RunError: a run failed; the others are done.
     """
     dry = "--dry-run" in overrides
-    matrix, config = open_matrix([override for override in overrides if override not in ("--dry-run", REPORT)])
+    plan, config = open_plan([override for override in overrides if override not in ("--dry-run", REPORT)])
     if REPORT in overrides:
-        report_table(matrix, choose(matrix, matrix.trials())[0], failures_of(matrix.out / PROGRESS))
-        return matrix.out
-    finals = check(matrix)
-    plan = {"pretrain": len(matrix.pretrainings()), "tune": len(matrix.trials()), "final": len(finals)}
-    jobs = planner.within_memory(matrix.out, config.jobs, config.memory_gb)
+        report_table(plan, choose(plan, plan.trials())[0], failures_of(plan.out / PROGRESS))
+        return plan.out
+    finals = check(plan)
+    counts = {"pretrain": len(plan.pretrainings()), "tune": len(plan.trials()), "final": len(finals)}
+    jobs = planner.within_memory(plan.out, config.jobs, config.memory_gb)
     threads = config.threads or max(1, cores() // jobs)
-    with _FolderLock(matrix.out):
-        _declare(matrix)
+    with _FolderLock(plan.out):
+        _declare(plan)
         if dry:
-            measured = planner.measure(matrix, finals, jobs=jobs, threads=threads)
-            planner.store(matrix, measured, jobs=jobs, threads=threads)
-            say(f"table {matrix.name}: {sum(plan.values())} runs, nothing of it carried out")
+            measured = planner.measure(plan, finals, jobs=jobs, threads=threads)
+            planner.store(plan, measured, jobs=jobs, threads=threads)
+            say(f"table {plan.name}: {sum(counts.values())} runs, nothing of it carried out")
             say(planner.describe(measured, jobs=jobs))
-            return matrix.out
-        campaign = Campaign(matrix, plan, jobs=config.slurm.limit if config.launcher == "slurm" else jobs)
-        say(f"table {matrix.name}: {campaign.total} runs, {len(campaign.done)} of them done already")
-        with _launcher(config, matrix.out, jobs=jobs, threads=threads) as launcher:
-            failures = campaign.run(launcher)
-        judged = planner.judge(matrix.out, campaign.seconds)
+            return plan.out
+        execution = Execution(plan, counts, jobs=config.slurm.limit if config.launcher == "slurm" else jobs)
+        say(f"table {plan.name}: {execution.total} runs, {len(execution.done)} of them done already")
+        with _launcher(config, plan.out, jobs=jobs, threads=threads) as launcher:
+            failures = execution.run(launcher)
+        judged = planner.judge(plan.out, execution.seconds)
         if judged:
             say(judged)
-    report_table(matrix, choose(matrix, matrix.trials())[0], failures)
+    report_table(plan, choose(plan, plan.trials())[0], failures)
     if failures:
         raise RunError(f"{len(failures)} runs failed or wait for one that did; the same command tries them again")
-    say(f"table {matrix.name} is complete -> {matrix.out}")
-    return matrix.out
+    say(f"table {plan.name} is complete -> {plan.out}")
+    return plan.out
 
 
 def _launcher(config: CompareConfig, out: Path, *, jobs: int, threads: int) -> Workers | Slurm:
@@ -123,7 +123,7 @@ def _launcher(config: CompareConfig, out: Path, *, jobs: int, threads: int) -> W
     return Workers(jobs, threads=threads)
 
 
-def open_matrix(overrides: Sequence[str]) -> tuple[Matrix, CompareConfig]:
+def open_plan(overrides: Sequence[str]) -> tuple[Plan, CompareConfig]:
     """The table that overrides ask for, and how to carry it out."""
     own: list[str] = []
     rest: list[str] = []
@@ -134,7 +134,7 @@ def open_matrix(overrides: Sequence[str]) -> tuple[Matrix, CompareConfig]:
     table = load_table(config.table, rest, scale=config.scale)
     out = Path(config.out or f"runs/compare/{name}{'-small' if config.scale == 'small' else ''}")
     elsewhere = config.launcher == "slurm"
-    matrix = Matrix(
+    plan = Plan(
         name,
         table,
         out=out.resolve(),
@@ -143,36 +143,36 @@ def open_matrix(overrides: Sequence[str]) -> tuple[Matrix, CompareConfig]:
         scale=config.scale,
         elsewhere=elsewhere,
     )
-    return matrix, config
+    return plan, config
 
 
 _KEYS = ("table", "scale", "out", "jobs", "threads", "root", "store", "launcher", "memory_gb", "slurm")
 
 
-def check(matrix: Matrix) -> list[Node]:
+def check(plan: Plan) -> list[PlannedRun]:
     """Composes every run; those behind the cells, with the first trial's settings where these are to be chosen.
 
     Raises:
         SslMedError: one of them cannot be composed.
     """
-    trials = matrix.trials()
+    trials = plan.trials()
     first = {(node.row, node.column): dict(node.choice) for node in reversed(trials)}
-    finals = matrix.finals(first)
-    for node in [*matrix.pretrainings(), *trials, *finals]:
-        matrix.folder(node)
-    matrix.check_metrics([*trials, *finals])
+    finals = plan.finals(first)
+    for node in [*plan.pretrainings(), *trials, *finals]:
+        plan.folder(node)
+    plan.check_metrics([*trials, *finals])
     return finals
 
 
-def cells(matrix: Matrix, choices: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[tuple[Node, Run]]:
+def cells(plan: Plan, choices: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[tuple[PlannedRun, Run]]:
     """Every final run that the table asks for, done or not."""
-    return [(node, matrix.run(node)) for node in matrix.finals(choices)]
+    return [(node, plan.run(node)) for node in plan.finals(choices)]
 
 
-def _declare(matrix: Matrix) -> None:
+def _declare(plan: Plan) -> None:
     """Keeps the declaration beside the results; says where it differs from that of the last start."""
-    path = matrix.out / DECLARED
-    tree = json.loads(json.dumps(to_plain(matrix.table)))
+    path = plan.out / DECLARED
+    tree = json.loads(json.dumps(to_plain(plan.table)))
     if path.is_file():
         old = json.loads(path.read_text())
         different = sorted(key for key in tree if old.get(key) != tree[key])
@@ -180,12 +180,12 @@ def _declare(matrix: Matrix) -> None:
             say(
                 f"note: the table was declared otherwise before ({', '.join(different)}); runs that it no longer needs stay"
             )
-    matrix.out.mkdir(parents=True, exist_ok=True)
+    plan.out.mkdir(parents=True, exist_ok=True)
     write_json(path, {**tree, "declared": time.strftime("%Y-%m-%d %H:%M")})
 
 
 class _FolderLock:
-    """One campaign per folder: a second start is refused as long as the first lives."""
+    """One execution per folder: a second start is refused as long as the first lives."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ def main(root: Path = Path("runs/demo")) -> Path:
     """Carries out or continues the demo below `root`; returns its folder, which holds report.html."""
     wait_without_spinning()
     from datamodules.phantoms import lits, montgomery
-    from experiments.commands.compare import cells, compare, open_matrix
+    from experiments.commands.compare import cells, compare, open_plan
 
     start = time.monotonic()
     say(f"demo on {hardware()}: a few minutes on two cores; the same command goes on after an interruption")
@@ -37,10 +37,10 @@ def main(root: Path = Path("runs/demo")) -> Path:
     roots = [f"root.montgomery={radiographs}", f"root.lits={scans}"]
     overrides = ["table=demo", f"out={root}", *roots, f"jobs={min(cores(), MOST)}"]
     out = compare(overrides)
-    matrix, _ = open_matrix(overrides)
-    baseline = matrix.table.baseline
+    plan, _ = open_plan(overrides)
+    baseline = plan.table.baseline
     found: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-    for node, run in cells(matrix, {}):
+    for node, run in cells(plan, {}):
         found[f"{node.column} from {100 * node.fraction:g} % of the labels", node.row][node.seed] = run.value
     for (what, row), values in found.items():
         if row != baseline:

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.comparison.execute import kind_of
 from experiments.comparison.local import Finished, Job, Workers
-from experiments.comparison.plan import Matrix, Node
+from experiments.comparison.plan import Plan, PlannedRun
 from experiments.config.kinds import FinetuneRun, PretrainRun
 from experiments.config.run import compose_finetune, compose_pretrain
 from experiments.run.environment import say
@@ -51,17 +51,17 @@ class Estimate:
 
 
 def measure(
-    matrix: Matrix, finals: Sequence[Node], *, jobs: int, threads: int
+    plan: Plan, finals: Sequence[PlannedRun], *, jobs: int, threads: int
 ) -> dict[tuple[str, ...], tuple[int, Estimate]]:
-    """Kind of run -> how many, and the prediction for one; `jobs` of them at a time, as in the campaign.
+    """Kind of run -> how many, and the prediction for one; `jobs` of them at a time, as in the execution.
 
     Raises:
         SslMedError: a short run failed.
     """
-    kinds: dict[tuple[str, ...], list[Node]] = defaultdict(list)
-    for node in [*matrix.pretrainings(), *matrix.trials(), *finals]:
+    kinds: dict[tuple[str, ...], list[PlannedRun]] = defaultdict(list)
+    for node in [*plan.pretrainings(), *plan.trials(), *finals]:
         kinds[kind_of(node)].append(node)
-    folder = matrix.out / "plan"
+    folder = plan.out / "plan"
     shutil.rmtree(folder, ignore_errors=True)
     probes: dict[tuple[str, ...], Estimate] = {}
     try:
@@ -75,17 +75,17 @@ def measure(
     return {kind: (len(nodes), probes[kind]) for kind, nodes in kinds.items()}
 
 
-def describe(plan: Mapping[tuple[str, ...], tuple[int, Estimate]], *, jobs: int) -> str:
-    """The plan as a table with its sums."""
+def describe(estimates: Mapping[tuple[str, ...], tuple[int, Estimate]], *, jobs: int) -> str:
+    """The estimate as a table with its sums."""
     lines = [f"{'runs':>6}  {'seconds each':>12}  {'hours':>7}  what"]
-    for (role, row, column, fraction), (count, one) in plan.items():
+    for (role, row, column, fraction), (count, one) in estimates.items():
         wanted = f" for {column}" if column else ""
         what = f"{role} {row}{wanted}" if role == "pretrain" else f"{role} {column} at {100 * float(fraction):g} %"
         lines.append(f"{count:6d}  {one.seconds:12.1f}  {count * one.seconds / 3600:7.2f}  {what}")
-    total = sum(count * one.seconds for count, one in plan.values())
-    runs = sum(count for count, _ in plan.values())
-    disk = sum(count * one.disk_mb for count, one in plan.values())
-    memory = jobs * max((one.memory_mb for _, one in plan.values()), default=0.0)
+    total = sum(count * one.seconds for count, one in estimates.values())
+    runs = sum(count for count, _ in estimates.values())
+    disk = sum(count * one.disk_mb for count, one in estimates.values())
+    memory = jobs * max((one.memory_mb for _, one in estimates.values()), default=0.0)
     lines.append(
         f"{runs:6d}  {'':12}  {total / 3600:7.2f}  device-hours in all; {total / jobs / 3600:.2f} h with jobs={jobs}, "
         f"{memory / 1024:.1f} GiB of memory, {disk / 1024:.2f} GiB of disk"
@@ -93,13 +93,13 @@ def describe(plan: Mapping[tuple[str, ...], tuple[int, Estimate]], *, jobs: int)
     return "\n".join(lines)
 
 
-def store(matrix: Matrix, plan: Mapping[tuple[str, ...], tuple[int, Estimate]], *, jobs: int, threads: int) -> None:
+def store(plan: Plan, estimates: Mapping[tuple[str, ...], tuple[int, Estimate]], *, jobs: int, threads: int) -> None:
     """plan.json: the prediction, for the report to judge."""
     rows = [
         {"kind": list(kind), "count": count, "seconds": one.seconds, **asdict(one)}
-        for kind, (count, one) in plan.items()
+        for kind, (count, one) in estimates.items()
     ]
-    write_json(matrix.out / PLAN, {"jobs": jobs, "threads": threads, "kinds": rows})
+    write_json(plan.out / PLAN, {"jobs": jobs, "threads": threads, "kinds": rows})
 
 
 def within_memory(out: Path, jobs: int, memory_gb: float) -> int:
@@ -137,7 +137,7 @@ class _Stopwatch:
         self.workers, self.folder, self.count = workers, folder, 0
         self.warm = False
 
-    def estimate(self, node: Node) -> Estimate:
+    def estimate(self, node: PlannedRun) -> Estimate:
         """Two short runs for the step, one more for a validation or a look at the test part where there are several."""
         if node.kind == "external":  # it needs weights to test, however little they have learned
             self._time(node.needs[0], {"trainer.max_steps": SHORT, "trainer.test_every_steps": 0})
@@ -163,7 +163,7 @@ class _Stopwatch:
         start = second - long * step
         return Estimate(steps, max(0, validations - 1), curves, start, step, validation, curve, memory, disk)
 
-    def _time(self, node: Node, changes: Mapping[str, float]) -> tuple[float, float, float]:
+    def _time(self, node: PlannedRun, changes: Mapping[str, float]) -> tuple[float, float, float]:
         """Seconds, MB of memory and MB of disk of a changed run, mean of as many at once as there are workers."""
         if not self.warm:  # the first run of a worker imports everything
             self.warm = True

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.comparison.local import Finished, Job
-from experiments.comparison.plan import Matrix, Node
+from experiments.comparison.plan import Plan, PlannedRun
 from experiments.comparison.progress import Bar
 from experiments.run.environment import say
 from ssl_med.evaluation.metrics import Metric, metric_of
@@ -39,17 +39,17 @@ class Launcher(Protocol):
         """Waits until a job ends, then all that have."""
 
 
-class Campaign:
+class Execution:
     """The state of a table while it is carried out."""
 
-    def __init__(self, matrix: Matrix, plan: Mapping[str, int], *, jobs: int) -> None:
-        self.matrix, self.plan, self.jobs = matrix, plan, jobs
+    def __init__(self, plan: Plan, counts: Mapping[str, int], *, jobs: int) -> None:
+        self.plan, self.counts, self.jobs = plan, counts, jobs
         self.failed: dict[Path, str] = {}
         self.done: set[Path] = set()
         self.seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
         self.again: dict[Path, int] = defaultdict(int)
-        self.trials = matrix.trials()
-        self.waiting = [*matrix.pretrainings(), *self.trials]
+        self.trials = plan.trials()
+        self.waiting = [*plan.pretrainings(), *self.trials]
         self.planned_finals = False
         self.bar = Bar(self.total)
         self._finished(list(self.waiting))
@@ -58,7 +58,7 @@ class Campaign:
     @property
     def total(self) -> int:
         """Runs of the table."""
-        return sum(self.plan.values())
+        return sum(self.counts.values())
 
     def run(self, launcher: Launcher) -> dict[Path, str]:
         """Carries out what is left; folder -> why of what failed or could not start."""
@@ -70,7 +70,7 @@ class Campaign:
         self.bar.close()
         for row, column in self._unchosen():
             say(f"not run: {column}: {row}, because its trials failed")
-            self.failed[self.matrix.out / "final" / f"{column}-{row}"] = "its trials failed"
+            self.failed[self.plan.out / "final" / f"{column}-{row}"] = "its trials failed"
         return self.failed
 
     def _start(self, workers: Launcher) -> bool:
@@ -78,19 +78,19 @@ class Campaign:
         for node in list(self.waiting):
             if not workers.free:
                 break
-            if all(self.matrix.folder(need) in self.done for need in node.needs):
+            if all(self.plan.folder(need) in self.done for need in node.needs):
                 self.waiting.remove(node)
-                folder = self.matrix.folder(node)
-                log = self.matrix.out / "logs" / f"{folder.parent.name}-{folder.name}.log"
-                watched = () if node.kind == "external" else (f"tracking.table={self.matrix.name[:58]}",)
+                folder = self.plan.folder(node)
+                log = self.plan.out / "logs" / f"{folder.parent.name}-{folder.name}.log"
+                watched = () if node.kind == "external" else (f"tracking.table={self.plan.name[:58]}",)
                 besides = ("trainer.progress=false", *watched)
-                workers.start(Job(node, node.kind, (*self.matrix.command(node), *besides), log))
+                workers.start(Job(node, node.kind, (*self.plan.command(node), *besides), log))
         return bool(workers.running)
 
     def _account(self, finished: Finished) -> None:
-        node: Node = finished.job.key
-        folder = self.matrix.folder(node)
-        run = self.matrix.run(node)
+        node: PlannedRun = finished.job.key
+        folder = self.plan.folder(node)
+        run = self.plan.run(node)
         if not finished.error and run.summary.get("status") == "interrupted" and self.again[folder] < AGAIN:
             self.again[folder] += 1
             self.waiting.insert(0, node)
@@ -110,15 +110,15 @@ class Campaign:
             took = ", ".join(part for part in (f"{finished.seconds:.0f} s", self._left()) if part)
             self.bar.say(f"[{len(self.done)}/{self.total}] {node.name}: {result} ({took})")
         write_json(
-            self.matrix.out / PROGRESS,
+            self.plan.out / PROGRESS,
             {"done": len(self.done), "of": self.total, "failed": {str(k): v for k, v in self.failed.items()}},
         )
 
     def _give_up(self, folder: Path) -> None:
         """Takes out of the queue what waits for a run that failed, and what waits for that."""
-        for node in [node for node in self.waiting if any(self.matrix.folder(need) == folder for need in node.needs)]:
+        for node in [node for node in self.waiting if any(self.plan.folder(need) == folder for need in node.needs)]:
             self.waiting.remove(node)
-            lost = self.matrix.folder(node)
+            lost = self.plan.folder(node)
             self.failed[lost] = f"waits for a {'fine-tuning' if node.kind == 'external' else 'pretraining'} that failed"
             self.bar.say(f"not run: {node.name}")
             self._give_up(lost)
@@ -138,24 +138,24 @@ class Campaign:
             return f"{rest:.0f} s left"
         return f"{rest / 3600:.1f} h left" if rest > 5400 else f"{rest / 60:.0f} min left"
 
-    def _possible_finals(self) -> list[Node]:
+    def _possible_finals(self) -> list[PlannedRun]:
         choices: dict[tuple[str, str], dict[str, Any]] = {
-            (row, column): {} for row in self.matrix.table.rows for column in self.matrix.table.columns
+            (row, column): {} for row in self.plan.table.rows for column in self.plan.table.columns
         }
-        return self.matrix.finals(choices)
+        return self.plan.finals(choices)
 
     def _plan_finals(self) -> None:
         """Once every trial has ended: chooses, and puts the runs of the table into the queue."""
         ended = {*self.done, *self.failed}
-        if self.planned_finals or any(self.matrix.folder(node) not in ended for node in self.trials):
+        if self.planned_finals or any(self.plan.folder(node) not in ended for node in self.trials):
             return
-        choices, table = choose(self.matrix, self.trials)
+        choices, table = choose(self.plan, self.trials)
         if choices:
-            write_json(self.matrix.out / CHOICES, table)
+            write_json(self.plan.out / CHOICES, table)
             for (row, column), chosen in choices.items():
                 self.bar.say(f"chosen for {row} in {column}: {', '.join(f'{k}={v}' for k, v in chosen.items())}")
         self.planned_finals = True
-        finals = self.matrix.finals(choices)
+        finals = self.plan.finals(choices)
         self.waiting += finals
         self._finished(finals)
         for folder in list(self.failed):
@@ -164,21 +164,21 @@ class Campaign:
     def _unchosen(self) -> list[tuple[str, str]]:
         if not self.planned_finals:
             return []
-        choices, _ = choose(self.matrix, self.trials)
+        choices, _ = choose(self.plan, self.trials)
         wanted = [
-            (row, c) for c, config in self.matrix.table.columns.items() if config.tune for row in self.matrix.table.rows
+            (row, c) for c, config in self.plan.table.columns.items() if config.tune for row in self.plan.table.rows
         ]
         return [key for key in wanted if key not in choices]
 
-    def _finished(self, nodes: Iterable[Node]) -> None:
+    def _finished(self, nodes: Iterable[PlannedRun]) -> None:
         """Takes what is finished out of the queue."""
-        found = {self.matrix.folder(node) for node in nodes if not self.matrix.run(node).problem}
+        found = {self.plan.folder(node) for node in nodes if not self.plan.run(node).problem}
         self.done |= found
-        self.waiting = [node for node in self.waiting if self.matrix.folder(node) not in found]
+        self.waiting = [node for node in self.waiting if self.plan.folder(node) not in found]
 
 
 def choose(
-    matrix: Matrix, trials: Sequence[Node]
+    plan: Plan, trials: Sequence[PlannedRun]
 ) -> tuple[dict[tuple[str, str], dict[str, Any]], list[dict[str, Any]]]:
     """Of each row and column the setting with the best mean over trial seeds; the first one of equals.
 
@@ -191,7 +191,7 @@ def choose(
     broken = set()
     listed = []
     for node in trials:
-        run, label = matrix.run(node), json.dumps(node.choice)
+        run, label = plan.run(node), json.dumps(node.choice)
         settings[label] = dict(node.choice)
         if run.problem:
             broken.add((node.row, node.column))
@@ -208,6 +208,6 @@ def choose(
     return chosen, listed
 
 
-def kind_of(node: Node) -> tuple[str, ...]:
+def kind_of(node: PlannedRun) -> tuple[str, ...]:
     """Runs that take about equally long."""
     return (node.role, node.row if node.role == "pretrain" else "", node.column, f"{node.fraction}")

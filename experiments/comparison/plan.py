@@ -28,7 +28,7 @@ Role = Literal["pretrain", "tune", "final"]
 
 
 @dataclass(frozen=True)
-class Node:
+class PlannedRun:
     """One run: what it is for, the overrides that start it, and the nodes that must be done before."""
 
     role: Role
@@ -37,7 +37,7 @@ class Node:
     fraction: float
     seed: int
     overrides: tuple[str, ...]
-    needs: tuple[Node, ...] = ()
+    needs: tuple[PlannedRun, ...] = ()
     choice: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -84,7 +84,7 @@ _COMPOSE: dict[str, Callable[[Sequence[str]], RunConfig]] = {
 }
 
 
-class Matrix:
+class Plan:
     """A table's runs below one folder.
 
     Args:
@@ -115,9 +115,9 @@ class Matrix:
 
     # --- nodes ---------------------------------------------------------------------------------------------------
 
-    def pretrainings(self) -> list[Node]:
+    def pretrainings(self) -> list[PlannedRun]:
         """Each pretraining once, in the order of the rows, all rows of a seed before the next seed."""
-        found: dict[Path, Node] = {}
+        found: dict[Path, PlannedRun] = {}
         for seed in self.table.pretrain.seeds:
             for label, row in self.table.rows.items():
                 for column, config in self.table.columns.items() if row.method else ():
@@ -127,7 +127,7 @@ class Matrix:
                     found.setdefault(self.folder(node), node)
         return list(found.values())
 
-    def trials(self) -> list[Node]:
+    def trials(self) -> list[PlannedRun]:
         """Runs that choose settings: every row of a column has the same grid."""
         return [
             self._run("tune", row, column, self.table.tune.fraction, seed, choice)
@@ -138,7 +138,7 @@ class Matrix:
             for choice in grid(config.tune)
         ]
 
-    def finals(self, choices: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[Node]:
+    def finals(self, choices: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[PlannedRun]:
         """Runs behind the cells, of each (row, column) that has its choice or needs none.
 
         Seeds come outermost: a table that is stopped early has few seeds of everything and not all seeds of little.
@@ -152,7 +152,7 @@ class Matrix:
             if (row, self.table.trained(column)) in choices or not self.table.columns[self.table.trained(column)].tune
         ]
 
-    def folder(self, node: Node) -> Path:
+    def folder(self, node: PlannedRun) -> Path:
         """Where a node's run lives: named by the hash of its config."""
         if node.overrides not in self._folders:
             config = node.config()
@@ -160,11 +160,11 @@ class Matrix:
             self._folders[node.overrides] = self.out / node.role / f"{name}-{config.hash(planned=self.elsewhere)}"
         return self._folders[node.overrides]
 
-    def run(self, node: Node) -> Run:
+    def run(self, node: PlannedRun) -> Run:
         """The run of a node as its folder tells it, judged by the metric of the column."""
         return read_run(self.folder(node), metric=self._metric(node))
 
-    def check_metrics(self, nodes: Sequence[Node]) -> None:
+    def check_metrics(self, nodes: Sequence[PlannedRun]) -> None:
         """Refuses a column whose metric its task never has; what depends on data and on maps of classes shows after a run.
 
         Raises:
@@ -179,23 +179,25 @@ class Matrix:
                     f"columns.{node.column}.metric={metric}: is no test metric of {config.name}{nearest(metric, known)}"
                 )
 
-    def _metric(self, node: Node) -> str:
+    def _metric(self, node: PlannedRun) -> str:
         return "" if node.role == "pretrain" else self.table.columns[node.column].metric
 
-    def command(self, node: Node) -> tuple[str, ...]:
+    def command(self, node: PlannedRun) -> tuple[str, ...]:
         """All overrides of its run, the folder included."""
         return (*node.overrides, f"out={self.folder(node)}")
 
-    def _pretraining(self, label: str, column: str, seed: int) -> Node:
+    def _pretraining(self, label: str, column: str, seed: int) -> PlannedRun:
         row, own = self.table.rows[label], self.table.columns[column].pretrain
         data, root, settings = self.table.origin(label, column)
         layers = (self.table.settings, settings, {"data": self._data(root)})
         overrides = (f"method={row.method}", f"data={data}", *self._trainer(), *flatten(self._merged(*layers)))
-        return Node("pretrain", label, column if own != SourceConfig() else "", 1.0, seed, (*overrides, f"seed={seed}"))
+        return PlannedRun(
+            "pretrain", label, column if own != SourceConfig() else "", 1.0, seed, (*overrides, f"seed={seed}")
+        )
 
     def _run(
         self, role: Role, label: str, column: str, fraction: float, seed: int, choice: tuple[tuple[str, Any], ...]
-    ) -> Node:
+    ) -> PlannedRun:
         table, row, wanted = self.table, self.table.rows[label], self.table.columns[column]
         settings = self._merged(table.settings, wanted.settings, row.transfer)
         for key, value in choice:
@@ -206,7 +208,7 @@ class Matrix:
         if role == "tune":
             # trials never see the test part; pretraining may have seen, unlabelled, the training subjects that choose
             settings = _set(_set(settings, "data.tuning_share", table.tune.share), "data.allow_overlap", True)
-        needs: tuple[Node, ...] = ()
+        needs: tuple[PlannedRun, ...] = ()
         init = row.init or SCRATCH
         if row.method:
             seeds = table.pretrain.seeds
@@ -220,17 +222,17 @@ class Matrix:
             start.append(f"protocol={wanted.protocol}")
             settings = _for_probe(settings)
         overrides = (*start, *flatten(settings), f"init={init}", f"seed={seed}")
-        return Node(role, label, column, fraction, seed, overrides, needs, choice)
+        return PlannedRun(role, label, column, fraction, seed, overrides, needs, choice)
 
     def _final(
         self, row: str, column: str, fraction: float, seed: int, choices: Mapping[tuple[str, str], Mapping[str, Any]]
-    ) -> Node:
+    ) -> PlannedRun:
         trained = self.table.trained(column)
         choice = tuple(choices.get((row, trained), {}).items())
         node = self._run("final", row, trained, fraction, seed, choice)
         return self._external(node, column) if trained != column else node
 
-    def _external(self, trained: Node, column: str) -> Node:
+    def _external(self, trained: PlannedRun, column: str) -> PlannedRun:
         """The test of a fine-tuning on another data set, which prepares data as the training did."""
         wanted = self.table.columns[column]
         loading = {
@@ -240,7 +242,7 @@ class Matrix:
         settings = self._merged({"trainer": loading}, wanted.settings, {"data": data})
         told = [override for key in _TOLD for override in _told(key, settings.pop(key, None))]
         overrides = (str(self.folder(trained)), f"task={wanted.task}", *self._trainer(), *told, *flatten(settings))
-        return Node("final", trained.row, column, trained.fraction, trained.seed, overrides, (trained,))
+        return PlannedRun("final", trained.row, column, trained.fraction, trained.seed, overrides, (trained,))
 
     def _trainer(self) -> tuple[str, ...]:
         return (f"trainer={self.table.trainer}",) if self.table.trainer else ()

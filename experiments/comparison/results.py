@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison.plan import Matrix, Node
+from experiments.comparison.plan import Plan, PlannedRun
 from experiments.run.environment import say
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.design import Column, Design, Entry
@@ -17,39 +17,37 @@ from ssl_med.reports.run_folder import Run
 Choices = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
-def report_table(matrix: Matrix, choices: Choices, failed: Mapping[Path, str], *, out: Path | None = None) -> Path:
+def report_table(plan: Plan, choices: Choices, failed: Mapping[Path, str], *, out: Path | None = None) -> Path:
     """Writes the report of a table, complete or not; returns the page.
 
     Args:
-        matrix: the table.
+        plan: the table.
         choices: what was chosen for (row, column).
         failed: run folder -> why it failed.
         out: folder; None: the table's.
     """
-    page = write_report(comparison_of(matrix, choices, failed), out or matrix.out)
+    page = write_report(comparison_of(plan, choices, failed), out or plan.out)
     say(f"report: {page}")
     return page
 
 
-def comparison_of(matrix: Matrix, choices: Choices, failed: Mapping[Path, str]) -> Comparison:
+def comparison_of(plan: Plan, choices: Choices, failed: Mapping[Path, str]) -> Comparison:
     """The declaration and all its runs."""
-    reader, trained = _Reader(matrix, failed), matrix.table.trained
-    entries = [reader.entry(node) for node in (*matrix.pretrainings(), *reader.trials, *matrix.finals(choices))]
-    every = {
-        (row, column): choices.get((row, column), {}) for row in matrix.table.rows for column in matrix.table.columns
-    }
+    reader, trained = _Reader(plan, failed), plan.table.trained
+    entries = [reader.entry(node) for node in (*plan.pretrainings(), *reader.trials, *plan.finals(choices))]
+    every = {(row, column): choices.get((row, column), {}) for row in plan.table.rows for column in plan.table.columns}
     entries += [
         Entry("final", n.row, n.column, n.fraction, n.seed, Run(Path()), why=reader.unchosen(n.row, trained(n.column)))
-        for n in matrix.finals(every)
-        if matrix.table.columns[trained(n.column)].tune and (n.row, trained(n.column)) not in choices
+        for n in plan.finals(every)
+        if plan.table.columns[trained(n.column)].tune and (n.row, trained(n.column)) not in choices
     ]
-    return Comparison(_declared(matrix), tuple(entries))
+    return Comparison(_declared(plan), tuple(entries))
 
 
-def _declared(matrix: Matrix) -> Design:
-    table = matrix.table
+def _declared(plan: Plan) -> Design:
+    table = plan.table
     return Design(
-        name=matrix.name,
+        name=plan.name,
         title=table.title,
         rows=tuple(table.rows),
         columns=tuple(
@@ -75,35 +73,35 @@ def _declared(matrix: Matrix) -> Design:
         published=table.published,
         published_p=table.published_p,
         tune_fraction=table.tune.fraction,
-        scale=matrix.scale,
+        scale=plan.scale,
     )
 
 
 class _Reader:
-    """Reads run folders, each once, with what the campaign knows of those that failed."""
+    """Reads run folders, each once, with what the execution knows of those that failed."""
 
-    def __init__(self, matrix: Matrix, failed: Mapping[Path, str]) -> None:
-        self.matrix, self.failed = matrix, failed
-        self.trials = matrix.trials()
+    def __init__(self, plan: Plan, failed: Mapping[Path, str]) -> None:
+        self.plan, self.failed = plan, failed
+        self.trials = plan.trials()
         self._runs: dict[tuple[Path, str], Run] = {}
 
-    def entry(self, node: Node) -> Entry:
+    def entry(self, node: PlannedRun) -> Entry:
         before = node.needs[0].needs if node.kind == "external" else node.needs
-        starts = self.matrix.folder(before[0]) if before else None
+        starts = self.plan.folder(before[0]) if before else None
         run = self._run(node)
         return Entry(
             node.role, node.row, node.column, node.fraction, node.seed, run, self.why(node), node.choice, starts
         )
 
-    def why(self, node: Node) -> str:
+    def why(self, node: PlannedRun) -> str:
         """Why a run does not count; '' when it does."""
-        folder, run = self.matrix.folder(node), self._run(node)
+        folder, run = self.plan.folder(node), self._run(node)
         if not run.problem:
             return ""
-        broken = [need for need in node.needs if self.matrix.folder(need) in self.failed]
+        broken = [need for need in node.needs if self.plan.folder(need) in self.failed]
         if broken:
             what = "pretraining" if broken[0].role == "pretrain" else "fine-tuning"
-            return f"its {what} failed: {self.failed[self.matrix.folder(broken[0])]}"
+            return f"its {what} failed: {self.failed[self.plan.folder(broken[0])]}"
         if folder in self.failed:
             return f"failed: {self.failed[folder]}"
         return run.problem if folder.is_dir() else "not run yet"
@@ -117,15 +115,15 @@ class _Reader:
                 return f"no setting chosen; a trial whose{why.removeprefix('its')}"
         return "its trials are not done yet"
 
-    def _run(self, node: Node) -> Run:
-        key = self.matrix.folder(node), node.column
+    def _run(self, node: PlannedRun) -> Run:
+        key = self.plan.folder(node), node.column
         if key not in self._runs:
-            self._runs[key] = self.matrix.run(node)
+            self._runs[key] = self.plan.run(node)
         return self._runs[key]
 
 
 def failures_of(progress: Path) -> dict[Path, str]:
-    """What a campaign wrote of its failed runs."""
+    """What a execution wrote of its failed runs."""
     if not progress.is_file():
         return {}
     return {Path(folder): str(why) for folder, why in json.loads(progress.read_text()).get("failed", {}).items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.commands.compare import open_matrix
+from experiments.commands.compare import open_plan
 from experiments.config.data import compose_check
 from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
 from experiments.config.usage import check, command, commands
@@ -69,7 +69,7 @@ def test_a_shown_command_line_is_accepted_as_typed(page, line, tmp_path, monkeyp
     if name in COMPOSE:
         COMPOSE[name](arguments)
     elif name == "compare":
-        open_matrix(arguments)
+        open_plan(arguments)
 
 
 def texts():

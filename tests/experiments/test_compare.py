@@ -21,7 +21,7 @@ from datamodules.phantoms import chest14
 from experiments.cli import main
 from experiments.commands import compare as module
 from experiments.comparison.execute import CHOICES
-from experiments.comparison.plan import Node
+from experiments.comparison.plan import PlannedRun
 from ssl_med.reports.run_folder import SUMMARY
 from ssl_med.reports.writing import write_summary
 
@@ -96,7 +96,7 @@ def start(tmp_path, monkeypatch, capsys, request):
     """Starts the table by the command; returns code, what was started, and what was printed."""
     monkeypatch.setattr(module, "Workers", Desk)
     if not request.node.get_closest_marker("parametrize"):
-        monkeypatch.setattr(Node, "config", lambda node: Plain(node.overrides))
+        monkeypatch.setattr(PlannedRun, "config", lambda node: Plain(node.overrides))
     path = tmp_path / "table.yaml"
     path.write_text(textwrap.dedent(TABLE))
 
@@ -134,7 +134,7 @@ def test_what_a_run_needs_comes_before_it_and_choices_enter_the_finals(start, tm
 
 @pytest.mark.parametrize("metric", ["iou", "hd95_mm"])
 def test_choices_and_the_report_follow_the_metric_of_the_column(start, monkeypatch, tmp_path, metric):
-    monkeypatch.setattr(Node, "config", lambda node: Plain(node.overrides))
+    monkeypatch.setattr(PlannedRun, "config", lambda node: Plain(node.overrides))
     _, _, printed = start(f"columns.liver.metric={metric}")
     rows = ("scratch", "mg", "moco")
     assert all(f"chosen for {row} in liver: optim.lr=0.001" in printed for row in rows)  # scratch by dice: 0.1
@@ -152,7 +152,7 @@ def test_choices_and_the_report_follow_the_metric_of_the_column(start, monkeypat
 
 
 def test_a_metric_that_the_task_lacks_is_refused_before_work_starts(start, monkeypatch):
-    monkeypatch.setattr(Node, "config", lambda node: Plain(node.overrides))
+    monkeypatch.setattr(PlannedRun, "config", lambda node: Plain(node.overrides))
     for metric, said in (
         ("accuracy", "columns.liver.metric=accuracy: is no test metric of lits; there are: dice, iou"),
         ("dice/liverr", "columns.liver.metric=dice/liverr: is no test metric of lits; did you mean 'dice/liver'?"),

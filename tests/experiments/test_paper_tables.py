@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from datamodules.phantoms import msd
-from experiments.comparison import plan as matrix
+from experiments.comparison import plan as planning
 from experiments.comparison.table import TABLES, load_table, tables
 
 OWN = ("demo", "hippocampus", "nodule2d")  # studies of our own: no paper, no small form, for they are small
@@ -50,7 +50,7 @@ def once():
     """Tables that are like another have runs in common: each is composed once."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("compose_pretrain", "compose_finetune", "compose_probe"):
-            patch.setattr(matrix, name, cache(getattr(matrix, name)))
+            patch.setattr(planning, name, cache(getattr(planning, name)))
         yield
 
 
@@ -70,7 +70,7 @@ def with_one_seed(table):
 )
 def test_every_run_composes(name, scale, roots, composed, tmp_path):
     table = with_one_seed(load_table(name, [], scale=scale))
-    plan = matrix.Matrix(name, table, out=tmp_path, roots=roots, stores={})
+    plan = planning.Plan(name, table, out=tmp_path, roots=roots, stores={})
     trials = plan.trials()
     chosen = {(node.row, node.column): dict(node.choice) for node in trials}
     finals = plan.finals(chosen)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.commands.compare import compare, open_matrix
+from experiments.commands.compare import compare, open_plan
 from experiments.comparison.results import comparison_of, failures_of
 from ssl_med.reports import run_folder as records
 from ssl_med.reports import writing
@@ -30,7 +30,7 @@ def words(tmp_path):
     return [f"table={tmp_path / 'small.yaml'}", f"root.nodule2d={tmp_path}", f"out={tmp_path / 'out'}"]
 
 
-def finish(matrix, node, value=0.8):
+def finish(plan, node, value=0.8):
     """Leaves what a finished run of a node leaves."""
     kind = node.kind
     summary = {"kind": kind, "status": "done", "seed": node.seed, "steps": 10, "seconds": 5.0, "data": "medmnist"}
@@ -41,23 +41,23 @@ def finish(matrix, node, value=0.8):
             "init": {},
             "protocol": "linear" if kind == "probe" else None,
         }
-    summary |= {"method": matrix.table.rows[node.row].method or None}
-    writing.write_summary(matrix.folder(node), summary)
+    summary |= {"method": plan.table.rows[node.row].method or None}
+    writing.write_summary(plan.folder(node), summary)
 
 
 def test_what_is_missing_says_why(words):
-    matrix, _ = open_matrix(words)
-    (pretraining,) = matrix.pretrainings()
-    trials = matrix.trials()
+    plan, _ = open_plan(words)
+    (pretraining,) = plan.pretrainings()
+    trials = plan.trials()
     for trial in trials[:3]:
-        finish(matrix, trial, 0.7 + trial.choice[0][1])
+        finish(plan, trial, 0.7 + trial.choice[0][1])
     choices = {("scratch", "fine_tuning"): {"optim.lr": 0.003}}
-    finals = matrix.finals(choices)
+    finals = plan.finals(choices)
     done = next(n for n in finals if (n.column, n.row, n.seed) == ("fine_tuning", "scratch", 1))
-    finish(matrix, done)
+    finish(plan, done)
     broken = next(n for n in finals if (n.column, n.row, n.seed) == ("probe", "scratch", 0))
     comparison = comparison_of(
-        matrix, choices, {matrix.folder(pretraining): "loss is nan", matrix.folder(broken): "no memory"}
+        plan, choices, {plan.folder(pretraining): "loss is nan", plan.folder(broken): "no memory"}
     )
     why = {(e.role, e.column, e.row, e.fraction, e.seed): e.why for e in comparison.entries if e.role != "tune"}
     assert why["pretrain", "", "simclr", 1.0, 0] == "failed: loss is nan"
@@ -75,29 +75,29 @@ def test_what_is_missing_says_why(words):
 
 
 def test_the_report_alone_runs_nothing(words, tmp_path):
-    matrix, _ = open_matrix(words)
-    for trial in matrix.trials():
-        finish(matrix, trial, 0.7 + trial.choice[0][1])
-    choices = {(row, "fine_tuning"): {"optim.lr": 0.003} for row in matrix.table.rows}
-    for node in (*matrix.pretrainings(), *matrix.finals(choices)):
-        finish(matrix, node)
-    gone = matrix.folder(matrix.finals(choices)[0])
+    plan, _ = open_plan(words)
+    for trial in plan.trials():
+        finish(plan, trial, 0.7 + trial.choice[0][1])
+    choices = {(row, "fine_tuning"): {"optim.lr": 0.003} for row in plan.table.rows}
+    for node in (*plan.pretrainings(), *plan.finals(choices)):
+        finish(plan, node)
+    gone = plan.folder(plan.finals(choices)[0])
     (gone / records.SUMMARY).unlink()
-    write_json(matrix.out / "progress.json", {"done": 1, "of": 2, "failed": {str(gone): "RunError: disk full"}})
-    before = {path for path in matrix.out.rglob("*") if path.is_file()}
-    assert compare([*words, "--report"]) == matrix.out
-    made = {path.name for path in matrix.out.rglob("*") if path.is_file() and path not in before}
+    write_json(plan.out / "progress.json", {"done": 1, "of": 2, "failed": {str(gone): "RunError: disk full"}})
+    before = {path for path in plan.out.rglob("*") if path.is_file()}
+    assert compare([*words, "--report"]) == plan.out
+    made = {path.name for path in plan.out.rglob("*") if path.is_file() and path not in before}
     assert {"report.html", "report.md", "results.csv", "table.tex"} <= made
     assert all(name.endswith(".png") for name in made - {"report.html", "report.md", "results.csv", "table.tex"})
-    assert "failed: RunError: disk full" in (matrix.out / "report.md").read_text()
+    assert "failed: RunError: disk full" in (plan.out / "report.md").read_text()
 
 
 def test_the_report_knows_the_scale(words, tmp_path):
     small = tmp_path / "small.yaml"
     small.write_text(TABLE + "small: {seeds: [0]}\n")
     for scale in ("full", "small"):
-        matrix, _ = open_matrix([*words, f"scale={scale}"])
-        assert comparison_of(matrix, {}, {}).design.scale == scale
+        plan, _ = open_plan([*words, f"scale={scale}"])
+        assert comparison_of(plan, {}, {}).design.scale == scale
 
 
 def test_failures_of_a_folder_without_progress(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from experiments.comparison.plan import Matrix, Node
+from experiments.comparison.plan import Plan, PlannedRun
 from experiments.comparison.results import comparison_of
 from experiments.comparison.table import TableConfig, load_table
 from ssl_med.reports import page
@@ -99,7 +99,7 @@ class Plain:
 @pytest.fixture
 def effect(tmp_path, monkeypatch):
     """Overrides of the table's command line -> runs that it needs, and what its report says of their results."""
-    monkeypatch.setattr(Node, "config", lambda node: Plain(node.overrides))
+    monkeypatch.setattr(PlannedRun, "config", lambda node: Plain(node.overrides))
     drawing = [(module, "traces") for module in (results, results_speed, overview)]
     for module, name in (*drawing, (ranks, "rank_plot"), (published, "scatter")):
         monkeypatch.setattr(module, name, lambda *drawn, **words: repr((drawn, words)))
@@ -108,17 +108,17 @@ def effect(tmp_path, monkeypatch):
 
     def found(*overrides):
         table = load_table(str(path), overrides, scale="full")
-        matrix = Matrix("table", table, out=tmp_path, roots=ROOTS, stores={})
+        plan = Plan("table", table, out=tmp_path, roots=ROOTS, stores={})
         choices = {(row, name): {} for row in table.rows for name, column in table.columns.items() if column.tune}
-        nodes = [*matrix.pretrainings(), *matrix.trials(), *matrix.finals(choices)]
+        nodes = [*plan.pretrainings(), *plan.trials(), *plan.finals(choices)]
         for node in nodes:
             dice = 0.5 + 0.2 * (node.row == "mg") * node.fraction + 0.01 * (node.seed % 5) ** 2
             metrics = {"test/dice": dice, "test/hd95_mm": 9 - dice, "in_domain/dice": 0.9, "in_domain/hd95_mm": 5.0}
             result = {"task": "lits", "metric": "dice", "metrics": metrics, "seed": node.seed, "steps": 10}
             labels = {"labels": {"fraction": node.fraction}}
-            matrix.folder(node).mkdir(parents=True, exist_ok=True)
-            write_summary(matrix.folder(node), {"kind": node.kind, "status": "done", **result, **labels})
-        comparison = comparison_of(matrix, choices, {})
+            plan.folder(node).mkdir(parents=True, exist_ok=True)
+            write_summary(plan.folder(node), {"kind": node.kind, "status": "done", **result, **labels})
+        comparison = comparison_of(plan, choices, {})
         said = comparison.design.title, head.lead(comparison), page.sections_of(comparison)
         assert "Figure" not in repr(said), "a figure's text is its address, so it differs always"
         return [node.overrides for node in nodes], repr(said)

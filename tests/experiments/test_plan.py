@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments.comparison.plan import Matrix, family_of, flatten, grid
+from experiments.comparison.plan import Plan, family_of, flatten, grid
 from experiments.comparison.table import load_table, merge, tables
 from ssl_med.reports.writing import write_summary
 from ssl_med.spec import SslMedError
@@ -46,7 +46,7 @@ def load(tmp_path):
 
 
 def matrix_of(table, out, roots=ROOTS, stores=None):
-    return Matrix("table", table, out=out, roots=roots, stores=stores or {})
+    return Plan("table", table, out=out, roots=roots, stores=stores or {})
 
 
 def more(text):
@@ -204,22 +204,22 @@ def test_an_unknown_table_and_a_missing_small_part(load):
 
 def test_pretrainings_are_shared_and_come_seed_by_seed(load, tmp_path):
     text = BASE.replace("wide: {", "again: {method: models_genesis}\n      wide: {")
-    matrix = matrix_of(load(text), tmp_path)
-    found = matrix.pretrainings()
+    plan = matrix_of(load(text), tmp_path)
+    found = plan.pretrainings()
     assert [(node.row, node.seed, node.column) for node in found] == [
         ("mg", 5, ""), ("wide", 5, ""), ("mg", 6, ""), ("wide", 6, "")]  # fmt: skip
     assert words_of(found[0])["data.root"] == "'/data/lits'"
-    assert len({matrix.folder(node) for node in found}) == 4
-    needed = {matrix.folder(need) for node in matrix.finals({}) for need in node.needs}
-    assert needed <= {matrix.folder(node) for node in found}
+    assert len({plan.folder(node) for node in found}) == 4
+    needed = {plan.folder(need) for node in plan.finals({}) for need in node.needs}
+    assert needed <= {plan.folder(node) for node in found}
 
 
 def test_finals_start_from_the_pretraining_of_their_seed(load, tmp_path):
-    matrix = matrix_of(load(), tmp_path)
-    finals = matrix.finals({("mg", "liver"): {"optim.lr": 0.01}})
+    plan = matrix_of(load(), tmp_path)
+    finals = plan.finals({("mg", "liver"): {"optim.lr": 0.01}})
     runs = [node for node in finals if (node.row, node.column, node.fraction) == ("mg", "liver", 0.5)]
     assert [(node.seed, node.needs[0].seed) for node in runs] == [(0, 5), (1, 6), (2, 5)]
-    assert [words_of(node)["init"] for node in runs] == [str(matrix.folder(node.needs[0])) for node in runs]
+    assert [words_of(node)["init"] for node in runs] == [str(plan.folder(node.needs[0])) for node in runs]
     assert words_of(runs[0])["optim.lr"] == "0.01"
     assert words_of(runs[0])["labels.fraction"] == "0.5"
     # a column with settings to choose waits for the choice of each row; one without does not
@@ -255,13 +255,13 @@ def test_pretraining_differs_by_column_and_row(load, tmp_path):
     # settings of another family's data do not come along, all others do
     assert table.origin("mg", "lungs") == ("luna", "ct", {"trainer": {"max_steps": 3}, "data": {"tissue_max": 1}})
     assert table.origin("wide", "lungs") == ("brats", "mr", {"trainer": {"max_steps": 4}})
-    matrix = matrix_of(table, tmp_path, roots=ROOTS | {"mr": "/data/mr"}, stores={"ct": "/fast/ct"})
-    found = matrix.pretrainings()
+    plan = matrix_of(table, tmp_path, roots=ROOTS | {"mr": "/data/mr"}, stores={"ct": "/fast/ct"})
+    found = plan.pretrainings()
     assert [node.name for node in found if node.seed == 5] == [
         "pretrain mg, seed 5", "pretrain mg for lungs, seed 5", "pretrain wide, seed 5"]  # fmt: skip
     assert words_of(found[1])["data.store"] == "'/fast/ct'"
-    final = next(node for node in matrix.finals({}) if (node.row, node.column) == ("mg", "lungs"))
-    assert words_of(final)["init"] == str(matrix.folder(found[1]))
+    final = next(node for node in plan.finals({}) if (node.row, node.column) == ("mg", "lungs"))
+    assert words_of(final)["init"] == str(plan.folder(found[1]))
 
 
 def test_a_row_can_start_from_a_file_and_change_its_transfer(load, tmp_path):
@@ -295,9 +295,9 @@ EXTERNAL = BASE.replace("lungs: {task: luna, protocol: linear, root: ct}", AWAY)
 
 
 def test_an_external_column_tests_each_fine_tuning_of_another(load, tmp_path):
-    matrix = matrix_of(load(EXTERNAL, "settings.trainer={batch_size: 3, max_steps: 9}"), tmp_path)
+    plan = matrix_of(load(EXTERNAL, "settings.trainer={batch_size: 3, max_steps: 9}"), tmp_path)
     choices = {("scratch", "liver"): {"optim.lr": 0.01}, ("mg", "liver"): {"optim.lr": 0.001}}
-    finals = matrix.finals(choices)
+    finals = plan.finals(choices)
     outside = [node for node in finals if node.column == "away"]
     inside = [node for node in finals if node.column == "liver"]
     # the same rows, budgets and seeds; a row without a choice has neither
@@ -308,25 +308,25 @@ def test_an_external_column_tests_each_fine_tuning_of_another(load, tmp_path):
     assert [node.kind for node in outside] == ["external"] * len(outside)
     first = outside[0]
     folder, *rest = first.overrides
-    assert folder == str(matrix.folder(inside[0]))
+    assert folder == str(plan.folder(inside[0]))
     words = dict(word.split("=", 1) for word in rest)
     assert (words["task"], words["map"]) == ("lits", "'same'")
     assert words["data.root"] == "'/data/ct'"
     assert words["trainer.batch_size"] == "3"  # how it loads; not how long the others train
     assert "trainer.max_steps" not in words
     assert "seed" not in words
-    assert len({matrix.folder(node) for node in finals}) == len(finals)
+    assert len({plan.folder(node) for node in finals}) == len(finals)
     # nothing is pretrained for it, and nothing is chosen on it
-    assert {node.column for node in matrix.pretrainings()} == {""}
-    assert {node.column for node in matrix.trials()} == {"liver"}
+    assert {node.column for node in plan.pretrainings()} == {""}
+    assert {node.column for node in plan.trials()} == {"liver"}
 
 
 def test_the_map_of_an_external_column_is_checked_before_anything_is_trained(load, tmp_path):
     choices = {(row, "liver"): {"optim.lr": 0.01} for row in ("scratch", "mg", "wide")}
 
     def first(text):
-        matrix = matrix_of(load(text), tmp_path)
-        return next(node for node in matrix.finals(choices) if node.column == "away")
+        plan = matrix_of(load(text), tmp_path)
+        return next(node for node in plan.finals(choices) if node.column == "away")
 
     node = first(EXTERNAL)
     assert set(node.config().external.classes) == set(node.needs[0].config().spec.class_names)
@@ -354,15 +354,15 @@ def test_a_pretext_protocol_takes_a_family_and_no_budget(load, tmp_path):
 
 
 def test_names_tell_what_a_run_is(load, tmp_path):
-    matrix = matrix_of(load(), tmp_path)
-    trial = matrix.trials()[0]
+    plan = matrix_of(load(), tmp_path)
+    trial = plan.trials()[0]
     assert trial.name == "liver at 50 %: scratch, seed 1000, trial optim.lr=0.001"
-    assert matrix.pretrainings()[0].name == "pretrain mg, seed 5"
-    final = matrix.finals({("mg", "liver"): {}})[0]
+    assert plan.pretrainings()[0].name == "pretrain mg, seed 5"
+    final = plan.finals({("mg", "liver"): {}})[0]
     assert final.name == "liver at 50 %: mg, seed 0"
-    assert matrix.folder(final).parent == tmp_path / "final"
-    assert matrix.folder(trial).parent.name == "tune"
-    assert matrix.command(final)[-1] == f"out={matrix.folder(final)}"
+    assert plan.folder(final).parent == tmp_path / "final"
+    assert plan.folder(trial).parent.name == "tune"
+    assert plan.command(final)[-1] == f"out={plan.folder(final)}"
 
 
 def test_what_is_missing_or_wrong_is_said(load, tmp_path):
@@ -374,24 +374,24 @@ def test_what_is_missing_or_wrong_is_said(load, tmp_path):
 
 
 def test_the_value_of_a_cell(load, tmp_path, monkeypatch):
-    matrix = matrix_of(load(BASE.replace("task: lits\n", "task: lits\n        metric: iou\n", 1)), tmp_path)
+    plan = matrix_of(load(BASE.replace("task: lits\n", "task: lits\n        metric: iou\n", 1)), tmp_path)
     choices = {("mg", "liver"): {}}
-    liver, lungs = (next(n for n in matrix.finals(choices) if n.column == c) for c in ("liver", "lungs"))
-    monkeypatch.setattr(matrix, "folder", lambda node: tmp_path)
+    liver, lungs = (next(n for n in plan.finals(choices) if n.column == c) for c in ("liver", "lungs"))
+    monkeypatch.setattr(plan, "folder", lambda node: tmp_path)
     summary = {"format": 1, "kind": "finetune", "status": "done", "task": "lits", "metric": "dice"}
     write_summary(tmp_path, {**summary, "metrics": {"test/dice": 0.8, "test/iou": 0.7}})
-    assert (matrix.run(liver).metric, matrix.run(liver).value) == ("iou", 0.7)
-    assert (matrix.run(lungs).metric, matrix.run(lungs).value) == ("dice", 0.8)
+    assert (plan.run(liver).metric, plan.run(liver).value) == ("iou", 0.7)
+    assert (plan.run(lungs).metric, plan.run(lungs).value) == ("dice", 0.8)
     write_summary(tmp_path, {**summary, "metrics": {"test/dice": 0.8}})
-    assert matrix.run(liver).problem == "has no test metric 'iou'; there are: dice"
-    assert not matrix.run(lungs).problem
+    assert plan.run(liver).problem == "has no test metric 'iou'; there are: dice"
+    assert not plan.run(lungs).problem
 
 
 def test_folders_of_runs_on_other_machines_do_not_depend_on_this_one(load, tmp_path, monkeypatch):
     names = {}
     for switch, elsewhere in product("01", (False, True)):
         monkeypatch.setenv("SSL_MED_BF16", switch)
-        matrix = Matrix("table", load(), out=tmp_path, roots=ROOTS, stores={}, elsewhere=elsewhere)
-        names[switch, elsewhere] = [matrix.folder(node).name for node in [*matrix.pretrainings(), *matrix.finals({})]]
+        plan = Plan("table", load(), out=tmp_path, roots=ROOTS, stores={}, elsewhere=elsewhere)
+        names[switch, elsewhere] = [plan.folder(node).name for node in [*plan.pretrainings(), *plan.finals({})]]
     assert names["0", True] == names["1", True]
     assert not set(names["0", False]) & set(names["1", False])
