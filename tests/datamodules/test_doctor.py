@@ -160,7 +160,7 @@ def numbers(fault):
     return [number for number in range(SCANS) if fault_of(number) == fault]
 
 
-def test_all_faults_are_found_and_nothing_else(checked):
+def test_all_faults_are_found_and_nothing_else(hundreds):
     assert all(len(numbers(fault)) == EACH for fault in FAULTS)
     expected = set()
     for fault in FAULTS:
@@ -172,15 +172,15 @@ def test_all_faults_are_found_and_nothing_else(checked):
                 f"{stem}-{n}.nii" for n in ((number, number + 1) if kind in ("duplicate", "near") else (number,))
             )
             expected.add((kind, pair[-1]))
-    code, out = checked
-    findings = json.loads((out / "report.json").read_text())["findings"]
-    assert code == 1
-    assert {(finding["kind"], finding["id"]) for finding in findings} == expected
-    assert len(findings) == EACH * len(FAULTS)
+    checkup = examine(LitsData, LitsConfig(name="lits", root=str(hundreds)))
+    assert {(finding.kind, finding.path) for finding in checkup.findings} == expected
+    assert len(checkup.findings) == EACH * len(FAULTS)
+    assert not checkup.clean
 
 
 def test_report_and_quarantine(hundreds, checked, capsys):
-    _, out = checked
+    code, out = checked
+    assert code == 1
     report = json.loads((out / "report.json").read_text())
     assert {kind: about["count"] for kind, about in report["kinds"].items()} == {
         kind: EACH * sum(EXPECTED[fault][0] == kind for fault in FAULTS) for kind in report["kinds"]

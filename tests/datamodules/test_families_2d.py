@@ -359,7 +359,6 @@ def test_color_and_small_volumes_go_through_other_methods(method, name, roots, t
 def test_wrong_and_missing_roots_are_one_line(name, roots, tmp_path, capsys):
     family = FAMILIES[name]
     words = ["finetune", f"task={family.task}", *TINY, *family.overrides, f"out={tmp_path / 'run'}"]
-    assert "data.root is missing" in refused(capsys, *words)
     assert "nowhere: no such folder" in refused(capsys, *words, "data.root=nowhere")
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "notes.txt").write_text("x")
