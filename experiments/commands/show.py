@@ -14,6 +14,7 @@ from ssl_med.spec import SslMedError
 
 USAGE = "ssl-med show NAME"
 EXAMPLES = ("ssl-med show pcrl", "ssl-med show lits")
+_ONE = {"data": "data set", "families": "family of foreign weights", "features": "feature analysis"}
 _GROUPS = {
     "tasks": "task",
     "maps": "map",
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _about(kind: str, name: str, sentence: str) -> str:
-    lines = [f"{name} ({kind.removesuffix('s') if kind != 'data' else 'data set'}): {sentence}", *_facts(kind, name)]
+    lines = [f"{name} ({_ONE.get(kind, kind.removesuffix('s'))}): {sentence}", *_facts(kind, name)]
     if kind in _GROUPS:
         path = (CONF / _GROUPS[kind] / f"{name}.yaml").resolve()
         lines += [f"settings in {path.relative_to(ROOT)}:", _indented(path.read_text(encoding="utf-8"))]
@@ -69,6 +70,9 @@ def _facts(kind: str, name: str) -> Iterator[str]:
         module = f"ssl_med.networks.backbones.{name}"
         yield from _file(module, docstring(module))
         yield from _defaults("backbone", f"{module}:Config")
+    elif kind in ("families", "features"):
+        module = f"ssl_med.{'weights' if kind == 'families' else 'features'}.{name}"
+        yield from _file(module, docstring(module))
     elif kind == "phantoms":
         yield from _file(f"datamodules.phantoms.{name}", "")
 

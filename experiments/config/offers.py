@@ -44,6 +44,14 @@ def _phantoms() -> dict[str, str]:
     }
 
 
+def _families() -> dict[str, str]:
+    return {name: first_sentence(docstring(f"ssl_med.weights.{name}")) for name in list_names("ssl_med.weights")}
+
+
+def _features() -> dict[str, str]:
+    return {name: first_sentence(docstring(f"ssl_med.features.{name}")) for name in list_names("ssl_med.features")}
+
+
 KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "methods": _methods,
     "presets": presets,
@@ -54,6 +62,8 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "tables": _tables,
     "maps": lambda: {name: comment("map", name) for name in names("map")},
     "augment": _augment,
+    "families": _families,
+    "features": _features,
     "phantoms": _phantoms,
 }
 

@@ -178,3 +178,24 @@ def test_every_family_is_one_file_that_declares_itself(name):
     found = get_class("ssl_med.weights", name, kind="family", base=Family)
     assert found.citation
     assert found.licence
+
+
+def test_import_from_the_command_line(tmp_path, capsys):
+    from experiments.cli import main
+
+    torch.save(layout("resnet18"), tmp_path / "foreign.pth")
+    words = ["weights", "import", str(tmp_path / "foreign.pth"), f"out={tmp_path / 'ours.safetensors'}"]
+    assert main([*words, "family=torchvsion"]) == 2
+    assert "did you mean 'torchvision'" in capsys.readouterr().err
+    assert main(words[:3]) == 2
+    assert main(words) == 0  # the family is recognised
+    said = capsys.readouterr().out
+    assert "family: torchvision" in said
+    assert "missing 0; mismatched 0; unexplained 0" in said
+    assert main(["weights", "inspect", str(tmp_path / "ours.safetensors")]) == 0
+    assert "method: torchvision" in capsys.readouterr().out
+    assert main(words) == 2
+    assert "is there already" in capsys.readouterr().err
+    torch.save({"strange.weight": torch.zeros(2)}, tmp_path / "strange.pth")
+    assert main(["weights", "import", str(tmp_path / "strange.pth"), f"out={tmp_path / 'x.safetensors'}"]) == 2
+    assert "no family knows its 1 keys" in capsys.readouterr().err
