@@ -13,10 +13,11 @@ from typing import Any, Literal
 from experiments.comparison import estimate as planner
 from experiments.comparison.execute import PROGRESS, Execution, choose
 from experiments.comparison.local import Workers
-from experiments.comparison.plan import Plan, PlannedRun
+from experiments.comparison.plan import Plan, PlannedRun, root_names
 from experiments.comparison.results import failures_of, report_table
 from experiments.comparison.slurm import Slurm, SlurmConfig
 from experiments.comparison.table import load_table
+from experiments.config.defaults import from_environment
 from experiments.run.callbacks import RunError
 from experiments.run.environment import say
 from experiments.run.threads import cores
@@ -138,7 +139,7 @@ def open_plan(overrides: Sequence[str]) -> tuple[Plan, CompareConfig]:
         name,
         table,
         out=out.resolve(),
-        roots=config.root,
+        roots={**from_environment(root_names(table)), **config.root},
         stores=config.store,
         scale=config.scale,
         elsewhere=elsewhere,

@@ -96,6 +96,9 @@ class Plan:
         scale: 'small' where the small form of the table is laid over it.
         elsewhere: other machines than this one carry the runs out, so that folders must not be named by what
             `trainer.precision=auto` means here; each run decides on its own machine and records what it decided.
+
+    Raises:
+        SslMedError: the folder of a data set is not named; all that are missing at once.
     """
 
     def __init__(
@@ -112,6 +115,13 @@ class Plan:
         self.name, self.table, self.out = name, config, out
         self.roots, self.stores, self.scale, self.elsewhere = roots, stores, scale, elsewhere
         self._folders: dict[tuple[str, ...], Path] = {}
+        missing = [root for root in root_names(config) if root not in roots]
+        if missing:
+            what = "folder" if len(missing) == 1 else "folders"
+            raise SslMedError(
+                f"table {name}: needs the {what} of {', '.join(missing)}; say {' '.join(f'root.{x}=DIR' for x in missing)}, or "
+                "set SSL_MED_DATA to the folder that holds them"
+            )
 
     # --- nodes ---------------------------------------------------------------------------------------------------
 
@@ -250,8 +260,6 @@ class Plan:
     # --- settings ------------------------------------------------------------------------------------------------
 
     def _data(self, root: str) -> Tree:
-        if root not in self.roots:
-            raise SslMedError(f"table {self.name}: needs the folder of {root}; say root.{root}=DIR")
         found: Tree = {"root": self.roots[root]}
         return found | ({"store": self.stores[root]} if root in self.stores else {})
 
@@ -260,6 +268,18 @@ class Plan:
         for tree in trees:
             found = merge(found, tree)
         return found
+
+
+def root_names(table: TableConfig) -> list[str]:
+    """Names of all data folders that a table needs, as `root.NAME=DIR` spells them."""
+    found: dict[str, None] = {}
+    for name, column in table.columns.items():
+        for label, row in table.rows.items():
+            if row.method and not column.tests:
+                found[table.origin(label, name)[1]] = None
+        labelled = protocol_class(column.protocol).labels
+        found[column.root or (family_of(column.task) if labelled else column.task)] = None
+    return list(found)
 
 
 def grid(tune: Mapping[str, Sequence[Any]]) -> Iterator[tuple[tuple[str, Any], ...]]:

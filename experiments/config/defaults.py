@@ -79,9 +79,11 @@ def root_of(names: Mapping[str, str], *, phantoms: bool) -> tuple[str, str]:
         phantoms: synthetic data stand in where no folder is named; `write_phantoms` makes them once the request is valid.
     """
     data = data_of(names)
-    found = _from_environment(dict.fromkeys(name for name in (names.get("task", ""), data) if name))
-    if found:
-        return found, f"{found} ({ROOTS})"
+    wanted = [name for name in (names.get("task", ""), data) if name]
+    found = from_environment(wanted)
+    for name in wanted:
+        if name in found:
+            return found[name], f"{found[name]} ({ROOTS})"
     if not phantoms or data not in list_names("datamodules.phantoms"):
         return "", ""
     folder = phantoms_of(data)
@@ -112,17 +114,22 @@ def write_phantoms(data: str, root: str) -> None:
                 raise
 
 
-def _from_environment(names: Mapping[str, object]) -> str:
+def from_environment(names: Sequence[str]) -> dict[str, str]:
+    """Folders that `SSL_MED_DATA` gives for some of the names.
+
+    Raises:
+        SslMedError: it names neither a folder nor a readable yaml file.
+    """
     place = os.environ.get(ROOTS, "")
     if not place:
-        return ""
+        return {}
     path = Path(place)
     if path.is_dir():
-        return next((str(path / name) for name in names if (path / name).is_dir()), "")
+        return {name: str(path / name) for name in names if (path / name).is_dir()}
     if not path.is_file():
         raise SslMedError(f"{ROOTS}={place}: no such folder or yaml file; it says where the data sets lie")
     known = read_yaml(path, f"{ROOTS}={place}").tree
-    return next((str(path.parent / str(known[name])) for name in names if known.get(name)), "")
+    return {name: str(path.parent / str(known[name])) for name in names if known.get(name)}
 
 
 def _has_accelerator() -> bool:

@@ -395,3 +395,20 @@ def test_folders_of_runs_on_other_machines_do_not_depend_on_this_one(load, tmp_p
         names[switch, elsewhere] = [plan.folder(node).name for node in [*plan.pretrainings(), *plan.finals({})]]
     assert names["0", True] == names["1", True]
     assert not set(names["0", False]) & set(names["1", False])
+
+
+def test_roots_come_from_one_place_and_what_is_missing_is_named_at_once(load, tmp_path, monkeypatch):
+    from experiments.commands.compare import open_plan
+    from experiments.comparison.plan import root_names
+
+    names = root_names(load())
+    assert len(names) > 1
+    with pytest.raises(SslMedError, match="needs the folders of " + ", ".join(names)) as caught:
+        matrix_of(load(), tmp_path, roots={})
+    assert all(f"root.{name}=DIR" in str(caught.value) for name in names)
+    for name in names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "table.yaml").write_text(BASE)
+    monkeypatch.setenv("SSL_MED_DATA", str(tmp_path / "data"))
+    plan, _ = open_plan([f"table={tmp_path / 'table.yaml'}", f"root.{names[0]}=/elsewhere"])
+    assert plan.roots == {name: str(tmp_path / "data" / name) for name in names} | {names[0]: "/elsewhere"}
