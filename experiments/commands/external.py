@@ -12,10 +12,10 @@ import pytorch_lightning as pl
 from datamodules.core.base import MedicalData
 from experiments.config.defaults import write_phantoms
 from experiments.config.external import ExternalRun, compose_external
+from experiments.config.showing import is_shown, show
 from experiments.run.environment import quiet, say
 from experiments.run.error_analysis import RESAMPLES, error_analysis, interval_of, picture_cases
 from experiments.run.session import Session, ledger_of, prepare_process
-from ssl_med.config import to_yaml
 from ssl_med.evaluation.analysis import headline
 from ssl_med.evaluation.bootstrap import Interval, bootstrap, difference_of
 from ssl_med.evaluation.external import External
@@ -41,7 +41,7 @@ SETTINGS = {
     "data": "datamodules.{data}:Config",
     "trainer": "experiments.config.sections:LoadingConfig",
 }
-OPTIONS = {"--show": "print all settings and stop"}
+OPTIONS = {"--show": "print all settings and stop; --show=sources: and the file or override that set each"}
 DEFAULTS = ("root", "phantoms", "trainer")
 
 
@@ -233,7 +233,7 @@ def _shown(interval: Interval) -> str:
 
 def run(arguments: Sequence[str]) -> None:
     """Carries out the command."""
-    if "--show" in arguments:
-        print(to_yaml(compose_external([word for word in arguments if word != "--show"]).tree()), end="")
+    if is_shown(arguments):
+        show(arguments, compose_external)
     else:
         external(arguments)

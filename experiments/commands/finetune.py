@@ -15,6 +15,7 @@ from experiments.config.defaults import write_phantoms
 from experiments.config.kinds import FinetuneRun
 from experiments.config.run import compose_finetune
 from experiments.config.sections import TrainerConfig
+from experiments.config.showing import is_shown, show
 from experiments.run.environment import say
 from experiments.run.error_analysis import error_analysis, interval_of, picture_cases
 from experiments.run.pretrained import (
@@ -27,7 +28,6 @@ from experiments.run.pretrained import (
     tell,
 )
 from experiments.run.session import Session, prepare_process
-from ssl_med.config import to_yaml
 from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.protocols.finetune import describe
 from ssl_med.evaluation.tasks import task_class
@@ -54,7 +54,7 @@ SETTINGS = {
     "trainer": "experiments.config.sections:TrainerConfig",
     "tracking": "experiments.config.sections:TrackingConfig",
 }
-OPTIONS = {"--show": "print all settings and stop"}
+OPTIONS = {"--show": "print all settings and stop; --show=sources: and the file or override that set each"}
 DEFAULTS = ("root", "phantoms", "trainer")
 
 
@@ -211,7 +211,7 @@ def _finish(
 
 def run(arguments: Sequence[str]) -> None:
     """Carries out the command."""
-    if "--show" in arguments:
-        print(to_yaml(compose_finetune([word for word in arguments if word != "--show"]).tree()), end="")
+    if is_shown(arguments):
+        show(arguments, compose_finetune)
     else:
         finetune(arguments)

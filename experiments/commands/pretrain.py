@@ -10,12 +10,13 @@ import pytorch_lightning as pl
 from experiments.config.defaults import write_phantoms
 from experiments.config.kinds import PretrainRun
 from experiments.config.run import compose_pretrain
+from experiments.config.showing import is_shown, show
 from experiments.run.environment import git_revision, is_first_process, say, versions
 from experiments.run.online_probe import OnlineProbe
 from experiments.run.pretrained import differences
 from experiments.run.session import Session, ledger_of, prepare_process
 from ssl_med.checkpoint import Card, save_backbone
-from ssl_med.config import to_plain, to_yaml
+from ssl_med.config import to_plain
 from ssl_med.ledger import Ledger
 from ssl_med.methods.core.base import Method
 from ssl_med.reports.run_folder import BACKBONE
@@ -38,7 +39,7 @@ SETTINGS = {
     "online": "experiments.config.online:OnlineConfig",
     "online.data": "datamodules.{online}:Config",
 }
-OPTIONS = {"--show": "print all settings and stop"}
+OPTIONS = {"--show": "print all settings and stop; --show=sources: and the file or override that set each"}
 DEFAULTS = ("data", "root", "phantoms", "trainer")
 
 
@@ -159,7 +160,7 @@ def _finish(
 
 def run(arguments: Sequence[str]) -> None:
     """Carries out the command."""
-    if "--show" in arguments:
-        print(to_yaml(compose_pretrain([word for word in arguments if word != "--show"]).tree()), end="")
+    if is_shown(arguments):
+        show(arguments, compose_pretrain)
     else:
         pretrain(arguments)

@@ -20,6 +20,7 @@ from experiments.config.kinds import ProbeRun
 from experiments.config.protocols import probe_class
 from experiments.config.run import compose_probe
 from experiments.config.sections import SCRATCH
+from experiments.config.showing import is_shown, show
 from experiments.run.environment import say
 from experiments.run.pretrained import (
     LoadedNetwork,
@@ -31,7 +32,7 @@ from experiments.run.pretrained import (
     tell,
 )
 from experiments.run.session import Session, prepare_process
-from ssl_med.config import keyed, to_yaml
+from ssl_med.config import keyed
 from ssl_med.evaluation.features import (
     Features,
     cached,
@@ -68,7 +69,7 @@ SETTINGS = {
     "trainer": "experiments.config.sections:LoadingConfig",
     "tracking": "experiments.config.sections:TrackingConfig",
 }
-OPTIONS = {"--show": "print all settings and stop"}
+OPTIONS = {"--show": "print all settings and stop; --show=sources: and the file or override that set each"}
 DEFAULTS = ("root", "phantoms", "trainer")
 
 HELD = 0.2  # share of the training subjects that chooses, where there is no validation part (Anton et al. 2022)
@@ -277,7 +278,7 @@ def _finish(
 
 def run(arguments: Sequence[str]) -> None:
     """Carries out the command."""
-    if "--show" in arguments:
-        print(to_yaml(compose_probe([word for word in arguments if word != "--show"]).tree()), end="")
+    if is_shown(arguments):
+        show(arguments, compose_probe)
     else:
         probe(arguments)

@@ -32,7 +32,7 @@ def complete(about: Command, arguments: Sequence[str], picked: Mapping[str, str]
         SslMedError: what is missing cannot be filled in; everything at once.
     """
     given = {argument.partition("=")[0] for argument in arguments if "=" in argument}
-    show = "--show" in arguments
+    show = any(argument.partition("=")[0] == "--show" for argument in arguments)
     filled, lines, missing = list(arguments), [], []
     if "data" in picked and "data" not in given:  # of the method
         filled.append(f"data={picked['data']}")

@@ -239,3 +239,15 @@ def test_a_run_without_data_works_on_phantoms_and_says_so(monkeypatch, tmp_path,
 
 def test_the_page_of_settings_is_up_to_date():
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run `make docs`"
+
+
+def test_show_sources_says_who_set_each_key(capsys):
+    words = ["finetune", "task=lits", "data.root=/x/lits", "trainer=cpu", "seed=3"]
+    assert main([*words, "--show=sources"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")}
+    assert lines["data.root"].split() == ["data.root", "/x/lits", "#", "command", "line"]
+    assert lines["seed"].endswith("# command line")
+    assert lines["data.patch_size"].endswith("# conf/trainer/cpu.yaml")
+    assert lines["data.split"].endswith("# default")
+    assert main([*words, "--show=all"]) == 2
+    assert "say --show or --show=sources" in capsys.readouterr().err
