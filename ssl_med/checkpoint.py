@@ -24,7 +24,7 @@ _METADATA_KEY = "ssl_med"
 
 @dataclass(frozen=True)
 class Card:
-    """What a backbone file says of itself.
+    """The card inside a backbone file: its architecture, its data contract and who was seen.
 
     * backbone, spec: enough to rebuild the network and to prepare data as it was pretrained (axis order, orientation,
       spacing in mm, intensity window).

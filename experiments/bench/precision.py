@@ -55,7 +55,7 @@ class BenchPrecisionConfig:
     channels: tuple[int, ...] = (8, 16, 32, 64)
     """widths of the U-Net"""
     lr: float = 1e-3
-    """of Adam"""
+    """learning rate of Adam"""
     bf16: bool = False
     """train although the processor emulates bfloat16"""
 

@@ -29,7 +29,7 @@ from ssl_med.spec import SslMedError
 USAGE = "ssl-med compare table=NAME|FILE root.DATA=DIR [scale=small] [jobs=N] [key=value ...] [--dry-run | --report]"
 EXAMPLES = (
     "ssl-med compare table=hippocampus root.hippocampus=DIR jobs=2 --dry-run",
-    "ssl-med compare table=nodule2d root.medmnist=DIR seeds=[0,1] rows.moco=null",
+    "ssl-med compare table=nodule2d root.nodule2d=DIR seeds=[0,1] rows.moco=null",
 )
 NAMES = ("table",)
 REQUIRED = ("table",)
@@ -64,7 +64,7 @@ class CompareConfig:
     root: dict[str, str] = field(default_factory=dict)
     """folders of the data sets that the table names"""
     store: dict[str, str] = field(default_factory=dict)
-    """their stores"""
+    """stores of the data sets, by the same names"""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     """what a job asks the cluster for"""
 

@@ -59,7 +59,7 @@ DEFAULTS = ("root", "phantoms", "trainer")
 
 
 def matched_schedule(config: FinetuneRun, data: MedicalData) -> tuple[TrainerConfig, int]:
-    """Length and rhythm of the training, and batches of what its schedule calls an epoch (0: those of the loader).
+    """Trainer settings after budget matching, and the batches of a scheduled epoch (0: those of the loader).
 
     labels.match=steps: an epoch is one of all labels, whatever the budget.
 

@@ -1,4 +1,4 @@
-"""`ssl-med weights`: print what a backbone file says of itself, or turn weights from elsewhere into one."""
+"""`ssl-med weights`: print the card of a backbone file, or turn weights from elsewhere into one."""
 
 from __future__ import annotations
 

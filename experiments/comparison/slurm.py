@@ -27,7 +27,7 @@ class SlurmConfig:
     cpus: int = 8
     """cores of each process"""
     memory_gb: int = 32
-    """of each machine"""
+    """memory of each machine in GB"""
     hours: float = 24.0
     """longest time of a job; a run that needs longer goes on in the next one"""
     limit: int = 64

@@ -32,9 +32,9 @@ class RowConfig:
     root: str = ""
     """name of its folder, as for a column"""
     settings: Tree = field(default_factory=dict)
-    """of its pretraining"""
+    """settings of its pretraining"""
     transfer: Tree = field(default_factory=dict)
-    """of its fine-tunings and probes; what differs between rows is listed under the table"""
+    """settings of its fine-tunings and probes; what differs between rows is listed under the table"""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class SourceConfig:
     root: str = ""
     """name of the data folder, as for a column"""
     settings: Tree = field(default_factory=dict)
-    """of the pretrainings"""
+    """settings of the pretrainings"""
 
 
 @dataclass
@@ -73,7 +73,7 @@ class ColumnConfig:
     metric: str = ""
     """test metric of the cells, by which settings are chosen and rows compared; empty: the task's own"""
     settings: Tree = field(default_factory=dict)
-    """of its runs"""
+    """settings of its runs"""
     root: str = ""
     """name of the data folder, root.NAME=DIR on the command line; empty: the family's name"""
     fractions: tuple[float, ...] = (1.0,)
@@ -91,11 +91,11 @@ class TuneConfig:
     """How settings are chosen, with the same effort for every row; never on test subjects."""
 
     share: float = 0.2
-    """of the training subjects that choose where there is no validation part"""
+    """share of the training subjects held out to select settings where there is no validation part"""
     fraction: float = 1.0
     """label budget of the trials; what they choose serves all budgets of the column"""
     seeds: tuple[int, ...] = (1000,)
-    """of the trials, apart from those of the results"""
+    """seeds of the trials, other ones than those of the results"""
 
 
 @dataclass
@@ -113,11 +113,11 @@ class TableConfig:
     test: Literal["sign_flip", "paired_t", "welch_t", "wilcoxon"] = "sign_flip"
     """test of each row against the baseline over seeds; Holm over all comparisons of the table"""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
-    """of the runs behind each cell"""
+    """seeds of the runs behind each cell"""
     trainer: str = ""
     """name in conf/trainer for every run"""
     settings: Tree = field(default_factory=dict)
-    """of every run"""
+    """settings of every run"""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     """what the pretrainings share"""
     rows: dict[str, RowConfig] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class TableConfig:
     published: dict[str, dict[str, float]] = field(default_factory=dict)
     """row -> column, or column@fraction -> the paper's number, in the unit of our metric: 0.8 for 80 %"""
     published_p: dict[str, dict[str, float]] = field(default_factory=dict)
-    """in the same form: the paper's p-value of that row against the best other one"""
+    """row -> column, as in published: the paper's p-value of that row against the best other one"""
     collapsed_below: float = 0.0
     """a run whose metric ends below this counts as collapsed, where higher is better; such runs stay in and are counted"""
 

@@ -89,7 +89,7 @@ class Online:
         name, own = self.settings.task, self.spec
         if own.target == "mask":
             raise SslMedError(
-                f"online.task={name}: has masks; an online probe needs classes or findings, since one of voxels is too dear "
+                f"online.task={name}: has masks; an online probe needs classes or findings, since voxel probes are too slow "
                 "to repeat: choose such a task, or run `ssl-med probe` after the pretraining"
             )
         if own.spatial_dims != spec.spatial_dims:

@@ -150,7 +150,7 @@ class LabelsConfig:
 
 @dataclass
 class BudgetConfig(LabelsConfig):
-    """And what budgets of different size have in common when they are trained."""
+    """Label budget, and whether budgets of different size match in epochs or in steps."""
 
     match: Literal["epochs", "steps"] = "epochs"
     """what trainer.max_epochs counts: epochs of the budget, so that fewer labels mean fewer steps; or steps: every budget
@@ -162,7 +162,7 @@ class GeneralConfig:
     """Keys without a section."""
 
     seed: int = 0
-    """of initial weights, batches, views and label budgets; the split has its own data.split_seed"""
+    """seed of initial weights, batches, views and label budgets; the split has its own, data.split_seed"""
     out: str = setting(default="", affects="nothing")
     """run folder; empty: runs/<kind>/<name>-<hash>"""
     resume: bool = setting(default=True, affects="nothing")

@@ -50,7 +50,7 @@ class CubePPConfig(RestorationConfig):
     critic_channels: tuple[int, ...] = (32, 64, 128)
     """widths of the critic's levels"""
     critic_lr: float = 1e-4
-    """of the critic's Adam"""
+    """learning rate of the critic's Adam"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -70,7 +70,7 @@ class DeepClusterConfig:
     every: float = 1.0
     """epochs between clusterings after the first epoch, at least 1"""
     iterations: int = 20
-    """of k-means"""
+    """iterations of k-means"""
     components: int = 0
     """v1: principal components of the features; 0: a sixteenth of their number, at least eight"""
     temperature: float = 0.1

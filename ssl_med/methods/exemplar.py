@@ -39,7 +39,7 @@ class ExemplarConfig:
     """Defaults of the 3D paper's code, but for the margin."""
 
     margin: float = 0.1
-    """of the triplet loss; codes lie in [0, 1], so their mean squared distance does too"""
+    """margin of the triplet loss; codes lie in [0, 1], so their mean squared distance does too"""
     code_dim: int = 1024
     """dimension of the sigmoid code"""
     flip: float = 0.5

@@ -36,7 +36,7 @@ class JigsawConfig(PatchConfig):
     permutations: int = 100
     """number of orders K"""
     permutation_seed: int = 0
-    """of the set of orders"""
+    """seed by which the set of orders is drawn"""
     hidden_dim: int = 1000
     """width to which each patch's features are brought before they are concatenated"""
 

@@ -42,9 +42,9 @@ class MultimodalPuzzleConfig(PatchConfig):
     grid: int = 0
     """cells per axis, 2 or 3; 0: 3 in images, 2 in volumes"""
     temperature: float = 1.0
-    """of the scores before Sinkhorn"""
+    """temperature by which scores are divided before Sinkhorn's algorithm"""
     iterations: int = 20
-    """of Sinkhorn"""
+    """iterations of Sinkhorn's algorithm"""
     hidden_dim: int = 512
     """width of the head's hidden layer"""
 

@@ -51,7 +51,7 @@ class SwAVConfig(MultiCropConfig):
     epsilon: float = 0.05
     """entropy of Sinkhorn's assignments"""
     iterations: int = 3
-    """of Sinkhorn's algorithm"""
+    """iterations of Sinkhorn's algorithm"""
     queue: int = 3840
     """embeddings of former batches that take part in the assignment, per large crop; 0: none"""
     queue_from: float = 15 / 400

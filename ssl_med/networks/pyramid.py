@@ -116,7 +116,7 @@ class Backbone(nn.Module, ABC):
     channels: tuple[int, ...]
     """channels of each level"""
     strides: tuple[tuple[int, ...], ...]
-    """of each level, axis by axis, by how much its sides are smaller than the image's"""
+    """stride of each level along each axis: by how much its sides are smaller than the image's"""
 
     @property
     def out_channels(self) -> int:

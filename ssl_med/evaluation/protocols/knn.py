@@ -24,7 +24,7 @@ class KnnConfig(LevelsConfig):
     neighbours: tuple[int, ...] = (1, 3, 5, 10, 20, 50, 100, 200)
     """numbers of neighbours, of which the best on validation is taken; those above the number of samples are left out"""
     temperature: float = 0.07
-    """of the weights (Wu et al. 2018)"""
+    """temperature of the votes' weights exp(similarity / temperature) (Wu et al. 2018)"""
     select: Literal["accuracy", "balanced_accuracy"] = "accuracy"
     """validation value that chooses; findings: mean AUROC"""
 
