@@ -167,9 +167,11 @@ def nodules(shared_phantom):
 
 @pytest.mark.slow
 def test_offline_is_the_default_and_opens_no_connection(nodules, wandb_server, tmp_path):
-    nodules = [word for word in nodules if word != "trainer=cpu"]  # which turns W&B off
+    nodules = ["trainer=default" if word == "trainer=cpu" else word for word in nodules]  # trainer=cpu turns W&B off
     steps = ["trainer.max_steps=2", "trainer.accelerator=cpu", "optim.schedule=constant"]
-    probed = [word for word in nodules if word.startswith(("data", "trainer.batch_size", "trainer.progress"))]
+    probed = [
+        word for word in nodules if word.startswith(("data", "trainer=", "trainer.batch_size", "trainer.progress"))
+    ]
     addresses = watched(
         wandb_server,
         tmp_path,

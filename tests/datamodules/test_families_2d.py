@@ -524,7 +524,7 @@ def test_chexpert_bad_path_and_bad_value(copy_of):
     root = copy_of("chexpert")
     text = (root / "train.csv").read_text()
     (root / "train.csv").write_text(text.replace("patient00001", "nobody", 1))
-    with pytest.raises(SslMedError, match=r"train.csv: line 2 has the Path '.*nobody.*', which names no image"):
+    with pytest.raises(SslMedError, match=r"train.csv: line 2 has the Path '.*nobody.*', which names no radiograph"):
         build("chexpert", root, labelled=True)
     (root / "train.csv").write_text(text.replace("-1.0", "perhaps"))
     with pytest.raises(SslMedError, match=r"train.csv: line \d+ holds 'perhaps'; observations are 1, 0, -1 or blank"):

@@ -84,7 +84,7 @@ class Plain:
 
     def __init__(self, words):
         self.name = next(word.partition("=")[2] for word in words if word.startswith(("task=", "method=")))
-        self.overrides, self.protocol = words, ""
+        self.overrides, self.protocol, self.kind = words, "", "finetune"
         self.spec = SimpleNamespace(target="mask", class_names=("liver",))
 
     def hash(self, *, planned=False):

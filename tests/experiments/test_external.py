@@ -399,8 +399,8 @@ def test_settings_are_shown_and_decide_the_folder(roots, trained, capsys):
     words = [str(trained / "tb0"), "task=montgomery", f"data.root={roots / 'montgomery'}", "map=same", *CPU]
     assert main(["external", *words, "--show"]) == 0
     assert "part: all" in capsys.readouterr().out
-    one = compose_external(words).config
+    one = compose_external(words)
     assert one.folder().name.startswith("montgomery-tb0-")
-    assert one.hash() != compose_external([*words, "part=test"]).config.hash()
-    assert one.hash() != compose_external([*words, "map.normal=tuberculosis", "map.tuberculosis=normal"]).config.hash()
-    assert one.hash() == compose_external([*words, "trainer.num_workers=2"]).config.hash()
+    assert one.hash() != compose_external([*words, "part=test"]).hash()
+    assert one.hash() != compose_external([*words, "map.normal=tuberculosis", "map.tuberculosis=normal"]).hash()
+    assert one.hash() == compose_external([*words, "trainer.num_workers=2"]).hash()

@@ -93,8 +93,6 @@ def test_a_killed_worker_loses_its_job_alone_and_is_replaced(tmp_path):
         assert found["other"].seconds > 0
         assert found["other"].peak_mb > 50
         workers.start(Job("again", "strange", (), tmp_path / "again.log"))  # an idle worker takes it
-        assert (
-            collect(workers, 1)["again"].error == "ModuleNotFoundError: No module named 'experiments.commands.strange'"
-        )
+        assert collect(workers, 1)["again"].error.startswith("ModuleNotFoundError: No module named")
     assert gone(other)
     assert not (tmp_path / "victim.log").exists() or "ssl-med" not in (tmp_path / "victim.log").read_text()

@@ -6,6 +6,7 @@ import test_methods
 import torch
 from test_methods import batch_of, blobs, generator, make
 
+from experiments.config.sources import method_class_of
 from ssl_med.losses.triplet import triplet
 from ssl_med.methods.core.rubik import turn_loss
 from ssl_med.spec import SslMedError
@@ -159,7 +160,7 @@ def test_patches_need_not_suit_a_decoder(monkeypatch):
     config = test_methods.compose_pretrain(
         ["method=jigsaw", "data=chest14", "data.patch_size=[64,64]", "method.permutations=4", "method.hidden_dim=8"]
     )
-    method_class = test_methods.get_class("ssl_med.methods", "jigsaw", kind="method", base=test_methods.Method)
+    method_class = method_class_of("jigsaw")
     method = method_class(config.method, spec=config.spec, backbone=config.backbone, optim=config.optim, batch_size=4)
     assert method.grid.patch == (16, 16)
     assert torch.isfinite(method.losses(batch_of(torch.rand(2, 1, 64, 64)), generator(0))["loss"])
@@ -460,7 +461,7 @@ def test_exemplar_distorts_as_often_as_asked_and_stays_in_range(dims):
 
 def test_exemplar_needs_a_second_image():
     config = test_methods.compose_pretrain(["method=exemplar", "data=chest14"])
-    method_class = test_methods.get_class("ssl_med.methods", "exemplar", kind="method", base=test_methods.Method)
+    method_class = method_class_of("exemplar")
     with pytest.raises(SslMedError, match=r"trainer\.batch_size is 1"):
         method_class(config.method, spec=config.spec, backbone=config.backbone, optim=config.optim, batch_size=1)
 
