@@ -9,7 +9,7 @@ from ssl_med.reports.numbers.fairness import leak_warnings
 from ssl_med.reports.numbers.wording import count, duration, missing_lines
 from ssl_med.reports.render.blocks import Block, Listing, Tiles
 
-PHANTOMS = "These numbers come from synthetic phantoms and say nothing about patients."
+PHANTOMS = "{} numbers come from synthetic phantoms and say nothing about patients."
 
 
 def lead(comparison: Comparison) -> str:
@@ -38,7 +38,10 @@ def head(comparison: Comparison) -> list[Block]:
 
 def phantoms(comparison: Comparison) -> str:
     """The sentence that must go wherever the numbers go; '' where they come from patients."""
-    return PHANTOMS if comparison.synthetic else ""
+    if not comparison.synthetic:
+        return ""
+    ran = [entry.run for entry in comparison.entries if not entry.why]
+    return PHANTOMS.format("These" if len(comparison.synthetic) == len(ran) else "Some of these")
 
 
 def _phantoms(comparison: Comparison) -> list[str]:
