@@ -29,7 +29,7 @@ def head(comparison: Comparison) -> list[Block]:
     """Blocks above the list of contents."""
     unused = [f"{entry.run.folder}: {entry.why}" for entry in comparison.of("unused")]
     return [
-        *([Listing(_phantoms(comparison), PHANTOMS, warning=True)] if comparison.synthetic else []),
+        *([Listing(_phantoms(comparison), phantoms(comparison), warning=True)] if comparison.synthetic else []),
         _tiles(comparison),
         Listing(unused, "These runs could not be used:", warning=True),
         Listing(_doubts(comparison), "Missing or in doubt:", warning=True),
