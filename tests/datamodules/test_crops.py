@@ -134,6 +134,7 @@ def filtered(shape, size, rng):
     return find_starts(shape, size, total=integral(tissue_weight(codes, 1)), low=0.2, high=0.8, margin=(1, 0, 0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("min_iou", [0.0, 0.2, 0.5, 0.9])
 def test_pairs_overlap_enough_and_both_pass(min_iou):
     rng = np.random.default_rng(4)
@@ -149,6 +150,7 @@ def test_pairs_overlap_enough_and_both_pass(min_iou):
             assert np.std(overlaps) > 0.05, "pairs must differ in their overlap"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("min_iou", [0.2, 0.4])
 def test_pairs_have_the_law_of_uniform_pairs(min_iou):
     """All admissible pairs of a small volume listed; what is drawn must be uniform over that list."""

@@ -287,6 +287,7 @@ def test_without_pydicom_the_line_says_what_to_install(tmp_path, monkeypatch):
     assert "pip install 'ssl-med[dicom]'" in refusal(folder)
 
 
+@pytest.mark.slow
 def test_a_patient_is_named_nowhere(tmp_path, capsys, caplog):
     """Pretrains on series with planted names; every artefact, log line and warning is searched for them."""
 

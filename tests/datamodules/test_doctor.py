@@ -29,6 +29,8 @@ from datamodules.phantoms import chest14, luna
 from experiments.cli import main
 from ssl_med.spec import SslMedError
 
+pytestmark = pytest.mark.slow  # the whole file takes tens of seconds; CI runs it
+
 SCANS, EACH, SIDE = 400, 4, 16
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])  # stored as LPS
 SOUND = "sound"

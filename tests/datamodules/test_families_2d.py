@@ -136,6 +136,7 @@ def digest(root):
 # ------------------------------------------------------------------------------------------- phantoms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_phantoms_repeat_and_subjects_do_not_depend_on_their_number(kind, tmp_path):
     make = phantom(kind).generate
@@ -216,6 +217,7 @@ def test_phantom_classes_show_in_what_they_are_about_but_not_in_brightness(tmp_p
 # --------------------------------------------------------------------------- index, split and batches
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_index_split_and_batches(name, roots):
     family = FAMILIES[name]

@@ -26,6 +26,8 @@ from experiments.cli import main
 from ssl_med.catalogue import get_class
 from ssl_med.spec import SslMedError
 
+pytestmark = pytest.mark.slow  # the whole file takes tens of seconds; CI runs it
+
 SIZE = (40, 36, 32)
 PATCH = (16, 16, 16)
 # options that the tests use, and what a labelled batch holds

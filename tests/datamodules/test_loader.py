@@ -229,6 +229,7 @@ def test_a_broken_file_is_one_line_also_from_a_worker(kind, workers):
 # ------------------------------------------------------------------------------- with scans and a cache
 
 
+@pytest.mark.slow
 def test_scattered_scans_are_decoded_once_an_epoch():
     loads = Counter()
 

@@ -25,6 +25,8 @@ from datamodules.phantoms._radiograph import VIEW, Radiograph, draw_build
 from ssl_med.catalogue import list_names
 from ssl_med.spec import SslMedError
 
+pytestmark = pytest.mark.slow  # the whole file takes tens of seconds; CI runs it
+
 SMALL = {"luna": (40, 32, 28), "lits": (32, 32, 24), "brats": (24, 28, 24), "chest14": (48, 48)}
 MODULES = {"luna": luna, "lits": lits, "brats": brats, "chest14": chest14}
 

@@ -28,6 +28,7 @@ def reference(x, label, c):
     return torch.from_numpy(fit.coef_), torch.from_numpy(fit.intercept_)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "d"), [(90, 8), (20, 30)])
 def test_three_classes_equal_scikit_learn_at_every_strength(n, d):
     x, label = sample(n, d, 3)

@@ -21,6 +21,8 @@ from ssl_med.config import read_yaml
 from ssl_med.evaluation.external import ClassMap, fit
 from ssl_med.reports.run_folder import read_run
 
+pytestmark = pytest.mark.slow  # the whole file takes tens of seconds; CI runs it
+
 CPU = ["trainer=cpu", "trainer.progress=false", "task.pictures=[0,1,0,0]"]
 TUNE = ["trainer.max_steps=2", "trainer.batch_size=4", "backbone.name=unet", "backbone.channels=[8,8,16]"]
 IMAGE = ["data.patch_size=[32,32]", "data.image_size=36"]

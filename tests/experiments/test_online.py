@@ -220,6 +220,7 @@ def test_whom_the_probe_looked_at_is_no_test_subject_later(roots, base, tmp_path
     assert line.startswith("ssl-med: leak: the pretraining saw ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("monitor", "mode"),
     [("val/loss", "min"), ("val/mse", "min"), ("val/restore", "min"), ("collapse/alignment", "min"),

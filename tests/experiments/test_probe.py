@@ -12,6 +12,8 @@ from experiments.cli import main
 from experiments.commands.finetune import matched_schedule
 from experiments.config.run import compose_finetune
 
+pytestmark = pytest.mark.slow  # the whole file takes tens of seconds; CI runs it
+
 CPU = ["trainer=cpu", "trainer.progress=false"]
 NET = ["backbone.name=unet", "backbone.channels=[8,8,16]"]
 IMAGE = ["data.patch_size=[32,32]", "data.image_size=36"]

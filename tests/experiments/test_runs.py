@@ -40,6 +40,7 @@ def losses(folder):
     return {line["step"]: line["train/loss"] for line in read_metrics(folder) if "train/loss" in line}
 
 
+@pytest.mark.slow
 @pytest.mark.figures
 def test_pretrain_then_finetune_then_report(scans, tmp_path, capsys):
     pre, fine = tmp_path / "pre", tmp_path / "fine"
@@ -130,6 +131,7 @@ def test_a_finished_run_is_not_repeated_and_another_one_is_refused(scans, tmp_pa
     assert "seed" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pcrl", "moco"])
 def test_resume_in_the_middle_of_an_epoch_is_exact(scans, images, tmp_path, monkeypatch, method):
     """Stop by signal after step 4 of 9 (an epoch is 4 batches); losses and weights equal those of an unbroken run."""

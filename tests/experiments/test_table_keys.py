@@ -15,6 +15,8 @@ from ssl_med.reports.sections import head, overview, published, ranks, results, 
 from ssl_med.reports.writing import write_summary
 from ssl_med.spec import SslMedError
 
+pytestmark = pytest.mark.slow  # the whole file takes tens of seconds; CI runs it
+
 TABLE = """
     title: A table
     trainer: cpu

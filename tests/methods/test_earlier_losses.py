@@ -7,6 +7,8 @@ import pytest
 import torch
 from test_methods import batch_of, blobs, channels_of, make, step
 
+pytestmark = pytest.mark.slow  # the whole file takes tens of seconds; CI runs it
+
 LOSSES = json.loads((Path(__file__).resolve().parents[1] / "golden" / "losses.json").read_text())
 
 

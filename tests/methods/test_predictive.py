@@ -506,6 +506,7 @@ LEARNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dims"),
     [("exemplar", 2), *(pytest.param(name, 3, marks=pytest.mark.long) for name in ("exemplar", "rotation"))],

@@ -30,6 +30,7 @@ def close(found, wanted, rel):
     return all((a - b).abs().max() <= rel * b.abs().max() for a, b in zip(found, wanted, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dims", "kernel", "stride"), [(2, 3, 1), (2, 3, 2), (2, 7, 2), (3, 3, 1), (3, 3, 2), (3, 1, 2)]
 )

@@ -9,6 +9,8 @@ from ssl_med.reports.numbers.wording import duration
 from ssl_med.reports.page import report_runs
 from ssl_med.spec import SslMedError
 
+pytestmark = pytest.mark.slow  # the whole file takes tens of seconds; CI runs it
+
 
 class Page(HTMLParser):
     """Texts, tags and attributes of a page; complains about tags that do not match."""
