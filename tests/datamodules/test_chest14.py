@@ -44,6 +44,7 @@ def every(data):
 # ------------------------------------------------------------------------------------------------ table
 
 
+@pytest.mark.slow
 def test_labels_are_those_of_the_table(radiographs):
     data = module(radiographs)
     found = {radiograph.name: radiograph for radiograph in every(data)}

@@ -263,6 +263,7 @@ def covered(simulate, *, truth, **options):
     return hits / STUDIES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["expanded", "percentile", "bca"])
 def test_intervals_of_clustered_means_cover_the_truth(kind):
     """100 patients of 1 to 4 images, whose values share the patient's own level."""

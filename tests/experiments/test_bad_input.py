@@ -72,6 +72,7 @@ def test_a_yaml_typo_names_the_yaml(capsys, tmp_path, monkeypatch):
     assert "conf/method/moco.yaml: key 'method.temprature' is unknown; did you mean 'temperature'?" in line
 
 
+@pytest.mark.slow
 def test_missing_root_and_foreign_root(capsys, phantoms, tmp_path):
     base = ["pretrain", "method=simclr", "data=luna", *FAST]
     assert "data.root is missing" in refused(capsys, "check", "data=luna")

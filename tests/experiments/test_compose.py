@@ -277,6 +277,7 @@ def test_words_that_belong_to_the_other_command_or_to_none():
 GROUPS = {"method": [*METHODS, *PRESETS], "data": DATA, "task": TASKS, "trainer": TRAINERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "name"), [(group, name) for group, found in GROUPS.items() for name in found])
 @pytest.mark.parametrize("where", ["section", "top", "when"])
 def test_an_unknown_key_of_a_yaml_names_the_yaml(group, name, where, tmp_path, monkeypatch):

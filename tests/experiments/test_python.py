@@ -63,6 +63,7 @@ def test_values_survive_the_way_through_the_overrides():
     assert tuple(config.data.exclude) == ("*a, b*", "it's")
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_did_and_hands_its_network_on(pretrained, images):
     assert pretrained.summary["status"] == "done"
     assert pretrained.summary["config"]["method"]["hidden_dim"] == 16

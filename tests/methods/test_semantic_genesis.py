@@ -69,6 +69,7 @@ def test_descriptors_are_renewed_together_every_so_many_steps():
         assert torch.equal(next(part.describer.parameters()), next(part.encoder.parameters())) is (s % 3 == 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_terms_follow_their_formulas(dims):
     method = make("semantic_genesis", dims, "method.neighbours=0.4", laptop=False).double()

@@ -69,6 +69,7 @@ def test_2d_resnets_hold_torchvisions_parameters(name, parameters):
     assert not any(key.endswith("conv1.bias") or key.endswith("downsample.0.bias") for key in keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("norm", ["batch", "group", "instance"])
 @pytest.mark.parametrize("name", ["unet", "resnet18"])

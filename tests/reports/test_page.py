@@ -44,6 +44,7 @@ def report(tmp_path_factory):
     return (comparison, root / "report", *written(comparison, root / "report"))
 
 
+@pytest.mark.slow
 def test_the_page_holds_every_part(report):
     comparison, _, page, markdown, _, _ = report
     sections = ["In short", "Dice", "Ranks over all columns and budgets", "Cost", "Published and ours"]
