@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,7 @@ Plain = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(ABC):
     """What every run has.
 
     * name: method or task, or the data set of a probe without labels. * labels: its budget; all of them where it takes none.
@@ -105,9 +106,9 @@ class RunConfig:
             return Path(self.general.out)
         return Path("runs") / self.kind / f"{self.stem()}-{self.hash()}"
 
+    @abstractmethod
     def stem(self) -> str:
         """Name of the folder for people, before the hash."""
-        raise NotImplementedError
 
     def sources(self) -> dict[str, str]:
         """`trainer.max_steps` -> the file or "command line" that set it, or "default", for every key of `tree()`."""
