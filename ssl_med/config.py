@@ -141,6 +141,16 @@ class Settings:
         found: T = self._instance(schema, self.tree, prefix, None)
         return found
 
+    def build_sections(self, **schemas: type) -> dict[str, Any]:
+        """Section -> instance of its schema."""
+        return {name: self.section(name).build(schema, prefix=name) for name, schema in schemas.items()}
+
+    def over(self, layer: Layer) -> Settings:
+        """These settings with a stronger layer laid over them."""
+        tree = _copied(self.tree)
+        _lay(tree, layer.tree, layer.source)
+        return Settings(tree, (*self.order, layer.source))
+
     def _instance(self, schema: Any, tree: dict[str, Node], prefix: str, default: Any) -> Any:
         hints = _hints(schema)
         values = {} if default is None else {name: getattr(default, name) for name in hints}
@@ -177,6 +187,10 @@ class Settings:
             source for key, source in given.items() if re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.]*\w)", message)
         ]
         return max(named or given.values(), key=self.order.index, default="")
+
+
+def _copied(tree: dict[str, Node]) -> dict[str, Node]:
+    return {key: node if isinstance(node, Given) else _copied(node) for key, node in tree.items()}
 
 
 def _lay(below: dict[str, Node], above: Mapping[Any, Any], source: str) -> None:

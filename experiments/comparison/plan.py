@@ -13,9 +13,9 @@ from experiments.config.external import compose_external
 from experiments.config.finetuned import FinetunedRun
 from experiments.config.kinds import RunConfig
 from experiments.config.protocols import protocol_class
-from experiments.config.run import compose_finetune, compose_pretrain, compose_probe, keys_of
+from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
 from experiments.config.sections import SCRATCH, LoadingConfig
-from experiments.config.sources import CONF, names
+from experiments.config.sources import CONF, keys_of, names
 from ssl_med.catalogue import nearest
 from ssl_med.config import hint_of, read_yaml
 from ssl_med.evaluation.protocols.finetune import InitConfig

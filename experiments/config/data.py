@@ -8,17 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from datamodules.core.base import MedicalData
-from experiments.config.sources import (
-    build_data,
-    build_section,
-    build_top,
-    check_keys,
-    choose,
-    config_sources,
-    data_class_of,
-    method_class_of,
-)
-from ssl_med.config import Layer
+from experiments.config.sources import choose, gather, keys_of, method_class_of
+from ssl_med.config import COMMAND_LINE, Layer
 from ssl_med.spec import SslMedError
 
 
@@ -60,38 +51,29 @@ class CheckConfig:
 
 def compose_prepare(overrides: Sequence[str]) -> tuple[PrepareConfig, MedicalData]:
     """`data=luna data.root=RAW store=DIR [method=pcrl] ...`; a method says which crops it will ask for."""
-    chosen, line = choose(overrides, required=("data",), optional=("method",))
-    data_class = data_class_of(chosen["data"])
-    layers = config_sources(chosen, line, ("data", "method"), data_class, chosen["data"])
-    own = ("store", "workers", "verify")
-    check_keys([line], ("data", "method", *own))
-    data = build_data(data_class, chosen["data"], [Layer("", {"data": {"store": ""}}), *layers])
-    if data.store:
-        raise SslMedError(f"command line: prepare writes to store=DIR, not data.store; say store={data.store}")
+    own = keys_of(PrepareConfig)
+    chosen, line = choose(overrides, required=("data",), optional=("method",), keys=("data", "method", *own))
+    said = gather(chosen, line, order=("data", "method"))
+    if said.data.store:
+        raise SslMedError(f"command line: prepare writes to store=DIR, not data.store; say store={said.data.store}")
     need = None
     if "method" in chosen:
         method_class = method_class_of(chosen["method"])
-        method: Any = build_section(method_class.Config, layers, "method")
-        need = method_class.need(method, data_class.make_spec(data, labelled=False))
-    settings = build_top(PrepareConfig, [line], own)
-    return settings, data_class(data, need=need, labelled=False, batch_size=1)
+        method: Any = said.settings.section("method").build(method_class.Config, prefix="method")
+        need = method_class.need(method, said.data_class.make_spec(said.data, labelled=False))
+    settings = said.settings.top(own).build(PrepareConfig, prefix="")
+    return settings, said.data_class(said.data, need=need, labelled=False, batch_size=1)
 
 
 def compose_check(overrides: Sequence[str]) -> tuple[CheckConfig, type[MedicalData], Any]:
     """`data=lits data.root=DIR out=DIR workers=4` -> settings, family, its config."""
-    chosen, line = choose(overrides, required=("data",), optional=())
-    data_class, data, layers = _data_only(chosen["data"], line)
-    check_keys(layers, ("data", "out", "workers"))
-    return build_top(CheckConfig, layers, ("out", "workers")), data_class, data
+    own = keys_of(CheckConfig)
+    chosen, line = choose(overrides, required=("data",), keys=("data", *own))
+    said = gather(chosen, line, order=("data",), keys=("data", *own))
+    return said.settings.top(own).build(CheckConfig, prefix=""), said.data_class, said.data
 
 
 def compose_source(name: str, root: str) -> tuple[type[MedicalData], Any]:
     """A family with its default settings, at a root."""
-    data_class, data, _ = _data_only(name, Layer("command line", {"data": {"root": root}}))
-    return data_class, data
-
-
-def _data_only(name: str, line: Layer) -> tuple[type[MedicalData], Any, list[Layer]]:
-    data_class = data_class_of(name)
-    layers = config_sources({"data": name}, line, ("data",), data_class, name)
-    return data_class, build_data(data_class, name, layers), layers
+    said = gather({"data": name}, Layer(COMMAND_LINE, {"data": {"root": root}}), order=("data",))
+    return said.data_class, said.data

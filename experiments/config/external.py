@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from experiments.config.finetuned import FinetunedRun
 from experiments.config.kinds import Plain, StartedRun
-from experiments.config.run import common, keys_of, merged, of_task, section, without
+from experiments.config.run import build_parts
 from experiments.config.sections import LoadingConfig, StartConfig
-from experiments.config.sources import check_keys, choose, names, read_conf, sections_of
+from experiments.config.sources import check_keys, choose, gather, keys_of, names, read_conf
 from ssl_med.catalogue import nearest
-from ssl_med.config import Layer, Tree, build, to_plain
+from ssl_med.config import Layer, Tree, to_plain
 from ssl_med.evaluation.external import ClassMap, Mapped, fit
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.spec import DataSpec, SslMedError
@@ -23,6 +23,11 @@ from ssl_med.values import WrongValueError, convert, elements, type_words, unquo
 SAME = "same"
 # how an answer is found, scored and shown; the rest of a task is that of the training
 _SCORING = ("overlap", "window_batch", "tolerance_mm", "pictures")
+# of the yamls of a task and a trainer, a test takes the loading alone, and its arithmetic is that of the run
+_KEPT: Mapping[str, tuple[str, ...]] = {
+    "trainer": tuple(key for key in keys_of(LoadingConfig) if key != "precision"),
+    **dict.fromkeys(("task", "backbone", "transfer", "optim"), ()),
+}
 _MAP_KEYS = ("classes", "uncertain", "data")
 _OVERRIDE = re.compile(r"map\.[^=]+=|[A-Za-z_][\w.]*=")  # everything else is the folder of the run
 
@@ -79,27 +84,27 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
     part = single.get("part", "all")
     if part not in ("all", "test"):
         raise SslMedError(f"part is '{part}'; it must be all or test")
-    chosen, line = choose(rest, required=("task",), optional=("data", "trainer"))
-    data_class, data_name, layers = of_task(chosen, line)
-    check_keys([line], ("task", "data", "trainer", "out", "resume"))
-    check_keys([line.section("task")], _SCORING, prefix="task.")
-    if part == "all" and any(key.startswith("split") for key in line.section("data").tree):
+    chosen, line = choose(
+        rest, required=("task",), optional=("data", "trainer"), keys=("task", "data", "trainer", "out", "resume")
+    )
+    check_keys(line.section("task"), _SCORING, prefix="task.")
+    asked = line.section("data").tree
+    if part == "all" and any(key.startswith("split") for key in asked):
         raise SslMedError("data.split is of part=test; all labelled cases are tested unless part=test")
     preset = _preset(single.get("map", ""))
-    # the precision of a yaml is for training; here it is that of the run
-    loading = tuple(key for key in keys_of(LoadingConfig) if key != "precision")
-    middle = [without(layer, {"trainer": loading, "task": (), "backbone": (), "transfer": ()}) for layer in layers[:-1]]
-    middle.append(Layer(preset.source, {"data": preset.section("data").tree}))
-    named = Layer("", {"name": data_name})
-    plain: Any = build(data_class.Config, [named, *sections_of([*middle, line], "data")], prefix="data")
-    forced = _prepared(trained, to_plain(plain), asked=line.section("data").tree)
-    _check_kind(trained, data_class.make_spec(plain, labelled=True), data_class.Config, chosen["task"])
-    base = _of_run(trained)
-    layers = [base, *middle, forced, line]
-    given = merged(layers, name=chosen["task"], data_name=data_name)
-    shared = common(layers, given, data_class, labelled=True, trainer=LoadingConfig, general=StartConfig)
-    data = shared["data"]
-    spec = data_class.make_spec(data, labelled=True)
+    said = gather(
+        chosen,
+        line,
+        order=("data", "task", "trainer"),
+        kept=_KEPT,
+        base=_of_run(trained),
+        implied=Layer(preset.source, {"data": preset.section("data").tree}),
+    )
+    forced = _prepared(trained, to_plain(said.data), asked=asked)
+    _check_kind(trained, said.data_class.make_spec(said.data, labelled=True), said.data_class.Config, chosen["task"])
+    said = replace(said, settings=said.settings.over(forced))
+    parts = build_parts(said, labelled=True, general=StartConfig, task=TaskConfig, trainer=LoadingConfig)
+    spec = said.data_class.make_spec(said.data, labelled=True)
     _check_prepared(trained, spec, chosen["task"])
     classes = _class_map(own, single, preset, trained.spec, spec)
     mapped = fit(classes, trained.spec, spec)
@@ -114,7 +119,7 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
         uncertain=classes.uncertain,
     )
     notes = [*mapped.notes(), f"prepared as trained: {_told(forced)}"]
-    size = getattr(data, "image_size", 0)
+    size = getattr(said.data, "image_size", 0)
     if size and "image_size" not in forced.section("data").tree:
         notes.append(
             f"data.image_size={size} is this data set's own: the run took its images in the size of their files"
@@ -126,13 +131,12 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
         )
     return ExternalRun(
         name=chosen["task"],
-        task=section(given, TaskConfig, "task"),
         protocol="finetune",
         external=external,
         trained=trained,
         mapped=mapped,
         notes=tuple(notes),
-        **shared,
+        **parts,
     )
 
 
@@ -153,7 +157,7 @@ def _preset(name: str) -> Layer:
     if name not in names("map"):
         raise SslMedError(f"map '{name}' is unknown{nearest(name, [SAME, *names('map')])}")
     layer = read_conf("map", name)
-    check_keys([layer], _MAP_KEYS)
+    check_keys(layer, _MAP_KEYS)
     return layer
 
 

@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from experiments.config.sources import sections_of
 from ssl_med.catalogue import nearest
-from ssl_med.config import Layer, build
-from ssl_med.networks.backbone import backbone_class, check_backbone, name_of
-from ssl_med.networks.pyramid import BackboneConfig
-from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.config import Layer
+from ssl_med.spec import SslMedError
 from ssl_med.values import unquoted
 
+if TYPE_CHECKING:  # names are listed and refused without the seconds that torch takes
+    from ssl_med.networks.pyramid import Backbone
 
-def build_network(layers: Sequence[Layer], spec: DataSpec) -> tuple[BackboneConfig, dict[str, Any]]:
-    """Settings of the network from all layers, and what yamls said of other networks.
+SECTION = "backbone"
+
+
+def choose_network(layers: Sequence[Layer], dims: int) -> tuple[type[Backbone], list[Layer], dict[str, Any]]:
+    """The network that the strongest layer names, all layers with what they say of it, and what they said of others.
 
     A yaml that names one network, as trainer=cpu does, says nothing of another one: of its section only the settings that
     all networks have hold when the command line names another.
 
+    Args:
+        layers: of all settings, weakest first.
+        dims: 2 or 3, for `backbone.name=auto`.
+
     Raises:
-        SslMedError: an unknown name, a setting that the network does not have, or data that it cannot take.
+        SslMedError: an unknown name, or a setting that the network does not have.
     """
-    sections = sections_of(layers, "backbone")
-    named = [unquoted(str(layer.tree["name"])) for layer in sections if "name" in layer.tree]
-    kind = backbone_class(named[-1] if named else "auto", spatial_dims=spec.spatial_dims)
-    name = name_of(kind)
-    own, shared = ({field.name for field in fields(schema)} for schema in (kind.Config, BackboneConfig))
+    from ssl_med.networks.backbone import backbone_class, name_of
+    from ssl_med.networks.pyramid import BackboneConfig
+
+    named = [(layer.source, name) for layer in layers if (name := _named(layer))]
+    source, asked = named[-1] if named else ("", "auto")
+    network = backbone_class(asked, spatial_dims=dims)
+    name = name_of(network)
+    own, shared = (schema.__dataclass_fields__ for schema in (network.Config, BackboneConfig))
+    kept: list[Layer] = []
     others: dict[str, Any] = {}
-    kept = []
-    for layer in sections:
-        about = unquoted(str(layer.tree.get("name", "auto")))
-        if about not in ("auto", name):
-            others |= {key: value for key, value in layer.tree.items() if key not in shared}
-            layer = Layer(layer.source, {key: value for key, value in layer.tree.items() if key in shared})
-        for key in layer.tree:
-            if key not in own:
-                raise SslMedError(
-                    f"{layer.source}: key 'backbone.{key}' is unknown to backbone.name={name}{nearest(key, sorted(own))}"
-                )
-        kept.append(layer)
-    config: BackboneConfig = build(kind.Config, [*kept, Layer("", {"name": name})], prefix="backbone")
-    check_backbone(config, spec)
-    return config, others
+    for layer in layers:
+        tree = dict(layer.section(SECTION).tree)
+        if _named(layer) not in ("", "auto", name):
+            others |= {key: value for key, value in tree.items() if key not in shared}
+            tree = {key: value for key, value in tree.items() if key in shared}
+        for key in tree.keys() - own.keys():
+            raise SslMedError(
+                f"{layer.source}: key '{SECTION}.{key}' is unknown to {SECTION}.name={name}{nearest(key, sorted(own))}"
+            )
+        kept.append(Layer(layer.source, {**layer.tree, SECTION: tree}))
+    return network, [*kept, Layer(source, {SECTION: {"name": name}})], others
+
+
+def _named(layer: Layer) -> str:
+    return unquoted(str(layer.section(SECTION).tree.get("name", "")))

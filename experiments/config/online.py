@@ -7,10 +7,12 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from datamodules.core.base import MedicalData
-from ssl_med.config import to_plain
+from experiments.config.sources import gather, names
+from ssl_med.config import Layer, build, to_plain
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.tasks import TaskConfig, task_class
 from ssl_med.networks.backbone import check_backbone
@@ -104,6 +106,32 @@ class Online:
             )
         with spelled():
             check_backbone(backbone, own)
+
+
+def compose_online(line: Layer, trainer: str | None) -> Online | None:
+    """What `online.task=NAME online.data.root=DIR ...` on a command line asks for; None without a task.
+
+    Args:
+        line: overrides of the pretraining.
+        trainer: what it chose by `trainer=NAME`; the data of the task follow it.
+    """
+    section = line.section("online")
+    own = Layer(line.source, {key: value for key, value in section.tree.items() if key != "data"})
+    settings = build(OnlineConfig, [own], prefix="online")
+    if not settings.task:
+        if section.tree:
+            raise SslMedError(f"online.task=NAME is missing; there are: {', '.join(names('task'))}")
+        return None
+    chosen = {"task": settings.task, **({"trainer": trainer} if trainer else {})}
+    with spelled():
+        said = gather(
+            chosen, Layer(line.source, {"data": section.section("data").tree}), order=("data", "task", "trainer")
+        )
+        if not said.data.root:
+            raise SslMedError(f"data.root is missing: point it at the folder of task '{settings.task}', data.root=DIR")
+        if not Path(said.data.root).is_dir():
+            raise SslMedError(f"data.root={said.data.root}: no such folder; it should hold {said.data_class.layout}")
+    return Online(settings, said.data_class, said.data, said.settings.section("task").build(TaskConfig, prefix="task"))
 
 
 def check_monitor(monitor: str, online: Online | None) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.config.network import choose_network
 from ssl_med.catalogue import get_class, list_names, nearest
-from ssl_med.config import Layer, build, parse_overrides, read_yaml
+from ssl_med.config import Layer, Settings, parse_overrides, read_yaml
 from ssl_med.spec import SslMedError
 from ssl_med.values import unquoted
 
 if TYPE_CHECKING:  # names are listed and refused without the seconds that torch takes
     from datamodules.core.base import MedicalData
     from ssl_med.methods.core.base import Method
+    from ssl_med.networks.pyramid import Backbone
 
 CONF = Path(__file__).parents[1] / "conf"
+NAMED = ("data", "task")  # their settings hold the name, too
 
 
 def names(group: str) -> list[str]:
@@ -36,27 +41,6 @@ def presets() -> dict[str, str]:
         first = path.read_text().partition("\n")[0]
         found[f"{path.parent.name}/{path.stem}"] = first.removeprefix("#").strip() if first.startswith("#") else ""
     return found
-
-
-def choose(
-    overrides: Sequence[str], *, required: tuple[str, ...], optional: tuple[str, ...]
-) -> tuple[dict[str, str], Layer]:
-    """Overrides `group=NAME` as a dictionary, all other overrides as the layer of the command line."""
-    groups = (*required, *optional)
-    chosen: dict[str, str] = {}
-    rest = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if equals and key in groups:
-            if key in chosen and chosen[key] != unquoted(value):
-                raise SslMedError(f"command line: '{key}' is given twice")
-            chosen[key] = unquoted(value)
-        else:
-            rest.append(override)
-    for group in required:
-        if not chosen.get(group):
-            raise SslMedError(f"{group}=NAME is missing; there are: {', '.join(names(group))}")
-    return chosen, parse_overrides(rest)
 
 
 def check_name(group: str, name: str) -> None:
@@ -96,50 +80,133 @@ def read_conf(group: str, name: str) -> Layer:
     return read_yaml(path, source)
 
 
-def config_sources(
-    chosen: dict[str, str], line: Layer, order: tuple[str, ...], data_class: type[MedicalData], data_name: str
-) -> list[Layer]:
-    """Yamls of the chosen names in `order`, each with what it says of these dimensions and this trainer, and the line."""
-    found = []
-    for group in order:
-        if group in chosen:
-            name, slash, _ = chosen[group].partition("/")
-            found.append(read_conf(group, name))
-            if slash:  # a preset is laid over its method
-                found.append(read_conf(group, chosen[group]))
-    dims = data_class.spatial_dims(build_data(data_class, data_name, [*found, line]))
+@dataclass(frozen=True)
+class Gathered:
+    """All that a command line and the yamls of the names on it say.
+
+    * data_class: family of the data. * network: class that `backbone.name` means for these data.
+    * settings: every key with its value and who set it. * other_networks: what yamls say of networks that were not taken.
+    """
+
+    data_class: type[MedicalData]
+    network: type[Backbone]
+    settings: Settings
+    other_networks: dict[str, Any]
+
+    @cached_property
+    def data(self) -> Any:
+        """Settings of the family."""
+        return self.settings.section("data").build(self.data_class.Config, prefix="data")
+
+
+def choose(
+    overrides: Sequence[str], *, required: tuple[str, ...], optional: tuple[str, ...] = (), keys: tuple[str, ...]
+) -> tuple[dict[str, str], Layer]:
+    """Overrides `group=NAME` as a dictionary, all other overrides as the layer of the command line.
+
+    Raises:
+        SslMedError: a required name is missing, a name is unknown or given twice, or a key is not among `keys`.
+    """
+    groups = (*required, *optional)
+    chosen: dict[str, str] = {}
+    rest = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if equals and key in groups:
+            if key in chosen and chosen[key] != unquoted(value):
+                raise SslMedError(f"command line: '{key}' is given twice")
+            chosen[key] = unquoted(value)
+        else:
+            rest.append(override)
+    for group in required:
+        if not chosen.get(group):
+            raise SslMedError(f"{group}=NAME is missing; there are: {', '.join(names(group))}")
+    for group, name in chosen.items():
+        check_name(group, name)
+    line = parse_overrides(rest)
+    check_keys(line, keys)
+    return chosen, line
+
+
+def gather(
+    chosen: Mapping[str, str],
+    line: Layer,
+    *,
+    order: tuple[str, ...],
+    keys: tuple[str, ...] = (),
+    kept: Mapping[str, tuple[str, ...]] | None = None,
+    base: Layer | None = None,
+    implied: Layer | None = None,
+) -> Gathered:
+    """One tree of settings from the yamls of the chosen names, in `order`, and the command line, which rules.
+
+    A yaml may hold sections for one kind of run alone: `when_cpu` holds where trainer=cpu, `when_3d` where the data are 3D.
+
+    Args:
+        chosen: group -> name; the family of the data is `data`, else the one that the yaml of `task` names.
+        line: all other overrides.
+        order: groups whose yamls are read, weakest first.
+        keys: top-level keys that a yaml may hold; empty: any.
+        kept: section -> its keys that mean something to this command; the rest of that section is left out of yamls.
+        base: settings weaker than every yaml.
+        implied: settings that follow from the line, stronger than every yaml and weaker than the line itself.
+
+    Raises:
+        SslMedError: a name, a key or a backbone is unknown.
+    """
+    data_name = chosen.get("data") or _data_of_task(chosen["task"])
+    data_class = data_class_of(data_name)
+    yamls = [layer for group in order for layer in _yamls(group, {"data": data_name, **chosen}.get(group, ""))]
+    for group in NAMED:
+        if "name" in line.section(group).tree:
+            raise SslMedError(f"{line.source}: {group}.name cannot be set; {group}=NAME chooses it")
+    own = Layer("", {"data": {"name": data_name}, "task": {"name": chosen.get("task", data_name)}})
+    # the yaml of a task names its own family, too, which data=NAME overrules
+    asked = Layer(line.source, {"data": {"name": data_name}} if "data" in chosen else {})
+    plain: Any = Settings.merged([own, *yamls, asked, line]).section("data").build(data_class.Config, prefix="data")
+    dims = data_class.spatial_dims(plain)
     if "trainer" in chosen:  # what a method or a task says of this trainer is more special than the trainer's own
-        found += [layer.section(f"when_{chosen['trainer']}") for layer in found]
-    layers = []
-    for layer in found:
-        layers.append(Layer(layer.source, {k: v for k, v in layer.tree.items() if not k.startswith("when_")}))
-        layers.append(layer.section(f"when_{dims}d"))
-    return [*layers, line]
+        yamls += [layer.section(f"when_{chosen['trainer']}") for layer in yamls]
+    layers = [own, *([base] if base else [])]
+    for layer in yamls:
+        always = Layer(layer.source, {key: value for key, value in layer.tree.items() if not key.startswith("when_")})
+        for part in (always, layer.section(f"when_{dims}d")):
+            check_keys(part, keys)
+            layers.append(_only(part, kept or {}))
+    layers += [asked, *([implied] if implied else []), line]
+    network, layers, others = choose_network(layers, dims)
+    return Gathered(data_class, network, Settings.merged(layers), others)
 
 
-def check_keys(layers: list[Layer], keys: tuple[str, ...], *, prefix: str = "") -> None:
-    """Refuses a key that is not among `keys`, with the nearest one and where it stands."""
-    for layer in layers:
-        for key in layer.tree:
-            if key not in keys:
-                raise SslMedError(f"{layer.source}: key '{prefix}{key}' is unknown{nearest(key, list(keys))}")
+def check_keys(layer: Layer, keys: tuple[str, ...], *, prefix: str = "") -> None:
+    """Refuses a key that is not among `keys`, with the nearest one and where it stands; empty `keys` allow any."""
+    for key in layer.tree if keys else ():
+        if key not in keys:
+            raise SslMedError(f"{layer.source}: key '{prefix}{key}' is unknown{nearest(key, list(keys))}")
 
 
-def sections_of(layers: Sequence[Layer], name: str) -> list[Layer]:
-    """One section of every layer."""
-    return [layer.section(name) for layer in layers]
+def keys_of(schema: Any) -> tuple[str, ...]:
+    """Names of the settings of a section."""
+    return tuple(item.name for item in fields(schema))
 
 
-def build_section(schema: Any, layers: Sequence[Layer], name: str) -> Any:
-    """A section's settings from all layers, the last one ruling."""
-    return build(schema, sections_of(layers, name), prefix=name)
+def _yamls(group: str, name: str) -> list[Layer]:
+    """The yaml of a name; that of a preset is laid over its method's."""
+    wanted = [name.partition("/")[0], name] if "/" in name else [name] if name else []
+    return [read_conf(group, one) for one in wanted]
 
 
-def build_data(data_class: type[MedicalData], name: str, layers: Sequence[Layer]) -> Any:
-    """Settings of a family, which knows its own name."""
-    return build(data_class.Config, [Layer("", {"name": name}), *sections_of(layers, "data")], prefix="data")
+def _data_of_task(task: str) -> str:
+    layer = read_conf("task", task)
+    name = layer.section("data").tree.get("name")
+    if not name:
+        raise SslMedError(f"{layer.source}: key 'data.name' is missing")
+    return str(name)
 
 
-def build_top(schema: Any, layers: Sequence[Layer], keys: tuple[str, ...]) -> Any:
-    """Settings from keys that stand in no section."""
-    return build(schema, [Layer(x.source, {k: v for k, v in x.tree.items() if k in keys}) for x in layers], prefix="")
+def _only(layer: Layer, kept: Mapping[str, tuple[str, ...]]) -> Layer:
+    """A yaml's layer with nothing but the kept keys of the sections that `kept` names."""
+    tree = dict(layer.tree)
+    for section in tree.keys() & kept.keys():
+        tree[section] = {key: value for key, value in layer.section(section).tree.items() if key in kept[section]}
+    return Layer(layer.source, tree)

@@ -12,9 +12,9 @@ import yaml
 from experiments.cli import main
 from experiments.config import sources as layers
 from experiments.config.data import compose_prepare
-from experiments.config.run import compose_finetune, compose_pretrain, compose_probe, keys_of
+from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
 from experiments.config.sections import LoadingConfig
-from experiments.config.sources import data_class_of, names, presets
+from experiments.config.sources import data_class_of, keys_of, names, presets
 from ssl_med.config import config_hash, to_yaml
 from ssl_med.methods.core.base import Method
 from ssl_med.spec import SslMedError
@@ -434,3 +434,11 @@ def test_threads_do_not_name_a_run():
 def test_a_setting_of_another_backbone_is_refused(key, message):
     with pytest.raises(SslMedError, match=re.escape(message)):
         compose_pretrain(["method=simclr", "data=chest14", f"backbone.{key}"])
+
+
+def test_a_run_bears_the_name_of_the_data_that_it_reads():
+    run = compose_finetune(["task=candidates", "data=lidc"])
+    assert (run.data_class, run.data.name, run.task.name) == (data_class_of("lidc"), "lidc", "candidates")
+    for key in ("data", "task"):
+        with pytest.raises(SslMedError, match=f"{key}.name cannot be set; {key}=NAME chooses it"):
+            compose_finetune(["task=candidates", f"{key}.name=mine"])
