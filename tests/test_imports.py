@@ -11,15 +11,16 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = ("ssl_med", "datamodules", "experiments")
 
 PARTS = {"ssl_med.spec", "ssl_med.setting", "ssl_med.rng", "ssl_med.distributed", "ssl_med.networks", "ssl_med.losses"}
-PARTS |= {"ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint", "ssl_med.ledger"}
+PARTS |= {"ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint", "ssl_med.ledger", "ssl_med.reading"}
 # for SslMedError, the nearest name, directions of metrics, and statistics, which need no torch
-REPORTS = {"ssl_med.spec", "ssl_med.catalogue"}
+REPORTS = {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.reading"}
 REPORTS |= {f"ssl_med.evaluation.{name}" for name in ("metrics", "statistics", "bootstrap", "analysis")}
 # what each part of the project may import of the project besides itself; the longest matching name rules
 MAY_IMPORT = {
     "ssl_med": set(),
     "ssl_med.spec": set(),
     "ssl_med.rng": set(),
+    "ssl_med.reading": set(),
     "ssl_med.setting": set(),
     "ssl_med.distributed": set(),
     "ssl_med.processor": set(),
@@ -27,29 +28,41 @@ MAY_IMPORT = {
     "ssl_med.catalogue": {"ssl_med.spec"},
     "ssl_med.yaml_text": {"ssl_med.spec"},
     "ssl_med.values": {"ssl_med.yaml_text"},
-    "ssl_med.config": {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.setting", "ssl_med.values", "ssl_med.yaml_text"},
-    "ssl_med.networks": {"ssl_med.spec", "ssl_med.catalogue"},
+    "ssl_med.config": {
+        "ssl_med.reading",
+        "ssl_med.spec",
+        "ssl_med.catalogue",
+        "ssl_med.setting",
+        "ssl_med.values",
+        "ssl_med.yaml_text",
+    },
+    "ssl_med.networks": {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.reading"},
     "ssl_med.losses": {"ssl_med.spec"},
     "ssl_med.transforms": {"ssl_med.spec"},
     "ssl_med.optim": {"ssl_med.spec"},
-    "ssl_med.ledger": {"ssl_med.spec"},
-    "ssl_med.checkpoint": {"ssl_med.spec", "ssl_med.networks", "ssl_med.ledger"},
+    "ssl_med.ledger": {"ssl_med.spec", "ssl_med.reading"},
+    "ssl_med.checkpoint": {"ssl_med.spec", "ssl_med.networks", "ssl_med.ledger", "ssl_med.reading"},
     "ssl_med.methods": PARTS | {"ssl_med.evaluation.metrics"},
     "ssl_med.evaluation": PARTS,
     "ssl_med.evaluation.metrics": {"ssl_med.spec", "ssl_med.catalogue"},
-    "ssl_med.weights": {"ssl_med.spec", "ssl_med.networks", "ssl_med.checkpoint"},
+    "ssl_med.weights": {"ssl_med.spec", "ssl_med.networks", "ssl_med.checkpoint", "ssl_med.reading"},
     "ssl_med.features": {*PARTS, "ssl_med.evaluation"},
     "ssl_med.reports": REPORTS,
     # rooms of the report: run_folder, style <- numbers <- figures <- sections; render knows blocks, and for the CSV numbers
-    "ssl_med.reports.run_folder": REPORTS,
-    "ssl_med.reports.style": {"ssl_med.reports.run_folder"},
-    "ssl_med.reports.numbers": REPORTS | {f"ssl_med.reports.{name}" for name in ("run_folder", "style")},
-    "ssl_med.reports.figures": REPORTS | {f"ssl_med.reports.{name}" for name in ("run_folder", "style", "numbers")},
-    "ssl_med.reports.render": {f"ssl_med.reports.{name}" for name in ("run_folder", "style", "numbers")},
+    "ssl_med.reports.escape": set(),
+    "ssl_med.reports.summary": set(),
+    "ssl_med.reports.run_tables": {"ssl_med.spec", "ssl_med.reading", "ssl_med.reports.escape"},
+    "ssl_med.reports.run_folder": REPORTS | {f"ssl_med.reports.{name}" for name in ("run_tables", "summary")},
+    "ssl_med.reports.style": {"ssl_med.reports.escape", "ssl_med.reports.run_folder"},
+    "ssl_med.reports.numbers": REPORTS | {f"ssl_med.reports.{name}" for name in ("run_folder", "run_tables", "style")},
+    "ssl_med.reports.figures": REPORTS
+    | {f"ssl_med.reports.{name}" for name in ("escape", "run_folder", "run_tables", "style", "numbers")},
+    "ssl_med.reports.render": {f"ssl_med.reports.{name}" for name in ("escape", "run_folder", "style", "numbers")},
     "ssl_med.reports.sections": REPORTS
-    | {f"ssl_med.reports.{name}" for name in ("run_folder", "writing", "numbers", "figures", "render.blocks")},
+    | {f"ssl_med.reports.{name}" for name in ("escape", "run_folder", "numbers", "figures", "render.blocks")},
     "datamodules": {
         "ssl_med.spec",
+        "ssl_med.reading",
         "ssl_med.setting",
         "ssl_med.config",
         "ssl_med.catalogue",

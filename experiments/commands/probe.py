@@ -44,9 +44,10 @@ from ssl_med.evaluation.features import (
 from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.protocols.core.contract import PARTS, Result, SamplesOf
 from ssl_med.ledger import Leakage
+from ssl_med.reports.escape import file_stem
 from ssl_med.reports.figures.pictures import save_overlay
 from ssl_med.reports.run_folder import FIGURES
-from ssl_med.reports.writing import file_stem, write_cases
+from ssl_med.reports.writing import write_cases
 from ssl_med.spec import Batch, SslMedError
 
 USAGE = (

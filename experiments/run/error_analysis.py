@@ -18,11 +18,11 @@ from ssl_med.evaluation.bootstrap import bootstrap
 from ssl_med.evaluation.scores import FROC_RATES, froc_curve
 from ssl_med.evaluation.tasks import Row, TaskConfig, marks
 from ssl_med.evaluation.transfer import Transfer
+from ssl_med.reports.escape import file_stem
 from ssl_med.reports.figures import errors as figures
 from ssl_med.reports.figures.pictures import save_overlay, verdict
 from ssl_med.reports.run_folder import ANALYSIS, FIGURES
 from ssl_med.reports.style import save
-from ssl_med.reports.writing import file_stem
 from ssl_med.spec import DataSpec
 
 RESAMPLES = 1000  # ends of a 95 % interval to about a twentieth of its width

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +12,9 @@ from typing import Any
 
 from ssl_med.catalogue import nearest
 from ssl_med.evaluation.metrics import metric_of
+from ssl_med.reading import UnreadableError, mismatch, read_json, shown
+from ssl_med.reports.run_tables import Case, Line, number, pictures, read_journal, read_table
+from ssl_med.reports.summary import FORMAT, Summary
 from ssl_med.spec import SslMedError
 
 # every file name of a run folder
@@ -24,12 +25,8 @@ BACKBONE = "backbone.safetensors"  # of a pretraining
 CASES = "test_cases.csv"
 IN_DOMAIN = "in_domain_cases.csv"  # of an external test: the trained run's test cases, scored by the mapped classes
 FIGURES = "figures"
-FORMAT = 1  # of summary.json; raised when a key changes its meaning
 SCRATCH = "scratch"
 ANALYSIS = "analysis-"  # figures of the error analysis; the others show a case each
-
-Line = dict[str, float]
-Case = dict[str, str | float]
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class Run:
     @property
     def seed(self) -> int:
         """Seed of this run."""
-        return int(self.summary.get("seed", 0))
+        return int(self.summary.get("seed") or 0)
 
     @property
     def fraction(self) -> float:
@@ -148,7 +145,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """Final metrics; null reads as nan."""
-        return {key: _number(value) for key, value in self._part("metrics").items()}
+        return {key: number(value) for key, value in self._part("metrics").items()}
 
     @property
     def value(self) -> float:
@@ -163,7 +160,16 @@ class Run:
     @cached_property
     def curve(self) -> list[Line]:
         """Lines of metrics.jsonl."""
-        return read_metrics(self.folder)
+        return self._read_journal[0]
+
+    @property
+    def lost_lines(self) -> int:
+        """Lines of metrics.jsonl that could not be read."""
+        return self._read_journal[1]
+
+    @cached_property
+    def _read_journal(self) -> tuple[list[Line], int]:
+        return read_journal(self.folder / METRICS)
 
     @cached_property
     def cases(self) -> list[Case]:
@@ -173,12 +179,16 @@ class Run:
     @property
     def figures(self) -> list[Path]:
         """Pictures of cases that the run left, by name."""
-        return [path for path in sorted((self.folder / FIGURES).glob("*.png")) if not path.name.startswith(ANALYSIS)]
+        return [path for path in self._pngs if not path.name.startswith(ANALYSIS)]
 
     @property
     def analysis(self) -> list[Path]:
         """Figures of the error analysis, by name."""
-        return sorted((self.folder / FIGURES).glob(f"{ANALYSIS}*.png"))
+        return [path for path in self._pngs if path.name.startswith(ANALYSIS)]
+
+    @cached_property
+    def _pngs(self) -> list[Path]:
+        return pictures(self.folder / FIGURES)
 
     @property
     def pictured(self) -> list[tuple[str, str, float, Path]]:
@@ -186,15 +196,15 @@ class Run:
         found = []
         for item in self.summary.get("pictures") or []:
             path = self.folder / FIGURES / Path(str(item["file"])).name  # never outside of the run
-            if path.is_file():
-                found.append((str(item["case"]), str(item["why"]), _number(item["goodness"]), path))
+            if path in self._pngs:
+                found.append((str(item["case"]), str(item["why"]), number(item["goodness"]), path))
         return found
 
     @property
     def interval(self) -> tuple[float, float]:
         """Ends of the metric's interval over subjects; nan where there is none, as for all but the headline metric."""
         interval = self._part("interval") if self.metric == self.summary.get("metric") else {}
-        return _number(interval.get("low")), _number(interval.get("high"))
+        return number(interval.get("low")), number(interval.get("high"))
 
     def _part(self, key: str) -> Mapping[str, Any]:
         value = self.summary.get(key)
@@ -202,69 +212,69 @@ class Run:
 
 
 def read_metrics(folder: Path) -> list[Line]:
-    """metrics.jsonl as a list, null as nan; [] without the file.
+    """metrics.jsonl as a list, null as nan; [] without the file. `read_journal` says which lines are left out.
 
-    Half a line, left by a killed process, is skipped. A run that was resumed repeats the steps after its
-    checkpoint: the later account of a step replaces the earlier one, so steps never fall.
+    Raises:
+        SslMedError: the file cannot be read.
     """
-    path = folder / METRICS
-    if not path.is_file():
-        return []
-    lines: list[Line] = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            raw = json.loads(text)
-            line = {str(key): _number(value) for key, value in raw.items()}
-            step = line["step"]
-        except (ValueError, KeyError, AttributeError, TypeError):
-            continue
-        if lines and step < lines[-1]["step"]:
-            lines = [old for old in lines if old["step"] < step]
-        lines.append(line)
-    return lines
+    return read_journal(folder / METRICS)[0]
 
 
 def read_cases(folder: Path, name: str = CASES) -> list[Case]:
-    """test_cases.csv, or a table of another name, as a list, numbers as float, an empty cell as nan; [] without the file."""
-    path = folder / name
-    if not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [
-            {key: text if key == "case" else _cell(text) for key, text in row.items() if key is not None}
-            for row in csv.DictReader(file)
-        ]
+    """test_cases.csv, or a table of another name, as a list, numbers as float, an empty cell as nan; [] without the file.
+
+    Raises:
+        SslMedError: see `read_table`.
+    """
+    return read_table(folder / name)
 
 
-def read_run(folder: Path, *, metric: str = "") -> Run:
+def read_run(folder: Path, *, metric: str = "", tables: bool = False) -> Run:
     """Reads a run folder; what is broken or unfinished is told in `problem`, never raised.
 
     Args:
         folder: of the run.
         metric: test metric that counts in place of the run's headline metric.
+        tables: also read what else a report looks at, so that a damaged table or journal is told.
     """
     path = folder / SUMMARY
-    if not path.is_file():
-        steps = max((int(line["step"]) for line in read_metrics(folder)), default=None)
-        seen = f"last logged step {steps}" if steps is not None else "no step logged"
-        return Run(folder, problem=f"no {SUMMARY}: still running or killed ({seen})")
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return Run(folder, problem=f"{SUMMARY} cannot be read ({str(error).splitlines()[0]})")
-    if not isinstance(summary, dict) or summary.get("kind") not in ("pretrain", "finetune", "probe", "external"):
+        if not path.exists():
+            steps = max((int(line["step"]) for line in read_metrics(folder)), default=None)
+            seen = f"last logged step {steps}" if steps is not None else "no step logged"
+            return Run(folder, problem=f"no {SUMMARY}: still running or killed ({seen})")
+        summary = read_json(path)
+    except UnreadableError as error:
+        return Run(folder, problem=f"{SUMMARY} {error}")
+    except (SslMedError, OSError) as error:
+        return Run(folder, problem=str(error).removeprefix(f"{folder}{os.sep}"))
+    kind = summary.get("kind") if isinstance(summary, dict) else None
+    if kind not in ("pretrain", "finetune", "probe", "external"):
         return Run(folder, problem=f"{SUMMARY} names no kind of run (pretrain, finetune, probe or external)")
+    if summary.get("format") != FORMAT:  # says nothing of its types that this version could know
+        known = f"this version reads format {FORMAT}"
+        return Run(folder, problem=f"{SUMMARY} has format {shown(summary.get('format'))}; {known}")
+    if wrong := mismatch(Summary, summary):
+        return Run(folder, problem=f"{SUMMARY}: {wrong}; run the same command again in another folder")
     run = Run(folder, summary, judged_by=metric)
-    return replace(run, problem=_problem(run))
+    return replace(run, problem=_problem(run) or (_broken_tables(run) if tables else ""))
+
+
+def _broken_tables(run: Run) -> str:
+    try:
+        _ = run.curve, run.cases, run.inside
+    except SslMedError as error:
+        return str(error).removeprefix(f"{run.folder}{os.sep}")
+    return ""
 
 
 def _problem(run: Run) -> str:
-    if run.summary.get("format") != FORMAT:
-        return f"{SUMMARY} has format {run.summary.get('format')}; this version reads format {FORMAT}"
     status = run.summary.get("status")
     if status != "done":
         steps = run.summary.get("steps", "?")
         return f"{status or 'no status'} at step {steps}; the same command goes on from there"
+    if not 0 < run.fraction <= 1:
+        return f"{SUMMARY}: 'labels.fraction' is {run.fraction:g}; it must be above 0 and at most 1"
     if run.scored:
         if not run.task or not run.metric:
             return f"{SUMMARY} names no task or no metric"
@@ -287,29 +297,22 @@ def find_runs(paths: Iterable[Path]) -> list[Run]:
         SslMedError: a path is no folder.
     """
     found: dict[Path, Path] = {}
+    closed: list[Run] = []
     for path in paths:
         if not path.is_dir():
             raise SslMedError(f"{path}: no such folder of runs")
-        for folder in _walk(path):
+        for folder in _walk(path, closed):
             found.setdefault(folder.resolve(), folder)
-    return [read_run(found[key]) for key in sorted(found)]
+    return [*(read_run(found[key], tables=True) for key in sorted(found)), *closed]
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for current, folders, files in os.walk(root):
-        if {SUMMARY, CONFIG, METRICS}.intersection(files):
+def _walk(root: Path, closed: list[Run]) -> Iterator[Path]:
+    """Folders of runs; one that cannot be looked into goes to `closed`."""
+
+    def refused(error: OSError) -> None:
+        closed.append(Run(Path(error.filename or root), problem=f"cannot be read ({error.strerror})"))
+
+    for current, folders, files in os.walk(root, onerror=refused):
+        if {SUMMARY, CONFIG, METRICS}.intersection([*files, *folders]):
             folders.clear()  # what lies below is part of this run: a W&B folder has its own config.yaml
             yield Path(current)
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _cell(text: str | None) -> str | float:
-    if not text:
-        return math.nan
-    try:
-        return float(text)
-    except ValueError:
-        return text

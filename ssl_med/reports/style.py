@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 
+from ssl_med.reports.escape import drawn
 from ssl_med.reports.run_folder import SCRATCH
 
 INK, FAINT = "#1c2733", "#6b7785"
@@ -99,13 +102,14 @@ def panel(title: str, *, height: float = SIZE[1]) -> tuple[Figure, Any]:
     """An empty figure with its axes; height in inches."""
     figure = Figure(figsize=(SIZE[0], height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, pad=9)
+    axes.set_title(drawn(title, longest=90), pad=9)
     return figure, axes
 
 
 def to_svg(figure: Figure) -> str:
     """A figure as SVG text whose letters are outlines: it looks the same without any font installed."""
     buffer = io.BytesIO()
+    _without_formulas(figure)
     with mpl.rc_context(RC):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue().decode()
@@ -114,6 +118,28 @@ def to_svg(figure: Figure) -> str:
 def save(figure: Figure, path: Path, *, dpi: int = 150) -> Path:
     """Writes a figure as PNG; makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _without_formulas(figure)
     # without matplotlib's name and version, so that equal pictures are equal files
     figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
     return path
+
+
+def _without_formulas(figure: Figure) -> None:
+    """Texts are drawn as they are written: matplotlib takes what a name has between two dollars for a formula, and may fail."""
+    for text in _texts(figure):
+        text.set_parse_math(False)
+
+
+def _texts(figure: Figure) -> Iterator[Text]:
+    """Every text that holds words; numbers at the axes are left out, since a power of ten is a formula."""
+    yield from figure.texts
+    for legend in (*figure.legends, *(axes.get_legend() for axes in figure.axes)):
+        if legend is not None:
+            yield from legend.get_texts()
+    for axes in figure.axes:
+        yield from axes.texts
+        yield from (getattr(axes, side) for side in ("title", "_left_title", "_right_title"))
+        for axis in (axes.xaxis, axes.yaxis):
+            yield axis.label
+            if isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter):
+                yield from (tick.label1 for tick in axis.get_major_ticks())

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssl_med.reports.run_folder import CASES, FORMAT, METRICS, SUMMARY
+from ssl_med.reports.escape import cell
+from ssl_med.reports.run_folder import CASES, METRICS, SUMMARY
+from ssl_med.reports.summary import FORMAT
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -42,13 +44,10 @@ def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]], *, name: str = 
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(
+        {key: cell(value) if isinstance(value, str) else value for key, value in row.items()} for row in rows
+    )
     write_text(folder / name, text.getvalue())
-
-
-def file_stem(case: str) -> str:
-    """A case name as a file name: other than letters, digits, '-', '_' and '.' becomes '_'."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in case)
 
 
 def write_text(path: Path, text: str) -> None:

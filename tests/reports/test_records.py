@@ -115,7 +115,7 @@ def test_find_runs_reports_the_broken_and_the_unfinished(tmp_path):
     (killed / records.CONFIG).write_text("x: 1")
     runs = {run.name: run.problem for run in records.find_runs([tmp_path, tmp_path / "a"])}
     assert runs["good"] == ""
-    assert "cannot be read" in runs["torn"]
+    assert "summary.json is not valid JSON" in runs["torn"]
     assert "last logged step 7" in runs["running"]
     assert "no step logged" in runs["killed"]
     assert len(runs) == 4

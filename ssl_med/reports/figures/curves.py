@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ssl_med.reports.escape import drawn
 from ssl_med.reports.numbers.column_runs import ColumnRuns
 from ssl_med.reports.run_folder import Run
 from ssl_med.reports.style import INK, LINES, RC, Style, panel, style
@@ -24,7 +25,7 @@ def loss_curves(runs: Sequence[Run]) -> list[Figure]:
             look = style(method)
             members = [run for run in runs if run.method == method]
             for k, run in enumerate(members):
-                name = f" · {run.name}" if len(members) > 1 else ""
+                name = f" · {drawn(run.name)}" if len(members) > 1 else ""
                 line = LINES[k % len(LINES)]
                 steps, loss = series(run, "train/loss")
                 if len(steps):
@@ -48,7 +49,7 @@ def probe_curves(runs: Sequence[Run]) -> list[Figure]:
     panels: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         about = run.summary.get("online") or {}
-        if "key" in about:
+        if "key" in about and "task" in about:
             panels.setdefault((str(about["task"]), str(about["key"])), []).append(run)
     figures = []
     for (task, key), members in sorted(panels.items()):
@@ -57,10 +58,10 @@ def probe_curves(runs: Sequence[Run]) -> list[Figure]:
             for k, run in enumerate(members):
                 look = style(run.method, variant=sum(other.method == run.method for other in members[:k]))
                 steps, values = series(run, key)
-                name = f" · {run.name}" if len(members) > 1 else ""
+                name = f" · {drawn(run.name)}" if len(members) > 1 else ""
                 axes.plot(
                     steps, values, color=look.color, linestyle=look.line, marker=look.marker, markersize=4,
-                    markerfacecolor=look.face, label=f"{run.method}{name}",
+                    markerfacecolor=look.face, label=f"{drawn(run.method)}{name}",
                 )  # fmt: skip
             axes.set_xlabel("optimiser step")
             _legend(axes)
@@ -87,7 +88,7 @@ def validation_curves(table: ColumnRuns, looks: Mapping[str, Style]) -> list[Fig
                 if lines:
                     steps, values = average(lines)
                     axes.plot(
-                        steps, values, color=look.color, linestyle=look.line, linewidth=1.8, label=row,
+                        steps, values, color=look.color, linestyle=look.line, linewidth=1.8, label=drawn(row),
                         marker=look.marker, markersize=4,
                     )  # fmt: skip
             axes.set_xlabel("optimiser step")

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MultipleLocator, NullLocator
 from numpy.typing import NDArray
 
+from ssl_med.reports.escape import drawn
 from ssl_med.reports.style import COLORS, FAINT, INK, LINES, RC
 
 Array = NDArray[Any]
@@ -43,7 +44,7 @@ def curves(lines: Sequence[Line], *, kind: Literal["roc", "precision_recall"]) -
             figure = Figure(figsize=(4.9, 4.7), layout="constrained")
             axes = figure.subplots()
             for k, line in enumerate(lines):
-                label = f"{line.name}: {line.note}"
+                label = f"{drawn(line.name)}: {line.note}"
                 _curve(axes, line, kind=kind, color=COLORS[k], style=LINES[k], label=label)
             axes.set_title(title, pad=9)
             axes.set_xlabel(across)
@@ -62,8 +63,8 @@ def curves(lines: Sequence[Line], *, kind: Literal["roc", "precision_recall"]) -
         for panel in panels.flat[len(lines) :]:
             panel.set_visible(False)
         for k, (panel, line) in enumerate(zip(panels.flat, lines, strict=False)):
-            _curve(panel, line, kind=kind, color=COLORS[0], style="-", label=line.name)
-            panel.set_title(f"{line.name}\n", fontsize=9.5)
+            _curve(panel, line, kind=kind, color=COLORS[0], style="-", label=drawn(line.name))
+            panel.set_title(f"{drawn(line.name, longest=30)}\n", fontsize=9.5)
             panel.text(0, 1.03, line.note, transform=panel.transAxes, fontsize=8, color=FAINT)
             panel.tick_params(labelsize=8, labelbottom=k + _COLUMNS >= len(lines))
         figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, weight="bold", color=INK)
@@ -156,6 +157,7 @@ def _fields(
     counts: Array, shares: Array, *, rows: Sequence[str], columns: Sequence[str], title: str, up: str, across: str
 ) -> Figure:
     with mpl.rc_context({**RC, "axes.grid": False}):
+        rows, columns = [drawn(name) for name in rows], [drawn(name) for name in columns]
         wide, high = 1.15 * len(columns), (0.75 if len(rows) < 8 else 0.42) * len(rows)
         figure = Figure(figsize=(wide + 0.085 * max(map(len, rows)) + 1.3, high + 1.25), layout="constrained")
         axes = figure.subplots()
@@ -232,7 +234,7 @@ def case_values(values: Mapping[str, Mapping[str, Array]]) -> Figure:
                 low, middle, high = np.percentile(line, (25, 50, 75))
                 panel.plot((low, high), (k, k), color=INK, linewidth=1.6, zorder=1)
                 panel.plot((middle, middle), (k - 0.28, k + 0.28), color=COLORS[1], linewidth=2.4, zorder=1)
-            panel.set_yticks(range(len(rows)), list(rows))
+            panel.set_yticks(range(len(rows)), [drawn(row) for row in rows])
             panel.set_ylim(len(rows) - 0.45, -0.55)
             panel.set_xlabel(metric)
             highest = max(float(np.max(line)) for line in rows.values())

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from ssl_med.reports.escape import drawn
 from ssl_med.reports.numbers.published import Published
 from ssl_med.reports.numbers.ranking import Ranking
 from ssl_med.reports.style import INK, RC, SIZE, Style, panel
@@ -20,7 +21,7 @@ def rank_plot(ranking: Ranking, looks: Mapping[str, Style]) -> Figure:
             look, half = looks[row], ranking.critical / 2
             axes.plot([value - half, value + half], [place, place], color=look.color, linewidth=5, alpha=0.25)
             axes.plot([value], [place], color=look.color, marker=look.marker, markersize=7, linestyle="none")
-        axes.set_yticks(range(len(ranking.ranks)), list(ranking.ranks))
+        axes.set_yticks(range(len(ranking.ranks)), [drawn(row) for row in ranking.ranks])
         axes.invert_yaxis()
         axes.set_xlim(0.7, len(ranking.ranks) + 0.3)
         axes.set_xlabel("mean rank; bar: one critical difference")
@@ -36,7 +37,7 @@ def scatter(points: Sequence[Published], looks: Mapping[str, Style]) -> Figure:
             look = looks[point.row]
             axes.plot(
                 [point.published], [point.scale * point.ours.mean], color=look.color, marker=look.marker, linestyle="none",
-                label=None if point.row in seen else point.row,
+                label=None if point.row in seen else drawn(point.row),
             )  # fmt: skip
             seen.add(point.row)
         values = [x for point in points for x in (point.published, point.scale * point.ours.mean)]

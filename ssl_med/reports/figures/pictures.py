@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from ssl_med.reports.escape import drawn, one_line
 from ssl_med.reports.style import FAINT, INK, save
 
 TRUTH, PREDICTION = "#00d26a", "#ff3ea5"  # green and magenta stay apart for colour-blind readers
 LINESTYLES = ("-", "--", ":", "-.")  # one for each mask channel
+MOST_LINES = 20  # said of an image below it
 SLICE_QUANTILES = (0.2, 0.5, 0.8)  # of the foreground voxels along z: low, middle and high in the organ
 
 Array = NDArray[Any]
@@ -69,7 +71,7 @@ def overlay(
         if z is not None:
             _corner(axes, f"z {z + 1}/{grey.shape[2]}", 0.98, "right")
             _corner(axes, "R", 0.02, "left")
-    names = class_names or [f"region {k + 1}" for k in range(len(masks[0]))]
+    names = [drawn(name) for name in class_names] or [f"region {k + 1}" for k in range(len(masks[0]))]
     _title(figure, case, names, masks)
     return figure
 
@@ -105,7 +107,8 @@ def verdict(image: Array, *, case: str, lines: Sequence[str], channel: int = 0, 
     views = [_flat(grey, z) for z in slices]
     height, width = views[0].shape
     panel = 2.3 if len(views) > 1 else 3.4
-    lines = [part for line in lines for part in wrap(line, round(14 * panel * len(views)), subsequent_indent="    ")]
+    wide = round(14 * panel * len(views))
+    lines = [part for line in lines for part in wrap(one_line(line), wide, subsequent_indent="    ")][:MOST_LINES]
     foot = 0.08 + 0.19 * len(lines)
     figure = Figure(figsize=(panel * len(views), panel * min(max(height / width, 0.5), 2.0) + 0.3 + foot))
     figure.subplots_adjust(left=0, right=1, top=1 - 0.3 / figure.get_figheight(), wspace=0.02)
@@ -121,7 +124,7 @@ def verdict(image: Array, *, case: str, lines: Sequence[str], channel: int = 0, 
     figure.text(
         0.01,
         top,
-        _short(case, round(13 * figure.get_figwidth())),
+        drawn(case, longest=round(13 * figure.get_figwidth())),
         ha="left",
         va="top",
         fontsize=9.5,
@@ -174,7 +177,7 @@ def grid(columns: Mapping[str, Array], *, names: Sequence[str] = (), rows: int =
             if row == 0:
                 axes.set_title(title, fontsize=9, color=INK, pad=5)
         if row < len(names):
-            _corner(line[0], names[row], 0.03, "left")
+            _corner(line[0], drawn(names[row], longest=24), 0.03, "left")
     return figure
 
 
@@ -189,11 +192,6 @@ def _flat(array: Array, z: int | None) -> Array:
     return array if z is None else array[:, :, z].T
 
 
-def _short(name: str, most: int) -> str:
-    """A name of at most that many letters, without its middle."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
-
-
 def _corner(axes: Any, text: str, x: float, side: str) -> None:
     box = {"facecolor": "black", "alpha": 0.45, "edgecolor": "none", "pad": 1.5}
     axes.text(
@@ -206,7 +204,7 @@ def _title(figure: Figure, case: str, names: Sequence[str], masks: tuple[Array, 
     top = 1 - 0.06 / figure.get_figheight()
     said = f"Dice: {', '.join(scores)}"
     room = max(12, round(13 * figure.get_figwidth() - 0.8 * len(said)))
-    figure.text(0.01, top, _short(case, room), ha="left", va="top", fontsize=9.5, color=INK, weight="bold")
+    figure.text(0.01, top, drawn(case, longest=room), ha="left", va="top", fontsize=9.5, color=INK, weight="bold")
     figure.text(0.99, top, said, ha="right", va="top", fontsize=8.5, color=INK)
     lines = [Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color=PREDICTION, label="prediction")]
     if len(names) > 1:

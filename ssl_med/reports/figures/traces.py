@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from ssl_med.reports.escape import drawn
 from ssl_med.reports.numbers.cells import Cell, interval
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.fairness import percent
@@ -46,7 +47,7 @@ def traces(
             x = np.array(line.x, float) * np.exp(shift) if shares else np.array(line.x, float) + shift
             bars = np.nan_to_num(np.array([np.subtract(line.mean, line.low), np.subtract(line.high, line.mean)]))
             axes.errorbar(
-                x, line.mean, yerr=bars, label=line.label, color=line.look.color, linestyle=line.look.line,
+                x, line.mean, yerr=bars, label=drawn(line.label), color=line.look.color, linestyle=line.look.line,
                 marker=line.look.marker, markerfacecolor=line.look.face, markersize=5, linewidth=1.5, elinewidth=1.0,
             )  # fmt: skip
             for place, values in zip(x, line.seeds, strict=False):
@@ -58,7 +59,7 @@ def traces(
         if shares:
             axes.set_xticklabels([percent(x) for x in ticks])
         elif names:
-            axes.set_xticklabels([names[round(x)] for x in ticks])
+            axes.set_xticklabels([drawn(names[round(x)]) for x in ticks])
         axes.set_xlabel(below)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8.5, handlelength=2.6)
         return figure

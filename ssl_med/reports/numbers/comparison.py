@@ -267,7 +267,11 @@ def significant(outcome: Outcome) -> bool:
 def _curve(run: Run, metric: str) -> dict[int, float]:
     """Test metric by the optimiser steps done until then."""
     key = f"curve/{metric}"
-    return {int(line["curve/steps"]): line[key] for line in run.curve if key in line and math.isfinite(line[key])}
+    return {int(line["curve/steps"]): line[key] for line in run.curve if _finite(line, key, "curve/steps")}
+
+
+def _finite(line: Mapping[str, float], *keys: str) -> bool:
+    return all(math.isfinite(line.get(key, math.nan)) for key in keys)
 
 
 def last_step(run: Run) -> int:

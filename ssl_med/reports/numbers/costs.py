@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ssl_med.reading import UnreadableError, safetensors_header
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.run_folder import BACKBONE, Run
 
@@ -71,18 +71,12 @@ def watts(run: Run) -> float:
 
 
 def parameters(folder: Path) -> int:
-    """Numbers in the pretrained backbone of a run, encoder and decoder, from the file's header; 0 without one."""
-    path = folder / BACKBONE
-    if not path.is_file():
+    """Numbers in the pretrained backbone of a run, encoder and decoder, from the file's header; 0 if there is none to read."""
+    try:
+        shapes = safetensors_header(folder / BACKBONE)
+    except UnreadableError:
         return 0
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    counted = {
-        name: about["shape"]
-        for name, about in header.items()
-        if name != "__metadata__" and name.rsplit(".")[-1] not in _BUFFERS
-    }
-    return sum(map(math.prod, counted.values()))
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.rsplit(".")[-1] not in _BUFFERS)
 
 
 def _mean(values: Sequence[float]) -> float:

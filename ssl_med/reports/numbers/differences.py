@@ -18,7 +18,8 @@ from ssl_med.evaluation.analysis import headline, scores
 from ssl_med.evaluation.bootstrap import Interval, Statistic, mean_auc_of, mean_of, paired_bootstrap
 from ssl_med.evaluation.metrics import MaskMetric, added_metrics
 from ssl_med.evaluation.statistics import Outcome, Refusal, sign_flip
-from ssl_med.reports.run_folder import Case, Run
+from ssl_med.reports.run_folder import Run
+from ssl_med.reports.run_tables import Case
 from ssl_med.spec import Target
 
 TARGETS: dict[str, Target] = {"auc": "class", "auroc": "multilabel"}

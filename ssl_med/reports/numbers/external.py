@@ -11,7 +11,8 @@ from ssl_med.reports.numbers.cells import Cell
 from ssl_med.reports.numbers.column_runs import ColumnRuns
 from ssl_med.reports.numbers.differences import RESAMPLES, average
 from ssl_med.reports.numbers.fairness import percent
-from ssl_med.reports.run_folder import Case, Run
+from ssl_med.reports.run_folder import Run
+from ssl_med.reports.run_tables import Case
 
 
 def external_lines(table: ColumnRuns) -> list[list[str]]:

@@ -29,10 +29,11 @@ def leak_warnings(runs: Sequence[Run], label: Label) -> list[str]:
         for leakage in run.leaks:
             status, by = leakage.get("status"), leakage.get("by", "pretraining")
             if status == "allowed":
+                subjects, volumes = leakage.get("subjects") or {}, leakage.get("volumes") or {}
                 parts = [
-                    f"{leakage['subjects'][part]} subjects and {leakage['volumes'][part]} files of the {part} part"
-                    for part in leakage["subjects"]
-                    if leakage["subjects"][part] or leakage["volumes"][part]
+                    f"{subjects.get(part, 0)} subjects and {volumes.get(part, 0)} files of the {part} part"
+                    for part in {**subjects, **volumes}
+                    if subjects.get(part) or volumes.get(part)
                 ]
                 line = f"LEAK: {by} saw {' and '.join(parts)} (data.allow_overlap=true)"
             elif status == "none":

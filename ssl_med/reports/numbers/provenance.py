@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ssl_med.reports.run_folder import Run
+from ssl_med.reports.run_folder import METRICS, Run
 
 
 def mixed(runs: Sequence[Run]) -> list[str]:
@@ -59,7 +59,10 @@ def noted(runs: Sequence[Run]) -> list[str]:
     """Every note once, with the run that left it or their number."""
     notes: dict[str, list[str]] = {}
     for run in runs:
-        for note in run.notes:
+        lost = (
+            f"{METRICS}: {run.lost_lines} damaged lines are left out; a killed run leaves one" if run.lost_lines else ""
+        )
+        for note in (*run.notes, *([lost] if lost else [])):
             notes.setdefault(note, []).append(run.name)
     return [
         f"{note} ({len(names)} runs)" if len(names) > 1 else f"{note} ({names[0]})" for note, names in notes.items()

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ssl_med.reports.escape import cell
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.design import Entry
 from ssl_med.reports.numbers.published import Published, published
@@ -21,9 +22,10 @@ def text(comparison: Comparison) -> str:
     head = list(rows[0]) if rows else []
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*head, *metrics])
+    writer.writerow([*head, *map(cell, metrics)])
     for entry, row in zip(comparison.entries, rows, strict=True):
-        writer.writerow([*row.values(), *(_number(entry.run.metrics.get(key, math.nan)) for key in metrics)])
+        values = ["" if value is None else cell(str(value)) for value in row.values()]
+        writer.writerow([*values, *(_number(entry.run.metrics.get(key, math.nan)) for key in metrics)])
     return out.getvalue()
 
 

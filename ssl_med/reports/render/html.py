@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
+from ssl_med.reports.escape import html as escape
 from ssl_med.reports.render import html_parts as parts
 from ssl_med.reports.render.blocks import (
     Beside,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
+
+from ssl_med.reports.escape import html as escape
 
 CSS = """
 :root { --ink: #1c2733; --soft: #55636f; --faint: #8592a0; --line: #e1e7ec; --wash: #f5f7f9; --accent: #0a5c91;

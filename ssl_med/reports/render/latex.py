@@ -5,13 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from ssl_med.reports.escape import latex as escape
+from ssl_med.reports.escape import latex_label, one_line
 from ssl_med.reports.render.blocks import MARKED, Beside, Block, Field, Fold, Grid, Section
-
-_TEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "<": "$<$", ">": "$>$", "—": "--", "–": "--",
-    "·": r"$\cdot$", "×": r"$\times$", "→": r"$\to$",
-}  # fmt: skip
 
 
 def text(name: str, title: str, sections: Sequence[Section], *, doubt: str = "") -> str:
@@ -23,14 +19,14 @@ def text(name: str, title: str, sections: Sequence[Section], *, doubt: str = "")
         sections: of the report.
         doubt: sentence that every caption must end with.
     """
-    lines = ["% needs \\usepackage{booktabs}", *([f"% {doubt}"] if doubt else [])]
+    lines = ["% needs \\usepackage{booktabs}", *([f"% {one_line(doubt)}"] if doubt else [])]
     for section in sections:
         for grid in _grids(section.blocks):
             words = [_sentence(title), *grid.caption, *(f"Not there: {line}." for line in grid.missing), doubt]
             if grid.rows:
-                lines += _table(f"tab:{name}-{grid.key}".replace("_", "-"), grid, " ".join(filter(None, words)))
+                lines += _table(latex_label(f"tab:{name}-{grid.key}"), grid, " ".join(filter(None, words)))
             else:
-                lines.append(f"% {grid.key}: {' '.join(grid.caption)}")
+                lines.append(one_line(f"% {grid.key}: {' '.join(grid.caption)}"))
     return "\n".join(lines) + "\n"
 
 
@@ -76,8 +72,3 @@ def _cell(cell: Field | str) -> str:
     text, aside = (re.sub(r"(?<!\w)-(?=\d)", "$-$", escape(part)) for part in (cell.text, cell.aside))
     text = rf"\textbf{{{text}}}" if cell.mark in MARKED else text
     return rf"{text} {{\scriptsize {aside}}}" if aside else text
-
-
-def escape(text: str) -> str:
-    """Plain text as TeX."""
-    return "".join(_TEX.get(letter, letter) for letter in text)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssl_med.reports.escape import file_stem
 from ssl_med.reports.numbers.cells import EMPTY
 from ssl_med.reports.numbers.column_runs import ColumnRuns
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.fairness import percent
 from ssl_med.reports.render.blocks import Block, Fold, Grid, Heading, Note, Picture, Pictures, Section
 from ssl_med.reports.run_folder import ANALYSIS, Run
-from ssl_med.reports.writing import file_stem
 
 _TITLES = {
     "cases": "Values of all test cases",

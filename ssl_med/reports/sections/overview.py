@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
+from ssl_med.reports.escape import file_stem
 from ssl_med.reports.figures.traces import series_traces, traces
 from ssl_med.reports.numbers.cells import EMPTY
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.fairness import percent
 from ssl_med.reports.numbers.wording import INTERVALS, mark_of, named, p_text
 from ssl_med.reports.render.blocks import Block, Field, Grid, Plots, Section
-from ssl_med.reports.writing import file_stem
 
 WIDEST = 7  # columns of numbers in the overview
 

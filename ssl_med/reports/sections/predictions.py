@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from ssl_med.reports.escape import file_stem
 from ssl_med.reports.numbers.column_runs import ColumnRuns
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.fairness import percent
 from ssl_med.reports.render.blocks import Block, Heading, Note, Picture, Pictures, Section
-from ssl_med.reports.writing import file_stem
 
 
 def section(comparison: Comparison) -> list[Section]:

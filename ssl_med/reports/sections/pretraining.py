@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from ssl_med.reports.escape import file_stem
 from ssl_med.reports.figures.curves import loss_curves, probe_curves
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.fairness import pretrain_warnings
 from ssl_med.reports.numbers.wording import duration
 from ssl_med.reports.render.blocks import Block, Grid, Heading, Listing, Note, Plots, Section
-from ssl_med.reports.writing import file_stem
 
 
 def section(comparison: Comparison) -> list[Section]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ssl_med.evaluation.metrics import metric_of
+from ssl_med.reports.escape import file_stem
 from ssl_med.reports.figures.curves import validation_curves
 from ssl_med.reports.figures.traces import budget_traces, traces
 from ssl_med.reports.numbers.cells import EMPTY, FEW, Cell
@@ -17,7 +18,6 @@ from ssl_med.reports.numbers.wording import INTERVALS, PUBLISHED_P, count, missi
 from ssl_med.reports.render.blocks import Beside, Block, Field, Fold, Grid, Heading, Listing, Note, Plots, Section
 from ssl_med.reports.sections.results_differences import differences
 from ssl_med.reports.sections.results_speed import annotation, speed
-from ssl_med.reports.writing import file_stem
 
 
 def section(comparison: Comparison) -> list[Section]:

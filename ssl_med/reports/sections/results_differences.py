@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from ssl_med.evaluation.statistics import Refusal
+from ssl_med.reports.escape import file_stem
 from ssl_med.reports.numbers.cells import EMPTY
 from ssl_med.reports.numbers.comparison import Comparison, budget
 from ssl_med.reports.numbers.design import Column
 from ssl_med.reports.numbers.differences import Difference
 from ssl_med.reports.numbers.wording import mark_of, named, p_text
 from ssl_med.reports.render.blocks import Block, Field, Grid, Heading
-from ssl_med.reports.writing import file_stem
 
 
 def differences(comparison: Comparison, column: Column) -> list[Block]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.statistics import Outcome
+from ssl_med.reports.escape import file_stem
 from ssl_med.reports.figures.traces import learning_traces, traces
 from ssl_med.reports.numbers.cells import EMPTY, Cell
 from ssl_med.reports.numbers.comparison import Comparison, budget
@@ -15,7 +16,6 @@ from ssl_med.reports.numbers.fairness import percent
 from ssl_med.reports.numbers.reached import NEAR, Reached, annotation_saving, convergence, learning_curve, short
 from ssl_med.reports.numbers.wording import INTERVALS, mark_of, named, p_text
 from ssl_med.reports.render.blocks import Block, Field, Grid, Heading, Note, Plots
-from ssl_med.reports.writing import file_stem
 
 
 def annotation(comparison: Comparison, column: Column) -> list[Block]:
