@@ -39,7 +39,7 @@ class BachData(ImageData2D):
         """Images in the four folders; the unlabelled test photos of the challenge lie elsewhere."""
         numbers = {folder: number for number, folder in enumerate(_FOLDERS)}
         images = []
-        for path, _ in match_files(root, r"(n|b|is|iv)\d+\.tiff?", quarantined=self.quarantined):
+        for path, _ in match_files(self, root, r"(n|b|is|iv)\d+\.tiff?", folders=numbers):
             number = numbers.get(path.parent.name)
             if number is not None:
                 images.append(Image2D(path.stem, path.stem, str(path), (number,)))

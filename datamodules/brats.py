@@ -1,11 +1,14 @@
-"""BraTS 2018, 2020 and 2021: brain tumours in four MR sequences (Menze et al. 2015; Bakas et al. 2017; Baid et al. 2021).
+"""BraTS 2018 to 2023: brain tumours in four MR sequences (Menze et al. 2015; Bakas et al. 2017; Baid et al. 2021).
 
 Expected below the root, in any folder: <case>/<case>_{flair,t1,t1ce,t2,seg}.nii[.gz], as in BraTS18 (HGG/, LGG/), BraTS20 and
-BraTS21. Labels: 1 necrotic core, 2 oedema, 4 enhancing; some copies have 3 for enhancing.
+BraTS21, or <case>/<case>-{t2f,t1n,t1c,t2w,seg}.nii[.gz], as from 2023 on (BraTS-GLI-00000-000 and its like: the last number
+counts the scans of a patient, which stay in one part). Labels: 1 necrotic core, 2 oedema, 4 enhancing; since 2023, and in
+some copies of the earlier years, 3 is enhancing.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,11 @@ from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 SEQUENCES = ("flair", "t1", "t1ce", "t2")
 REGIONS = ("WT", "TC", "ET")
+# names of the files since 2023
+RENAMED = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w", "seg": "seg"}
+_FILE = re.compile(r"(.+)(?:_(flair|t1|t1ce|t2|seg)|-(t2f|t1n|t1c|t2w|seg))\.nii(?:\.gz)?", re.IGNORECASE)
+_SEGM = re.compile(r".+_Segm\.nii(?:\.gz)?", re.IGNORECASE)
+_SINCE_2023 = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+")
 
 
 @dataclass
@@ -43,8 +51,8 @@ class BratsData(ScanData):
     """Cases by folder; one scan a patient."""
 
     Config = BratsConfig
-    layout = "<case>/<case>_{flair,t1,t1ce,t2,seg}.nii[.gz]"
-    public_names = r"(BraTS|Brats)(\d+|20\d\d)_\w+"
+    layout = "<case>/<case>_{flair,t1,t1ce,t2,seg}.nii[.gz] or <case>/<case>-{t2f,t1n,t1c,t2w,seg}.nii[.gz]"
+    public_names = r"(BraTS|Brats)(\d+|20\d\d)_\w+|BraTS-[A-Za-z]+-\d+-\d+"
     known_labels = (0, 1, 2, 3, 4)
 
     @classmethod
@@ -73,31 +81,62 @@ class BratsData(ScanData):
 
     def index(self, root: Path) -> Sequence[Scan]:
         """Case folders anywhere below the root."""
-        folders = sorted({path.parent for name in SEQUENCES for path in root.rglob(f"*_{name}.nii*")})
+        by_folder: dict[Path, list[Path]] = {}
+        for path in self.find(
+            root,
+            lambda path: _FILE.fullmatch(path.name) or _SEGM.fullmatch(path.name),
+            prefer=lambda path: path.name.startswith(path.parent.name),
+        ):
+            by_folder.setdefault(path.parent, []).append(path)
         scans, skipped = [], []
         seen: dict[str, Path] = {}
-        for folder in folders:
+        for folder, paths in sorted(by_folder.items()):
+            names = [_sequence(path) for path in paths]
+            if not any(name in SEQUENCES for name in names):
+                continue  # masks alone are no case
+            files = self._files(folder, paths)
+            if folder.name in seen and self.quarantined(folder):
+                continue
             if folder.name in seen:
                 raise SslMedError(f"{folder}: there is a second folder of this case, {seen[folder.name]}; keep one")
             seen[folder.name] = folder
-            files = {name: _find(folder, name) for name in (*SEQUENCES, "seg")}
             lacking = [name for name in self.config.modalities if files[name] is None]
             if self.labelled and files["seg"] is None:
                 lacking.append("seg")
             left_out = bool(lacking) and self.quarantined(folder)
             if lacking and not left_out and not self.config.skip_incomplete:
                 raise SslMedError(
-                    f"{folder}: lacks {', '.join(f'{folder.name}_{name}.nii[.gz]' for name in lacking)}; choose "
+                    f"{folder}: lacks {', '.join(_name(folder, name) for name in lacking)}; choose "
                     "data.modalities=[...] that all cases have, or data.skip_incomplete=true to leave such cases out"
                 )
             if lacking and not left_out:
                 skipped.append(self.public_name(folder.name))
             images = () if lacking else tuple(str(files[name]) for name in self.config.modalities)
             voxels = max((self.voxels(path) for path in images), default=0)
-            scans.append(Scan(folder.name, folder.name, images, str(files["seg"] or ""), voxels))
+            patient = _SINCE_2023.fullmatch(folder.name)
+            subject = patient[1] if patient else folder.name
+            scans.append(Scan(folder.name, subject, images, str(files["seg"] or ""), voxels))
         if skipped:
             self.notes.append(f"left out for want of a file ({len(skipped)}): {', '.join(skipped)}")
         return scans
+
+    def _files(self, folder: Path, paths: Sequence[Path]) -> dict[str, Path | None]:
+        """Sequence or seg -> its file of the case that the folder is named like, in the names of either time."""
+        files: dict[str, Path | None] = dict.fromkeys((*SEQUENCES, "seg"))
+        for path in paths:
+            match = _FILE.fullmatch(path.name)
+            name = _sequence(path)
+            if match is None or name not in files or match[1].lower() != folder.name.lower():
+                continue
+            if (known := files[name]) is None:
+                files[name] = path
+            elif not self.quarantined(path):
+                raise SslMedError(f"{path}: is a second copy of {known}; keep one")
+        # BraTS 2020 was distributed with one mask under its source's name, BraTS20_Training_355/W39_1998.09.19_Segm.nii
+        renamed = [path for path in paths if _SEGM.fullmatch(path.name)]
+        if files["seg"] is None and len(renamed) == 1:
+            files["seg"] = renamed[0]
+        return files
 
     def usable(self, case: Scan) -> bool:
         """Cases that lack a file take part in the split only, so that it is the same for all `modalities`."""
@@ -106,7 +145,13 @@ class BratsData(ScanData):
     def regions(self, labels: Array, *, source: str) -> Array:
         """WT: any tumour; TC: necrotic core and enhancing; ET: enhancing."""
         found = set(np.unique(labels).tolist())
-        enhancing = 4 if self.config.enhancing == "auto" else int(self.config.enhancing)
+        renamed = _SINCE_2023.match(Path(source).name) is not None
+        enhancing = (3 if renamed else 4) if self.config.enhancing == "auto" else int(self.config.enhancing)
+        if self.config.enhancing == "auto" and renamed and 4 in found:
+            raise SslMedError(
+                f"{source}: holds label 4, which BraTS 2023 does not have and later years use for other tissue; say which "
+                "is enhancing, data.enhancing=3 or 4"
+            )
         if self.config.enhancing == "auto" and 3 in found:
             if 4 in found:
                 raise SslMedError(f"{source}: holds labels 3 and 4; say which is enhancing, data.enhancing=3 or 4")
@@ -116,11 +161,16 @@ class BratsData(ScanData):
         return np.stack([masks[name] for name in self.config.regions]).astype(np.uint8)
 
 
-def _find(folder: Path, name: str) -> Path | None:
-    for ending in (".nii.gz", ".nii"):
-        path = folder / f"{folder.name}_{name}{ending}"
-        if path.is_file():
-            return path
-    # BraTS 2020 was distributed with one mask under its source's name, BraTS20_Training_355/W39_1998.09.19_Segm.nii
-    renamed = sorted(folder.glob("*_Segm.nii*")) if name == "seg" else []
-    return renamed[0] if len(renamed) == 1 else None
+def _sequence(path: Path) -> str:
+    """Which sequence (or seg) a file holds, by its name; '' for none."""
+    match = _FILE.fullmatch(path.name)
+    if match is None:
+        return ""
+    short = {new: name for name, new in RENAMED.items()}
+    return match[2].lower() if match[2] else short[match[3].lower()]
+
+
+def _name(folder: Path, name: str) -> str:
+    """What the file of a sequence would be called."""
+    since_2023 = _SINCE_2023.fullmatch(folder.name) is not None
+    return f"{folder.name}{f'-{RENAMED[name]}' if since_2023 else f'_{name}'}.nii[.gz]"

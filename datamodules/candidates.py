@@ -66,10 +66,15 @@ class CandidatesData(CandidateData):
         """All crops are taken."""
         return None
 
+    @classmethod
+    def begins(cls, folder: Path, config: CandidatesConfig) -> bool:
+        """Beside the table."""
+        return (folder / config.table).is_file()
+
     def index(self, root: Path) -> Sequence[CandidateScan]:
         """All volumes, with their rows of the table."""
         paths: dict[str, str] = {}
-        for path in find_volumes(root):
+        for path in find_volumes(root, left_out=self.quarantined):
             uid = stem(path)
             if uid in paths and self.quarantined(path):
                 continue

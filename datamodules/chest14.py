@@ -6,12 +6,14 @@ findings were mined from reports; by the authors' account about one in ten is wr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.core.cases import read_table
-from datamodules.core.images2d import Image2D, ImageData2D, TableConfig
+from datamodules.core.files import spelled, visible
+from datamodules.core.images2d import Image2D, ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
 from ssl_med.spec import SslMedError, Target
 
@@ -33,6 +35,9 @@ FINDINGS = (
 )
 
 
+TABLE = "Data_Entry_2017*.csv"
+
+
 class Chest14Data(ImageData2D):
     """Radiographs, split by patient."""
 
@@ -46,15 +51,24 @@ class Chest14Data(ImageData2D):
         """14 findings."""
         return "multilabel", FINDINGS
 
+    @classmethod
+    def begins(cls, folder: Path, config: TableConfig) -> bool:
+        """Beside the table, or the folders of images."""
+        return any(visible(path.name) for pattern in (TABLE, "images*") for path in folder.glob(pattern))
+
     def index(self, root: Path) -> Sequence[Image2D]:
         """Rows of the table with their files."""
-        folders = [root / "images", *sorted(root.glob("images_*/images")), *sorted(root.glob("images_*"))]
-        files = {path.name: path for folder in folders if folder.is_dir() for path in folder.glob("*.png")}
-        tables = sorted(root.glob("Data_Entry_2017*.csv"))
+        files: dict[str, Path] = {}
+        for path in self.find(root, lambda path: has_ending(".png")(path) and _in_images(path.relative_to(root))):
+            if (name := spelled(path.name)) not in files:
+                files[name] = path
+            elif not self.quarantined(path):
+                raise SslMedError(f"{path}: is a second copy of {files[name]}; keep one")
+        tables = sorted(path for path in root.glob(TABLE) if visible(path.name))
         if not files and not tables:
             return []
         if len(tables) != 1:
-            raise SslMedError(f"{root}: needs one Data_Entry_2017*.csv, it holds {len(tables)}")
+            raise SslMedError(f"{root}: needs one {TABLE}, it holds {len(tables)}")
         radiographs, missing = [], []
         listed: set[str] = set()
         for row in read_table(tables[0], ("Image Index", "Finding Labels", "Patient ID")):
@@ -62,7 +76,7 @@ class Chest14Data(ImageData2D):
             if name in listed:
                 raise SslMedError(f"{tables[0]}: names image {name} twice; remove one row")
             listed.add(name)
-            if name not in files:
+            if spelled(name) not in files:
                 if not self.quarantined(root / name):
                     missing.append(name)
                 continue
@@ -73,7 +87,7 @@ class Chest14Data(ImageData2D):
             if not row["Patient ID"].strip().isdigit():
                 raise SslMedError(f"{tables[0]}: image {name} has the Patient ID '{row['Patient ID']}', not a number")
             label = tuple(int(finding in found) for finding in FINDINGS)
-            radiographs.append(Image2D(name, str(int(row["Patient ID"])), str(files[name]), label))
+            radiographs.append(Image2D(name, str(int(row["Patient ID"])), str(files[spelled(name)]), label))
         self.check_missing(missing, table=tables[0])
         return radiographs
 
@@ -99,3 +113,8 @@ class Chest14Data(ImageData2D):
                 f"{root / 'test_list.txt'}: patient {both[0]} is also in train_val_list.txt; repair the lists"
             )
         return self.given_test(members["train_val_list.txt"], members["test_list.txt"])
+
+
+def _in_images(relative: Path) -> bool:
+    """images/NAME, images_NNN/NAME or images_NNN/images/NAME."""
+    return re.fullmatch(r"images(/|_[^/]*/(images/)?)[^/]+", relative.as_posix()) is not None

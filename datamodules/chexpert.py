@@ -23,7 +23,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.core.cases import read_table
-from datamodules.core.images2d import Image2D, ImageData2D, TableConfig
+from datamodules.core.files import spelled
+from datamodules.core.images2d import Image2D, ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
 from ssl_med.spec import SslMedError, Target
 
@@ -32,6 +33,8 @@ OBSERVATIONS = (
     "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
 )  # fmt: skip
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+_VIEW = re.compile(r"(?:train|valid)/(patient\d+)/study\d+/view\d+_(?:frontal|lateral)\.jpe?g")
+TABLES = ("train.csv", "valid.csv")
 _VALUES = {"": 0.0, "0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0, "-1": float("nan"), "-1.0": float("nan")}
 # label smoothing of Pham et al. (Neurocomputing 437, 2021): bounds of the uniform value of an uncertain label
 _SMOOTHED = {"zeros": (0.0, 0.0), "ones": (1.0, 1.0), "zeros_smoothed": (0.0, 0.3), "ones_smoothed": (0.55, 0.85)}
@@ -62,22 +65,30 @@ class CheXpertData(ImageData2D):
         """Five or 14 observations."""
         return "multilabel", COMPETITION if config.observations == "competition" else OBSERVATIONS
 
+    @classmethod
+    def begins(cls, folder: Path, config: CheXpertConfig) -> bool:
+        """Beside one of the tables."""
+        return any((folder / name).is_file() for name in TABLES)
+
     def index(self, root: Path) -> Sequence[Image2D]:
         """Reads the rows of both tables; the patient is part of the path."""
-        tables = [root / name for name in ("train.csv", "valid.csv") if (root / name).is_file()]
+        tables = [root / name for name in TABLES if (root / name).is_file()]
         radiographs, wanted = [], self.spec.class_names
+        found = self.find(root, has_ending(".jpg", ".jpeg")) if tables else []
+        files = {spelled(path.relative_to(root).as_posix()): path for path in found}
         for table in tables:
             missing = []
             for number, row in enumerate(read_table(table, ("Path", *wanted))):
                 # Path starts with the folder that the archive unpacks to
                 inner = row["Path"].partition("/")[2]
-                match = re.fullmatch(r"(?:train|valid)/(patient\d+)/study\d+/view\d+_(?:frontal|lateral)\.jpe?g", inner)
+                match = _VIEW.fullmatch(spelled(inner))
                 if match is None:
                     raise SslMedError(
                         f"{table}: line {number + 2} has the Path '{row['Path']}', which names no radiograph"
                     )
-                if not os.path.isfile(path := root / inner):
-                    if not self.quarantined(path):
+                path = files.get(spelled(inner))
+                if path is None:
+                    if not self.quarantined(root / inner):
                         missing.append(inner)
                     continue
                 try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.core.cases import read_table
-from datamodules.core.images2d import RGB, Image2D, ImageData2D, TableConfig, image_files
+from datamodules.core.images2d import RGB, Image2D, ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
 from ssl_med.spec import SslMedError, Target
 
@@ -39,6 +39,11 @@ class EyePacsData(ImageData2D):
         """Colour."""
         return RGB
 
+    @classmethod
+    def begins(cls, folder: Path, config: TableConfig) -> bool:
+        """Beside train/ or its table."""
+        return (folder / "train").is_dir() or (folder / _TABLES["train"]).is_file()
+
     def index(self, root: Path) -> Sequence[Image2D]:
         """Rows of trainLabels.csv; the competition's test images only for its own split."""
         if not (root / "train").is_dir() and not (root / _TABLES["train"]).is_file():
@@ -49,7 +54,13 @@ class EyePacsData(ImageData2D):
         return images
 
     def _part(self, root: Path, part: str) -> list[Image2D]:
-        files = {path.stem: path for path in image_files(root / part, (".jpeg", ".jpg", ".png"))}
+        pictures = self.find(root / part, has_ending(".jpeg", ".jpg", ".png")) if (root / part).is_dir() else []
+        files: dict[str, Path] = {}
+        for path in pictures:
+            if path.stem not in files:
+                files[path.stem] = path
+            elif not self.quarantined(path):
+                raise SslMedError(f"{path}: is a second copy of {files[path.stem]}; keep one")
         table = root / _TABLES[part]
         if not self.labelled and not table.is_file():
             return [self._image(part, name, path, source=path) for name, path in sorted(files.items())]

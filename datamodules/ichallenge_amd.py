@@ -36,5 +36,5 @@ class IChallengeAmdData(ImageData2D):
     def index(self, root: Path) -> Sequence[Image2D]:
         """Photographs by name."""
         other = ("Disc_Masks", "Lesion_Masks")
-        found = match_files(root, r"([AN])\d{4}\.jpe?g", quarantined=self.quarantined, skip=other)
+        found = match_files(self, root, r"([AN])\d{4}\.jpe?g", skip=other)
         return [Image2D(path.stem, path.stem, str(path), (int(match[1] in "Aa"),)) for path, match in found]

@@ -37,5 +37,5 @@ class IChallengePmData(ImageData2D):
 
     def index(self, root: Path) -> Sequence[Image2D]:
         """Photographs by name."""
-        found = match_files(root, r"([PHN])\d{4}\.jpe?g", quarantined=self.quarantined)
+        found = match_files(self, root, r"([PHN])\d{4}\.jpe?g")
         return [Image2D(path.stem, path.stem, str(path), (int(match[1] in "Pp"),)) for path, match in found]

@@ -21,14 +21,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from datamodules.core.cases import read_table
-from datamodules.core.dicom import read_dicom_image
-from datamodules.core.images2d import GREY, RGB, Image2D, ImageData2D, TableConfig, image_files
+from datamodules.core.dicom import is_dicom, read_dicom_image
+from datamodules.core.files import spelled
+from datamodules.core.images2d import GREY, RGB, Image2D, ImageData2D, TableConfig
 from datamodules.core.splits import PARTS, Split
 from datamodules.formats.grids import Array
 from ssl_med.ledger import salted
 from ssl_med.spec import Intensity, SslMedError, Target
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _PARTS = {**{part: part for part in PARTS}, "valid": "val", "validation": "val"}
 
 
@@ -91,9 +92,27 @@ class ImagesData(ImageData2D):
         unit = "grey level" if config.intensity == "window" else "percentile"
         return Intensity(config.intensity, config.intensity_low, config.intensity_high, unit)
 
+    @classmethod
+    def begins(cls, folder: Path, config: ImagesConfig) -> bool:
+        """Beside the table, or the folders of the split; images alone may lie anywhere."""
+        if config.labels:
+            return (folder / config.labels).is_file()
+        return config.split != "folders" or any((folder / part).is_dir() for part in _PARTS)
+
     def index(self, root: Path) -> Sequence[Image2D]:
         """All images below the root, with subject and label."""
-        files = {path.relative_to(root).as_posix(): path for path in image_files(root, _SUFFIXES)}
+        listed = self._listed(root)
+
+        def named(path: Path) -> bool:
+            relative = path.relative_to(root)
+            if self.config.split == "folders" and relative.parts[0] not in _PARTS:
+                return False
+            if self.config.labels:
+                return spelled(relative.as_posix()) in listed
+            return not self.config.class_names or not set(relative.parts[:-1]).isdisjoint(self.config.class_names)
+
+        found = self.find(root, lambda path: path.suffix.lower() in _SUFFIXES or is_dicom(path), prefer=named)
+        files = {path.relative_to(root).as_posix(): path for path in found}
         rows = self._rows(root, files) if files and self.config.labels else {}
         images = []
         for name, path in files.items():
@@ -109,6 +128,13 @@ class ImagesData(ImageData2D):
             self.notes.append(f"{unlabelled} of {len(images)} images have no label and are left out")
         return images
 
+    def _listed(self, root: Path) -> set[str]:
+        """The images that the table names, as `spelled`; none without a table."""
+        if not self.config.labels or not (root / self.config.labels).is_file():
+            return set()
+        rows = read_table(root / self.config.labels, (self.config.file_column,))
+        return {spelled(_relative(row[self.config.file_column])) for row in rows}
+
     def _rows(self, root: Path, files: dict[str, Path]) -> dict[str, dict[str, str]]:
         """Rows of the table by image; those that are not there are reported."""
         config = self.config
@@ -116,8 +142,10 @@ class ImagesData(ImageData2D):
         extra = (config.subject_column,) if config.subject_column else ()
         rows: dict[str, dict[str, str]] = {}
         missing = []
+        spellings = {spelled(name): name for name in files}
         for number, row in enumerate(read_table(table, (config.file_column, *config.label_columns, *extra))):
-            name = PurePosixPath(row[config.file_column].strip().replace("\\", "/")).as_posix()
+            name = _relative(row[config.file_column])
+            name = name if name in files else spellings.get(spelled(name), name)
             if name in rows:
                 raise SslMedError(f"{table}: line {number + 2} names {name} a second time; keep one row an image")
             if name in files:
@@ -203,8 +231,13 @@ class ImagesData(ImageData2D):
 
     def read(self, path: str) -> Array:
         """DICOM through its own reader."""
-        if not path.lower().endswith(".dcm"):
+        if not is_dicom(Path(path)):
             return super().read(path)
         if self.config.color:
             raise SslMedError(f"{path}: DICOM images are read in grey; set data.color=false")
         return read_dicom_image(path)[None]
+
+
+def _relative(path: str) -> str:
+    """A path of a table as one of this system."""
+    return PurePosixPath(path.strip().replace("\\", "/")).as_posix()

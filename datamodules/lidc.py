@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -99,11 +99,12 @@ class LidcData(ScanData):
 
     def index(self, root: Path) -> Sequence[LidcScan]:
         """CT series of the patients' folders; radiographs of the same patients are left out."""
-        folders = [(_PATIENT.findall(str(path))[-1:], path) for path in find_volumes(root) if path.is_dir()]
+        found = find_volumes(root, left_out=self.quarantined, prefer=lambda path: _PATIENT.search(str(path)))
+        folders = [(_PATIENT.findall(str(path))[-1:], path) for path in found if path.is_dir()]
         folders = [(patient, path) for patient, path in folders if patient]
         if not folders:
             return []
-        readings = _readings(root)
+        readings = _readings(self.find(root, lambda path: path.suffix.lower() == ".xml"))
         scans: list[LidcScan] = []
         count: dict[str, int] = {}
         for (patient,), path in folders:
@@ -317,12 +318,10 @@ def _touch(a: Mark, b: Mark) -> bool:
     return bool(((a.start <= b.start + b.mask.shape) & (b.start <= a.start + a.mask.shape)).all())
 
 
-def _readings(root: Path) -> Mapping[str, Reading]:
+def _readings(files: Iterable[Path]) -> Mapping[str, Reading]:
     """Series UID -> its reading; .xml files of another kind (readings of radiographs) are passed over."""
     found: dict[str, Reading] = {}
-    for path in sorted(root.rglob("*.xml")):
-        if path.name.startswith("."):
-            continue
+    for path in files:
         try:
             tree = ElementTree.parse(path).getroot()
         except (ElementTree.ParseError, OSError, ValueError) as error:

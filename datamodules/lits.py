@@ -59,10 +59,11 @@ class LitsData(ScanData):
     def index(self, root: Path) -> Sequence[Scan]:
         """Pairs volumes with their segmentations; unlabelled use needs the volumes only."""
         found: dict[str, dict[int, Path]] = {"volume": {}, "segmentation": {}}
-        for path in sorted(root.rglob("*.nii*")):
-            match = re.fullmatch(r"(volume|segmentation)-(\d+)\.nii(\.gz)?", path.name)
+        pattern = re.compile(r"(volume|segmentation)-(\d+)(?:_0000)?\.nii(?:\.gz)?", re.IGNORECASE)
+        for path in self.find(root, lambda path: pattern.fullmatch(path.name)):
+            match = pattern.fullmatch(path.name)
             if match:
-                kind, number = match[1], int(match[2])
+                kind, number = match[1].lower(), int(match[2])
                 if number in found[kind] and self.quarantined(path):
                     continue
                 if number in found[kind]:

@@ -6,6 +6,7 @@ candidates.csv). World coordinates are millimetres in LPS. A series counts as a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from ssl_med.spec import DataSpec, Intensity, SslMedError
 _COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "class")
 # official subsets by part: Models Genesis trains on 0-4, PCRL's lists on 0-6 (its 7-9 are cut here into val and test)
 _SUBSETS = {"mg": ((0, 1, 2, 3, 4), (5, 6), (7, 8, 9)), "pcrl": ((0, 1, 2, 3, 4, 5, 6), (7,), (8, 9))}
+
+_SUBSET = re.compile(r"subset\d")
 
 
 @dataclass
@@ -82,16 +85,26 @@ class LunaData(CandidateData):
         """Border of Models Genesis."""
         return tuple(self.config.border)
 
+    @classmethod
+    def begins(cls, folder: Path, config: LunaConfig) -> bool:
+        """At the folders of the subsets."""
+        return any(_SUBSET.fullmatch(path.name) for path in folder.glob("subset*"))
+
     def index(self, root: Path) -> Sequence[LunaScan]:
         """All scans, with their rows of the candidates table."""
         paths: dict[str, tuple[int, Path]] = {}
-        for subset in range(10):
-            for path in sorted((root / f"subset{subset}").glob("*.mhd")):
-                if path.stem in paths and self.quarantined(path):
-                    continue
-                if path.stem in paths:
-                    raise SslMedError(f"{path}: is a second copy of {paths[path.stem][1]}; keep one")
-                paths[path.stem] = (subset, path)
+
+        def subsets_of(path: Path) -> list[int]:
+            # an archive of one subset unpacks to subset0/subset0 in some tools
+            return [int(name[-1]) for name in path.relative_to(root).parts[:-1] if _SUBSET.fullmatch(name)]
+
+        for path in self.find(root, lambda path: path.suffix.lower() == ".mhd", prefer=subsets_of):
+            subsets = subsets_of(path)
+            if not subsets or (path.stem in paths and self.quarantined(path)):
+                continue
+            if path.stem in paths:
+                raise SslMedError(f"{path}: is a second copy of {paths[path.stem][1]}; keep one")
+            paths[path.stem] = (subsets[-1], path)
         if not paths:
             return []
         table = root / "candidates_V2.csv"

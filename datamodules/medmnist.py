@@ -3,7 +3,7 @@
 Licence: that of the source of each set, see the distributor (medmnist.com).
 Expected below the root: one .npz (several: data.file=NAME.npz) with {train,val,test}_images, uint8 (N, rows, columns),
 (N, rows, columns, 3) or (N, x, y, z), and {train,val,test}_labels, (N, 1) numbers of a class or (N, K) findings of 0 and 1.
-Further arrays are not read.
+Further arrays are not read; a part may be absent, so that a test set alone can be tested (`ssl-med external`).
 
 Dimensions, channels, size and target are those of the file. It names no patients: its own split is the only sound one, a label
 budget counts samples, and whether the parts share patients is in the hands of whoever made the file.
@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from datamodules.core.base import MedicalData
 from datamodules.core.crops import cut, pad_to, window_start
+from datamodules.core.files import find_files
 from datamodules.core.images2d import GREY, RGB, ImageConfig2D, check_classes, image_pair, label_of, resized
 from datamodules.core.intensity import decode, encode
 from datamodules.core.loader import Key
@@ -242,18 +243,23 @@ class Rows(Dataset[Sample]):
 
 def _find(config: MedMNISTConfig) -> Path | None:
     """The .npz below the root; None when there is none or no root."""
-    root = Path(config.root)
-    if not config.root or not root.is_dir():
+    if not config.root or not Path(config.root).is_dir():
         return None
+    root = Path(config.root)
     if config.file:
         if not (root / config.file).is_file():
             raise SslMedError(f"data.file={config.file}: no such file below {root}")
         return root / config.file
-    found = sorted(root.glob("*.npz"))
+    below = find_files(root, _is_npz)
+    found = [path for path in below if path.parent == root] or below
     if len(found) > 1:
-        names = ", ".join(path.name for path in found[:5])
+        names = ", ".join(path.relative_to(root).as_posix() for path in found[:5])
         raise SslMedError(f"{root}: holds {len(found)} .npz files ({names}); choose one with data.file=NAME.npz")
     return found[0] if found else None
+
+
+def _is_npz(path: Path) -> bool:
+    return path.suffix.lower() == ".npz"
 
 
 def _layout(path: Path) -> _Layout:
@@ -265,7 +271,11 @@ def _layout(path: Path) -> _Layout:
 @lru_cache(maxsize=4)
 def _read_layout(path: Path, changed: int, size: int) -> _Layout:
     counts, shapes, labels = {}, set(), {}
-    for part in PARTS:
+    keys = _keys(path)
+    present = [part for part in PARTS if f"{part}_images" in keys]
+    if not present:
+        raise SslMedError(f"{path}: holds no train_images, val_images or test_images; is it in the layout of MedMNIST?")
+    for part in present:
         shape, dtype = _header(path, f"{part}_images")
         if dtype != np.uint8 or len(shape) not in (3, 4):
             raise SslMedError(
@@ -302,7 +312,9 @@ def _target(layout: _Layout, config: MedMNISTConfig, *, source: Path | None) -> 
             f"{source}: has {labels.shape[1]} labels a sample with values up to {labels.max()}, not 0 and 1"
         )
     count = labels.shape[1] if several else max(2, int(labels.max()) + 1)
-    if names and len(names) != count:
+    # a test set alone may lack the last classes
+    fewer = not several and "train" not in layout.labels and len(names) > count
+    if names and len(names) != count and not fewer:
         raise SslMedError(f"data.class_names has {len(names)} names, {source} has {count} classes")
     return "multilabel" if several else "class", names or tuple(map(str, range(count)))
 
@@ -315,6 +327,15 @@ def _default_patch(size: tuple[int, ...], image_size: int) -> tuple[int, ...]:
 
 def _images(path: Path, part: str) -> Array:
     return _array(path, f"{part}_images")
+
+
+def _keys(path: Path) -> set[str]:
+    """Names of the arrays of a file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from None
 
 
 def _header(path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from datamodules.core.images2d import Image2D, ImageConfig2D, ImageData2D, image_files, match_files
+from datamodules.core.files import spelled
+from datamodules.core.images2d import Image2D, ImageConfig2D, ImageData2D, has_ending, match_files
 from ssl_med.spec import SslMedError, Target
 
 _MASKS = ("leftMask", "rightMask")
@@ -43,11 +44,12 @@ class MontgomeryData(ImageData2D):
     def index(self, root: Path) -> Sequence[Image2D]:
         """Radiographs by name, with their masks when those are learned."""
         radiographs, lungs = [], self.spec.target == "mask"
-        masks = {(path.parent.name, path.name): path for path in image_files(root, (".png",))} if lungs else {}
-        for path, match in match_files(root, r"MCUCXR_(\d+)_([01])\.png", quarantined=self.quarantined, skip=_MASKS):
-            absent = [side for side in _MASKS if lungs and (side, path.name) not in masks]
+        pictures = self.find(root, has_ending(".png")) if lungs else []
+        masks = {(path.parent.name, spelled(path.name)): path for path in pictures}
+        for path, match in match_files(self, root, r"MCUCXR_(\d+)_([01])\.png", skip=_MASKS):
+            absent = [side for side in _MASKS if lungs and (side, spelled(path.name)) not in masks]
             if absent:
                 raise SslMedError(f"{path}: has no mask ManualMask/{absent[0]}/{path.name}; complete the download")
-            own = tuple(str(masks[side, path.name]) for side in _MASKS) if lungs else ()
+            own = tuple(str(masks[side, spelled(path.name)]) for side in _MASKS) if lungs else ()
             radiographs.append(Image2D(path.stem, match[1], str(path), () if lungs else (int(match[2]),), own))
         return radiographs

@@ -74,12 +74,18 @@ class MsData(ScanData):
         """Against empty crops."""
         return any_content(self.config)
 
+    @classmethod
+    def begins(cls, folder: Path, config: MsConfig) -> bool:
+        """Where a folder directly below holds volumes."""
+        return any(_is_volume(path) for path in folder.glob("*/*"))
+
     def index(self, root: Path) -> Sequence[Scan]:
         """Folders directly below the root."""
         self.known_labels = tuple(range(len(self.config.classes) + 1))
         scans, skipped = [], 0
-        for folder in sorted(path for path in root.iterdir() if path.is_dir()):
-            files = _files(folder)
+        paths = self.find(root, lambda path: path.parent.parent == root and _is_volume(path))
+        for folder in sorted({path.parent for path in paths}):
+            files = _files(folder, [path for path in paths if path.parent == folder])
             if not any(name in files for name in self.config.modalities):
                 continue
             lacking = [name for name in self.config.modalities if name not in files]
@@ -115,12 +121,14 @@ class MsData(ScanData):
         return np.stack([labels == number + 1 for number in range(len(self.config.classes))]).astype(np.uint8)
 
 
-def _files(folder: Path) -> dict[str, Path]:
+def _is_volume(path: Path) -> bool:
+    return path.name.lower().endswith(VOLUME_ENDINGS)
+
+
+def _files(folder: Path, paths: Sequence[Path]) -> dict[str, Path]:
     """Name of each volume file of a subject without ending and <subject>_; refuses two files of one name."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name.startswith(".") or not path.name.lower().endswith(VOLUME_ENDINGS):
-            continue
+    for path in paths:
         name = stem(path).removeprefix(f"{folder.name}_")
         if name in found:
             raise SslMedError(f"{path}: is a second copy of {found[name]}; keep one")

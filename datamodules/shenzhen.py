@@ -28,5 +28,5 @@ class ShenzhenData(ImageData2D):
 
     def index(self, root: Path) -> Sequence[Image2D]:
         """Radiographs by name."""
-        found = match_files(root, r"CHNCXR_(\d+)_([01])\.png", quarantined=self.quarantined)
+        found = match_files(self, root, r"CHNCXR_(\d+)_([01])\.png")
         return [Image2D(path.stem, match[1], str(path), (int(match[2]),)) for path, match in found]

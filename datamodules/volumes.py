@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.core.files import find_volumes, stem
+from datamodules.core.files import find_volumes, stem, visible
 from datamodules.core.geometry import axes_matrix
 from datamodules.core.readers import read_header
 from datamodules.core.scans import AnyIntensityConfig, Scan, ScanData, any_content, any_intensity, volume_spec
@@ -66,12 +66,18 @@ class VolumesData(ScanData):
         """Against empty crops."""
         return any_content(self.config)
 
+    @classmethod
+    def begins(cls, folder: Path, config: VolumesConfig) -> bool:
+        """Anywhere but above the only folder, of the same name: that is no subject."""
+        inner = [path.name for path in folder.glob("*") if visible(path.name)]
+        return inner != [folder.resolve().name]
+
     def index(self, root: Path) -> Sequence[Scan]:
         """All volumes that `exclude` does not name."""
         rule = _rule(self.config.subject)
         scans: dict[str, Scan] = {}
         left_out = 0
-        for path in find_volumes(root):
+        for path in find_volumes(root, left_out=self.quarantined):
             relative = path.relative_to(root)
             if any(fnmatch(path.name, p) or fnmatch(relative.as_posix(), p) for p in self.config.exclude):
                 left_out += 1

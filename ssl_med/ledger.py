@@ -30,7 +30,9 @@ def salted(text: str | bytes) -> str:
     the salt, so a hospital should set its own; keys made under different salts cannot be compared.
     """
     key = os.environ.get("SSL_MED_SALT", "ssl_med").encode()
-    return hmac.new(key, text.encode() if isinstance(text, str) else text, hashlib.sha256).hexdigest()[:16]
+    return hmac.new(
+        key, text.encode(errors="surrogateescape") if isinstance(text, str) else text, hashlib.sha256
+    ).hexdigest()[:16]
 
 
 def file_key(path: str | Path) -> str:
@@ -44,7 +46,9 @@ def file_key(path: str | Path) -> str:
     """
     path = Path(path)
     if path.is_dir():
-        return salted("".join(sorted(file_key(part) for part in path.iterdir() if part.is_file())))
+        return salted(
+            "".join(sorted(file_key(part) for part in path.iterdir() if part.is_file() and part.name[0] != "."))
+        )
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

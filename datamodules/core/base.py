@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset
-
 from datamodules.core import identities
 from datamodules.core.division import budget_words, for_tuning, other_side, random_parts, within_budget
-from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader, Traced
+from datamodules.core.files import below, find_files
 from datamodules.core.quarantine import Quarantine, without_quarantined
 from datamodules.core.readers import PLACEHOLDER, assumed_headers
+from datamodules.core.serving import Served
 from datamodules.core.splits import PARTS, Split, check_split, file_split
 from datamodules.core.store import Item, Store
 from datamodules.formats.grids import Header, Volume
@@ -22,10 +21,11 @@ from ssl_med.catalogue import nearest
 from ssl_med.config import to_plain
 from ssl_med.spec import DataSpec, Need, SslMedError
 
+INNER = "data.root holds one folder, in which the data lie"
 NO_VALIDATION = "no validation part: the last weights are used"
 
 
-class MedicalData(pl.LightningDataModule, ABC):
+class MedicalData(Served, ABC):
     """Batches as `ssl_med.spec.Batch` says, from a folder as it is distributed.
 
     Args:
@@ -65,11 +65,11 @@ class MedicalData(pl.LightningDataModule, ABC):
         super().__init__()
         self.only_test = only_test
         self.label_shots, self.use_test = label_shots, labelled if test is None else test
-        self.config, self.need, self.labelled = config, need or Need(), labelled
+        self.config, self.need, self.labelled = self.located(config), need or Need(), labelled
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.label_fraction = label_fraction
         self.spec = self.make_spec(config, labelled=labelled)
-        self.notes: list[str] = []
+        self.notes: list[str] = [] if self.config.root == config.root else [INNER]
         self.store: Store | None = None
         self.parts: dict[str, list[Any]] = {}
         self.unbudgeted: list[Any] = []  # training cases before the label budget
@@ -87,10 +87,6 @@ class MedicalData(pl.LightningDataModule, ABC):
     @abstractmethod
     def index(self, root: Path) -> Sequence[Any]:
         """Finds and checks all cases below the root; reads headers and tables, no voxels."""
-
-    @abstractmethod
-    def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
-        """Samples of a part, by (epoch, index)."""
 
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
         """A split of the family's own, one of `splits`."""
@@ -110,20 +106,8 @@ class MedicalData(pl.LightningDataModule, ABC):
 
     lead_stratum: ClassVar[str] = ""  # a stratum that the smallest label budget must hold
 
-    def positives(self, cases: Sequence[Any]) -> dict[str, int]:
-        """Class -> labelled samples of it, where labels are known without decoding."""
-        return {}
-
-    def cache_need(self, cases: Sequence[Any]) -> int:
-        """Bytes that all cases take when decoded; 0 when that does not matter."""
-        return 0
-
     def check_budget(self, cases: Sequence[Any]) -> None:
         """Refuses labelled training cases that a task cannot be learned from."""
-
-    def eval_batch(self) -> int:
-        """Samples of an evaluation batch per device."""
-        return max(1, self.batch_size // self.world)
 
     store_keys: ClassVar[tuple[str, ...]] = ()  # settings of the config that change what is kept of a file
 
@@ -140,6 +124,17 @@ class MedicalData(pl.LightningDataModule, ABC):
     def place(self, volume: Volume, *, nearest: bool = False) -> Volume:
         """What is done to a volume before it is kept: orientation and resampling, of labels to the nearest."""
         return volume
+
+    @classmethod
+    def begins(cls, folder: Path, config: Any) -> bool:
+        """Whether the layout begins at a folder; one whose files may lie anywhere begins everywhere."""
+        return True
+
+    @classmethod
+    def located(cls, config: Any) -> Any:
+        """The config with the root at which the layout begins; itself where that is data.root."""
+        root = below(Path(config.root), lambda folder: cls.begins(folder, config)) if config.root else None
+        return config if root is None or root == Path(config.root) else replace(config, root=str(root))
 
     @classmethod
     def spatial_dims(cls, config: Any) -> int:
@@ -171,10 +166,15 @@ class MedicalData(pl.LightningDataModule, ABC):
         """Indexes the folder, splits it by subject and applies the label budget; again is a no-op."""
         if self.parts:
             return
-        root = Path(self.config.root)
         if self.config.store:
             self.store = self.open_store(Path(self.config.store))
-        cases = self.cases()
+        self.divide(self.cases())
+        if self.store is not None:
+            used = (case for part in self.parts.values() for case in part)
+            self.store.require([item for case in used for item in self.items(case, labels=self.labelled)])
+
+    def divide(self, cases: Sequence[Any]) -> None:
+        """Fills `parts` with the cases that are used; refuses a split that leaves a part empty that is needed."""
         split = self.split(cases) if self.only_test != "all" else {"test": sorted({case.subject for case in cases})}
         if self.only_test:
             split = {part: split["test"] if part == "test" else [] for part in PARTS}
@@ -196,17 +196,32 @@ class MedicalData(pl.LightningDataModule, ABC):
             for part in PARTS
         }
         if not self.parts["train"] and not self.only_test:
-            raise SslMedError(f"data.split={self.config.split}: no training subject is left below {root}")
+            raise SslMedError(self._nobody("training", cases))
         if not self.parts["val"] and not self.only_test:
             self.notes.append(NO_VALIDATION)
         if self.labelled and not self.only_test:
             self._budget()
         if self.use_test and not self.parts["test"]:
-            why = "" if self.only_test == "all" else f"data.split={self.config.split}: "
-            raise SslMedError(f"{why}no test subject is left below {root}")
-        if self.store is not None:
-            used = (case for part in self.parts.values() for case in part)
-            self.store.require([item for case in used for item in self.items(case, labels=self.labelled)])
+            raise SslMedError(self._nobody("test", cases))
+
+    def _nobody(self, part: str, cases: Sequence[Any]) -> str:
+        """Why a part is empty, and what would fill it."""
+        config, root = self.config, self.config.root
+        usable = len({case.subject for case in self.keep(cases) if self.usable(case)})
+        kind = "labelled subjects" if self.labelled else "subjects"
+        if not usable:
+            return f"data.root={root}: none of its {len(cases)} cases can be used; ssl-med check says why of each"
+        if self.only_test:
+            return (
+                f"data.split={config.split}: no test subject is left below {root}; part=all tests all of its {usable}"
+            )
+        if config.split == "random":
+            remedy = (
+                f"data.split_ratios={list(config.split_ratios)} of {usable} {kind}; add subjects or change the ratios"
+            )
+        else:
+            remedy = f"it names none of the {usable} {kind} for it; choose another data.split"
+        return f"data.split={config.split}: no {part} subject is left below {root}: {remedy}"
 
     def find_cases(self, root: Path) -> Sequence[Any]:
         """All cases below the root, those in quarantine too, whose headers are not read."""
@@ -216,6 +231,12 @@ class MedicalData(pl.LightningDataModule, ABC):
             cases = self.index(root)
         self._shared = identities.shared_files(cases)
         return cases
+
+    def find(
+        self, root: Path, wanted: Callable[[Path], object], *, prefer: Callable[[Path], object] = lambda path: True
+    ) -> list[Path]:
+        """Files below a folder that are `wanted`, each once; see `find_files`."""
+        return find_files(root, wanted, left_out=self.quarantined, prefer=prefer)
 
     def quarantined(self, path: str | Path) -> bool:
         """Whether the user leaves a file or folder out: `index` then skips its complaint about it."""
@@ -298,94 +319,3 @@ class MedicalData(pl.LightningDataModule, ABC):
         return "+".join(
             names[int(k)] if k.isdigit() and int(k) < len(names) else k or "none" for k in stratum.split("|")
         )
-
-    @property
-    def world(self) -> int:
-        """Number of processes."""
-        return self.trainer.world_size if self.trainer is not None else 1
-
-    def _loader(self, part: str) -> EvaluationLoader | list[Any]:
-        self.setup()
-        cases = self.parts[part]
-        if not cases:
-            return []
-        train = part == "train"
-        dataset: Any = self.dataset(cases, part=part) if train or not self.labelled else self.traced(part)
-        scattered = self.cache_need(cases) > self.config.cache_gb * 2**30
-        batches = EpochBatches(
-            len(dataset),
-            batch_size=self.batch_size if train else self.eval_batch() * self.world,
-            seed=self.seed,
-            shuffle=train,
-            rank=self.trainer.global_rank if self.trainer is not None else 0,
-            world=self.world,
-            owners=dataset.owners if scattered else None,
-            mixed=self.config.mixed_volumes if scattered else 1,
-            fixed=self.need.fixed,
-        )
-        return (ResumableLoader if train else EvaluationLoader)(dataset, batches, num_workers=self.num_workers)
-
-    def traced(self, part: str) -> Traced:
-        """Labelled samples of an evaluation part that know their scan and subject, by (0, index)."""
-        cases = self.parts[part]
-        return Traced(self.dataset(cases, part=part), [case.subject for case in cases])
-
-    def train_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Shuffled training samples."""
-        return self._loader("train")
-
-    def still_dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
-        """Samples of a part without augmentation, for features: those of evaluation."""
-        return self.dataset(cases, part="val" if part == "train" else part)
-
-    def still_loader(self, cases: Sequence[Any], *, part: str, crops: bool = False) -> EvaluationLoader:
-        """Every sample of some cases once, in order; `crops`: the crops of a training epoch in place of evaluation's."""
-        samples: Any = self.dataset(cases, part="train") if crops else self.still_dataset(cases, part=part)
-        dataset = Traced(samples, [case.subject for case in cases])
-        size = max(1, self.batch_size) if crops else self.eval_batch()
-        batches = EpochBatches(len(dataset), batch_size=size, seed=self.seed, shuffle=False)
-        return EvaluationLoader(dataset, batches, num_workers=self.num_workers)
-
-    def full_epoch(self) -> int:
-        """Batches of a training epoch with all labels."""
-        self.setup()
-        dataset: Any = self.dataset(self.unbudgeted or self.parts["train"], part="train")
-        return max(1, len(dataset) // self.batch_size)
-
-    def count(self, part: str) -> int:
-        """Samples of an epoch of a part."""
-        self.setup()
-        cases: Any = self.parts[part]
-        dataset: Any = self.dataset(cases, part=part) if cases else ()
-        return len(dataset)
-
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Validation samples in order, the same crops each time; empty without a validation part."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """All test samples in order."""
-        return self._loader("test")
-
-    def subjects(self) -> dict[str, list[str]]:
-        """Who takes part in which part."""
-        return {part: sorted({case.subject for case in cases}) for part, cases in self.parts.items() if cases}
-
-    def identities(self) -> dict[str, list[str]]:
-        """Who takes part in which part, as `ssl_med.ledger` compares it between data sets."""
-        config = self.config
-        return identities.ledger_keys(self.parts, data=config.name, root=config.root, published=self.public_names)
-
-    def image_files(self) -> dict[str, list[str]]:
-        """The files that hold the images of each part; a file that holds several subjects tells them not apart."""
-        return identities.image_files(self.parts, shared=self._shared)
-
-    def describe(self) -> dict[str, Any]:
-        """Counts of subjects, cases and positives by part, the label budget, and notes for the summary."""
-        return {
-            "subjects": {part: len(members) for part, members in self.subjects().items()},
-            "cases": {part: len(cases) for part, cases in self.parts.items()},
-            "labels": {"subjects": len({case.subject for case in self.parts["train"]}), "of": self.labels_of},
-            "positives": {part: self.positives(cases) for part, cases in self.parts.items() if self.labelled},
-            "notes": list(self.notes),
-        }

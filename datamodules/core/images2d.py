@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -324,35 +323,38 @@ def check_classes(data: MedicalData, cases: Sequence[Any]) -> None:
             )
 
 
-def image_files(root: Path, suffixes: Container[str]) -> list[Path]:
-    """Files below `root` with one of the lower-case suffixes, hidden ones left out, sorted by path."""
-    found = []
-    for folder, inner, names in os.walk(root, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        found += [
-            Path(folder, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
-    return sorted(found)
-
-
 def match_files(
-    root: Path, pattern: str, *, quarantined: Callable[[Path], bool], skip: Container[str] = ()
+    data: MedicalData, root: Path, pattern: str, *, skip: Container[str] = (), folders: Container[str] = ()
 ) -> list[tuple[Path, re.Match[str]]]:
-    """Images below `root` whose whole file name matches `pattern`, whatever the case; folders named in `skip` are left out.
+    """Images below `root` whose whole file name matches `pattern`, whatever the case.
+
+    Args:
+        data: the family.
+        root: where to look.
+        pattern: regular expression.
+        skip: names of folders whose files are left out.
+        folders: names of folders that say what an image is, so that a link in one counts before its target elsewhere.
 
     Raises:
-        SslMedError: two files share a name, and the second one is not `quarantined`.
+        SslMedError: two files share a name, and the second one is not in quarantine; as `find_files`.
     """
     found: dict[str, tuple[Path, re.Match[str]]] = {}
-    for path in image_files(root, (".png", ".jpg", ".jpeg", ".tif", ".tiff")):
+
+    def of_folder(path: Path) -> bool:
+        return path.parent.name in folders
+
+    for path in data.find(root, lambda path: re.fullmatch(pattern, path.name, re.IGNORECASE), prefer=of_folder):
         match = re.fullmatch(pattern, path.name, re.IGNORECASE)
         if match is None or any(folder in skip for folder in path.relative_to(root).parts[:-1]):
             continue
-        if path.stem in found and quarantined(path):
+        if path.stem in found and data.quarantined(path):
             continue
         if path.stem in found:
             raise SslMedError(f"{path}: is a second copy of {found[path.stem][0]}; keep one")
         found[path.stem] = (path, match)
     return [found[name] for name in sorted(found)]
+
+
+def has_ending(*endings: str) -> Callable[[Path], bool]:
+    """Whether a file ends in one of them, in letters of any case."""
+    return lambda path: path.suffix.lower() in endings

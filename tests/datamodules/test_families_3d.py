@@ -250,7 +250,10 @@ def test_msd_ct_gets_a_window_of_hu(copy_of):
 
 def test_msd_refusals(copy_of, tmp_path):
     root = copy_of("msd")
-    assert "msd: point data.root at one of them" in refusal("msd", tmp_path, labelled=True)
+    (tmp_path / "two").mkdir()
+    for task in ("Task01", "Task02"):
+        (tmp_path / "two" / task).symlink_to(root)
+    assert "Task01, Task02: point data.root at one of them" in refusal("msd", tmp_path / "two", labelled=True)
     assert "'T2' is not in dataset.json; did you mean 'T2w'?" in refusal("msd", root, labelled=True, modalities=("T2",))
     assert "data.classes: 'liver'" in refusal("msd", root, labelled=True, classes=("liver",))
     good = (root / "dataset.json").read_text()
