@@ -1,4 +1,4 @@
-"""File name = name: what stands in a package's folder is what the package offers. No registry, no import side effects."""
+"""File name = name: the files of a package's folder are what the package offers. No registry, no import side effects."""
 
 from __future__ import annotations
 

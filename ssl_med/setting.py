@@ -49,7 +49,7 @@ def setting(
         default_factory: makes its value, in place of `default`.
         affects: what it changes; None: what the fields of this dataclass change (its `AFFECTS`), mostly the result.
         before: what runs did before the setting existed, as its plain value; with it, a run keeps the hash that it had.
-        named: what stands for the value in a hash, such as a digest of the file that it names.
+        named: what replaces the value in a hash, such as a digest of the file that it names.
         path: whether it names a file or folder, which is not shown to others.
     """
     mark = Mark(affects, before, named, path)

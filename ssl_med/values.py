@@ -2,7 +2,7 @@
 
 An override stays the text that was typed until its field is known: `data.root=1.10` names a folder, `optim.lr=1.10` a number.
 
-* text: verbatim; one pair of quotes around all of it is taken off, within which a doubled quote stands for one.
+* text: verbatim; one pair of quotes around all of it is taken off, within which a doubled quote is one quote.
 * lists: `[a,b]`, cut at commas; each element is read by its own type, and quotes protect a comma.
 * numbers, truth values, choices: decimal numbers, true/false/yes/no/on/off, one of the words.
 * everything whose type is open (`Any`, mappings): yaml.

@@ -143,7 +143,7 @@ def external(
     Args:
         run: the fine-tuning or its folder.
         task: whose data it is tested on.
-        map: which class stands for which: a named map, "same", or {"Effusion": "Pleural Effusion"}.
+        map: which class corresponds to which: a named map, "same", or {"Effusion": "Pleural Effusion"}.
         root: folder of that data set.
         out: run folder.
         settings: of the sections data, task, trainer and tracking, and `part`.

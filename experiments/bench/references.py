@@ -31,7 +31,7 @@ _BOXES, _CHAIN, _EDGE = 5, 0.95, 3
 
 
 def local_shuffle(x: Image, *, windows: int) -> Image:
-    """Window after window of a volume of one channel: its original voxels, in random order, overwrite what stands there."""
+    """Window after window of a volume of one channel: its original voxels, in random order, overwrite the current content."""
     y = x.copy()
     rows, columns, slices = x.shape[1:]
     for _ in range(windows):

@@ -228,7 +228,7 @@ def _without_numba(work: Callable[[], Any]) -> None:
 
 
 def _monai_shuffle(image: Tensor, windows: int) -> Variant:
-    """MONAI's nearest transform: it shuffles what stands there, so a value can wander from window to window."""
+    """MONAI's nearest transform: it shuffles the current content, so a value can wander from window to window."""
     from monai.transforms.intensity.array import RandCoarseShuffle
 
     largest = [side // 10 for side in image.shape[1:]]

@@ -45,7 +45,7 @@ REPORT = "--report"
 
 @dataclass
 class CompareConfig:
-    """How a table is carried out; what it is stands in tables/NAME.yaml."""
+    """How a table is carried out; tables/NAME.yaml says what it compares."""
 
     table: str = ""
     """name in experiments/tables, or a yaml file"""

@@ -55,7 +55,7 @@ def _sign(sign: str) -> Panel:
     return Panel(f"Collapse: {sign.replace('_', ' ')}", (f"collapse/{sign}",))
 
 
-# `*_baseline`, what a solution without learning scores, stands beside each pretext metric
+# `*_baseline`, what a solution without learning scores, is drawn beside each pretext metric
 SECTIONS: dict[str, tuple[Panel, ...]] = {
     "Loss": (
         Panel("Training loss", ("train/loss",)),

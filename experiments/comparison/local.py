@@ -155,7 +155,7 @@ def carry_out(kind: str, overrides: Sequence[str], log: Path) -> str:
         except SslMedError as error:
             print(f"ssl-med: {error}")
             return str(error)
-        except Exception as error:  # whatever a run dies of is told, and the others go on
+        except Exception as error:  # any error of a run is reported, and the others go on
             traceback.print_exc()
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return ""

@@ -15,7 +15,7 @@ LONGEST = 40  # letters of what runs now
 
 
 class Bar:
-    """The bar of a table; lines that are said meanwhile stand above it. Where the output is a file there are only the lines."""
+    """The bar of a table, below the lines that are printed meanwhile. Where the output is a file there are only the lines."""
 
     def __init__(self, total: int) -> None:
         quiet = os.environ.get("SSL_MED_QUIET") == "1" or not sys.stderr.isatty()

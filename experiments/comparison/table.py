@@ -79,7 +79,7 @@ class ColumnConfig:
     fractions: tuple[float, ...] = (1.0,)
     """shares of the labelled training subjects"""
     tune: dict[str, list[Any]] = field(default_factory=dict)
-    """key -> values to choose among for each row by itself: optim.lr: [1e-3, 3e-3]; all combinations are tried"""
+    """key -> values to choose from, separately for each row: optim.lr: [1e-3, 3e-3]; all combinations are tried"""
     pretrain: SourceConfig = field(default_factory=SourceConfig)
     """what pretrainings for this column have otherwise than those of the table"""
     series: str = ""
@@ -180,7 +180,7 @@ class TableConfig:
         column.fractions = other.fractions
 
     def trained(self, column: str) -> str:
-        """The column whose runs learn what stands in the cells of `column`: mostly itself."""
+        """The column whose runs train the weights that `column` tests: mostly itself."""
         return self.columns[column].tests or column
 
     def origin(self, row: str, column: str) -> tuple[str, str, Tree]:

@@ -34,14 +34,14 @@ _OVERRIDE = re.compile(r"map\.[^=]+=|[A-Za-z_][\w.]*=")  # everything else is th
 
 @dataclass(frozen=True)
 class ExternalConfig:
-    """What is tested, and on whom."""
+    """What is tested, and on which cases."""
 
     trained: str
     """hash of the fine-tuning's settings"""
     part: Literal["all", "test"]
     """all labelled cases, or the test part of data.split"""
     map: str
-    """file in conf/map, or same: classes of equal names stand for each other"""
+    """file in conf/map, or same: classes of equal names correspond"""
     classes: dict[str, list[str]]
     """class of the run -> classes of the other data set, as the map says"""
     uncertain: str
@@ -168,7 +168,7 @@ def _class_map(
     said = {key.removeprefix("map."): _listed(key, value) for key, value in single.items() if key.startswith("map.")}
     if not said and "map" not in single:
         raise SslMedError(
-            f"map is missing: say which class of the run ({', '.join(trained.class_names)}) stands for which of "
+            f"map is missing: say which class of the run ({', '.join(trained.class_names)}) corresponds to which of "
             f"'{other.name}' ({', '.join(other.class_names)}) by map.CLASS=CLASS, or map=same for equal names; "
             f"maps: {', '.join(names('map'))}"
         )

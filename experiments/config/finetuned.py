@@ -109,4 +109,4 @@ class FinetunedRun:
             before = tree.get("pretraining")
             return Ledger.from_dict(tree), Ledger.from_dict(before) if before is not None else None
         except (OSError, ValueError, KeyError, TypeError):
-            raise SslMedError(f"{path}: cannot be read; it says whom the run was trained on") from None
+            raise SslMedError(f"{path}: cannot be read; it lists the subjects that the run was trained on") from None

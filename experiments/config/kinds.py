@@ -42,7 +42,7 @@ class RunConfig(ABC):
     * name: method or task, or the data set of a probe without labels. * labels: its budget; all of them where it takes none.
     * protocol: how the weights are evaluated, "" for a pretraining.
     * precision: the arithmetic that `trainer.precision` means on this machine.
-    * other_backbones: what yamls said of networks that were not taken; version 0.1 hashed it.
+    * other_backbones: settings that yamls give for networks that were not chosen; version 0.1 hashed them.
     * given: who set what, see `sources`.
     """
 

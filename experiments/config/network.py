@@ -17,10 +17,10 @@ SECTION = "backbone"
 
 
 def choose_network(layers: Sequence[Layer], dims: int) -> tuple[type[Backbone], list[Layer], dict[str, Any]]:
-    """The network that the strongest layer names, all layers with what they say of it, and what they said of others.
+    """The network that the strongest layer names, all layers with their settings of it, and their settings of other networks.
 
-    A yaml that names one network, as trainer=cpu does, says nothing of another one: of its section only the settings that
-    all networks have hold when the command line names another.
+    A yaml that names one network, as trainer=cpu does, holds no settings of another one: when the command line names another,
+    only the settings that all networks have are taken from it.
 
     Args:
         layers: of all settings, weakest first.

@@ -190,7 +190,7 @@ def _nested(module: str, annotation: ast.expr) -> str | None:
 
 
 def _type(module: str, annotation: ast.expr) -> str:
-    """Annotation -> words: choices with bars between, an alias as what it stands for."""
+    """Annotation -> words: choices with bars between, an alias as its definition."""
     if isinstance(annotation, ast.Name):
         if annotation.id in _assigned(module):
             return _type(module, _assigned(module)[annotation.id])

@@ -71,7 +71,7 @@ class TrainerConfig(LoadingConfig):
     """stop when the monitored value has not improved for so many validations, of an online probe: probes; 0: never"""
     monitor: str = "val/loss"
     """value that names the best weights: of the validation (val/...), the collapse monitors or the online probe; whether
-    higher or lower is better stands in ssl_med/evaluation/metrics.py"""
+    higher or lower is better is declared in ssl_med/evaluation/metrics.py"""
     select: Literal["best", "last"] = "best"
     """weights that leave the run: best validation, or the last"""
     test_every_steps: int = 0

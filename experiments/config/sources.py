@@ -85,7 +85,8 @@ class Gathered:
     """All that a command line and the yamls of the names on it say.
 
     * data_class: family of the data. * network: class that `backbone.name` means for these data.
-    * settings: every key with its value and who set it. * other_networks: what yamls say of networks that were not taken.
+    * settings: every key with its value and who set it.
+    * other_networks: settings that yamls give for networks that were not chosen.
     """
 
     data_class: type[MedicalData]
@@ -165,7 +166,7 @@ def gather(
     asked = Layer(line.source, {"data": {"name": data_name}} if "data" in chosen else {})
     plain: Any = Settings.merged([own, *yamls, asked, line]).section("data").build(data_class.Config, prefix="data")
     dims = data_class.spatial_dims(plain)
-    if "trainer" in chosen:  # what a method or a task says of this trainer is more special than the trainer's own
+    if "trainer" in chosen:  # settings of a method or a task for this trainer are more special than the trainer's own
         yamls += [layer.section(f"when_{chosen['trainer']}") for layer in yamls]
     layers = [own, *([base] if base else [])]
     for layer in yamls:
@@ -179,7 +180,7 @@ def gather(
 
 
 def check_keys(layer: Layer, keys: tuple[str, ...], *, prefix: str = "") -> None:
-    """Refuses a key that is not among `keys`, with the nearest one and where it stands; empty `keys` allow any."""
+    """Refuses a key that is not among `keys`, with the nearest one and its source; empty `keys` allow any."""
     for key in layer.tree if keys else ():
         if key not in keys:
             raise SslMedError(f"{layer.source}: key '{prefix}{key}' is unknown{nearest(key, list(keys))}")

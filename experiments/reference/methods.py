@@ -13,7 +13,7 @@ HEAD = """\
 # Methods
 
 What each method does, its source, and where it differs from paper or official code and why. The text is that of the methods'
-files; `make docs` writes this page from them. Defaults are the papers'; the recipes stand in `experiments/conf/method/`.
+files; `make docs` writes this page from them. Defaults are the papers'; the recipes are in `experiments/conf/method/`.
 
 Every method trains the suite's own backbone with the same data, crops and budget, so that a comparison is one of methods. The
 encoder always travels; a pretrained decoder travels too, and a segmentation task that finds one uses it. While a method trains,

@@ -1,4 +1,4 @@
-"""A trained task on another data set: which of its classes stand for which of the other's, and the metrics of those alone."""
+"""A trained task on another data set: which of the classes correspond to each other, and the metrics of those alone."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Mapped:
         if self.trained:
             for key in [key for key in found if not _own(key) and f"{key}/{names[0]}" in row]:
                 found[key] = float(np.mean([float(row[f"{key}/{name}"]) for name in names]))
-        if len(names) == 1:  # only Dice stands by region where there is one
+        if len(names) == 1:  # with one region, Dice alone is reported by region
             found = {key: value for key, value in found.items() if key == f"dice/{names[0]}" or "/" not in key}
         return found
 

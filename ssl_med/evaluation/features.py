@@ -100,7 +100,7 @@ def extract(
 
 
 def weights_key(module: nn.Module) -> str:
-    """16 hex digits that stand for all weights and statistics of a network."""
+    """16 hex digits, a digest of all weights and statistics of a network."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
@@ -109,7 +109,7 @@ def weights_key(module: nn.Module) -> str:
 
 
 def settings_key(*parts: Any) -> str:
-    """16 hex digits that stand for plain settings."""
+    """16 hex digits, a digest of plain settings."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -23,7 +23,7 @@ SCOPES = ("train", "val", "test", "curve", "in_domain", "online", "collapse", "s
 class Metric:
     """A number that says how good something is.
 
-    * unit: '' for a number without one. * convention: what it is, and its value where it is not defined by itself.
+    * unit: '' for a number without one. * convention: what it is, and its value where the formula has none.
     """
 
     name: str
@@ -166,8 +166,8 @@ _PRETEXTS = (
     Metric("mse", "", False, "mean squared error of what is restored, in the units of the target"),
     Metric("retrieval", "", True, "share of images whose second view is the nearest of the batch's second views"),
     Metric("triplet_accuracy", "", True, "share of triplets whose positive is nearer than the negative"),
-    Metric("rotation_accuracy", "", True, "share of rotations that are told rightly"),
-    Metric("mask_accuracy", "", True, "share of patches of which it is told rightly whether they are masked"),
+    Metric("rotation_accuracy", "", True, "share of rotations that are recognised"),
+    Metric("mask_accuracy", "", True, "share of patches that are classified rightly as masked or not"),
 )
 _COLLAPSE = (
     Metric("feature_std", "", True, "0: all inputs have the same feature; about 1: features are isotropic"),
@@ -227,7 +227,7 @@ def metric_of(key: str) -> Metric:
     """The metric behind a logged key or a metric's name.
 
     `val/dice`, `test/hd95_mm`, `curve/auc`, `in_domain/auc`, `online/knn_auc`, `collapse/effective_rank`, `train/loss`; of one
-    class or region by itself: `test/dice/liver`, `auroc/Edema`, `sensitivity/0.125`.
+    single class or region: `test/dice/liver`, `auroc/Edema`, `sensitivity/0.125`.
 
     Raises:
         SslMedError: the key is not known, or neither of its directions is better.

@@ -44,7 +44,7 @@ def iou_per_region(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         truth: (K, *S) bool.
 
     Returns:
-        Two (K,) float64 in [0, 1]; both empty -> 1, one empty -> 0, at each threshold by itself.
+        Two (K,) float64 in [0, 1]; both empty -> 1, one empty -> 0, at each threshold independently.
     """
     from torchmetrics.functional.classification import binary_stat_scores
 

@@ -115,7 +115,7 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def summarize(self, rows: list[Row]) -> dict[str, float]:
-        """Metrics over all rows; the headline stands under `self.metric`."""
+        """Metrics over all rows; the headline metric is the entry `self.metric`."""
 
 
 class Segmentation(Task):

@@ -10,7 +10,7 @@ encoder learn to name the cluster of an image from a random view of it. v2: embe
 spherical k-means, several times; the centroids are the prototypes, and all crops of an image must be nearest to its own.
 
 Where we differ, and why:
-- features are gathered while an epoch passes, as DeepCluster-v2 does it, because a method never reads the data by itself. In
+- features are gathered while an epoch passes, as DeepCluster-v2 does it, because a method never reads the data on its own. In
   v1 a copy of the encoder as it was at the beginning of the epoch makes them, so that they can be compared; labels are
   therefore an epoch older than the official ones.
 - during the first epoch the images seen so far are clustered, whenever they are twice as many, beginning with the first batch.

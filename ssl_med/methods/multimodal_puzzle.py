@@ -9,7 +9,7 @@ iterations make of the scores a soft permutation, and the loss is the squared er
 Where we differ, and why:
 - any order may be drawn, as in the paper, so there is no set of permutations.
 - the backbone has one input channel per modality, so that it serves multi-modal tasks; a patch, of one modality, is shown on
-  all of them. So it cannot be told which modality it sees, as in the paper.
+  all of them. So the network does not know which modality it sees, as in the paper.
 - each patch is brought to mean 0 and variance 1 before all else: brightness would tell its place, and arbitrary units of MR
   would weight the loss.
 - the number of Sinkhorn iterations (20) and the temperature are our choice.

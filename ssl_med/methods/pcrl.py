@@ -81,7 +81,7 @@ class PCRLConfig:
     shuffle: float = 0.5
     """3D: probability of local pixel shuffling"""
     paint: float = 0.9
-    """3D: probability of in- or out-painting; painted crops take thousands of steps to be told apart"""
+    """3D: probability of in- or out-painting; it takes thousands of steps to tell painted crops from each other"""
     min_iou: float = 0.2
     """least overlap of the two crops of a pair"""
     rotation_deg: float = 10.0
@@ -232,10 +232,10 @@ class PCRL(Method):
             loss = loss + self.config.restore_weight * torch.stack(list(errors.values())).sum()
             terms |= {key: value.detach() for key, value in errors.items()}
         if self.config.rotnet:
-            told = to_float32(self.rotation_head(self.backbone.pool(self.backbone(views["turned"]))))
-            rotation = F.cross_entropy(told, views["turns"])
+            logits = to_float32(self.rotation_head(self.backbone.pool(self.backbone(views["turned"]))))
+            rotation = F.cross_entropy(logits, views["turns"])
             loss = loss + self.config.restore_weight * rotation
-            right = (told.argmax(1) == views["turns"]).float().mean()
+            right = (logits.argmax(1) == views["turns"]).float().mean()
             terms |= {"rotation": rotation.detach(), "rotation_accuracy": right}
         return {"loss": loss, **terms}
 

@@ -10,8 +10,8 @@ names the class of a crop. Self-restoration: the decoder restores the crop from 
 
 Where we differ, and why:
 - the stages run at once, not one after the other: crops come at C positions from the start, the autoencoder learns on the
-  thumbnails that come with them, and who is near whom is judged by a copy of its encoder that is renewed every `renew`
-  steps. The first `memory` different scans that come by stand for all patients: the first C of them are the references, and
+  thumbnails that come with them, and nearest neighbours are found by a copy of its encoder that is renewed every `renew`
+  steps. The first `memory` different scans that come by represent all patients: the first C of them are the references, and
   "nearest" means nearer than the given share of them, so that no stage reads the data twice. Crops of other patients are
   restored but not classified.
 - the autoencoder is small (whole scans of 32^D voxels) and its descriptor L2-normalised; the authors' is the U-Net on

@@ -1,7 +1,7 @@
 """Run folders that nobody planned together, as the comparison that they make.
 
 Rows are where the weights come from, columns task x data x metric x protocol, budgets and seeds those of the summaries.
-Rows of one method are told apart by what differs between them in one column.
+Rows of one method are named by the settings that differ between them in one column.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def _is(run: Run, kind: str) -> bool:
 
 
 def _groups(runs: Sequence[Run]) -> Mapping[tuple[str, ...], list[Run]]:
-    """Runs that can stand in one column, tests of other data sets last."""
+    """Runs that can share one column, tests of other data sets last."""
     found: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         if run.scored and not run.problem:
-            told = [json.dumps(run.summary.get(key) or {}, sort_keys=True) for key in ("map", "tested_on")]
-            key = (run.trained_on, run.task, run.data, run.metric, run.protocol, *(told if run.external else ()))
+            parts = [json.dumps(run.summary.get(key) or {}, sort_keys=True) for key in ("map", "tested_on")]
+            key = (run.trained_on, run.task, run.data, run.metric, run.protocol, *(parts if run.external else ()))
             found.setdefault(key, []).append(run)
     return {key: found[key] for key in sorted(found, key=lambda key: (bool(key[0]), key))}
 

@@ -19,7 +19,7 @@ from ssl_med.spec import SslMedError
 
 # every file name of a run folder
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
-SUBJECTS = "subjects.json"  # whom a run saw, for the ledger
+SUBJECTS = "subjects.json"  # the subjects that a run used, for the ledger
 LAST, BEST = "last.ckpt", "best.ckpt"
 BACKBONE = "backbone.safetensors"  # of a pretraining
 CASES = "test_cases.csv"
@@ -230,7 +230,7 @@ def read_cases(folder: Path, name: str = CASES) -> list[Case]:
 
 
 def read_run(folder: Path, *, metric: str = "", tables: bool = False) -> Run:
-    """Reads a run folder; what is broken or unfinished is told in `problem`, never raised.
+    """Reads a run folder; `problem` says what is broken or unfinished; nothing is raised.
 
     Args:
         folder: of the run.

@@ -68,7 +68,7 @@ def shuffle(x: Tensor, start: Tensor, size: Tensor, *, keys: Bits) -> Tensor:
     mine[by_volume] = torch.cumsum(counts[by_volume], 0) - counts[by_volume]
     total = sum(map(len, drawn))
     window = torch.repeat_interleave(torch.arange(batch * windows, device=device), counts, output_size=total)
-    # one row per write, window after window: what is said of a window is repeated for each of its voxels
+    # one row per write, window after window: the numbers of a window are repeated for each of its voxels
     first = (torch.cumsum(counts, 0) - counts)[window]
     write = torch.arange(total, device=device)
     place, stride = write - first, 1

@@ -92,7 +92,7 @@ def save_overlay(
 
 
 def verdict(image: Array, *, case: str, lines: Sequence[str], channel: int = 0, sides: bool = True) -> Figure:
-    """An image, or three axial slices of a volume, over what is said of it.
+    """An image, or three axial slices of a volume, above its caption.
 
     Args:
         image: (C, *S) as for `overlay`.

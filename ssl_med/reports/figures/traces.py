@@ -34,7 +34,7 @@ class Trace:
 def traces(
     lines: Sequence[Trace], *, title: str, below: str, shares: bool = False, names: Sequence[str] = ()
 ) -> Figure:
-    """Lines with interval bars that stand a little beside each other; small points are seeds.
+    """Lines with interval bars, shifted a little so that they do not cover each other; small points are seeds.
 
     `shares`: x are label fractions, on a log scale; `names`: x are 0, 1, ... and called so.
     """

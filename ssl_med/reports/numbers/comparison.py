@@ -86,7 +86,7 @@ class Comparison:
         """Those that count.
 
         A probe with all labels draws nothing anew, so those that start from one pretraining are one run, whatever their
-        seeds: the first stands for all that end with its score.
+        seeds: the first represents all that end with its score.
         """
         found: dict[object, Run] = {}
         for entry in self.cell_entries(column, fraction, row):

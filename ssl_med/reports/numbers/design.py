@@ -14,8 +14,8 @@ from ssl_med.reports.run_folder import Run
 class Column:
     """One task by one protocol at some label budgets.
 
-    * grid: what is chosen for each row by itself. * tests: column whose fine-tunings are tested here; '': none.
-    * series: what it shares with other columns that differ in one thing, told by the rest of the label; '': nothing.
+    * grid: settings that are chosen separately for each row. * tests: column whose fine-tunings are tested here; '': none.
+    * series: the part of the label that columns of one series share; the rest names the setting in which they differ; '': none.
     * metric: of the cells; '': the task's own.
     """
 

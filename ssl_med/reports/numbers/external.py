@@ -42,7 +42,7 @@ def external_lines(table: ColumnRuns) -> list[list[str]]:
 
 
 def external_notes(table: ColumnRuns) -> list[str]:
-    """What the numbers are, what stands for what, and why an interval is absent."""
+    """What the numbers are, which classes correspond, and why an interval is absent."""
     first = table.runs[0]
     told = first.summary.get("map") or {}
     classes = "; ".join(f"{name} = {' or '.join(sources)}" for name, sources in (told.get("classes") or {}).items())

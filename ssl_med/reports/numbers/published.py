@@ -32,7 +32,7 @@ class Published:
 
 
 def unlike_the_paper(comparison: Comparison) -> str:
-    """Why the paper's numbers must not stand beside ours; '' where they may."""
+    """Why the paper's numbers must not be shown beside ours; '' where they may."""
     if comparison.synthetic:
         return "runs of this report read synthetic phantoms in place of the paper's data"
     if comparison.design.scale != "full":

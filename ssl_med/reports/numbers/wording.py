@@ -12,7 +12,7 @@ from ssl_med.reports.numbers.design import Entry
 from ssl_med.reports.numbers.fairness import percent
 
 INTERVALS = (
-    "Bars: 95 % Student interval of the mean over seeds, from three seeds on. Rows stand a little beside each other."
+    "Bars: 95 % Student interval of the mean over seeds, from three seeds on. Rows are shifted so as not to overlap."
 )
 PUBLISHED_P = "Published p: the paper's, of that row against the best other one."
 _ROLES = {"pretrain": "pretraining", "tune": "trial", "final": "run"}

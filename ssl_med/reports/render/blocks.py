@@ -8,12 +8,12 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-MARKED = ("best", "better", "worse")  # cells that stand out
+MARKED = ("best", "better", "worse")  # highlighted cells
 
 
 @dataclass(frozen=True)
 class Field:
-    """A cell of a table: what stands large, what stands small, and why it is marked: best, better, worse, missing."""
+    """A cell of a table: its large text, its small text, and why it is marked: best, better, worse, missing."""
 
     text: str
     aside: str = ""
@@ -34,7 +34,7 @@ class Grid:
     """A table; all columns but the first to the right, or as `text` says.
 
     * css: classes of the page's style sheet; with 'code' the first column holds keys or paths.
-    * caption: stands below; complete enough to be quoted. * missing: what is not there and why, one line each.
+    * caption: the text below; complete enough to be quoted. * missing: what is not there and why, one line each.
     * key: with one, the table also goes into table.tex, under the label tab:COMPARISON-KEY.
     """
 
@@ -59,7 +59,7 @@ class Plots:
 class Picture:
     """A PNG that a run left.
 
-    * stem: name of its copy beside the Markdown. * bold, caption: what stands below it. * broad: needs the width of the page.
+    * stem: name of its copy beside the Markdown. * bold, caption: the text below it. * broad: needs the width of the page.
     """
 
     path: Path

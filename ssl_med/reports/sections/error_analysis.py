@@ -24,7 +24,7 @@ _TITLES = {
     "calibration": "Calibration",
 }
 _BROAD = 1000  # pixels from which a figure needs the width of the page
-_ORDER = {"worst": 0, "middle": 1, "best": 2}  # of the pictures; the first cases stand under "Predictions"
+_ORDER = {"worst": 0, "middle": 1, "best": 2}  # of the pictures; the section "Predictions" shows the first cases
 
 
 def section(comparison: Comparison) -> list[Section]:

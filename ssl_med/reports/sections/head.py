@@ -1,4 +1,4 @@
-"""What stands above the list of contents: numbers at a glance, and whatever puts the report in doubt."""
+"""The top of the page, above the contents: numbers at a glance, and whatever puts the report in doubt."""
 
 from __future__ import annotations
 

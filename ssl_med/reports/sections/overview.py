@@ -16,7 +16,7 @@ WIDEST = 7  # columns of numbers in the overview
 
 
 def section(comparison: Comparison) -> list[Section]:
-    """Nothing where there is only one column: it says all by itself."""
+    """Nothing where there is only one column, whose own section shows the same."""
     if len(comparison.design.columns) < 2:
         return []
     return [Section("overview", "All columns", [overview(comparison), *_series(comparison)])]
@@ -40,7 +40,7 @@ def overview(comparison: Comparison) -> Grid:
 def _caption(comparison: Comparison) -> str:
     base = comparison.design.baseline
     every = len(_shown(comparison)) == sum(len(column.fractions) for column in comparison.design.columns)
-    budgets = "" if every else " Of each column its largest label budget; the others stand below."
+    budgets = "" if every else " Of each column its largest label budget; the others are shown below."
     beside = (
         f"; below it the difference to {base} and its p ({comparison.test_name} over seeds, corrected by Holm over "
         f"{comparison.family_text()}), for {base} the standard deviation. Marked: corrected p below 0.05"
@@ -48,7 +48,7 @@ def _caption(comparison: Comparison) -> str:
         else ""
     )
     return (
-        f"Test metric, mean over seeds{beside}.{budgets} Numbers of seeds, intervals and what is missing stand with each "
+        f"Test metric, mean over seeds{beside}.{budgets} Numbers of seeds, intervals and what is missing are given with each "
         "column."
     )
 

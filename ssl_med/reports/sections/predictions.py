@@ -20,7 +20,7 @@ def _pictures(runs: ColumnRuns) -> list[Block]:
     drawn = {run.folder: {path.stem: path for path in run.figures} for run in runs.runs}
     order = runs.cases_by_difficulty()
     counts = {case: sum(file_stem(case) in paths for paths in drawn.values()) for case in order}
-    # a run pictures its own worst cases too; here stand those that most runs picture
+    # a run pictures its own worst cases too; this section shows those that most runs picture
     cases = [case for case, count in counts.items() if count and count == max(counts.values())]
     chosen = [cases[k] for k in sorted({0, len(cases) // 2})] if cases else []
     blocks: list[Block] = []

@@ -33,7 +33,7 @@ def _column(comparison: Comparison, column: Column) -> list[Block]:
     blocks: list[Block] = [results(comparison, column)]
     cells = [comparison.cell(column.label, x, row) for x in runs.fractions for row in runs.rows]
     if any(0 < cell.n < FEW for cell in cells):
-        blocks.append(Note("Where fewer than three seeds stand, differences are hints at most."))
+        blocks.append(Note("With fewer than three seeds, differences are hints at most."))
     blocks.append(Listing(runs.warnings, "The rows are not equal in everything:", warning=True))
     if column.tests:
         head, *lines = external_lines(runs)
@@ -80,16 +80,16 @@ def _result(comparison: Comparison, column: Column, fraction: float, row: str) -
     planned = comparison.cell_entries(column.label, fraction, row)
     if not cell.n:
         return Field("missing", mark="missing") if planned else Field(EMPTY)
-    told = [f"± {cell.sd:.3f}"] if cell.n > 1 else []
+    details = [f"± {cell.sd:.3f}"] if cell.n > 1 else []
     repeated = comparison.repeated(column.label, fraction, row)
     wanted = len(planned) - repeated
-    told.append(f"n {cell.n}" if cell.n == wanted else f"n {cell.n} of {wanted}")
+    details.append(f"n {cell.n}" if cell.n == wanted else f"n {cell.n} of {wanted}")
     if repeated:
-        told.append(count(repeated, "repeat"))
+        details.append(count(repeated, "repeat"))
     if fallen := comparison.collapsed(column.label, fraction, row):
-        told.append(f"{fallen} collapsed")
+        details.append(f"{fallen} collapsed")
     best = comparison.best(column.label, fraction) == row
-    return Field(f"{cell.mean:.3f}", " · ".join(told), mark="best" if best else "")
+    return Field(f"{cell.mean:.3f}", " · ".join(details), mark="best" if best else "")
 
 
 def results_caption(comparison: Comparison, column: Column) -> str:
@@ -161,8 +161,8 @@ def _further(comparison: Comparison, column: Column, runs: ColumnRuns) -> list[B
 def _plain(cell: Cell) -> Field:
     if not cell.n:
         return Field(EMPTY)
-    told = [f"± {cell.sd:.3f}"] if cell.n > 1 else []
-    return Field(f"{cell.mean:.3f}", " · ".join([*told, f"n {cell.n}"]))
+    details = [f"± {cell.sd:.3f}"] if cell.n > 1 else []
+    return Field(f"{cell.mean:.3f}", " · ".join([*details, f"n {cell.n}"]))
 
 
 def _validation(comparison: Comparison, column: Column, runs: ColumnRuns) -> list[Block]:

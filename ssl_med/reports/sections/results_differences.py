@@ -49,7 +49,7 @@ def difference_notes(comparison: Comparison, column: Column) -> list[str]:
     found = [comparison.differences[key] for key in keys if key in comparison.differences]
     notes = [
         "Difference over the seeds that both rows have. Brackets: 95 % bootstrap interval over the test subjects, the same for "
-        "both rows, seeds averaged; each by itself, and silent about other seeds. "
+        "both rows, seeds averaged; each without correction, and silent about other seeds. "
         f"p: {comparison.test_name} over seeds, two-sided, corrected by Holm over "
         f"{comparison.family_text(column.label)}. Marked: corrected p below 0.05. An interval without 0 beside a large p: "
         "other patients would show it for these runs, other seeds need not."

@@ -33,7 +33,7 @@ def annotation(comparison: Comparison, column: Column) -> list[Block]:
     note = (
         f"Share of the labels at which a row's mean reaches what {base} reaches with all of them ({metric} {target:.3f}), "
         "interpolated between budgets in the logarithm of the share. Last column: seeds that reach it by themselves. "
-        "A description of the means; no test stands behind it."
+        "A description of the means, without a test."
     )
     return [Heading("Labels saved"), Grid(["", "labels needed", "seeds"], rows), Note(note)]
 

@@ -49,9 +49,10 @@ def section(comparison: Comparison) -> list[Section]:
 
 
 def _facts(runs: Sequence[Run], judged: Sequence[Run]) -> Facts:
-    told = {"hardware": hardware, "software": versions, "code": git}
+    machines = {"hardware": hardware, "software": versions, "code": git}
     facts = [
-        (name, "; ".join(sorted({tell(run) for run in runs} - {""})) or "not recorded") for name, tell in told.items()
+        (name, "; ".join(sorted({tell(run) for run in runs} - {""})) or "not recorded")
+        for name, tell in machines.items()
     ]
     return Facts([*facts, ("leaks", leak_status(judged))])
 
