@@ -12,13 +12,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from datamodules.core.scans import Scan, ScanData, SegmentationConfig, volume_spec
 from datamodules.core.volumes import Content
 from datamodules.formats.grids import Array
+from ssl_med.ranges import Range, Side
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 SEQUENCES = ("flair", "t1", "t1ce", "t2")
@@ -34,9 +35,9 @@ _SINCE_2023 = re.compile(r"(BraTS-[A-Za-z]+-\d+)-\d+")
 class BratsConfig(SegmentationConfig):
     """Intensities are percentiles of the brain's voxels, by case and sequence."""
 
-    patch_size: tuple[int, ...] = (64, 64, 32)
-    intensity_low: float = 0.5
-    intensity_high: float = 99.5
+    patch_size: tuple[Side, ...] = (64, 64, 32)
+    intensity_low: Annotated[float, Range(0, 100)] = 0.5
+    intensity_high: Annotated[float, Range(0, 100)] = 99.5
     modalities: tuple[str, ...] = SEQUENCES
     """channels, in this order"""
     regions: tuple[str, ...] = REGIONS

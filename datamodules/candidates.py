@@ -18,6 +18,7 @@ from datamodules.core.cases import read_table
 from datamodules.core.files import find_volumes, stem
 from datamodules.core.scans import volume_spec
 from datamodules.core.volumes import Content
+from ssl_med.ranges import Side
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 _TURN = {"LPS": (1, 1, 1), "RAS": (-1, -1, 1)}
@@ -27,7 +28,7 @@ _TURN = {"LPS": (1, 1, 1), "RAS": (-1, -1, 1)}
 class CandidatesConfig(CandidateConfig):
     """Where the table is and how it reads."""
 
-    patch_size: tuple[int, ...] = (64, 64, 64)
+    patch_size: tuple[Side, ...] = (64, 64, 64)
     table: str = "candidates.csv"
     """the CSV, relative to the root or absolute"""
     columns: tuple[str, ...] = ("uid", "x", "y", "z", "label")

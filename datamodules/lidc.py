@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -34,6 +34,7 @@ from datamodules.core.loader import Key
 from datamodules.core.scans import Scan, ScanData, volume_spec
 from datamodules.core.volumes import Cache, Content, Sample, voxel_size
 from datamodules.formats.grids import Array
+from ssl_med.ranges import Millimetres, Range, Side
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 _PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
@@ -43,11 +44,11 @@ _PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
 class LidcConfig(VolumeConfig):
     """1 mm voxels and HU window of Models Genesis."""
 
-    patch_size: tuple[int, ...] = (64, 64, 32)
-    spacing_mm: tuple[float, ...] | None = (1.0, 1.0, 1.0)
+    patch_size: tuple[Side, ...] = (64, 64, 32)
+    spacing_mm: tuple[Millimetres, ...] | None = (1.0, 1.0, 1.0)
     consensus: Literal["any", "half", "all"] = "half"
     """readers of a scan that must have marked a voxel"""
-    shift: int = 8
+    shift: Annotated[int, Range(0, 2**14)] = 8
     """labelled training: largest random shift of a crop from the middle of its nodule, in voxels along each axis"""
 
 

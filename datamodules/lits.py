@@ -17,6 +17,7 @@ from datamodules.core.scans import Scan, ScanData, SegmentationConfig, volume_sp
 from datamodules.core.splits import Split
 from datamodules.core.volumes import Content
 from datamodules.formats.grids import Array
+from ssl_med.ranges import Side, StoredValue
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 
@@ -24,9 +25,9 @@ from ssl_med.spec import DataSpec, Intensity, SslMedError
 class LitsConfig(SegmentationConfig):
     """HU window of PCRL; `target_regions` says what counts as foreground."""
 
-    patch_size: tuple[int, ...] = (64, 64, 32)
-    intensity_low: float = -200.0
-    intensity_high: float = 200.0
+    patch_size: tuple[Side, ...] = (64, 64, 32)
+    intensity_low: StoredValue = -200.0
+    intensity_high: StoredValue = 200.0
     target_regions: Literal["liver", "liver_only", "liver+tumor"] = "liver"
     """liver with tumours inside; liver without them; or two regions, liver with tumours and tumour"""
 

@@ -24,6 +24,7 @@ from datamodules.core.intensity import code_of
 from datamodules.core.scans import volume_spec
 from datamodules.core.splits import Split
 from datamodules.core.volumes import Content
+from ssl_med.ranges import Natural, Share, Side
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 _COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "class")
@@ -37,10 +38,10 @@ _SUBSET = re.compile(r"subset\d")
 class LunaConfig(CandidateConfig):
     """HU window of Models Genesis and PCRL."""
 
-    patch_size: tuple[int, ...] = (64, 64, 32)
-    tissue_max: float = 0.15
+    patch_size: tuple[Side, ...] = (64, 64, 32)
+    tissue_max: Share = 0.15
     """unlabelled crops: largest share of voxels above -150 HU, Models Genesis' filter for crops inside the lung; 1: off"""
-    border: tuple[int, ...] = (0, 0, 0)
+    border: tuple[Natural, ...] = (0, 0, 0)
     """voxels at each end of an axis that unlabelled crops leave out; Models Genesis: 100, 100, 30 of 512 x 512 slices"""
 
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -32,6 +32,7 @@ from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.splits import PARTS, Split
 from datamodules.core.volumes import Crops, Loaded, Sample
 from datamodules.formats.grids import Array
+from ssl_med.ranges import Range, Side
 from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, Intensity, Need, SslMedError, Target
 
@@ -44,13 +45,13 @@ class MedMNISTConfig(ImageConfig2D):
 
     split: str = "official"
     """the file's own; there is no other"""
-    patch_size: tuple[int, ...] = ()
+    patch_size: tuple[Side, ...] = ()
     """empty: the size in the file, padded with 0 to a multiple of 32"""
-    image_size: int = 0
+    image_size: Annotated[int, Range(0, 2**14)] = 0
     """shorter side after resizing; 0: as in the file"""
     file: str = ""
     """which .npz below the root; empty: the only one"""
-    crops_per_volume: int = setting(default=1, affects="sample")
+    crops_per_volume: Annotated[int, Range(1, 10**6)] = setting(default=1, affects="sample")
     """3D, unlabelled: crops of each volume in an epoch"""
     class_names: tuple[str, ...] = ()
     """names of the classes or findings, in order; empty: their numbers"""

@@ -28,6 +28,7 @@ from datamodules.core.scans import (
 )
 from datamodules.core.volumes import Content
 from datamodules.formats.grids import Array
+from ssl_med.ranges import Side
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -35,7 +36,7 @@ from ssl_med.spec import DataSpec, SslMedError
 class MsConfig(AnyIntensityConfig, SegmentationConfig):
     """Names of the files, without their ending."""
 
-    patch_size: tuple[int, ...] = (64, 64, 32)
+    patch_size: tuple[Side, ...] = (64, 64, 32)
     modalities: tuple[str, ...] = ("FLAIR", "T1", "T1POST", "T2")
     """channels, in this order: file names without ending"""
     mask: str = "mask"

@@ -30,6 +30,7 @@ from datamodules.core.scans import (
 )
 from datamodules.core.volumes import Content
 from datamodules.formats.grids import Array, Header, Volume
+from ssl_med.ranges import Side
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -37,7 +38,7 @@ from ssl_med.spec import DataSpec, SslMedError
 class MsdConfig(AnyIntensityConfig, SegmentationConfig):
     """Channels and classes are those of dataset.json unless chosen here."""
 
-    patch_size: tuple[int, ...] = (64, 64, 32)
+    patch_size: tuple[Side, ...] = (64, 64, 32)
     modalities: tuple[str, ...] = ()
     """channels, in this order, by name or number in dataset.json; empty: all"""
     classes: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ from datamodules.core.readers import read_header
 from datamodules.core.scans import AnyIntensityConfig, Scan, ScanData, any_content, any_intensity, volume_spec
 from datamodules.core.volumes import Content
 from datamodules.formats.grids import Header, Volume
+from ssl_med.ranges import Millimetres, Side
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -29,13 +30,13 @@ from ssl_med.spec import DataSpec, SslMedError
 class VolumesConfig(AnyIntensityConfig):
     """Which files, and whose they are. The default intensity is a HU window."""
 
-    patch_size: tuple[int, ...] = (64, 64, 32)
+    patch_size: tuple[Side, ...] = (64, 64, 32)
     exclude: tuple[str, ...] = ()
     """patterns of file names or relative paths to leave out, such as *mask* or segmentation-*"""
     subject: str = "folder"
     """the unit that no split divides. folder: first folder below the root (of a file in the root its name); file: each
     file by itself; else a regular expression whose first group, found in the relative path, is the subject"""
-    npy_spacing_mm: tuple[float, ...] | None = None
+    npy_spacing_mm: tuple[Millimetres, ...] | None = None
     """voxel size of .npy files, needed to resample them"""
 
 

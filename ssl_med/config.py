@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from ssl_med.catalogue import nearest
+from ssl_med.ranges import range_of
 from ssl_med.setting import LEVELS, Affects, marks
 from ssl_med.spec import SslMedError
-from ssl_med.values import Text, WrongValueError, convert, parse_yaml, shown, type_words
+from ssl_med.values import OutOfRangeError, Text, WrongValueError, convert, parse_yaml, shown, type_words
 from ssl_med.yaml_text import YamlError, dump, parse
 
 T = TypeVar("T")
@@ -252,6 +253,8 @@ def _mapping(hint: Any, node: Node, where: str) -> dict[str, Node]:
 
 def _explain(given: Given, where: str, hint: Any, error: WrongValueError) -> str:
     value = given.value
+    if isinstance(error, OutOfRangeError):
+        return f"{given.source}: '{where}' is {_plainly(value)}; {error.words}"
     if str(error):
         return f"{given.source}: the value of '{where}' cannot be parsed ({error})"
     quotes = hint is str and isinstance(value, bool | int | float)
@@ -259,9 +262,14 @@ def _explain(given: Given, where: str, hint: Any, error: WrongValueError) -> str
     return f"{given.source}: '{where}' is {shown(value)}; it must be {remedy}"
 
 
+def _plainly(value: Any) -> str:
+    """A number as it was typed, a list as yaml has it."""
+    return str(value) if isinstance(value, Text) else str(to_plain(value))
+
+
 @cache
 def _hints(schema: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(schema)
+    hints = typing.get_type_hints(schema, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
 
 
@@ -270,7 +278,7 @@ def hint_of(schema: type, path: str) -> Any:
     hint: Any = schema
     for key in path.split("."):
         hint = _hints(hint).get(key) if dataclasses.is_dataclass(hint) and isinstance(hint, type) else None
-    return hint
+    return range_of(hint)[0]
 
 
 def default_of(schema: type, key: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import Optimizer
 
+from ssl_med.ranges import BelowOne, NonNegative, Positive, Range, check_ranges
 from ssl_med.spec import SslMedError
 
 Part = tuple[Iterable[nn.Parameter], float]  # parameters and their learning rate as a multiple of optim.lr
@@ -24,56 +25,42 @@ class OptimConfig:
 
     name: Literal["sgd", "adam", "adamw", "lars"] = "sgd"
     """lars: SGD with layer-wise adaptation (You et al. 2017, in SimCLR's form)"""
-    lr: float = 1e-3
+    lr: Annotated[float, Range(above=0, high=1000)] = 1e-3
     """peak learning rate"""
     lr_per_256: bool = False
     """lr is per 256 samples of a step: multiplied by batch / 256"""
-    momentum: float = 0.9
+    momentum: BelowOne = 0.9
     """sgd and lars"""
     nesterov: bool = False
     """sgd"""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """adam and adamw"""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Range(0, 1000)] = 0.0
     """L2 penalty; decoupled in adamw"""
     decay_norm_bias: bool = True
     """false: biases and normalisation weights get no decay and no layer-wise adaptation"""
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     """shape after the warm-up"""
-    warmup_epochs: float = 0.0
+    warmup_epochs: NonNegative = 0.0
     """linear from above 0 to lr"""
-    step_epochs: tuple[float, ...] = ()
+    step_epochs: tuple[Positive, ...] = ()
     """step: multiply by gamma at these epochs"""
-    step_every_epochs: float = 0.0
+    step_every_epochs: NonNegative = 0.0
     """step: multiply by gamma every so many epochs"""
-    gamma: float = 0.1
+    gamma: Positive = 0.1
     """factor of a step"""
-    final_lr: float = 0.0
+    final_lr: Annotated[float, Range(0, 1000)] = 0.0
     """cosine: where it ends, in the unit of lr"""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise SslMedError(f"optim.lr is {self.lr:g}; it must be positive")
-        if not 0 <= self.momentum < 1:
-            raise SslMedError(f"optim.momentum is {self.momentum:g}; it must lie in [0, 1)")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise SslMedError(f"optim.betas is {list(self.betas)}; both must lie in [0, 1)")
-        if self.weight_decay < 0 or self.warmup_epochs < 0:
-            raise SslMedError("optim.weight_decay and optim.warmup_epochs must not be negative")
         if self.nesterov and self.name != "sgd":
             raise SslMedError(f"optim.nesterov=true needs optim.name=sgd, not {self.name}")
         if self.nesterov and self.momentum <= 0:
             raise SslMedError("optim.nesterov=true needs optim.momentum above 0")
         if self.schedule == "step" and bool(self.step_epochs) == bool(self.step_every_epochs):
             raise SslMedError("optim.schedule=step needs either optim.step_epochs or optim.step_every_epochs")
-        if self.step_every_epochs < 0 or any(epoch <= 0 for epoch in self.step_epochs):
-            raise SslMedError(
-                "optim.step_epochs and optim.step_every_epochs count from the start; they must be positive"
-            )
-        if self.gamma <= 0:
-            raise SslMedError(f"optim.gamma is {self.gamma:g}; it must be positive")
-        if not 0 <= self.final_lr <= self.lr:
-            raise SslMedError(f"optim.final_lr is {self.final_lr:g}; it must lie between 0 and optim.lr={self.lr:g}")
+        if self.final_lr > self.lr:
+            raise SslMedError(f"optim.final_lr is {self.final_lr:g}; it must not be above optim.lr={self.lr:g}")
 
 
 class LARS(Optimizer):
@@ -132,6 +119,7 @@ def build_optimizer(
         batch_size: samples per optimiser step over all devices, for `lr_per_256`.
         parts: parameters of the network by learning rate; None: all of them with optim.lr.
     """
+    check_ranges(config, "optim")
     if config.lr_per_256 and not batch_size:
         raise SslMedError("optim.lr_per_256 needs the samples of a step; give the method its batch_size=N")
     lr = config.lr * batch_size / 256 if config.lr_per_256 else config.lr

@@ -117,8 +117,14 @@ class DataSpec:
                 f"data.patch_size {list(self.patch_size)} has {len(self.patch_size)} numbers; "
                 f"the data is {self.spatial_dims}D and needs {self.spatial_dims}"
             )
-        if any(size < 1 for size in self.patch_size):
-            raise SslMedError(f"data.patch_size {list(self.patch_size)} must be positive")
+        if any(size < 1 for size in self.patch_size) or self.voxels >= 2**31:
+            raise SslMedError(
+                f"data.patch_size {list(self.patch_size)} must be positive and hold fewer than 2^31 voxels"
+            )
+        for what, names in (("class", self.class_names), ("channel", self.channel_names)):
+            twice = next((name for name in names if names.count(name) > 1), None)
+            if twice is not None:
+                raise SslMedError(f"data '{self.name}': two of the {what} names are '{twice}'; give each its own")
 
     @property
     def axis_order(self) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ An override stays the text that was typed until its field is known: `data.root=1
 
 * text: verbatim; one pair of quotes around all of it is taken off, within which a doubled quote is one quote.
 * lists: `[a,b]`, cut at commas; each element is read by its own type, and quotes protect a comma.
-* numbers, truth values, choices: decimal numbers, true/false/yes/no/on/off, one of the words.
+* numbers, truth values, choices: decimal numbers, true/false/yes/no/on/off, one of the words. A number lies in the range that
+  its field declares (ssl_med/ranges.py); NaN and infinity lie in none.
 * everything whose type is open (`Any`, mappings): yaml.
 """
 
@@ -18,6 +19,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ssl_med.ranges import Range, range_of
 from ssl_med.yaml_text import YamlError, parse_value
 
 
@@ -29,9 +31,17 @@ class WrongValueError(Exception):
     """A value that is none of the type asked for."""
 
 
+class OutOfRangeError(WrongValueError):
+    """A number outside the range of its field; `words` say so: "it must be at least 1"."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__()
+        self.words = words
+
+
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
-_UNBOUNDED = re.compile(r"[+-]?\.?(inf|nan)", re.IGNORECASE)
+_UNBOUNDED = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.IGNORECASE)
 _QUOTED = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
 _ELEMENT = re.compile(rf"\s*({_QUOTED}|[^,]*?)\s*(,|\Z)", re.DOTALL)
 _TRUTH = {word: True for word in ("true", "yes", "on", "y", "1")} | dict.fromkeys(
@@ -49,6 +59,9 @@ def convert(hint: Any, value: Any) -> Any:
     Raises:
         WrongValueError: it is not of that type; `type_words(hint)` says what would be.
     """
+    hint, allowed = range_of(hint)
+    if allowed is not None:
+        return _within(allowed, _number(hint, value))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return parse_yaml(value) if isinstance(value, Text) else value
@@ -68,7 +81,7 @@ def convert(hint: Any, value: Any) -> Any:
     if hint is bool:
         return _truth(value)
     if hint in (int, float):
-        return _number(hint, value)
+        return _within(Range(), _number(hint, value))
     raise TypeError(f"a setting cannot be of type {hint}")
 
 
@@ -144,7 +157,10 @@ def shown(value: Any) -> str:
 
 
 def type_words(hint: Any) -> str:
-    """What a value must be, in words: "a whole number", "one of 'a', 'b'", "a list of 3 numbers"."""
+    """What a value must be, in words: "a whole number", "one of 'a', 'b'", "a list of 3 numbers, each above 0"."""
+    hint, allowed = range_of(hint)
+    if allowed is not None:
+        return ", ".join(filter(None, (type_words(hint), allowed.words())))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return "one of " + ", ".join(repr(choice) for choice in arguments)
@@ -153,10 +169,19 @@ def type_words(hint: Any) -> str:
     if origin in (list, tuple):
         open_ended = origin is list or Ellipsis in arguments
         count = "" if open_ended else f"{len(arguments)} "
-        return f"a list of {count}{_PLURAL.get(arguments[0], 'values')}"
+        kind, allowed = range_of(arguments[0])
+        each = f", each {allowed.words()}" if allowed is not None and allowed.words() else ""
+        return f"a list of {count}{_PLURAL.get(kind, 'values')}{each}"
     if origin is dict:
         return "a mapping of keys"
     return _WORDS.get(hint, "a mapping of keys" if isinstance(hint, type) else "a value")
+
+
+def _within(allowed: Range, value: Any) -> Any:
+    complaint = allowed.complaint(value)
+    if complaint:
+        raise OutOfRangeError(f"it must be {complaint}")
+    return value
 
 
 def _text(value: Any) -> str:
@@ -181,13 +206,14 @@ def _number(kind: type, value: Any) -> int | float:
         text = unquoted(value)
         if kind is int and _WHOLE.fullmatch(text):
             return int(text)
-        if kind is float and _NUMBER.fullmatch(text):
-            return float(text)
-        if kind is float and _UNBOUNDED.fullmatch(text):
-            return float(text.replace(".", ""))
+        if kind is float and (_NUMBER.fullmatch(text) or _UNBOUNDED.fullmatch(text)):
+            return float(text if _NUMBER.fullmatch(text) else text.replace(".", ""))
     elif isinstance(value, int | float) and not isinstance(value, bool):
         if kind is float:
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:  # a whole number of hundreds of digits
+                return math.copysign(math.inf, value)
         if isinstance(value, int):
             return value
     raise WrongValueError
@@ -210,13 +236,16 @@ def _choice(choices: tuple[Any, ...], value: Any) -> Any:
 def _one_of(hints: tuple[Any, ...], value: Any) -> Any:
     if type(None) in hints and is_null(value):
         return None
+    outside = WrongValueError()
     for hint in hints:
         if hint is not type(None):
             try:
                 return convert(hint, value)
+            except OutOfRangeError as error:
+                outside = error
             except WrongValueError:
                 continue
-    raise WrongValueError
+    raise outside
 
 
 def _sequence(origin: type, arguments: tuple[Any, ...], value: Any) -> Any:
@@ -225,8 +254,11 @@ def _sequence(origin: type, arguments: tuple[Any, ...], value: Any) -> Any:
         value = elements(value) if plain else parse_yaml(value)
     if not isinstance(value, list | tuple):
         raise WrongValueError
-    if origin is list or Ellipsis in arguments:
-        return origin(convert(arguments[0], item) for item in value)
-    if len(value) != len(arguments):
+    open_ended = origin is list or Ellipsis in arguments
+    if not open_ended and len(value) != len(arguments):
         raise WrongValueError
-    return tuple(convert(hint, item) for hint, item in zip(arguments, value, strict=True))
+    hints = [arguments[0]] * len(value) if open_ended else arguments
+    try:
+        return origin(convert(hint, item) for hint, item in zip(hints, value, strict=True))
+    except OutOfRangeError as error:
+        raise OutOfRangeError(error.words.replace("it must", "each must", 1)) from None

@@ -10,8 +10,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("ssl_med", "datamodules", "experiments")
 
-PARTS = {"ssl_med.spec", "ssl_med.setting", "ssl_med.rng", "ssl_med.distributed", "ssl_med.networks", "ssl_med.losses"}
-PARTS |= {"ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint", "ssl_med.ledger", "ssl_med.reading"}
+PARTS = {
+    "ssl_med.spec",
+    "ssl_med.ranges",
+    "ssl_med.setting",
+    "ssl_med.rng",
+    "ssl_med.distributed",
+    "ssl_med.networks",
+}
+PARTS |= {"ssl_med.losses", "ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint", "ssl_med.ledger"}
+PARTS |= {"ssl_med.reading"}
 # for SslMedError, the nearest name, directions of metrics, and statistics, which need no torch
 REPORTS = {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.reading"}
 REPORTS |= {f"ssl_med.evaluation.{name}" for name in ("metrics", "statistics", "bootstrap", "analysis")}
@@ -22,24 +30,26 @@ MAY_IMPORT = {
     "ssl_med.rng": set(),
     "ssl_med.reading": set(),
     "ssl_med.setting": set(),
+    "ssl_med.ranges": {"ssl_med.spec"},
     "ssl_med.distributed": set(),
     "ssl_med.processor": set(),
     "ssl_med.precision": {"ssl_med.spec", "ssl_med.processor"},
     "ssl_med.catalogue": {"ssl_med.spec"},
     "ssl_med.yaml_text": {"ssl_med.spec"},
-    "ssl_med.values": {"ssl_med.yaml_text"},
+    "ssl_med.values": {"ssl_med.ranges", "ssl_med.yaml_text"},
     "ssl_med.config": {
         "ssl_med.reading",
         "ssl_med.spec",
         "ssl_med.catalogue",
         "ssl_med.setting",
+        "ssl_med.ranges",
         "ssl_med.values",
         "ssl_med.yaml_text",
     },
-    "ssl_med.networks": {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.reading"},
+    "ssl_med.networks": {"ssl_med.spec", "ssl_med.ranges", "ssl_med.catalogue", "ssl_med.reading"},
     "ssl_med.losses": {"ssl_med.spec"},
     "ssl_med.transforms": {"ssl_med.spec"},
-    "ssl_med.optim": {"ssl_med.spec"},
+    "ssl_med.optim": {"ssl_med.spec", "ssl_med.ranges"},
     "ssl_med.ledger": {"ssl_med.spec", "ssl_med.reading"},
     "ssl_med.checkpoint": {"ssl_med.spec", "ssl_med.networks", "ssl_med.ledger", "ssl_med.reading"},
     "ssl_med.methods": PARTS | {"ssl_med.evaluation.metrics"},
@@ -63,6 +73,7 @@ MAY_IMPORT = {
     "datamodules": {
         "ssl_med.spec",
         "ssl_med.reading",
+        "ssl_med.ranges",
         "ssl_med.setting",
         "ssl_med.config",
         "ssl_med.catalogue",

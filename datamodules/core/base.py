@@ -19,6 +19,7 @@ from datamodules.core.store import Item, Store
 from datamodules.formats.grids import Header, Volume
 from ssl_med.catalogue import nearest
 from ssl_med.config import to_plain
+from ssl_med.ranges import check_ranges
 from ssl_med.spec import DataSpec, Need, SslMedError
 
 INNER = "data.root holds one folder, in which the data lie"
@@ -63,6 +64,7 @@ class MedicalData(Served, ABC):
         only_test: Literal["", "test", "all"] = "",
     ) -> None:
         super().__init__()
+        check_ranges(config, "data")
         self.only_test = only_test
         self.label_shots, self.use_test = label_shots, labelled if test is None else test
         self.config, self.need, self.labelled = self.located(config), need or Need(), labelled

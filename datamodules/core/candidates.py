@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -20,6 +20,7 @@ from datamodules.core.readers import read_header
 from datamodules.core.scans import Scan, ScanData
 from datamodules.core.volumes import Cache, Sample
 from datamodules.formats.grids import Array
+from ssl_med.ranges import Range
 from ssl_med.spec import SslMedError
 
 
@@ -27,13 +28,8 @@ from ssl_med.spec import SslMedError
 class CandidateConfig(VolumeConfig):
     """Settings of families with candidates."""
 
-    negatives_per_positive: int = 2
+    negatives_per_positive: Annotated[int, Range(1, 10**6)] = 2
     """labelled training: negative candidates drawn per positive and epoch; validation and test use all"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.negatives_per_positive < 1:
-            raise SslMedError(f"data.negatives_per_positive is {self.negatives_per_positive}; it must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from ssl_med.ledger import salted
+from ssl_med.ranges import BelowOne, Millimetres, NonNegative, Range, Seed, Share, Side, StoredValue
 from ssl_med.setting import Affects, setting
-from ssl_med.spec import SslMedError
 
 
 def _place(folder: str) -> str:
@@ -32,57 +32,49 @@ class CommonConfig:
     # crops are the same from a store, but its scans are mixed more freely; where it lies does not matter
     store: str = setting(default="", affects="result", named=bool, path=True)
     """folder made by `ssl-med prepare`: voxels are read from it, names, tables and lists from the root"""
-    patch_size: tuple[int, ...] = ()
+    patch_size: tuple[Side, ...] = ()
     """size of a crop in voxels"""
-    intensity_low: float = -1000.0
+    intensity_low: StoredValue = -1000.0
     """lower end of the intensity window (CT: HU; MRI: percentile of the non-zero voxels)"""
-    intensity_high: float = 1000.0
+    intensity_high: StoredValue = 1000.0
     """upper end"""
     split: str = setting(default="random", affects="result")
     """random, file, or one the family offers"""
     split_file: str = setting(default="", affects="result", path=True)
     """split=file: JSON with train, val and test lists of subject ids, or FILE:key"""
-    split_ratios: tuple[float, float, float] = setting(default=(0.7, 0.1, 0.2), affects="result")
+    split_ratios: tuple[Share, Share, Share] = setting(default=(0.7, 0.1, 0.2), affects="result")
     """split=random: shares of the subjects"""
-    split_seed: int = setting(default=0, affects="result")
+    split_seed: Seed = setting(default=0, affects="result")
     """split=random: its own seed, so that all training seeds share one test set"""
     test_is_val: bool = setting(default=False, affects="result")
     """split=file without a test list: test on the val list, and validate on nobody"""
-    cache_gb: float = setting(default=4.0, affects="nothing")
+    cache_gb: NonNegative = setting(default=4.0, affects="nothing")
     """memory for decoded scans, per loader process"""
-    pretrain_share: float = setting(default=0.0, affects="result")
+    pretrain_share: BelowOne = setting(default=0.0, affects="result")
     """PCRL's semi-supervised splits on one data set, 9:1 is 0.9: this share of the training subjects is for pretraining
     alone, the rest for labels alone; give it to both commands; 0: both use all"""
-    tuning_share: float = setting(default=0.0, affects="result")
+    tuning_share: BelowOne = setting(default=0.0, affects="result")
     """finetune, probe: put the test part away to choose settings, and test on the validation part or, where there is none,
     on this share of the training subjects; 0: off"""
     share_by: Literal["subject", "image"] = setting(default="subject", affects="result")
     """pretrain_share counts subjects; image: scans or images, as PCRL's lists, and patients may then be on both sides"""
     quarantine: str = setting(default="", affects="result", named=_content, path=True)
     """file of `ssl-med check` that lists what to leave out; the split is made before, so it stays the same"""
-    quarantine_budget: float = setting(default=0.05, affects="result")
+    quarantine_budget: Share = setting(default=0.05, affects="result")
     """largest share of the cases that the quarantine may leave out"""
     allow_overlap: bool = setting(default=False, affects="result")
     """finetune: go on when the pretraining saw subjects or files of val and test; every report says so"""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.quarantine_budget <= 1:
-            raise SslMedError(f"data.quarantine_budget is {self.quarantine_budget:g}; it must lie in [0, 1]")
-        if not 0 <= self.tuning_share < 1:
-            raise SslMedError(f"data.tuning_share is {self.tuning_share:g}; it must lie in (0, 1), or be 0")
-        if not 0 <= self.pretrain_share < 1:
-            raise SslMedError(f"data.pretrain_share is {self.pretrain_share:g}; it must lie in (0, 1), or be 0")
 
 
 @dataclass
 class VolumeConfig(CommonConfig):
     """Settings of volumetric families."""
 
-    spacing_mm: tuple[float, ...] | None = None
+    spacing_mm: tuple[Millimetres, ...] | None = None
     """voxel size to resample to; null: as acquired"""
     orientation: str = "LPS"
     """patient directions in which the axes x, y, z increase"""
-    crops_per_volume: int = setting(default=16, affects="sample")
+    crops_per_volume: Annotated[int, Range(1, 10**6)] = setting(default=16, affects="sample")
     """crops of each scan in an epoch"""
-    mixed_volumes: int = setting(default=8, affects="result")
+    mixed_volumes: Annotated[int, Range(1, 10**6)] = setting(default=8, affects="result")
     """scans whose crops are shuffled together when not all scans fit into the cache"""

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from datamodules.core.store import Item, Store
 from datamodules.core.volumes import Cache, Loaded, Sample
 from datamodules.formats.grids import Array, Header, Volume
 from datamodules.formats.pictures import read_color, read_image2d
+from ssl_med.ranges import Range, Side, StoredValue
 from ssl_med.spec import DataSpec, Intensity, Need, SslMedError, Target
 
 GREY = ("grey",)
@@ -35,10 +36,10 @@ RGB = ("red", "green", "blue")
 class ImageConfig2D(CommonConfig):
     """Grey levels 0..255 of each channel; the image is resized, then cropped."""
 
-    patch_size: tuple[int, ...] = (224, 224)
-    intensity_low: float = 0.0
-    intensity_high: float = 255.0
-    image_size: int = 256
+    patch_size: tuple[Side, ...] = (224, 224)
+    intensity_low: StoredValue = 0.0
+    intensity_high: StoredValue = 255.0
+    image_size: Annotated[int, Range(0, 2**14)] = 256
     """shorter side after resizing, in pixels"""
 
 

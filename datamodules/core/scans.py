@@ -22,6 +22,7 @@ from datamodules.core.readers import read_header, read_labels, read_volume
 from datamodules.core.store import Item
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow, grown_world
 from datamodules.formats.grids import Array, Header, Volume
+from ssl_med.ranges import Share, StoredValue
 from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 
 
@@ -29,7 +30,7 @@ from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 class SegmentationConfig(VolumeConfig):
     """Settings of families with masks."""
 
-    foreground_p: float = 0.5
+    foreground_p: Share = 0.5
     """share of labelled training crops that hold a chosen foreground voxel"""
 
 
@@ -41,11 +42,11 @@ class AnyIntensityConfig(VolumeConfig):
     """window: a range of stored units, HU for CT; percentile: of the non-zero voxels by scan and channel, for MR; auto: the
     family's choice"""
     # null is wider than the base's type: the default depends on `intensity`
-    intensity_low: float | None = None  # type: ignore[assignment]
+    intensity_low: StoredValue | None = None  # type: ignore[assignment]
     """lower end; null: -1000 for a window, the 0.5th percentile"""
-    intensity_high: float | None = None  # type: ignore[assignment]
+    intensity_high: StoredValue | None = None  # type: ignore[assignment]
     """upper end; null: 1000 for a window, the 99.5th percentile"""
-    content_min: float = 0.1
+    content_min: Share = 0.1
     """unlabelled crops: least share of voxels above the lower end; 0: off"""
 
 

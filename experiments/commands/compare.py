@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from experiments.comparison import estimate as planner
 from experiments.comparison.execute import PROGRESS, Execution, choose
@@ -22,6 +22,7 @@ from experiments.run.callbacks import RunError
 from experiments.run.environment import say
 from experiments.run.threads import cores
 from ssl_med.config import build, parse_overrides, to_plain
+from ssl_med.ranges import NonNegative, Processes, Range
 from ssl_med.reports.run_folder import Run
 from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
@@ -55,11 +56,11 @@ class CompareConfig:
     """folder; empty: runs/compare/TABLE, or runs/compare/TABLE-small"""
     launcher: Literal["local", "slurm"] = "local"
     """local: processes of this machine; slurm: job arrays, see slurm.partition and its like"""
-    jobs: int = 1
+    jobs: Annotated[int, Range(1, 1024)] = 1
     """local: runs at a time"""
-    memory_gb: float = 0.0
+    memory_gb: NonNegative = 0.0
     """local: memory of all runs together, by what `--dry-run` measured: fewer run at a time if need be; 0: no limit"""
-    threads: int = 0
+    threads: Processes = 0
     """threads of each; 0: the cores divided by jobs"""
     root: dict[str, str] = field(default_factory=dict)
     """folders of the data sets that the table names"""
@@ -73,8 +74,6 @@ class CompareConfig:
             raise SslMedError("table=NAME is missing; `ssl-med list tables` shows what there is")
         if self.scale not in ("full", "small"):
             raise SslMedError(f"scale is '{self.scale}'; it must be full or small")
-        if self.jobs < 1 or self.threads < 0 or self.memory_gb < 0:
-            raise SslMedError("jobs must be at least 1, threads and memory_gb 0 or more")
 
 
 def compare(overrides: Sequence[str]) -> Path:

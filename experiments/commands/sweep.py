@@ -11,6 +11,7 @@ from experiments.config.kinds import PretrainRun
 from experiments.config.run import compose_pretrain
 from ssl_med.config import Layer, build, parse_overrides, to_plain, to_yaml
 from ssl_med.evaluation.metrics import metric_of
+from ssl_med.ranges import check_ranges
 from ssl_med.spec import SslMedError
 
 USAGE = "ssl-med sweep method=NAME data=NAME [data.root=DIR] [out=FILE] [metric=NAME goal=maximize] [key=value ...]"
@@ -168,7 +169,7 @@ def _within(method: Any, key: str, around: dict[str, Any]) -> dict[str, Any]:
 
     def taken(value: Any) -> bool:
         try:
-            replace(method, **{key: value})
+            check_ranges(replace(method, **{key: value}), "method")
         except SslMedError:
             return False
         return True

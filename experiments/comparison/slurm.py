@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from experiments.comparison.local import Finished, Job, carry_out
+from ssl_med.ranges import Range
 from ssl_med.spec import SslMedError
 
 
@@ -20,31 +21,24 @@ class SlurmConfig:
     """partition; empty: the cluster's default"""
     account: str = ""
     """account to charge; empty: yours"""
-    nodes: int = 1
+    nodes: Annotated[int, Range(1, 10**5)] = 1
     """machines of a run; the table's trainer.num_nodes must say the same"""
-    gpus: int = 1
+    gpus: Annotated[int, Range(0, 1024)] = 1
     """GPUs, and processes, of a run on each machine; the table's trainer.devices must say the same"""
-    cpus: int = 8
+    cpus: Annotated[int, Range(1, 10**5)] = 8
     """cores of each process"""
-    memory_gb: int = 32
+    memory_gb: Annotated[int, Range(1, 10**6)] = 32
     """memory of each machine in GB"""
-    hours: float = 24.0
+    hours: Annotated[float, Range(above=0, high=10**5)] = 24.0
     """longest time of a job; a run that needs longer goes on in the next one"""
-    limit: int = 64
+    limit: Annotated[int, Range(1, 10**6)] = 64
     """jobs of one array that run at a time"""
-    requeue: int = 20
+    requeue: Annotated[int, Range(0, 10**6)] = 20
     """how often a run that was preempted or ran out of time is put into the queue again"""
-    poll_seconds: float = 10.0
+    poll_seconds: Annotated[float, Range(above=0, high=86400)] = 10.0
     """how often the queue is asked"""
     executor: Literal["slurm", "local"] = "slurm"
     """local: processes here in place of a cluster, to try the path"""
-
-    def __post_init__(self) -> None:
-        for key in ("nodes", "cpus", "memory_gb", "limit"):
-            if getattr(self, key) < 1:
-                raise SslMedError(f"slurm.{key} is {getattr(self, key)}; it must be at least 1")
-        if self.gpus < 0 or self.requeue < 0 or self.hours <= 0 or self.poll_seconds <= 0:
-            raise SslMedError("slurm: gpus and requeue must be 0 or more, hours and poll_seconds more than 0")
 
 
 class RunOnce:

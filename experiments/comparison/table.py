@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from experiments.config.protocols import protocol_class
 from experiments.config.sections import SCRATCH
 from ssl_med.catalogue import nearest
 from ssl_med.config import Layer, build, parse_overrides, read_yaml
 from ssl_med.evaluation.metrics import metric_of
+from ssl_med.ranges import BelowOne, PositiveShare, Range, Seed, Share, StoredValue
 from ssl_med.spec import SslMedError
 from ssl_med.values import is_null
 
@@ -53,7 +54,7 @@ class SourceConfig:
 class PretrainConfig(SourceConfig):
     """What the pretrainings of a table share."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     """pretrainings of each row; run k of a column starts from number k modulo their count"""
 
 
@@ -76,7 +77,7 @@ class ColumnConfig:
     """settings of its runs"""
     root: str = ""
     """name of the data folder, root.NAME=DIR on the command line; empty: the family's name"""
-    fractions: tuple[float, ...] = (1.0,)
+    fractions: tuple[PositiveShare, ...] = (1.0,)
     """shares of the labelled training subjects"""
     tune: dict[str, list[Any]] = field(default_factory=dict)
     """key -> values to choose from, separately for each row: optim.lr: [1e-3, 3e-3]; all combinations are tried"""
@@ -90,11 +91,11 @@ class ColumnConfig:
 class TuneConfig:
     """How settings are chosen, with the same effort for every row; never on test subjects."""
 
-    share: float = 0.2
+    share: BelowOne = 0.2
     """share of the training subjects held out to select settings where there is no validation part"""
-    fraction: float = 1.0
+    fraction: PositiveShare = 1.0
     """label budget of the trials; what they choose serves all budgets of the column"""
-    seeds: tuple[int, ...] = (1000,)
+    seeds: tuple[Seed, ...] = (1000,)
     """seeds of the trials, other ones than those of the results"""
 
 
@@ -112,7 +113,7 @@ class TableConfig:
     """row that the others are compared with"""
     test: Literal["sign_flip", "paired_t", "welch_t", "wilcoxon"] = "sign_flip"
     """test of each row against the baseline over seeds; Holm over all comparisons of the table"""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    seeds: tuple[Seed, ...] = (0, 1, 2, 3, 4, 5)
     """seeds of the runs behind each cell"""
     trainer: str = ""
     """name in conf/trainer for every run"""
@@ -126,11 +127,11 @@ class TableConfig:
     """label -> task, protocol, budgets"""
     tune: TuneConfig = field(default_factory=TuneConfig)
     """how what `tune` of a column names is chosen"""
-    published: dict[str, dict[str, float]] = field(default_factory=dict)
+    published: dict[str, dict[str, StoredValue]] = field(default_factory=dict)
     """row -> column, or column@fraction -> the paper's number, in the unit of our metric: 0.8 for 80 %"""
-    published_p: dict[str, dict[str, float]] = field(default_factory=dict)
+    published_p: dict[str, dict[str, Share]] = field(default_factory=dict)
     """row -> column, as in published: the paper's p-value of that row against the best other one"""
-    collapsed_below: float = 0.0
+    collapsed_below: Annotated[float, Range(-1e9, 1e9)] = 0.0
     """a run whose metric ends below this counts as collapsed, where higher is better; such runs stay in and are counted"""
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from datamodules.core.base import MedicalData
 from experiments.config.sources import choose, gather, keys_of, method_class_of
 from ssl_med.config import COMMAND_LINE, Layer
+from ssl_med.ranges import Processes
 from ssl_med.spec import SslMedError
 
 
@@ -19,7 +20,7 @@ class PrepareConfig:
 
     store: str = ""
     """folder to write; outside data.root"""
-    workers: int = 0
+    workers: Processes = 0
     """processes, each with one volume in memory; 0: one per core"""
     verify: bool = False
     """read back everything that is in the store already, and replace what is damaged"""
@@ -29,8 +30,6 @@ class PrepareConfig:
             raise SslMedError(
                 "store=DIR is missing: say where to write, ssl-med prepare data=NAME data.root=RAW store=DIR"
             )
-        if self.workers < 0:
-            raise SslMedError(f"workers is {self.workers}; it must be 0 or more")
 
 
 @dataclass
@@ -39,14 +38,10 @@ class CheckConfig:
 
     out: str = ""
     """folder of the report; empty: runs/check/<data>-<hash of root>"""
-    workers: int = field(
+    workers: Processes = field(
         default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     )
     """processes that read"""
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise SslMedError(f"workers is {self.workers}; it must be 0 or more")
 
 
 def compose_prepare(overrides: Sequence[str]) -> tuple[PrepareConfig, MedicalData]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from datamodules.core.base import MedicalData
 from experiments.config.sources import gather, names
@@ -17,6 +16,7 @@ from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.tasks import TaskConfig, task_class
 from ssl_med.networks.backbone import check_backbone
 from ssl_med.networks.pyramid import BackboneConfig
+from ssl_med.ranges import LARGEST, Count, Level, Natural, Positive, Range
 from ssl_med.setting import Affects
 from ssl_med.spec import DataSpec, SslMedError
 
@@ -31,25 +31,18 @@ class OnlineConfig:
     """task with classes or findings whose labels are probed while pretraining; empty: off"""
     protocol: Literal["knn", "linear"] = "knn"
     """weighted votes of nearest neighbours, or logistic regression"""
-    every_steps: int = 200
+    every_steps: Count = 200
     """optimiser steps between probes; there is one before the first step and one after the last, too"""
-    every_epochs: int = 0
+    every_epochs: Natural = 0
     """epochs between probes, in place of steps; 0: by steps"""
-    samples: int = 512
+    samples: Annotated[int, Range(2, LARGEST)] = 512
     """about so many labelled samples of the task's training part, and of its validation part: whole subjects, by class"""
-    levels: tuple[int, ...] = (-1,)
+    levels: tuple[Level, ...] = (-1,)
     """levels of the encoder whose pooled features are joined, 0: finest, -1: last"""
-    neighbours: int = 20
+    neighbours: Count = 20
     """knn: number of neighbours, at most all samples"""
-    l2: float = 1.0
+    l2: Positive = 1.0
     """linear: L2 value, on the sum of the losses"""
-
-    def __post_init__(self) -> None:
-        for key, low in (("every_steps", 1), ("every_epochs", 0), ("samples", 2), ("neighbours", 1)):
-            if getattr(self, key) < low:
-                raise SslMedError(f"online.{key} is {getattr(self, key)}; it must be at least {low}")
-        if not 0 < self.l2 < math.inf:
-            raise SslMedError(f"online.l2 is {self.l2:g}; it must be a positive number")
 
 
 @dataclass

@@ -8,6 +8,7 @@ belong to (torch, Lightning, MONAI) takes seconds. tests/experiments/test_cli.py
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from ssl_med import ranges
 
 ROOT = Path(__file__).parents[2]
 _EMPTY: dict[str, Any] = {"dict": {}, "list": [], "tuple": ()}  # factories of empty defaults
@@ -201,7 +204,23 @@ def _type(module: str, annotation: ast.expr) -> str:
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
         choices = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
         return "|".join(str(ast.literal_eval(choice)) for choice in choices)
-    return ast.unparse(annotation).replace(" | None", " or null")
+    return ast.unparse(_Ranges().visit(copy.deepcopy(annotation))).replace(" | None", " or null")
+
+
+class _Ranges(ast.NodeTransformer):
+    """Puts words for types that bring a range, ssl_med/ranges.py: `Share` -> `float in [0, 1]`."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return self._worded(node) if hasattr(ranges, node.id) else node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        inner = self.generic_visit(node) if ast.unparse(node.value) != "Annotated" else self._worded(node)
+        assert isinstance(inner, ast.expr)
+        return inner
+
+    def _worded(self, node: ast.expr) -> ast.expr:
+        kind, allowed = ranges.range_of(eval(ast.unparse(node), vars(ranges)))
+        return ast.Name(f"{kind.__name__} {allowed.notation()}".strip()) if allowed is not None else node
 
 
 def _value(module: str, node: ast.expr) -> Any:

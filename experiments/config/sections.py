@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from ssl_med.ranges import Count, Limit, Natural, NonNegative, PositiveShare, Processes, Range, Seed
 from ssl_med.setting import Affects, setting
 from ssl_med.spec import SslMedError
 
@@ -25,81 +26,69 @@ def _origin(init: str) -> str:
 class LoadingConfig:
     """Where and in what portions samples go through a network: all of a trainer that a probe or a test needs."""
 
-    accelerator: str = "auto"
-    """auto, cpu, gpu"""
-    batch_size: int = 32
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    """auto: a GPU where there is one"""
+    batch_size: Annotated[int, Range(1, 2**20)] = 32
     """samples per batch over all devices"""
     precision: Literal["auto", "32", "bf16-mixed", "16-mixed"] = "32"
     """arithmetic of the forward pass; auto: bf16-mixed where the device that runs has units for it, else 32"""
-    num_workers: int = setting(default=0, affects="nothing")
+    num_workers: Processes = setting(default=0, affects="nothing")
     """loader processes per device"""
-    threads: int = setting(default=0, affects="nothing")
+    threads: Processes = setting(default=0, affects="nothing")
     """threads of the arithmetic on the processor; 0: torch's choice, a thread per core unless OMP_NUM_THREADS says otherwise"""
     progress: bool = setting(default=True, affects="nothing")
     """progress bar"""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise SslMedError(f"trainer.batch_size is {self.batch_size}; it must be at least 1")
-        if self.threads < 0:
-            raise SslMedError(f"trainer.threads is {self.threads}; it must be 0 or more")
 
 
 @dataclass
 class TrainerConfig(LoadingConfig):
     """How long, how wide, on what, and how often to look."""
 
-    max_epochs: int = -1
+    max_epochs: Limit = -1
     """-1: no limit; an epoch of volumes is crops_per_volume crops of each"""
-    max_steps: int = -1
+    max_steps: Limit = -1
     """optimiser steps; -1: no limit"""
-    accumulate: int = 1
+    accumulate: Annotated[int, Range(1, 2**20)] = 1
     """batches per optimiser step"""
-    clip: float = 0.0
+    clip: NonNegative = 0.0
     """largest gradient norm; 0: no clipping"""
     devices: str = "auto"
     """number of devices per node, or auto"""
-    num_nodes: int = 1
+    num_nodes: Annotated[int, Range(1, 10**5)] = 1
     """number of machines"""
     strategy: str = "auto"
     """auto, ddp, ddp_spawn or another Lightning strategy"""
     sync_batchnorm: bool = True
     """with several devices: batch statistics over the global batch, so that the result does not depend on their number"""
-    val_every_steps: int = 0
+    val_every_steps: Natural = 0
     """validate every so many batches; 0: after each epoch"""
-    patience: int = 0
+    patience: Natural = 0
     """stop when the monitored value has not improved for so many validations, of an online probe: probes; 0: never"""
     monitor: str = "val/loss"
     """value that names the best weights: of the validation (val/...), the collapse monitors or the online probe; whether
     higher or lower is better is declared in ssl_med/evaluation/metrics.py"""
     select: Literal["best", "last"] = "best"
     """weights that leave the run: best validation, or the last"""
-    test_every_steps: int = 0
+    test_every_steps: Natural = 0
     """finetune: test every so many steps for a learning curve (curve/METRIC), on which nothing is chosen; 0: never"""
-    checkpoint_every_steps: int = setting(default=500, affects="nothing")
+    checkpoint_every_steps: Count = setting(default=500, affects="nothing")
     """write last.ckpt every so many steps, besides each validation and the end"""
-    collapse_patience: int = setting(default=20, affects="nothing")
+    collapse_patience: Natural = setting(default=20, affects="nothing")
     """pretraining: stop when the features have been collapsed in so many monitors (one each log_every steps); 0: never"""
-    log_every: int = setting(default=10, affects="nothing")
+    log_every: Count = setting(default=10, affects="nothing")
     """steps between lines of metrics.jsonl"""
     channels_last: bool = False
     """memory format of the network's convolutions"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.max_epochs < 0 and self.max_steps < 0:
             raise SslMedError("trainer: no end is set; give trainer.max_epochs=N or trainer.max_steps=N")
-        for key in ("accumulate", "num_nodes", "log_every", "checkpoint_every_steps"):
-            if getattr(self, key) < 1:
-                raise SslMedError(f"trainer.{key} is {getattr(self, key)}; it must be at least 1")
         if self.test_every_steps and (self.select == "best" or self.patience):
             raise SslMedError(
                 "trainer.test_every_steps looks at the test part during training, so nothing may be chosen on the way; "
                 "set trainer.select=last and trainer.patience=0"
             )
-        if self.collapse_patience < 0:
-            raise SslMedError(f"trainer.collapse_patience is {self.collapse_patience}; it must be 0 or more")
-        if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
+        if self.devices != "auto" and not re.fullmatch(r"[1-9]\d{0,4}", self.devices, re.ASCII):
             raise SslMedError(f"trainer.devices is '{self.devices}'; give a number of devices or auto")
 
 
@@ -129,16 +118,12 @@ class TrackingConfig:
 class LabelsConfig:
     """How many labelled training patients a task may use."""
 
-    fraction: float = 1.0
+    fraction: PositiveShare = 1.0
     """share of the training patients, in (0, 1]; the smaller budget lies within the larger one of the same seed"""
-    shots: int = 0
+    shots: Natural = 0
     """training patients of each class, in place of a fraction; 0: off"""
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise SslMedError(f"labels.fraction is {self.fraction:g}; it must lie in (0, 1]")
-        if self.shots < 0:
-            raise SslMedError(f"labels.shots is {self.shots}; it must be 0 or more")
         if self.shots and self.fraction != 1:
             raise SslMedError("labels.fraction and labels.shots are both given; choose one")
 
@@ -161,16 +146,12 @@ class BudgetConfig(LabelsConfig):
 class GeneralConfig:
     """Keys without a section."""
 
-    seed: int = 0
+    seed: Seed = 0
     """seed of initial weights, batches, views and label budgets; the split has its own, data.split_seed"""
     out: str = setting(default="", affects="nothing")
     """run folder; empty: runs/<kind>/<name>-<hash>"""
     resume: bool = setting(default=True, affects="nothing")
     """go on from last.ckpt when the run folder holds one"""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 2**32:
-            raise SslMedError(f"seed is {self.seed}; it must be 0 or more, and below 2^32")
 
 
 @dataclass

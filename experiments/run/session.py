@@ -41,6 +41,7 @@ from experiments.run.environment import (
     versions,
 )
 from experiments.run.learning_curve import TestCurve
+from experiments.run.machine import check_machine
 from experiments.run.online_probe import OnlineProbe, ProbeCheckpoint, ProbeStopping
 from experiments.run.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
 from ssl_med.config import read_yaml, to_yaml
@@ -56,7 +57,8 @@ C = TypeVar("C", bound=RunConfig)
 
 
 def prepare_process(config: RunConfig) -> None:
-    """Sets the threads of this process, and says which arithmetic the machine chose or what is wrong with the one asked for."""
+    """Refuses what this machine lacks, sets the threads, and says which arithmetic it chose or what is wrong with the wish."""
+    check_machine(config.trainer)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     line = config.precision.announcement()

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from ssl_med.evaluation.scores import (
 from ssl_med.losses.segmentation import dice_bce, dice_loss
 from ssl_med.networks.heads import ClassificationHead, SegmentationHead
 from ssl_med.networks.pyramid import Backbone, Decoder
+from ssl_med.ranges import BelowOne, Degrees, Natural, NonNegative, PositiveShare, Range
 from ssl_med.spec import Batch, DataSpec, SslMedError
 
 Row = dict[str, Any]
@@ -42,36 +43,26 @@ class TaskConfig:
     """file name in conf/task"""
     loss: Literal["dice", "dice_bce", "ce", "bce", "auto"] = "auto"
     """auto: Dice and cross-entropy for masks, cross-entropy for classes, binary cross-entropy per finding for multilabel"""
-    hidden: int = 0
+    hidden: Annotated[int, Range(0, 2**20)] = 0
     """width of a hidden layer in the classification head; 0: linear on pooled features"""
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
     """before the last linear layer of the classification head"""
     ordered: bool = False
     """classes are grades: kappa with quadratic weights is reported too"""
-    overlap: float = 0.5
+    overlap: BelowOne = 0.5
     """overlap of neighbouring windows in sliding-window prediction, as a share of the patch"""
-    window_batch: int = 4
+    window_batch: Annotated[int, Range(1, 4096)] = 4
     """windows predicted at once"""
     flips: bool = True
     """training augmentation: random flips (images: left-right only)"""
-    crop_scale: float = 0.7
+    crop_scale: PositiveShare = 0.7
     """2D training augmentation: smallest area share of the random resized crop; 1 switches it off"""
-    rotation_deg: float = 10.0
+    rotation_deg: Degrees = 10.0
     """2D training augmentation: largest in-plane rotation"""
-    tolerance_mm: float = 1.0
+    tolerance_mm: NonNegative = 1.0
     """surface Dice: distance up to which a piece of surface counts as found"""
-    pictures: tuple[int, int, int, int] = (2, 4, 1, 1)
+    pictures: tuple[Natural, Natural, Natural, Natural] = (2, 4, 1, 1)
     """pictures of test cases: the first ones, which are the same in all runs; the worst; middle ones; the best"""
-
-    def __post_init__(self) -> None:
-        if self.tolerance_mm < 0:
-            raise SslMedError(f"task.tolerance_mm is {self.tolerance_mm:g}; it must be 0 or more")
-        if min(self.pictures) < 0:
-            raise SslMedError(f"task.pictures is {list(self.pictures)}; give four numbers of pictures, 0 or more")
-        if not 0 <= self.overlap < 1:
-            raise SslMedError(f"task.overlap is {self.overlap:g}; it must lie in [0, 1)")
-        if not 0 < self.crop_scale <= 1:
-            raise SslMedError(f"task.crop_scale is {self.crop_scale:g}; it must lie in (0, 1]")
 
 
 class Task(nn.Module, ABC):

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from ssl_med.features.core.analysis import Analysis, Findings, pooled_levels
 from ssl_med.networks.pyramid import Backbone
+from ssl_med.ranges import LARGEST, Range
 from ssl_med.spec import Batch, SslMedError
 
 _FLOOR = 1e-6  # share of the largest eigenvalue below which rounding of float32 features rules
@@ -34,7 +35,7 @@ _FLOOR = 1e-6  # share of the largest eigenvalue below which rounding of float32
 class SpectrumConfig:
     """Which images are too few to speak of a spectrum."""
 
-    min_images: int = 16
+    min_images: Annotated[int, Range(2, LARGEST)] = 16
     """fewest images; the effective rank is at most their number less one"""
 
 

@@ -22,12 +22,12 @@ from torch.nn import functional as F
 from ssl_med.losses.distillation import cosine_distance
 from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding, ViewConfig, random_view
 from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
+from ssl_med.ranges import Share, Width
 from ssl_med.spec import Batch
 
 
@@ -39,16 +39,12 @@ class BYOLConfig(ScheduleConfig):
     """first view"""
     view2: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.08, 1.0), blur=0.1, solarize=0.2))
     """second view"""
-    momentum: float = 0.99
+    momentum: Share = 0.99
     """EMA coefficient tau of the teacher at the start; it ends at 1"""
-    hidden_dim: int = 4096
+    hidden_dim: Width = 4096
     """width of projector and predictor"""
-    out_dim: int = 256
+    out_dim: Width = 256
     """dimension of the predicted embedding"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(momentum=self.momentum)
 
 
 class BYOL(Method):

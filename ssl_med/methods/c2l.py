@@ -19,7 +19,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -29,13 +29,13 @@ from ssl_med.distributed import all_reduce_mean, gather, rank
 from ssl_med.losses.contrastive import info_nce, nce, nce_mean
 from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding, ViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.queue import Queue
-from ssl_med.spec import Batch, SslMedError
+from ssl_med.ranges import Count, Degrees, Positive, Range, Share, Width
+from ssl_med.spec import Batch
 from ssl_med.transforms.intensity import cutout
 from ssl_med.transforms.spatial import small_rotation
 
@@ -46,9 +46,9 @@ class C2LConfig:
 
     view: ViewConfig = field(default_factory=lambda: ViewConfig(jitter=1.0, blur=0.0))
     """both views"""
-    rotation_deg: float = 10.0
+    rotation_deg: Degrees = 10.0
     """largest in-plane rotation of a view"""
-    holes: int = 3
+    holes: Annotated[int, Range(0, 1000)] = 3
     """boxes that are cut out of a view, each 32 / 224 of the sides"""
     loss: Literal["info_nce", "nce"] = "info_nce"
     """contrast with the queue"""
@@ -56,20 +56,14 @@ class C2LConfig:
     """compare mixtures of images"""
     mix_features: bool = True
     """compare mixtures of images with mixtures of keys"""
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     """tau of the contrast"""
-    momentum: float = 0.999
+    momentum: Share = 0.999
     """EMA coefficient of the teacher"""
-    queue: int = 16384
+    queue: Count = 16384
     """number of keys"""
-    out_dim: int = 128
+    out_dim: Width = 128
     """dimension of the contrasted embedding"""
-
-    def __post_init__(self) -> None:
-        check_positive(temperature=self.temperature)
-        check_share(momentum=self.momentum)
-        if self.holes < 0 or self.rotation_deg < 0:
-            raise SslMedError("method.holes and method.rotation_deg must be 0 or more")
 
 
 class C2L(Method):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.restoration import Restoration, RestorationConfig
+from ssl_med.ranges import Natural, Side
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.corruptions import swap_patches
 
@@ -27,17 +28,12 @@ from ssl_med.transforms.corruptions import swap_patches
 class ContextRestorationConfig(RestorationConfig):
     """`skips: true` is the paper's decoder for segmentation, `skips: false` the one for classification."""
 
-    swaps: int = 10
+    swaps: Natural = 10
     """number of swaps T"""
-    patch: tuple[int, ...] = ()
+    patch: tuple[Side, ...] = ()
     """side of a swapped patch in voxels; empty: S/7 in 2D, S/4 in 3D"""
     disjoint: bool = False
     """isolated patches: no patch takes part in two swaps"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.swaps < 0:
-            raise SslMedError(f"method.swaps is {self.swaps}; it must not be negative")
 
 
 class ContextRestoration(Restoration):

@@ -28,7 +28,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,9 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather_with_grad, rank
 from ssl_med.methods.core.about import ACCURACY, Paper
 from ssl_med.methods.core.base import Tensors
-from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.predictive import PatchConfig, PatchMethod
+from ssl_med.ranges import Range, Share, Width
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.spatial import flip
 
@@ -50,24 +50,18 @@ class CPCConfig(PatchConfig):
 
     loss: Literal["nce", "bce"] = "nce"
     """InfoNCE, or the binary classification of the 3D code"""
-    grid: int = 0
+    grid: Annotated[int, Range(2, 64, special=(0,))] = 0
     """patches per axis; 0: 7 in images, 4 in volumes"""
-    jitter: float = 1 / 8
+    jitter: Share = 1 / 8
     """how far a patch moves within its cell, as a share of the cell's side"""
-    flip: float = 0.5
+    flip: Share = 0.5
     """probability of each patch to be mirrored along the first axis"""
-    steps: int = 5
+    steps: Annotated[int, Range(1, 64)] = 5
     """nce: rows predicted ahead, at most what the grid holds"""
-    code_dim: int = 1024
+    code_dim: Width = 1024
     """dimension d of a code z"""
-    context_dim: int = 256
+    context_dim: Width = 256
     """state of the GRU"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(flip=self.flip)
-        if self.steps < 1:
-            raise SslMedError(f"method.steps is {self.steps}; at least one row must be predicted")
 
 
 class CPC(PatchMethod):

@@ -29,6 +29,7 @@ from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.critic import Critic
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.restoration import Restoration, RestorationConfig, cell_side
+from ssl_med.ranges import NonNegative, Positive, PositiveShare, Side, Width
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.cells import rearrange
 
@@ -37,31 +38,26 @@ from ssl_med.transforms.cells import rearrange
 class CubePPConfig(RestorationConfig):
     """What happens to the cubes, and who judges the result."""
 
-    cube: tuple[int, ...] = ()
+    cube: tuple[Side, ...] = ()
     """side of a cube in voxels, a divisor of the crop's; empty: half of the crop's shortest side in 3D, a quarter in 2D"""
     permute: bool = True
     """cubes change places"""
     rotate: bool = True
     """cubes turn"""
-    share: float = 0.5
+    share: PositiveShare = 0.5
     """part of the cubes that it happens to"""
-    adversarial: float = 0.0
+    adversarial: NonNegative = 0.0
     """weight of the critic's score; 0: no critic"""
-    critic_channels: tuple[int, ...] = (32, 64, 128)
+    critic_channels: tuple[Width, ...] = (32, 64, 128)
     """widths of the critic's levels"""
-    critic_lr: float = 1e-4
+    critic_lr: Positive = 1e-4
     """learning rate of the critic's Adam"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not (self.permute or self.rotate):
             raise SslMedError("method.permute and method.rotate are both false; nothing is left to restore")
-        if not 0 < self.share <= 1:
-            raise SslMedError(f"method.share is {self.share:g}; it must lie in (0, 1]")
-        if self.adversarial < 0 or self.critic_lr <= 0:
-            raise SslMedError("method.adversarial must be 0 or more, and method.critic_lr positive")
-        if self.adversarial > 0 and not (self.critic_channels and min(self.critic_channels) > 0):
-            raise SslMedError("method.critic_channels must name at least one positive width")
+        if self.adversarial > 0 and not self.critic_channels:
+            raise SslMedError("method.critic_channels must name at least one width")
 
 
 class CubePP(Restoration):

@@ -31,7 +31,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,6 @@ from torch.nn import functional as F
 from ssl_med.distributed import gather
 from ssl_med.methods.core.about import ACCURACY, Paper
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_positive
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.multicrop import crops, multi_crop, pool_crops, small_size
 from ssl_med.methods.core.pair import ViewConfig, random_view
@@ -48,6 +47,7 @@ from ssl_med.networks.clusters import Clusters, Whitening
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.memory import UNKNOWN, Memory
+from ssl_med.ranges import LARGEST, Count, Natural, Positive, PositiveShare, Range, Width
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 
@@ -63,39 +63,28 @@ class DeepClusterConfig:
     """v1: classes from whitened features; v2: prototypes from embeddings"""
     view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.08, 1.0), jitter=0.0, blur=0.0))
     """what is classified; v2: the two large crops"""
-    clusters: int = 100
+    clusters: Annotated[int, Range(2, LARGEST)] = 100
     """number of clusters K"""
-    heads: int = 1
+    heads: Annotated[int, Range(1, 100)] = 1
     """number of clusterings, each with a head of its own"""
-    every: float = 1.0
+    every: Annotated[float, Range(1, 1e6)] = 1.0
     """epochs between clusterings after the first epoch, at least 1"""
-    iterations: int = 20
+    iterations: Count = 20
     """iterations of k-means"""
-    components: int = 0
+    components: Natural = 0
     """v1: principal components of the features; 0: a sixteenth of their number, at least eight"""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """v2: tau of the predictions"""
     small_view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)))
     """v2: small crops"""
-    small_crops: int = 6
+    small_crops: Annotated[int, Range(0, 1000)] = 6
     """v2: number of small crops"""
-    small_share: float = 96 / 224
+    small_share: PositiveShare = 96 / 224
     """v2: side of a small crop as a share of a large one's"""
-    hidden_dim: int = 2048
+    hidden_dim: Width = 2048
     """v2: width of the projection head"""
-    out_dim: int = 128
+    out_dim: Width = 128
     """v2: dimension of the embedding"""
-
-    def __post_init__(self) -> None:
-        if self.clusters < 2 or self.heads < 1 or self.iterations < 1:
-            raise SslMedError("method.clusters must be at least 2, method.heads and method.iterations at least 1")
-        if self.every < 1:
-            raise SslMedError(f"method.every is {self.every:g}; it must be at least 1, or images would be left out")
-        check_positive(temperature=self.temperature)
-        if self.components < 0 or self.small_crops < 0 or not 0 < self.small_share <= 1:
-            raise SslMedError(
-                "method.components and method.small_crops must be 0 or more, and method.small_share must lie in (0, 1]"
-            )
 
 
 class DeepCluster(Method):

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from ssl_med.methods.core.about import Paper
-from ssl_med.methods.core.checks import check_positive
 from ssl_med.methods.core.restoration import GenesisConfig, Restoration
+from ssl_med.ranges import Positive
 from ssl_med.transforms.intensity import gaussian_noise
 
 
@@ -26,12 +26,8 @@ from ssl_med.transforms.intensity import gaussian_noise
 class DenoisingConfig(GenesisConfig):
     """The same noise level for every image."""
 
-    sigma: float = 0.1
+    sigma: Positive = 0.1
     """standard deviation of the noise, as a share of the intensity window"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(sigma=self.sigma)
 
 
 class Denoising(Restoration):

@@ -19,6 +19,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +29,14 @@ from ssl_med.distributed import all_reduce_mean
 from ssl_med.losses.distillation import soft_cross_entropy
 from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.multicrop import MultiCropConfig, crops, multi_crop, pool_crops, small_size
 from ssl_med.methods.core.pair import Embedding, ViewConfig
 from ssl_med.methods.core.schedule import Schedule, cosine_to
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector, Prototypes
-from ssl_med.spec import Batch, SslMedError
+from ssl_med.ranges import Positive, Range, Share, Width
+from ssl_med.spec import Batch
 
 
 @dataclass
@@ -46,37 +47,26 @@ class DINOConfig(MultiCropConfig):
     """first large crop"""
     view2: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.14, 1.0), blur=0.1, solarize=0.2))
     """second large crop"""
-    small_crops: int = 8
+    small_crops: Annotated[int, Range(0, 1000)] = 8
     """number of small crops"""
-    momentum: float = 0.996
+    momentum: Share = 0.996
     """EMA coefficient of the teacher at the start; it ends at 1"""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """tau_s of the student"""
-    teacher_temperature: float = 0.07
+    teacher_temperature: Positive = 0.07
     """tau_t of the teacher after its warm-up"""
-    warmup_temperature: float = 0.04
+    warmup_temperature: Positive = 0.04
     """tau_t at the start"""
-    warmup: float = 50 / 800
+    warmup: Share = 50 / 800
     """share of the training over which tau_t rises linearly"""
-    center_momentum: float = 0.9
+    center_momentum: Share = 0.9
     """largest share of the former centre in the next one"""
-    hidden_dim: int = 2048
+    hidden_dim: Width = 2048
     """width of the head"""
-    bottleneck: int = 256
+    bottleneck: Width = 256
     """dimension of the normalised embedding before the output layer"""
-    out_dim: int = 65536
+    out_dim: Annotated[int, Range(2, 2**20)] = 65536
     """number of outputs K"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(
-            temperature=self.temperature,
-            teacher_temperature=self.teacher_temperature,
-            warmup_temperature=self.warmup_temperature,
-        )
-        check_share(momentum=self.momentum, center_momentum=self.center_momentum, warmup=self.warmup)
-        if self.out_dim < 2:
-            raise SslMedError(f"method.out_dim is {self.out_dim}; it must be at least 2")
 
 
 class DINO(Method):

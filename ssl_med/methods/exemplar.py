@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from ssl_med.losses.triplet import triplet
 from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.methods.core.measures import retrieval, to_float32
+from ssl_med.ranges import BelowOne, Positive, Share, Width
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms._sampling import uniform
 from ssl_med.transforms.intensity import brightness_contrast
@@ -38,30 +38,24 @@ from ssl_med.transforms.spatial import Crop, apply_crop, flip, rot90, sample_cro
 class ExemplarConfig:
     """Defaults of the 3D paper's code, but for the margin."""
 
-    margin: float = 0.1
+    margin: Positive = 0.1
     """margin of the triplet loss; codes lie in [0, 1], so their mean squared distance does too"""
-    code_dim: int = 1024
+    code_dim: Width = 1024
     """dimension of the sigmoid code"""
-    flip: float = 0.5
+    flip: Share = 0.5
     """probability per axis to be mirrored"""
-    rot90: float = 0.5
+    rot90: Share = 0.5
     """probability of quarter turns in the plane of the first two axes"""
-    jitter: float = 0.5
+    jitter: Share = 0.5
     """probability of brightness and contrast changes"""
-    brightness: float = 0.125
+    brightness: Share = 0.125
     """largest relative change"""
-    contrast: float = 0.5
+    contrast: Share = 0.5
     """largest relative change"""
-    zoom_p: float = 0.15
+    zoom_p: Share = 0.15
     """probability of a zoom"""
-    zoom: float = 0.2
+    zoom: BelowOne = 0.2
     """share of a side that a zoom leaves out at most"""
-
-    def __post_init__(self) -> None:
-        check_share(flip=self.flip, rot90=self.rot90, jitter=self.jitter, zoom_p=self.zoom_p)
-        check_positive(margin=self.margin)
-        if not 0 <= self.zoom < 1:
-            raise SslMedError(f"method.zoom is {self.zoom:g}; it must lie in [0, 1)")
 
 
 class Exemplar(Method):

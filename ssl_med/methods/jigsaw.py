@@ -16,6 +16,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from ssl_med.methods.core.about import ACCURACY, Paper
 from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, cells_of, classify
+from ssl_med.ranges import Range, Seed, Width
 from ssl_med.spec import Batch
 from ssl_med.transforms.patches import permutation_set, permute
 
@@ -31,13 +33,13 @@ from ssl_med.transforms.patches import permutation_set, permute
 class JigsawConfig(PatchConfig):
     """Cells, orders and head."""
 
-    grid: int = 0
+    grid: Annotated[int, Range(2, 3, special=(0,))] = 0
     """cells per axis, 2 or 3; 0: 3 in images, 2 in volumes"""
-    permutations: int = 100
+    permutations: Annotated[int, Range(2, 10**5)] = 100
     """number of orders K"""
-    permutation_seed: int = 0
+    permutation_seed: Seed = 0
     """seed by which the set of orders is drawn"""
-    hidden_dim: int = 1000
+    hidden_dim: Width = 1000
     """width to which each patch's features are brought before they are concatenated"""
 
 

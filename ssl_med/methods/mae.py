@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.restoration import RestorationConfig, Restorer, cell_side
+from ssl_med.ranges import Range, Side
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.cells import cells_mask, grid_of, join_cells, sample_cells, split_cells
 
@@ -36,17 +37,14 @@ from ssl_med.transforms.cells import cells_mask, grid_of, join_cells, sample_cel
 class MAEConfig(RestorationConfig):
     """Defaults of the paper."""
 
-    ratio: float = 0.75
+    ratio: Annotated[float, Range(above=0, below=1)] = 0.75
     """share of the patches that are masked"""
-    patch: tuple[int, ...] = ()
+    patch: tuple[Side, ...] = ()
     """side of a patch in voxels, a divisor of the crop's; empty: about S/8, from 4 to 16"""
     normalize: bool = False
     """targets normalised within each patch, and a linear output"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.ratio < 1:
-            raise SslMedError(f"method.ratio is {self.ratio:g}; it must lie in (0, 1)")
         if self.loss == "ssim":
             raise SslMedError("method.loss=ssim needs whole images; masked patches take mse or mae")
 

@@ -23,12 +23,12 @@ from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce
 from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding, TwoViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.queue import Queue
+from ssl_med.ranges import Count, Positive, Share, Width
 from ssl_med.spec import Batch, SslMedError
 
 
@@ -36,20 +36,18 @@ from ssl_med.spec import Batch, SslMedError
 class MoCoConfig(TwoViewConfig):
     """Defaults of MoCo v2; v1 is `head: linear`, `temperature: 0.07` and `view.blur: 0`."""
 
-    temperature: float = 0.2
+    temperature: Positive = 0.2
     """tau of InfoNCE"""
-    momentum: float = 0.999
+    momentum: Share = 0.999
     """EMA coefficient m of the teacher"""
-    queue: int = 65536
+    queue: Count = 65536
     """number of keys K; a queue longer than the data set holds each image several times"""
     head: str = "mlp"
     """mlp (v2) or linear (v1)"""
-    out_dim: int = 128
+    out_dim: Width = 128
     """dimension of the contrasted embedding"""
 
     def __post_init__(self) -> None:
-        check_positive(temperature=self.temperature)
-        check_share(momentum=self.momentum)
         if self.head not in ("mlp", "linear"):
             raise SslMedError(f"method.head is '{self.head}'; it must be mlp or linear")
 

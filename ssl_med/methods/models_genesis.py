@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ssl_med.methods.core.about import Paper
-from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
+from ssl_med.ranges import Share
 from ssl_med.transforms.corruptions import models_genesis
 
 
@@ -28,18 +28,14 @@ from ssl_med.transforms.corruptions import models_genesis
 class ModelsGenesisConfig(ShuffleConfig):
     """Probabilities of the official `generate_pair`; 0 switches a transform off, so any combination is a config."""
 
-    shuffle: float = 0.5
+    shuffle: Share = 0.5
     """local pixel shuffling"""
-    nonlinear: float = 0.9
+    nonlinear: Share = 0.9
     """Bezier intensity mapping, half of the draws decreasing"""
-    paint: float = 0.9
+    paint: Share = 0.9
     """in- or out-painting, mutually exclusive"""
-    inpaint_rate: float = 0.2
+    inpaint_rate: Share = 0.2
     """share of painting that is in-painting"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(shuffle=self.shuffle, nonlinear=self.nonlinear, paint=self.paint, inpaint_rate=self.inpaint_rate)
 
 
 class ModelsGenesis(Shuffling):

@@ -20,17 +20,18 @@ Where we differ, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 from ssl_med.losses.permutation import assign, sinkhorn, unpermuted_mse
 from ssl_med.methods.core.about import ACCURACY, Paper
 from ssl_med.methods.core.base import Tensors
-from ssl_med.methods.core.checks import check_positive
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, cells_of
 from ssl_med.networks.heads import Projector
-from ssl_med.spec import Batch, SslMedError
+from ssl_med.ranges import Positive, Range, Width
+from ssl_med.spec import Batch
 from ssl_med.transforms._sampling import uniform
 from ssl_med.transforms.patches import permute
 
@@ -39,20 +40,14 @@ from ssl_med.transforms.patches import permute
 class MultimodalPuzzleConfig(PatchConfig):
     """Cells, Sinkhorn and head."""
 
-    grid: int = 0
+    grid: Annotated[int, Range(2, 3, special=(0,))] = 0
     """cells per axis, 2 or 3; 0: 3 in images, 2 in volumes"""
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """temperature by which scores are divided before Sinkhorn's algorithm"""
-    iterations: int = 20
+    iterations: Annotated[int, Range(1, 10**4)] = 20
     """iterations of Sinkhorn's algorithm"""
-    hidden_dim: int = 512
+    hidden_dim: Width = 512
     """width of the head's hidden layer"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(temperature=self.temperature)
-        if self.iterations < 1:
-            raise SslMedError(f"method.iterations is {self.iterations}; Sinkhorn needs at least one")
 
 
 class MultimodalPuzzle(PatchMethod):

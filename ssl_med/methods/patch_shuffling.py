@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.restoration import Restoration, RestorationConfig, cell_side
-from ssl_med.spec import SslMedError
+from ssl_med.ranges import PositiveShare, Side
 from ssl_med.transforms.cells import rearrange
 
 
@@ -28,15 +28,10 @@ from ssl_med.transforms.cells import rearrange
 class PatchShufflingConfig(RestorationConfig):
     """Which patches move."""
 
-    patch: tuple[int, ...] = ()
+    patch: tuple[Side, ...] = ()
     """side of a patch in voxels, a divisor of the crop's; empty: about S/7 in 2D, S/4 in 3D"""
-    share: float = 0.5
+    share: PositiveShare = 0.5
     """part of the patches that change places"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise SslMedError(f"method.share is {self.share:g}; it must lie in (0, 1]")
 
 
 class PatchShuffling(Restoration):

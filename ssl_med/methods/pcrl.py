@@ -39,6 +39,7 @@ from ssl_med.methods.core.pair import Embedding
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
 from ssl_med.networks.queue import Queue
+from ssl_med.ranges import BelowOne, Count, Degrees, NonNegative, Positive, Share, Width
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 from ssl_med.transforms.corruptions import local_shuffle, paint
 from ssl_med.transforms.intensity import brightness_contrast, cutout, gaussian_blur
@@ -62,43 +63,36 @@ class PCRLConfig:
     """the hybrid branch"""
     attention: Literal["gate", "paper"] = "gate"
     """form of TransAtt: channel gate from the indicator alone, or outer product of indicator and features"""
-    alpha: float = 1.0
+    alpha: Positive = 1.0
     """CrossMix: lambda ~ Beta(alpha, alpha)"""
     lambda_fold: bool = False
     """max(lambda, 1 - lambda): the ordinary branch always weighs more, as in the official code"""
-    temperature: float = 0.2
+    temperature: Positive = 0.2
     """tau of InfoNCE"""
-    queue: int = 16384
+    queue: Count = 16384
     """number of keys N"""
-    momentum: float = 0.99
+    momentum: Share = 0.99
     """EMA coefficient beta of the momentum encoder"""
-    out_dim: int = 128
+    out_dim: Width = 128
     """dimension of the contrasted embedding"""
-    contrast_weight: float = 0.5
+    contrast_weight: NonNegative = 0.5
     """weight of the contrastive loss"""
-    restore_weight: float = 0.5
+    restore_weight: NonNegative = 0.5
     """weight of the sum of the branches' squared errors, or of RotNet's cross-entropy"""
-    shuffle: float = 0.5
+    shuffle: Share = 0.5
     """3D: probability of local pixel shuffling"""
-    paint: float = 0.9
+    paint: Share = 0.9
     """3D: probability of in- or out-painting; it takes thousands of steps to tell painted crops from each other"""
-    min_iou: float = 0.2
+    min_iou: BelowOne = 0.2
     """least overlap of the two crops of a pair"""
-    rotation_deg: float = 10.0
+    rotation_deg: Degrees = 10.0
     """3D: largest in-plane rotation of a crop"""
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.alpha <= 0:
-            raise SslMedError("method.temperature and method.alpha must be positive")
-        if not 0 <= self.min_iou < 1:
-            raise SslMedError(f"method.min_iou is {self.min_iou:g}; it must lie in [0, 1)")
         if self.crossmix and not self.reconstruct:
             raise SslMedError("method.crossmix needs a decoder: set method.crossmix=false or method.reconstruct=true")
         if self.rotnet and self.reconstruct:
             raise SslMedError("method.rotnet replaces the decoder: set method.reconstruct=false")
-        for key in ("shuffle", "paint"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it is a probability")
 
 
 class TransAtt(nn.Module):

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +36,14 @@ from ssl_med.losses.distillation import cosine_distance
 from ssl_med.losses.restoration import mse
 from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.base import Tensors
-from ssl_med.methods.core.checks import check_share
+from ssl_med.methods.core.checks import check_order
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.multicrop import crops, small_size
 from ssl_med.methods.core.restoration import RestorationConfig, Restorer, grey_error
 from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.heads import Projector, RestorationHead
-from ssl_med.spec import Batch, DataSpec, Need, SslMedError
+from ssl_med.ranges import Degrees, Natural, NonNegative, PositiveShare, Range, Share
+from ssl_med.spec import Batch, DataSpec, Need
 from ssl_med.transforms.corruptions import swap_patches
 from ssl_med.transforms.intensity import brightness_contrast, cutout, gamma, gaussian_blur, gaussian_noise
 from ssl_med.transforms.spatial import flip, random_resized_crop, small_rotation
@@ -57,40 +59,31 @@ class PCRLv2Config(RestorationConfig, ScheduleConfig):
 
     skips: bool = False
     """whether the decoder sees the encoder's finer levels (U-Net) or only the last one (nsUNet)"""
-    flip: float = 0.5
+    flip: Share = 0.5
     """probability per axis that a view is mirrored; an image is mirrored left-right only"""
-    rotation_deg: float = 10.0
+    rotation_deg: Degrees = 10.0
     """largest in-plane rotation of a view"""
-    large_scale: tuple[float, float] = (0.3, 1.0)
+    large_scale: tuple[PositiveShare, PositiveShare] = (0.3, 1.0)
     """images: area of the large views, as a share of the image"""
-    min_iou: float = 0.3
+    min_iou: Share = 0.3
     """volumes: least overlap of the two large views"""
-    small_scale: tuple[float, float] = (0.05, 0.3)
+    small_scale: tuple[PositiveShare, PositiveShare] = (0.05, 0.3)
     """area or volume of the small views, as a share of the image's or the large view's"""
-    small_share: float = 96 / 224
+    small_share: PositiveShare = 96 / 224
     """side of a small view as a share of a large one's"""
-    small_crops: int = 6
+    small_crops: Annotated[int, Range(0, 1000)] = 6
     """number of small views"""
-    noise: float = 0.25
+    noise: NonNegative = 0.25
     """volumes: largest standard deviation of the noise"""
-    swaps: int = 50
+    swaps: Natural = 50
     """volumes: pairs of patches that change places in a large view"""
-    deep_weight: float = 1.0
+    deep_weight: NonNegative = 1.0
     """beta at the beginning"""
-    compare_weight: float = 1.0
+    compare_weight: NonNegative = 1.0
     """weight of both comparisons, between large views and of small with large ones"""
 
     def __post_init__(self) -> None:
-        RestorationConfig.__post_init__(self)
-        ScheduleConfig.__post_init__(self)
-        check_share(min_iou=self.min_iou, small_share=self.small_share)
-        for key in ("large_scale", "small_scale"):
-            low, high = getattr(self, key)
-            if not 0 < low <= high <= 1:
-                raise SslMedError(f"method.{key} is {[low, high]}; it must be a range within (0, 1]")
-        for key in ("rotation_deg", "small_crops", "noise", "swaps", "deep_weight", "compare_weight"):
-            if getattr(self, key) < 0:
-                raise SslMedError(f"method.{key} is {getattr(self, key):g}; it must be 0 or more")
+        check_order("method.", large_scale=self.large_scale, small_scale=self.small_scale)
 
 
 class Comparison(nn.Module):

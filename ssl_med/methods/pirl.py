@@ -18,7 +18,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import nn
@@ -28,12 +28,12 @@ from ssl_med.distributed import gather
 from ssl_med.losses.contrastive import info_nce, nce
 from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Tensors
-from ssl_med.methods.core.checks import check_positive, check_share
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import ViewConfig, random_view
 from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, cells_of
 from ssl_med.networks.heads import Projector
 from ssl_med.networks.memory import Memory
+from ssl_med.ranges import Count, Positive, Range, Share, Width
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 
 
@@ -47,27 +47,20 @@ class PIRLConfig(PatchConfig):
     """the image that patches are cut from"""
     standardize: bool = False
     """each patch to mean 0 and variance 1; images are not, and share the encoder"""
-    grid: int = 0
+    grid: Annotated[int, Range(2, 3, special=(0,))] = 0
     """cells per axis, 2 or 3; 0: 3 in images, 2 in volumes"""
     loss: Literal["info_nce", "nce"] = "info_nce"
     """contrast with the memory"""
-    weight: float = 0.5
+    weight: Share = 0.5
     """share of the patches' term"""
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     """tau of the contrast"""
-    memory_momentum: float = 0.5
+    memory_momentum: Share = 0.5
     """share of its former value in a new entry of the memory"""
-    negatives: int = 32000
+    negatives: Count = 32000
     """number of negatives; fewer when there are fewer training samples"""
-    out_dim: int = 128
+    out_dim: Width = 128
     """dimension of the embedding"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(weight=self.weight, memory_momentum=self.memory_momentum)
-        check_positive(temperature=self.temperature)
-        if self.negatives < 1:
-            raise SslMedError(f"method.negatives is {self.negatives}; it must be at least 1")
 
 
 class PIRL(PatchMethod):

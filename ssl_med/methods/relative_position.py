@@ -24,6 +24,7 @@ from ssl_med.methods.core.about import ACCURACY, Paper
 from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, classify
 from ssl_med.networks.heads import Projector
+from ssl_med.ranges import Width
 from ssl_med.spec import Batch
 
 
@@ -31,7 +32,7 @@ from ssl_med.spec import Batch
 class RelativePositionConfig(PatchConfig):
     """The paper leaves half a patch between neighbours (`gap: 0.33`); jitter alone does so on average."""
 
-    hidden_dim: int = 4096
+    hidden_dim: Width = 4096
     """width of the head's hidden layer"""
 
 

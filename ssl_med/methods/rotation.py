@@ -22,9 +22,9 @@ from torch import Tensor
 
 from ssl_med.methods.core.about import ACCURACY, Paper
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.predictive import classify
 from ssl_med.networks.heads import ClassificationHead
+from ssl_med.ranges import Share
 from ssl_med.spec import Batch
 from ssl_med.transforms.rotations import apply_rotations, rotate, rotations_of
 from ssl_med.transforms.spatial import flip
@@ -36,11 +36,8 @@ class RotationConfig:
 
     every: bool = True
     """all rotations of each image in one batch, or one at random"""
-    flip: float = 0.5
+    flip: Share = 0.5
     """probability of a left-right mirror before the rotation"""
-
-    def __post_init__(self) -> None:
-        check_share(flip=self.flip)
 
 
 class Rotation(Method):

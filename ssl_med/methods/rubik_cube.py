@@ -24,15 +24,16 @@ from dataclasses import dataclass
 from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.rubik import Rubik, RubikConfig
+from ssl_med.ranges import NonNegative
 
 
 @dataclass
 class RubikCubeConfig(RubikConfig):
     """Defaults of the paper and its ports."""
 
-    order_weight: float = 0.5
+    order_weight: NonNegative = 0.5
     """a: weight of the order's cross-entropy"""
-    rotation_weight: float = 0.5
+    rotation_weight: NonNegative = 0.5
     """b: weight of the turns' binary cross-entropy"""
 
 

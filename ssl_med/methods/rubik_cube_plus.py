@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.base import Tensors
-from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.rubik import Rubik, RubikConfig
+from ssl_med.ranges import NonNegative, Share
 from ssl_med.spec import Batch
 from ssl_med.transforms._sampling import uniform
 
@@ -28,20 +28,16 @@ from ssl_med.transforms._sampling import uniform
 class RubikCubePlusConfig(RubikConfig):
     """Defaults of the paper: three tasks of equal weight."""
 
-    mask: float = 0.5
+    mask: Share = 0.5
     """probability of a sub-cube to be masked"""
-    mask_voxels: float = 0.5
+    mask_voxels: Share = 0.5
     """probability of a voxel of a masked sub-cube to be 0"""
-    order_weight: float = 1 / 3
+    order_weight: NonNegative = 1 / 3
     """weight of the order's cross-entropy"""
-    rotation_weight: float = 1 / 3
+    rotation_weight: NonNegative = 1 / 3
     """weight of the turns' binary cross-entropy"""
-    mask_weight: float = 1 / 3
+    mask_weight: NonNegative = 1 / 3
     """weight of the masks' binary cross-entropy"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_share(mask=self.mask, mask_voxels=self.mask_voxels)
 
 
 class RubikCubePlus(Rubik):

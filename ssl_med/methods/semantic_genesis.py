@@ -28,6 +28,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, RestorationHead
 from ssl_med.networks.pyramid import Norm, conv_norm_relu
+from ssl_med.ranges import Count, NonNegative, PositiveShare, Range, Share
 from ssl_med.spec import Batch, DataSpec, Need, Positions, SslMedError
 from ssl_med.transforms.corruptions import inpaint, one_of, outpaint
 from ssl_med.transforms.intensity import nonlinear
@@ -56,37 +58,28 @@ _CHUNK = 32  # thumbnails described at once
 class SemanticGenesisConfig(ShuffleConfig):
     """Defaults of the papers and, where those are silent, of the official training script."""
 
-    flip: float = 0.0
+    flip: Share = 0.0
     """probability per axis that an image is mirrored, input and target alike; positions have a left and a right"""
-    classes: int = 44
+    classes: Annotated[int, Range(2, 10**5)] = 44
     """number C of anatomical positions"""
-    neighbours: float = 0.32
+    neighbours: PositiveShare = 0.32
     """share of the patients nearest to a class's reference that show the class: 200 of LUNA16's 623"""
-    classify_weight: float = 0.01
+    classify_weight: NonNegative = 0.01
     """weight of the cross-entropy; restoration has 1"""
-    elastic: float = 0.0
+    elastic: NonNegative = 0.0
     """standard deviation in voxels of an elastic deformation of the input; 0: none"""
-    memory: int = 256
+    memory: Count = 256
     """scans that "nearest" is judged by, the references among them; their thumbnails are kept in bytes"""
-    renew: int = 100
+    renew: Count = 100
     """steps between renewals of all descriptors"""
-    thumbnail: int = 32
+    thumbnail: Annotated[int, Range(16, 1024)] = 32
     """side of a scan as the autoencoder sees it, in voxels"""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.classes < 2:
-            raise SslMedError(f"method.classes is {self.classes}; at least two positions are needed")
-        if not 0 < self.neighbours <= 1:
-            raise SslMedError(f"method.neighbours is {self.neighbours:g}; it must lie in (0, 1]")
-        if self.classify_weight < 0 or self.elastic < 0:
-            raise SslMedError("method.classify_weight and method.elastic must be 0 or more")
         if self.memory < self.classes:
             raise SslMedError(f"method.memory is {self.memory}; it must hold a reference for each of method.classes")
-        if self.renew < 1:
-            raise SslMedError(f"method.renew is {self.renew}; it must be at least 1")
-        if self.thumbnail < 16 or self.thumbnail % 8:
-            raise SslMedError(f"method.thumbnail is {self.thumbnail}; it must be a multiple of 8, at least 16")
+        if self.thumbnail % 8:
+            raise SslMedError(f"method.thumbnail is {self.thumbnail}; it must be a multiple of 8")
 
 
 class Discovery(nn.Module):

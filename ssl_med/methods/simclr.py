@@ -11,6 +11,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch.nn import functional as F
@@ -19,10 +20,10 @@ from ssl_med.distributed import gather_with_grad, rank
 from ssl_med.losses.contrastive import nt_xent
 from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_positive
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import TwoViewConfig, random_view
 from ssl_med.networks.heads import Projector
+from ssl_med.ranges import Positive, Range, Width
 from ssl_med.spec import Batch
 
 
@@ -30,17 +31,14 @@ from ssl_med.spec import Batch
 class SimCLRConfig(TwoViewConfig):
     """Defaults of the paper's ImageNet runs where they carry over to grey images."""
 
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """tau of NT-Xent (eq. 1)"""
-    hidden_dim: int = 2048
+    hidden_dim: Width = 2048
     """width of the projection head"""
-    out_dim: int = 128
+    out_dim: Width = 128
     """dimension of the contrasted embedding"""
-    layers: int = 2
+    layers: Annotated[int, Range(1, 100)] = 2
     """linear layers of the projection head"""
-
-    def __post_init__(self) -> None:
-        check_positive(temperature=self.temperature)
 
 
 class SimCLR(Method):

@@ -19,6 +19,7 @@ Where we differ, and why:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +29,14 @@ from ssl_med.distributed import gather, rank
 from ssl_med.losses.distillation import sinkhorn, soft_cross_entropy
 from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_positive
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.multicrop import MultiCropConfig, multi_crop, pool_crops, small_size
 from ssl_med.methods.core.pair import ViewConfig
 from ssl_med.methods.core.schedule import Schedule
 from ssl_med.networks.heads import Projector, Prototypes
 from ssl_med.networks.queue import Queue
-from ssl_med.spec import Batch, SslMedError
+from ssl_med.ranges import Natural, Positive, Range, Share, Width
+from ssl_med.spec import Batch
 
 
 @dataclass
@@ -44,30 +45,22 @@ class SwAVConfig(MultiCropConfig):
 
     view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.14, 1.0)))
     """the two large crops"""
-    prototypes: int = 300
+    prototypes: Annotated[int, Range(2, 2**20)] = 300
     """number of clusters K"""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """tau of the predictions"""
-    epsilon: float = 0.05
+    epsilon: Positive = 0.05
     """entropy of Sinkhorn's assignments"""
-    iterations: int = 3
+    iterations: Annotated[int, Range(1, 10**4)] = 3
     """iterations of Sinkhorn's algorithm"""
-    queue: int = 3840
+    queue: Natural = 3840
     """embeddings of former batches that take part in the assignment, per large crop; 0: none"""
-    queue_from: float = 15 / 400
+    queue_from: Share = 15 / 400
     """share of the training after which they do"""
-    hidden_dim: int = 2048
+    hidden_dim: Width = 2048
     """width of the projection head"""
-    out_dim: int = 128
+    out_dim: Width = 128
     """dimension of the embedding"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(temperature=self.temperature, epsilon=self.epsilon)
-        if self.iterations < 1 or self.prototypes < 2:
-            raise SslMedError("method.iterations must be at least 1 and method.prototypes at least 2")
-        if self.queue < 0:
-            raise SslMedError(f"method.queue is {self.queue}; it must be 0 or more")
 
 
 class SwAV(Method):

@@ -17,6 +17,7 @@ from ssl_med.networks.pyramid import (
     check_widths,
     norm_of,
 )
+from ssl_med.ranges import Width
 from ssl_med.spec import SslMedError
 
 _WIDTHS = (64, 128, 256, 512)
@@ -26,7 +27,7 @@ _WIDTHS = (64, 128, 256, 512)
 class ResNetConfig(BackboneConfig):
     """Settings of a residual network."""
 
-    decoder_channels: tuple[int, ...] = (256, 128, 64, 32, 16)
+    decoder_channels: tuple[Width, ...] = (256, 128, 64, 32, 16)
     """widths of the decoder, coarsest first"""
 
     def __post_init__(self) -> None:

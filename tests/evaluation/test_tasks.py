@@ -169,10 +169,3 @@ def test_how_right_a_case_is():
     assert math.isnan(task.goodness({**row, "label/a": None, "label/b": None}))
     task, *_ = task_of(spec_of("mask", ("a",)))
     assert task.goodness({"dice": 0.4}) == 0.4
-
-
-def test_bad_settings_of_the_error_analysis():
-    with pytest.raises(SslMedError, match=r"task.tolerance_mm is -1; it must be 0 or more"):
-        TaskConfig(tolerance_mm=-1)
-    with pytest.raises(SslMedError, match=r"task.pictures is \[2, -1, 0, 0\]; give four numbers"):
-        TaskConfig(pictures=(2, -1, 0, 0))

@@ -264,7 +264,7 @@ def test_another_declaration_of_the_same_folder_is_noted(start):
     ("words", "message"),
     [
         (["scale=tiny"], "scale is 'tiny'; it must be full or small"),
-        (["jobs=0"], "jobs must be at least 1"),
+        (["jobs=0"], "'jobs' is 0; it must be at least 1"),
         (["scale=small"], "has no part 'small'"),
         (["columns.liver.task=livr"], "task 'livr' is unknown"),
         (["columns.lungs.settings.optim.lr=fast"], "optim.lr"),

@@ -377,7 +377,7 @@ def test_every_data_set_can_be_asked_for_pretexts(data):
         (["task=luna", "protocol=knn", "transfer.layer_decay=.5"], "command line: key 'transfer.layer_decay' is unknown"),
         (["task=luna", "protocol=knn", "labels.match=steps"], "command line: key 'labels.match' is unknown"),
         (["task=luna", "protocol=knn", "labels.shots=2", "labels.fraction=.5"], "command line: labels.fraction and labels.sho"),
-        (["task=luna", "protocol=linear", "probe.strength_min=0"], "command line: probe.strength_min 0 must be positive"),
+        (["task=luna", "protocol=linear", "probe.strength_min=0"], "command line: 'probe.strength_min' is 0; it must be"),
     ],
 )  # fmt: skip
 def test_a_wrong_probe_is_one_line(words, line):
@@ -413,7 +413,7 @@ def test_threads_do_not_name_a_run():
     assert compose_pretrain([*base, "trainer.threads=2"]).hash() == compose_pretrain(base).hash()
     probe = ["task=chest14", "protocol=knn"]
     assert compose_probe([*probe, "trainer.threads=2"]).hash() == compose_probe(probe).hash()
-    with pytest.raises(SslMedError, match=r"trainer\.threads is -1; it must be 0 or more"):
+    with pytest.raises(SslMedError, match=r"command line: 'trainer\.threads' is -1; it must be at least 0"):
         compose_pretrain([*base, "trainer.threads=-1"])
 
 

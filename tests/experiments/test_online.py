@@ -255,7 +255,7 @@ def test_what_is_wrong_is_one_line_before_work_starts(base, nodules, roots, tmp_
     assert "task 'nodul2d' is unknown; did you mean 'nodule2d'?" in refused("online.task=nodul2d", root)
     assert "online.data.root=/nowhere: no such folder" in refused(task, "online.data.root=/nowhere")
     assert "is this medmnist?" in refused(task, images)
-    assert "online.every_steps is 0" in refused(task, root, "online.every_steps=0")
+    assert "'online.every_steps' is 0; it must be at least 1" in refused(task, root, "online.every_steps=0")
     assert "has masks; an online probe needs classes or findings" in refused("online.task=montgomery_lungs", images)
     assert "is 3D, the pretraining on chest14 is 2D" in refused("online.task=luna", images)
     assert "images have 3 channels" in refused("online.task=bach", images)

@@ -9,6 +9,7 @@ import pytest
 
 from experiments.comparison.local import Job
 from experiments.comparison.slurm import RunOnce, Slurm, SlurmConfig
+from ssl_med.ranges import check_ranges
 from ssl_med.spec import SslMedError
 
 SBATCH = """
@@ -115,4 +116,4 @@ def test_a_job_that_is_taken_away_comes_back_the_same():
 @pytest.mark.parametrize("key", ["nodes", "cpus", "memory_gb", "limit"])
 def test_impossible_requests_are_refused(key):
     with pytest.raises(SslMedError, match=f"slurm.{key} is 0"):
-        SlurmConfig(**{key: 0})
+        check_ranges(SlurmConfig(**{key: 0}), "slurm")

@@ -10,6 +10,7 @@ from ssl_med.losses.distillation import sinkhorn
 from ssl_med.methods.core.multicrop import crops, small_size
 from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.backbone import backbone_config, build_backbone
+from ssl_med.ranges import check_ranges
 from ssl_med.spec import SslMedError
 
 
@@ -48,7 +49,7 @@ def test_schedule_follows_trainer_config_or_nothing_and_resumes():
     resumed.load_state_dict(own.state_dict())
     assert resumed.done == 4
     with pytest.raises(SslMedError, match="schedule_steps"):
-        ScheduleConfig(schedule_steps=-1)
+        check_ranges(ScheduleConfig(schedule_steps=-1), "method")
 
 
 # --- BYOL ------------------------------------------------------------------------------------------------------------

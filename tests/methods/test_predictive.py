@@ -128,11 +128,10 @@ def test_jigsaw_tells_slots_apart_by_one_encoder():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["method.grid=4"], "method.grid is 4; it must be 2 or 3"),
-        (["method.permutations=1"], "method.permutations is 1"),
+        (["method.grid=4"], "'method.grid' is 4; it must be at most 3"),
         (["method.grid=2", "method.permutations=100"], "method.permutations is 100; 4 cells have 24 orders"),
         (["method.gap=0.5", "method.jitter=0.5"], "method.gap and method.jitter must leave"),
-        (["method.jitter=2"], "method.jitter is 2"),
+        (["method.jitter=2"], "'method.jitter' is 2; it must be at most 1"),
     ],
 )
 def test_impossible_puzzles_are_one_line(words, message):

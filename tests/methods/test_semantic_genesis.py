@@ -124,13 +124,8 @@ def test_it_asks_the_loader_for_positions(dims, share, border):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("classes", 1, "at least two positions"),
-        ("neighbours", 0.0, "method.neighbours is 0"),
-        ("classify_weight", -1.0, "must be 0 or more"),
         ("memory", 43, "method.memory is 43; it must hold a reference for each"),
-        ("renew", 0, "method.renew is 0"),
         ("thumbnail", 20, "multiple of 8"),
-        ("windows", -1, "must be 0 or more"),
     ],
 )
 def test_refusals_are_one_line_that_names_the_key(key, value, message):

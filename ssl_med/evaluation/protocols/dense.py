@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from ssl_med.evaluation.scores import dice_per_region
 from ssl_med.evaluation.tasks import Row, Segmentation
 from ssl_med.networks.heads import pointwise
 from ssl_med.networks.pyramid import Backbone, Decoder
+from ssl_med.ranges import Count, Level, Positive, Range
 from ssl_med.rng import seeded_generator
 from ssl_med.setting import setting
 from ssl_med.spec import Batch, SslMedError
@@ -34,31 +35,27 @@ PICTURES = 4  # the first test cases
 class DenseConfig:
     """Voxels of training crops, one logistic regression per region, a threshold per region."""
 
-    levels: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = ()
     """levels of the encoder whose features are joined, 0: finest, -1: last; empty: all"""
     cache: str = setting(default="", affects="nothing")
     """folder of the feature files; empty: features/ in the run folder; runs that share one extract once"""
-    voxels: int = 400
+    voxels: Count = 400
     """voxels of each crop, half of them from the regions where there are enough; data.crops_per_volume crops a scan"""
-    most: int = 60000
+    most: Count = 60000
     """largest number of voxels that are fitted; of more, a random part"""
-    strengths: int = 12
+    strengths: Annotated[int, Range(1, 1000)] = 12
     """number of L2 values, evenly spaced in the logarithm, of which validation voxels choose by their loss"""
-    strength_min: float = 1e-6
+    strength_min: Positive = 1e-6
     """smallest L2 value, on the sum of the losses"""
-    strength_max: float = 1e5
+    strength_max: Positive = 1e5
     """largest L2 value"""
-    max_iter: int = 1000
+    max_iter: Count = 1000
     """iterations of L-BFGS"""
 
     def __post_init__(self) -> None:
-        for key in ("voxels", "most", "strengths", "max_iter"):
-            if getattr(self, key) < 1:
-                raise SslMedError(f"probe.{key} is {getattr(self, key)}; it must be at least 1")
-        if not 0 < self.strength_min <= self.strength_max:
+        if self.strength_min > self.strength_max:
             raise SslMedError(
-                f"probe.strength_min {self.strength_min:g} must be positive and not above "
-                f"probe.strength_max {self.strength_max:g}"
+                f"probe.strength_min {self.strength_min:g} must not be above probe.strength_max {self.strength_max:g}"
             )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.protocols.core.choice import CHUNK
 from ssl_med.evaluation.protocols.core.contract import LevelsConfig, Probe, Result, Source, pooled_features
 from ssl_med.evaluation.tasks import Row
+from ssl_med.ranges import Count, Range
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -28,25 +30,16 @@ from ssl_med.spec import DataSpec, SslMedError
 class FewshotConfig(LevelsConfig):
     """Nearest class mean in episodes; defaults of Anton et al. 2022."""
 
-    ways: int = 0
+    ways: Annotated[int, Range(2, 1000, special=(0,))] = 0
     """classes of an episode; 0: the paper's, 5 where there are as many, else 2"""
-    shots: int = 20
+    shots: Count = 20
     """support samples of a class"""
-    queries: int = 15
+    queries: Count = 15
     """query samples of a class"""
-    episodes: int = 600
+    episodes: Annotated[int, Range(1, 10**6)] = 600
     """number of episodes"""
     pool: bool = False
     """support and queries from training and test samples together, as in the paper; patients may then be in both"""
-
-    def __post_init__(self) -> None:
-        if self.ways < 0 or self.ways == 1:
-            raise SslMedError(
-                f"probe.ways is {self.ways}; an episode needs two classes or more (0: the paper's number)"
-            )
-        for key in ("shots", "queries", "episodes"):
-            if getattr(self, key) < 1:
-                raise SslMedError(f"probe.{key} is {getattr(self, key)}; it must be at least 1")
 
 
 class Fewshot(Probe):

@@ -12,6 +12,7 @@ from torch import nn
 from ssl_med.evaluation.protocols.core.contract import Protocol
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.optim import Part
+from ssl_med.ranges import Natural, PositiveShare
 from ssl_med.spec import SslMedError
 
 
@@ -29,10 +30,10 @@ class TransferConfig(InitConfig):
 
     protocol: Literal["finetune", "frozen"] = "finetune"
     """finetune: all weights; frozen: the encoder keeps its weights and its normalisation statistics"""
-    unfreeze: tuple[int, ...] = ()
+    unfreeze: tuple[Natural, ...] = ()
     """steps from which the levels of the encoder are trained, last level first; the last number holds for all finer levels;
     empty: from the start. Until then a level keeps its weights and statistics; head and decoder are always trained"""
-    layer_decay: float = 1.0
+    layer_decay: PositiveShare = 1.0
     """learning rate of a level as a multiple of that of the next one; head and decoder have optim.lr, the last level
     layer_decay times that, and so on to the finest"""
     decoder: str = "auto"
@@ -44,10 +45,8 @@ class TransferConfig(InitConfig):
         self.decoder = self.decoder.lower()  # yaml's true and false arrive as True and False
         if self.decoder not in ("auto", "true", "false"):
             raise SslMedError(f"transfer.decoder is '{self.decoder}'; it must be auto, true or false")
-        if not 0 < self.layer_decay <= 1:
-            raise SslMedError(f"transfer.layer_decay is {self.layer_decay:g}; it must lie in (0, 1]")
-        if any(step < 0 for step in self.unfreeze) or any(a > b for a, b in pairwise(self.unfreeze)):
-            raise SslMedError(f"transfer.unfreeze {list(self.unfreeze)} must be steps from 0 on that do not fall")
+        if any(a > b for a, b in pairwise(self.unfreeze)):
+            raise SslMedError(f"transfer.unfreeze {list(self.unfreeze)} must be steps that do not fall")
         if self.protocol == "frozen" and (self.unfreeze or self.layer_decay != 1):
             key = "unfreeze" if self.unfreeze else "layer_decay"
             raise SslMedError(f"transfer.{key} trains the encoder, transfer.protocol=frozen does not; choose one")

@@ -14,6 +14,7 @@ from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.metrics import METRICS
 from ssl_med.evaluation.protocols.core.choice import CHUNK, Outcome, class_value, finding_values
 from ssl_med.evaluation.protocols.core.contract import LevelsConfig, Probe, Result, Source, pooled_features, scored
+from ssl_med.ranges import Count, Positive
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -21,18 +22,16 @@ from ssl_med.spec import DataSpec, SslMedError
 class KnnConfig(LevelsConfig):
     """Votes of the nearest training samples by cosine, each weighted by exp(cosine / temperature)."""
 
-    neighbours: tuple[int, ...] = (1, 3, 5, 10, 20, 50, 100, 200)
+    neighbours: tuple[Count, ...] = (1, 3, 5, 10, 20, 50, 100, 200)
     """numbers of neighbours, of which the best on validation is taken; those above the number of samples are left out"""
-    temperature: float = 0.07
+    temperature: Positive = 0.07
     """temperature of the votes' weights exp(similarity / temperature) (Wu et al. 2018)"""
     select: Literal["accuracy", "balanced_accuracy"] = "accuracy"
     """validation value that chooses; findings: mean AUROC"""
 
     def __post_init__(self) -> None:
-        if not self.neighbours or min(self.neighbours) < 1:
-            raise SslMedError(f"probe.neighbours {list(self.neighbours)} must be positive numbers")
-        if self.temperature <= 0:
-            raise SslMedError(f"probe.temperature is {self.temperature:g}; it must be positive")
+        if not self.neighbours:
+            raise SslMedError("probe.neighbours is empty; give at least one number")
 
 
 class Knn(Probe):

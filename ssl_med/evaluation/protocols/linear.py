@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from ssl_med.evaluation.logistic import Logistic, fit_classes, fit_findings
 from ssl_med.evaluation.metrics import METRICS
 from ssl_med.evaluation.protocols.core.choice import Outcome, class_value, finding_values
 from ssl_med.evaluation.protocols.core.contract import LevelsConfig, Probe, Result, Source, pooled_features, scored
+from ssl_med.ranges import Count, Positive, Range
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -28,26 +29,23 @@ from ssl_med.spec import DataSpec, SslMedError
 class LinearConfig(LevelsConfig):
     """Logistic regression; defaults of Anton et al. 2022."""
 
-    strengths: int = 45
+    strengths: Annotated[int, Range(1, 1000)] = 45
     """number of L2 values, evenly spaced in the logarithm"""
-    strength_min: float = 1e-6
+    strength_min: Positive = 1e-6
     """smallest L2 value, on the sum of the losses"""
-    strength_max: float = 1e5
+    strength_max: Positive = 1e5
     """largest L2 value"""
     select: Literal["accuracy", "balanced_accuracy"] = "accuracy"
     """validation value that chooses the L2 value of classes; findings are chosen one by one by AUROC"""
     refit_on: Literal["auto", "train", "train+val"] = "auto"
     """samples of the final fit; auto: train+val as in the paper, but train alone when the label budget is a part of train"""
-    max_iter: int = 1000
+    max_iter: Count = 1000
     """iterations of L-BFGS"""
 
     def __post_init__(self) -> None:
-        if self.strengths < 1 or self.max_iter < 1:
-            raise SslMedError("probe.strengths and probe.max_iter must be at least 1")
-        if not 0 < self.strength_min <= self.strength_max:
+        if self.strength_min > self.strength_max:
             raise SslMedError(
-                f"probe.strength_min {self.strength_min:g} must be positive and not above "
-                f"probe.strength_max {self.strength_max:g}"
+                f"probe.strength_min {self.strength_min:g} must not be above probe.strength_max {self.strength_max:g}"
             )
 
     def grid(self) -> Tensor:

@@ -19,6 +19,7 @@ from ssl_med.networks.heads import Standardize
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
 from ssl_med.optim import OptimConfig, configure, count_samples
+from ssl_med.ranges import check_ranges
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import BATCH_KEYS, Batch, DataSpec, Need, SslMedError
 
@@ -84,6 +85,7 @@ class Method(pl.LightningModule, ABC):
         check_backbone(backbone, spec)
         self.config, self.spec = self.Config() if config is None else config, spec
         self.optim = optim or OptimConfig(name="adamw", lr=1e-3)
+        check_ranges(self.config, "method")
         self.backbone_config, self.batch_size, self.seed = backbone, batch_size, seed
         self.batch_keys = ("image", *self.need(self.config, spec).keys)
         self.samples: int | None = None  # number of training samples, once `prepare` was called

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.pair import ViewConfig, random_view
 from ssl_med.methods.core.schedule import ScheduleConfig
 from ssl_med.networks.pyramid import Backbone
-from ssl_med.spec import SslMedError
+from ssl_med.ranges import Natural, PositiveShare, Range
 
 
 @dataclass
@@ -22,19 +23,12 @@ class MultiCropConfig(ScheduleConfig):
 
     small_view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)))
     """random view that makes a small crop"""
-    small_crops: int = 6
+    small_crops: Annotated[int, Range(0, 1000)] = 6
     """number of small crops"""
-    small_share: float = 96 / 224
+    small_share: PositiveShare = 96 / 224
     """side of a small crop as a share of a large one's"""
-    freeze_steps: int = 313
+    freeze_steps: Natural = 313
     """optimiser steps before the output layer or the prototypes learn"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.small_crops < 0 or not 0 < self.small_share <= 1:
-            raise SslMedError("method.small_crops must be 0 or more, and method.small_share must lie in (0, 1]")
-        if self.freeze_steps < 0:
-            raise SslMedError(f"method.freeze_steps is {self.freeze_steps}; it must be 0 or more")
 
 
 def small_size(patch: Sequence[int], backbone: Backbone, *, share: float) -> tuple[int, ...]:

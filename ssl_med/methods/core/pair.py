@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from ssl_med.methods.core.checks import check_order
 from ssl_med.networks.pyramid import Backbone
+from ssl_med.ranges import NonNegative, PositiveShare, Share
 from ssl_med.transforms.intensity import brightness_contrast, gaussian_blur, solarize
 from ssl_med.transforms.spatial import flip, random_resized_crop
 
@@ -17,22 +19,25 @@ from ssl_med.transforms.spatial import flip, random_resized_crop
 class ViewConfig:
     """Random view of an image; colour transforms of the papers reduce to brightness and contrast on grey images."""
 
-    crop_scale: tuple[float, float] = (0.2, 1.0)
+    crop_scale: tuple[PositiveShare, PositiveShare] = (0.2, 1.0)
     """area or volume of the random resized crop, as a share of the image"""
-    flip: float = 0.5
+    flip: Share = 0.5
     """probability per flipped axis; an image is flipped left-right only"""
-    brightness: float = 0.4
+    brightness: Share = 0.4
     """largest relative change"""
-    contrast: float = 0.4
+    contrast: Share = 0.4
     """largest relative change"""
-    jitter: float = 0.8
+    jitter: Share = 0.8
     """probability of brightness and contrast changes"""
-    blur: float = 0.5
+    blur: Share = 0.5
     """probability of a Gaussian blur"""
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: tuple[NonNegative, NonNegative] = (0.1, 2.0)
     """standard deviation of the blur in voxels"""
-    solarize: float = 0.0
+    solarize: Share = 0.0
     """probability that all values from 0.5 upwards are inverted"""
+
+    def __post_init__(self) -> None:
+        check_order(crop_scale=self.crop_scale, blur_sigma=self.blur_sigma)
 
 
 @dataclass

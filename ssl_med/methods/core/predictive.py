@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from ssl_med.methods.core.about import Family
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.measures import to_float32
+from ssl_med.ranges import Share
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.patches import Grid, cut, make_grid, permute, sample_corners, standardize
 
@@ -22,15 +22,14 @@ from ssl_med.transforms.patches import Grid, cut, make_grid, permute, sample_cor
 class PatchConfig:
     """How patches are cut; both shares give way to the smallest patch that the network can take."""
 
-    gap: float = 0.0
+    gap: Share = 0.0
     """least distance between the patches of neighbouring cells, as a share of a cell's side"""
-    jitter: float = 0.25
+    jitter: Share = 0.25
     """how far a patch moves within its cell, as a share of a cell's side"""
     standardize: bool = True
     """each patch to mean 0 and variance 1, so that brightness does not reveal its place"""
 
     def __post_init__(self) -> None:
-        check_share(gap=self.gap, jitter=self.jitter)
         if self.gap + self.jitter >= 1:
             raise SslMedError("method.gap and method.jitter must leave something of a cell: their sum is 1 or more")
 
@@ -74,15 +73,7 @@ class PatchMethod(Method):
 
 
 def cells_of(grid: int, dims: int) -> tuple[int, ...]:
-    """`method.grid` of the puzzles -> cells per axis: 3 in images and 2 in volumes when it is 0, the same along each axis.
-
-    Raises:
-        SslMedError: another number.
-    """
-    if grid not in (0, 2, 3):
-        raise SslMedError(
-            f"method.grid is {grid}; it must be 2 or 3 cells per axis, or 0 for 3 in images and 2 in volumes"
-        )
+    """`method.grid` of the puzzles -> cells per axis: 3 in images and 2 in volumes when it is 0, the same along each axis."""
     return (grid or (3 if dims == 2 else 2),) * dims
 
 

@@ -15,9 +15,9 @@ from ssl_med.evaluation.metrics import METRICS
 from ssl_med.losses.restoration import mae, mse, ssim_loss
 from ssl_med.methods.core.about import Family
 from ssl_med.methods.core.base import Method, Tensors
-from ssl_med.methods.core.checks import check_share
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.networks.heads import RestorationHead
+from ssl_med.ranges import Natural, Share
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec, SslMedError
 from ssl_med.transforms.cells import largest_side
@@ -36,18 +36,15 @@ class RestorationConfig:
     """distance between restored and original image"""
     skips: bool = True
     """whether the decoder sees the encoder's finer levels (U-Net) or only the last one"""
-    flip: float = 0.0
+    flip: Share = 0.0
     """probability per axis that an image is mirrored, input and target alike"""
-
-    def __post_init__(self) -> None:
-        check_share(flip=self.flip)
 
 
 @dataclass
 class GenesisConfig(RestorationConfig):
     """Settings of Models Genesis and of its corruptions used alone: images are mirrored."""
 
-    flip: float = 0.4
+    flip: Share = 0.4
     """probability per axis that an image is mirrored, input and target alike"""
 
 
@@ -55,15 +52,10 @@ class GenesisConfig(RestorationConfig):
 class ShuffleConfig(GenesisConfig):
     """Settings of local pixel shuffling."""
 
-    windows: int = 1000
+    windows: Natural = 1000
     """windows shuffled per image, each 1 to S//10 voxels wide"""
-    pooled: int = 0
+    pooled: Natural = 0
     """shufflings drawn once and used again, each image taking a random one: faster; 0: every image draws its own windows"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.windows < 0 or self.pooled < 0:
-            raise SslMedError("method.windows and method.pooled must be 0 or more")
 
 
 class Restorer(Method):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.predictive import PatchConfig, PatchMethod, cells_of, classify
 from ssl_med.networks.heads import Projector
+from ssl_med.ranges import Range, Seed, Share, Width
 from ssl_med.spec import Batch
 from ssl_med.transforms.patches import permutation_set, permute
 from ssl_med.transforms.rotations import apply_rotations, half_turns, rotations_of
@@ -23,21 +24,21 @@ from ssl_med.transforms.rotations import apply_rotations, half_turns, rotations_
 class RubikConfig(PatchConfig):
     """Settings of sub-cubes, orders, turns and heads."""
 
-    jitter: float = 0.3
+    jitter: Share = 0.3
     """how far a sub-cube moves within its cell, as a share of the cell's side: a gap of 10 voxels of 64 on average"""
     standardize: bool = False
     """each sub-cube to mean 0 and variance 1"""
-    grid: int = 0
+    grid: Annotated[int, Range(2, 3, special=(0,))] = 0
     """cells per axis, 2 or 3; 0: 3 in images, 2 in volumes"""
-    permutations: int = 100
+    permutations: Annotated[int, Range(2, 10**5)] = 100
     """number of orders K"""
-    permutation_seed: int = 0
+    permutation_seed: Seed = 0
     """seed of the set of orders"""
     turns: Literal["half", "legal"] = "half"
     """half turns about two axes, or every quarter turn that the sub-cube's shape admits"""
     labels: Literal["slot", "original"] = "slot"
     """whether a turn is predicted for the slot that shows it or for the place that the sub-cube came from"""
-    hidden_dim: int = 1024
+    hidden_dim: Width = 1024
     """width of the hidden layer of each head"""
 
 

@@ -9,19 +9,15 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from ssl_med.spec import SslMedError
+from ssl_med.ranges import Natural
 
 
 @dataclass
 class ScheduleConfig:
     """Length of the method's own schedules."""
 
-    schedule_steps: int = 0
+    schedule_steps: Natural = 0
     """optimiser steps over which the method's own schedules run; 0: the whole training"""
-
-    def __post_init__(self) -> None:
-        if self.schedule_steps < 0:
-            raise SslMedError(f"method.schedule_steps is {self.schedule_steps}; it must be 0 or more")
 
 
 class Schedule(nn.Module):

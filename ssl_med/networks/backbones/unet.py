@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, Level, Norm, check_widths, conv_norm_relu
+from ssl_med.ranges import Width
 
 
 @dataclass
 class UNetConfig(BackboneConfig):
     """Settings of the U-Net."""
 
-    channels: tuple[int, ...] = (32, 64, 128, 256, 512)
+    channels: tuple[Width, ...] = (32, 64, 128, 256, 512)
     """n + 1 widths give n levels; level i widens channels[i] to channels[i + 1] (default: Models Genesis)"""
     fast_up: bool = True
     """on a CPU: joins each level's transposed and first convolution where that is less work (equal up to rounding)"""

@@ -18,6 +18,7 @@ from torch import Tensor
 from ssl_med.evaluation.features import Features, pooled
 from ssl_med.evaluation.tasks import Row, TaskConfig, task_class
 from ssl_med.networks.pyramid import Backbone
+from ssl_med.ranges import Level, check_ranges
 from ssl_med.setting import setting
 from ssl_med.spec import Batch, DataSpec
 
@@ -30,7 +31,7 @@ PARTS = ("train", "val", "test")
 class LevelsConfig:
     """Which features are probed."""
 
-    levels: tuple[int, ...] = (-1,)
+    levels: tuple[Level, ...] = (-1,)
     """levels of the encoder whose pooled features are joined, 0: finest, -1: last"""
     cache: str = setting(default="", affects="nothing")
     """folder of the feature files; empty: features/ in the run folder; runs that share one extract once"""
@@ -117,6 +118,7 @@ class Probe(Protocol):
     """protocol that asks the same question of masks"""
 
     def __init__(self, config: Any) -> None:
+        check_ranges(config, "probe")
         self.config = config
 
     @abstractmethod

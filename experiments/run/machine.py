@@ -1,0 +1,41 @@
+"""What a run asks of this machine that it may not have: an accelerator, so many devices, a strategy."""
+
+from __future__ import annotations
+
+import torch
+from pytorch_lightning.strategies import StrategyRegistry
+
+from experiments.config.sections import LoadingConfig, TrainerConfig
+from experiments.run.threads import cores
+from ssl_med.spec import SslMedError
+
+
+def check_machine(trainer: LoadingConfig) -> None:
+    """Refuses a trainer that this machine cannot carry out, before anything is read.
+
+    Raises:
+        SslMedError: an accelerator that is not there, an unknown strategy, or more processes than GPUs or cores.
+    """
+    asked = trainer.accelerator
+    if asked in ("gpu", "cuda") and not torch.cuda.is_available() and not (asked == "gpu" and _has_mps()):
+        raise SslMedError(f"trainer.accelerator={asked}: there is no GPU; set trainer.accelerator=cpu")
+    if asked == "mps" and not _has_mps():
+        raise SslMedError("trainer.accelerator=mps: there is no Apple GPU; set trainer.accelerator=cpu")
+    if not isinstance(trainer, TrainerConfig):
+        return
+    known = ["auto", *StrategyRegistry.available_strategies()]
+    if trainer.strategy not in known:
+        raise SslMedError(f"trainer.strategy is '{trainer.strategy}'; Lightning knows {', '.join(sorted(known))}")
+    if trainer.devices == "auto":
+        return
+    gpus = torch.cuda.device_count() if asked != "cpu" else 0
+    most, what = (gpus, "GPU") if gpus else (cores(), "processor core")
+    if int(trainer.devices) > most:
+        raise SslMedError(
+            f"trainer.devices is {trainer.devices}; this machine has {most} {what}{'' if most == 1 else 's'}: give at most "
+            "as many"
+        )
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
