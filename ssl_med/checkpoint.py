@@ -9,14 +9,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.backbone import build_backbone, stored_config
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
-from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.reading import UnreadableError, mismatch, parse_json, safetensors_header, shown
+from ssl_med.spec import DataSpec, SslMedError, first_line
 
 FORMAT = 1
 _METADATA_KEY = "ssl_med"
@@ -116,21 +118,34 @@ def read_card(path: Path) -> Card:
     if not path.is_file():
         raise SslMedError(f"{path}: no such file; give init=RUN_DIR, init=FILE.safetensors or init=scratch")
     try:
+        safetensors_header(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise SslMedError(f"{path}: is not a readable backbone file ({error})") from None
+    except UnreadableError as error:
+        raise SslMedError(f"{path}: is not a readable backbone file ({error}); give another") from None
+    except Exception as error:  # SafetensorError, and what the library raises on metadata that are no text
+        raise SslMedError(f"{path}: is not a readable backbone file ({first_line(error)}); give another") from None
     if _METADATA_KEY not in metadata:
         raise SslMedError(f"{path}: holds no ssl_med card; convert foreign weights with `ssl-med weights import`")
+    remedy = "pretrain again, or give another file"
     try:
-        values = json.loads(metadata[_METADATA_KEY])
-        if values.get("format") != FORMAT:
-            raise SslMedError(f"{path}: card format {values.get('format')!r} is unknown to this version ({FORMAT})")
-        for key in ("subjects", "volumes", "validated"):
-            values[key] = tuple(values.get(key, ()))
-        return Card(**values)
-    except (TypeError, KeyError, json.JSONDecodeError) as error:
-        raise SslMedError(f"{path}: its card is damaged ({error})") from None
+        values = parse_json(metadata[_METADATA_KEY])
+    except UnreadableError as error:
+        raise SslMedError(f"{path}: its card {error}; {remedy}") from None
+    stored = values.get("format") if isinstance(values, dict) else None
+    if isinstance(values, dict) and stored != FORMAT:
+        raise SslMedError(f"{path}: card format {shown(stored)} is unknown to this version ({FORMAT}); {remedy}")
+    if wrong := mismatch(Card, values, "card"):
+        raise SslMedError(f"{path}: its card is damaged ({wrong}); {remedy}")
+    for key in ("subjects", "volumes", "validated"):
+        values[key] = tuple(values.get(key, ()))
+    card = Card(**values)
+    try:
+        card.data_spec()
+        card.backbone_config()
+    except SslMedError as error:
+        raise SslMedError(f"{path}: its card is damaged ({error}); {remedy}") from None
+    return card
 
 
 def load_backbone(
@@ -166,6 +181,7 @@ def load_backbone(
     if swapped:
         config = replace(config, norm="group")
     spec = card.data_spec()
+    _check_size(path, card)
     backbone = build_backbone(config, spatial_dims=spec.spatial_dims, in_channels=in_channels)
     if fill_decoder and not with_decoder:
         raise SslMedError("transfer.decoder=true: this task needs no decoder; leave transfer.decoder=auto")
@@ -177,8 +193,11 @@ def load_backbone(
     skips = card.skips is not False or not file_decoder
     decoder = backbone.build_decoder(skips=skips) if with_decoder else None
     notes = []
-    with safe_open(path, framework="pt") as file:
-        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except Exception as error:
+        raise SslMedError(f"{path}: its tensors cannot be read ({first_line(error)}); give another file") from None
     if in_channels != spec.in_channels:
         if not adapt_channels:
             raise SslMedError(
@@ -209,6 +228,27 @@ def load_backbone(
     if not report.complete:
         raise SslMedError(f"{path}: does not fit the network its card describes: {report}")
     return backbone, decoder, card, report
+
+
+def _check_size(path: Path, card: Card) -> None:
+    """Compares the encoder that a card describes with the shapes in the file, before memory is taken for either.
+
+    Raises:
+        SslMedError: the file does not hold that encoder.
+    """
+    held, config, spec = safetensors_header(path), card.backbone_config(), card.data_spec()
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            described = build_backbone(
+                config, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels
+            ).state_dict()
+    except SslMedError as error:
+        raise SslMedError(f"{path}: {error}") from None
+    except Exception as error:
+        raise SslMedError(f"{path}: the network of its card cannot be built ({first_line(error)})") from None
+    wrong = [key for key, value in described.items() if held.get(f"encoder.{key}") != tuple(value.shape)]
+    if wrong:
+        raise SslMedError(f"{path}: does not fit the network its card describes: {wrong[0]} is another or missing")
 
 
 def first_convolution(backbone: nn.Module) -> str:

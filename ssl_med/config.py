@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from ssl_med.catalogue import nearest
 from ssl_med.ranges import range_of
+from ssl_med.reading import MB, UnreadableError, read_text
 from ssl_med.setting import LEVELS, Affects, marks
 from ssl_med.spec import SslMedError
 from ssl_med.values import OutOfRangeError, Text, WrongValueError, convert, parse_yaml, shown, type_words
@@ -23,6 +24,7 @@ from ssl_med.yaml_text import YamlError, dump, parse
 T = TypeVar("T")
 Tree = dict[str, Any]
 COMMAND_LINE = "command line"
+_DEEPEST = 30  # dots of a key
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ class Layer:
 def read_yaml(path: Path, source: str) -> Layer:
     """Reads one yaml file; an unreadable or malformed file is an `SslMedError` that names the line."""
     try:
-        tree = parse(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SslMedError(f"{source}: cannot be read ({error.strerror or error})") from None
-    except (YamlError, UnicodeDecodeError) as error:
+        tree = parse(read_text(path, limit=MB))
+    except UnreadableError as error:
+        raise SslMedError(f"{source}: {error}") from None
+    except YamlError as error:
         raise SslMedError(f"{source}: is not valid yaml ({error})") from None
     if not isinstance(tree, dict):
         raise SslMedError(f"{source}: must hold a mapping at the top")
@@ -67,6 +69,8 @@ def parse_overrides(overrides: Iterable[str]) -> Layer:
             raise SslMedError(f"{COMMAND_LINE}: '{override}' is not of the form key=value")
         node = tree
         *parents, leaf = key.split(".")
+        if len(parents) > _DEEPEST:
+            raise SslMedError(f"{COMMAND_LINE}: '{key[:40]}…' has {len(parents)} dots; no setting lies so deep")
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from ssl_med.reading import UnreadableError, mismatch
 from ssl_med.spec import SslMedError
 
 _REMEDY = {"pretraining": "pretrain with the same data.split and data.split_seed, test on other subjects"}
@@ -90,6 +91,16 @@ class Members:
         return bool(self.subjects or self.volumes)
 
 
+class _Part(TypedDict):
+    subjects: list[str]
+    volumes: list[str]
+
+
+class _Tree(TypedDict):
+    salt: str
+    parts: dict[str, _Part]
+
+
 @dataclass(frozen=True)
 class Ledger:
     """Members by part ("train", "val", "test"), and a mark of the salt under which they were made."""
@@ -107,7 +118,13 @@ class Ledger:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Ledger:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`.
+
+        Raises:
+            UnreadableError: the tree has other keys or types.
+        """
+        if wrong := mismatch(_Tree, tree):
+            raise UnreadableError(wrong)
         parts = {
             name: Members(frozenset(keys["subjects"]), frozenset(keys["volumes"]))
             for name, keys in tree["parts"].items()

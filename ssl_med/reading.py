@@ -6,11 +6,12 @@ who called them adds the name of the file and what to do about it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,7 +130,8 @@ def mismatch(hint: Any, value: Any, where: str = "") -> str:
 
     Args:
         hint: `str`, `bool`, `int`, `float` (a whole number is one too), `None`, `Any`, unions, `Literal`, `list[T]`,
-            `tuple[T, ...]` (a list in JSON), `dict[str, T]` and TypedDicts, whose further keys are free.
+            `tuple[T, ...]` (a list in JSON), `dict[str, T]`, TypedDicts, whose further keys are free, and dataclasses, which
+            have no further keys.
         value: what was read.
         where: how the value is called, "labels.fraction".
     """
@@ -137,7 +139,14 @@ def mismatch(hint: Any, value: Any, where: str = "") -> str:
         return ""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if typing.is_typeddict(hint):
-        return _mismatch_of_keys(hint, value, where)
+        return _mismatch_of_keys(hint, value, where, required=hint.__required_keys__)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        fields = dataclasses.fields(hint)
+        required = [one.name for one in fields if one.default is one.default_factory is dataclasses.MISSING]
+        strange = sorted(value.keys() - {one.name for one in fields}) if isinstance(value, Mapping) else []
+        if strange:
+            return f"'{_below(where, strange[0])}' is unknown to this version"
+        return _mismatch_of_keys(hint, value, where, required=required)
     if origin in (typing.Required, typing.NotRequired):
         return mismatch(arguments[0], value, where)
     if origin in (typing.Union, types.UnionType):
@@ -150,12 +159,15 @@ def mismatch(hint: Any, value: Any, where: str = "") -> str:
     if origin is dict and isinstance(value, Mapping):
         return next((x for key, one in value.items() if (x := mismatch(arguments[1], one, _below(where, key)))), "")
     fits = {
+        str: isinstance(value, str),
+        bool: isinstance(value, bool),
         float: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
         int: isinstance(value, int) and not isinstance(value, bool),
         type(None): value is None,
         None: value is None,
     }
-    fitting = value in arguments if origin is Literal else fits.get(hint, type(value) is hint)
+    # a type that no JSON file could show is left to who reads the value
+    fitting = value in arguments if origin is Literal else fits.get(hint, origin not in (list, tuple, dict))
     return "" if fitting else _complaint(where, value, hint)
 
 
@@ -169,12 +181,12 @@ class _Tensor(typing.TypedDict):
     shape: list[int]
 
 
-def _mismatch_of_keys(hint: Any, value: Any, where: str) -> str:
+def _mismatch_of_keys(hint: Any, value: Any, where: str, *, required: Collection[str]) -> str:
     if not isinstance(value, Mapping):
         return _complaint(where, value, dict)
     for key, inner in typing.get_type_hints(hint).items():
         if key not in value:
-            if key in hint.__required_keys__:
+            if key in required:
                 return f"'{_below(where, key)}' is missing"
         elif wrong := mismatch(inner, value[key], _below(where, key)):
             return wrong

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from ssl_med.reading import mismatch
+
 if TYPE_CHECKING:  # torch takes seconds to import, and a refused request needs this module alone
     from torch import Tensor
 
@@ -143,13 +145,18 @@ class DataSpec:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> DataSpec:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`.
+
+        Raises:
+            SslMedError: a key is missing, unknown or of another type.
+        """
         values = {key: value for key, value in data.items() if key != "axis_order"}
-        values["intensity"] = Intensity(**values["intensity"])
-        for key in ("patch_size", "channel_names", "class_names"):
-            values[key] = tuple(values[key])
-        if values["spacing_mm"] is not None:
-            values["spacing_mm"] = tuple(values["spacing_mm"])
+        if wrong := mismatch(cls, values, "spec"):
+            raise SslMedError(wrong)
+        values["intensity"] = Intensity(**values.get("intensity", {}))
+        for key in ("patch_size", "channel_names", "class_names", "spacing_mm"):
+            if values.get(key) is not None:
+                values[key] = tuple(values[key])
         return cls(**values)
 
 

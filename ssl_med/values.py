@@ -41,6 +41,7 @@ class OutOfRangeError(WrongValueError):
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+_MOST_DIGITS = 20  # with the sign, of a whole number of 64 bits
 _UNBOUNDED = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.IGNORECASE)
 _QUOTED = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
 _ELEMENT = re.compile(rf"\s*({_QUOTED}|[^,]*?)\s*(,|\Z)", re.DOTALL)
@@ -204,8 +205,8 @@ def _truth(value: Any) -> bool:
 def _number(kind: type, value: Any) -> int | float:
     if isinstance(value, str):
         text = unquoted(value)
-        if kind is int and _WHOLE.fullmatch(text):
-            return int(text)
+        if kind is int and _WHOLE.fullmatch(text) and len(text) <= _MOST_DIGITS:
+            return _whole(int(text))
         if kind is float and (_NUMBER.fullmatch(text) or _UNBOUNDED.fullmatch(text)):
             return float(text if _NUMBER.fullmatch(text) else text.replace(".", ""))
     elif isinstance(value, int | float) and not isinstance(value, bool):
@@ -215,8 +216,14 @@ def _number(kind: type, value: Any) -> int | float:
             except OverflowError:  # a whole number of hundreds of digits
                 return math.copysign(math.inf, value)
         if isinstance(value, int):
-            return value
+            return _whole(value)
     raise WrongValueError
+
+
+def _whole(number: int) -> int:
+    if abs(number) >= 2**63:  # what torch, numpy and JSON readers take
+        raise WrongValueError
+    return number
 
 
 def _choice(choices: tuple[Any, ...], value: Any) -> Any:

@@ -11,6 +11,9 @@ from typing import Any
 
 from ssl_med.spec import first_line
 
+# what omegaconf would take for the beginning of a reference to another key; a folder may be called so
+_REFERENCE, _HIDDEN = "${", "\ue8f3{"
+
 
 class YamlError(Exception):
     """A text is not valid yaml; says why in one line."""
@@ -25,9 +28,9 @@ def parse(text: str) -> Any:
     from omegaconf import OmegaConf
 
     try:
-        return OmegaConf.to_container(_parse(text))
+        return _shown(OmegaConf.to_container(_parse(text.replace(_REFERENCE, _HIDDEN))))
     except Exception as error:  # yaml's and omegaconf's own families of errors share no base class
-        raise YamlError(first_line(error)) from None
+        raise YamlError(_reason(error)) from None
 
 
 @cache
@@ -46,13 +49,45 @@ def parse_value(text: str) -> Any:
     from omegaconf import OmegaConf
 
     try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore[index,call-overload]
+        hidden = OmegaConf.from_dotlist([f"value={text.replace(_REFERENCE, _HIDDEN)}"])
+        return _shown(OmegaConf.to_container(hidden)["value"])  # type: ignore[index,call-overload]
     except Exception as error:
-        raise YamlError(first_line(error)) from None
+        raise YamlError(_reason(error)) from None
 
 
 def dump(tree: dict[str, Any]) -> str:
     """A plain tree as yaml text that `parse` reads back as the same."""
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_yaml(OmegaConf.create(tree))
+    return OmegaConf.to_yaml(OmegaConf.create(_swapped(tree, _REFERENCE, _HIDDEN))).replace(_HIDDEN, _REFERENCE)
+
+
+def _shown(tree: Any) -> Any:
+    """A parsed tree as it was written.
+
+    Raises:
+        YamlError: it holds something else than mappings, lists, texts, numbers, truth values and null.
+    """
+    return _swapped(tree, _HIDDEN, _REFERENCE)
+
+
+def _swapped(value: Any, old: str, new: str) -> Any:
+    if isinstance(value, dict):
+        return {_swapped(key, old, new): _swapped(item, old, new) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_swapped(item, old, new) for item in value]
+    if isinstance(value, str):
+        return value.replace(old, new)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    raise YamlError(f"a value of type {type(value).__name__} has no place in settings")
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, and in which line; yaml's own first line only says what it was about to do."""
+    if isinstance(error, RecursionError):
+        return "its brackets are nested too deeply"
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if not problem:
+        return first_line(error)
+    return f"{first_line(Exception(problem))}{f', line {mark.line + 1}' if mark is not None else ''}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssl_med.reading import UnreadableError, mismatch, read_json
+from ssl_med.reports.summary import Summary
 from ssl_med.spec import SslMedError
 
 if TYPE_CHECKING:
@@ -34,15 +35,20 @@ class Result:
             SslMedError: the folder holds no run, as that of a comparison or a report.
         """
         path = self.folder / "summary.json"
-        if not path.is_file():
+        if not path.exists():
             raise SslMedError(f"{self.folder}: holds no summary.json; only the folder of one run has one")
-        found: dict[str, Any] = json.loads(path.read_text())
+        try:
+            found: dict[str, Any] = read_json(path)
+        except UnreadableError as error:
+            raise SslMedError(f"{path}: {error}; run the same command again in another folder") from None
+        if wrong := mismatch(Summary, found):
+            raise SslMedError(f"{path}: {wrong}; run the same command again in another folder")
         return found
 
     @property
     def metrics(self) -> dict[str, float]:
         """The run's metrics by name, such as `test/dice`."""
-        metrics: dict[str, float] = self.summary["metrics"]
+        metrics: dict[str, float] = self.summary.get("metrics", {})
         return metrics
 
     def network(self) -> nn.Module:

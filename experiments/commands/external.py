@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,9 +24,9 @@ from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.tasks import Row
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage, Ledger, compare
-from ssl_med.reports.run_folder import IN_DOMAIN
+from ssl_med.reports.run_folder import CASES, IN_DOMAIN
 from ssl_med.reports.writing import write_cases
-from ssl_med.spec import SslMedError
+from ssl_med.spec import SslMedError, first_line
 
 USAGE = "ssl-med external RUN task=NAME map=NAME|same [map.CLASS=CLASS ...] [part=all|test] [data.root=DIR] [--show]"
 EXAMPLES = (
@@ -113,7 +114,15 @@ def _in_domain(config: ExternalRun) -> list[Row]:
     cases = trained.run.cases
     if not cases:
         raise SslMedError(f"{trained.folder}: has no test_cases.csv; fine-tune again, in another folder")
-    rows = mapped.rows(cases, trained.spec)
+    try:
+        rows = mapped.rows(cases, trained.spec)
+        if any(math.isnan(float(row["subject"])) for row in rows):
+            raise ValueError("a case without a subject")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise SslMedError(
+            f"{trained.folder / CASES}: does not hold the answers of this run ({first_line(error)}); fine-tune again, in "
+            "another folder"
+        ) from None
     if not rows:
         raise SslMedError(f"{trained.folder}: no test case is of a mapped class ({', '.join(mapped.spec.class_names)})")
     return rows

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, TypedDict
 
 from experiments.config.kinds import FinetuneRun
 from ssl_med.config import Tree, read_yaml, to_plain
@@ -17,10 +14,32 @@ from ssl_med.ledger import Ledger
 from ssl_med.networks.backbone import build_backbone, stored_config
 from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.optim import OptimConfig
-from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, Run, read_run
-from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.reading import UnreadableError, mismatch, read_json
+from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, Run, read_run
+from ssl_med.spec import DataSpec, SslMedError, first_line
+from ssl_med.weights.core.torch_files import read_torch
 
 _OLD = "was fine-tuned by a version that did not record {}; fine-tune again, in another folder"
+
+
+class _Network(TypedDict):
+    spec: dict[str, Any]
+    skips: bool | None
+
+
+class _Summary(TypedDict):
+    network: _Network
+    backbone: dict[str, Any]
+
+
+class _Trainer(TypedDict):
+    precision: str | int
+
+
+class _Settings(TypedDict):
+    task: dict[str, Any]
+    data: dict[str, Any]
+    trainer: _Trainer
 
 
 @dataclass(frozen=True)
@@ -45,10 +64,18 @@ class FinetunedRun:
             raise SslMedError(f"{folder}: is a run of `{run.kind}`; only what `ssl-med finetune` trained can be tested")
         if run.problem:
             raise SslMedError(f"{folder}: is no finished fine-tuning: {run.problem}")
-        if "network" not in run.summary:
+        if not run.summary.get("network"):
             raise SslMedError(f"{folder}: {_OLD.format('its network')}")
-        spec = DataSpec.from_dict(run.summary["network"]["spec"])
-        return cls(run, read_yaml(folder / CONFIG, str(folder / CONFIG)).tree, spec)
+        settings = read_yaml(folder / CONFIG, str(folder / CONFIG)).tree
+        for name, hint, tree in ((SUMMARY, _Summary, run.summary), (CONFIG, _Settings, settings)):
+            if wrong := mismatch(hint, tree):
+                raise SslMedError(f"{folder / name}: {wrong}; fine-tune again, in another folder")
+        try:
+            stored_config(run.summary["backbone"])
+            spec = DataSpec.from_dict(run.summary["network"]["spec"])
+        except SslMedError as error:
+            raise SslMedError(f"{folder / SUMMARY}: {error}; fine-tune again, in another folder") from None
+        return cls(run, settings, spec)
 
     @classmethod
     def planned(cls, folder: Path, config: FinetuneRun) -> FinetunedRun:
@@ -81,13 +108,11 @@ class FinetunedRun:
         )
         path = self.weights()
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            module.load_state_dict(state["state_dict"])
-        except OSError as error:
-            raise SslMedError(f"{path}: cannot be read ({error.strerror or error})") from None
-        except Exception as error:  # torch has no family of errors for damaged files and tensors that do not fit
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise SslMedError(f"{path}: does not hold the weights of {self.folder} ({reason})") from None
+            module.load_state_dict(read_torch(path)["state_dict"])
+        except UnreadableError as error:
+            raise SslMedError(f"{path}: {error}") from None
+        except Exception as error:  # torch has no family of errors for tensors that do not fit
+            raise SslMedError(f"{path}: does not hold the weights of {self.folder} ({first_line(error)})") from None
         return module
 
     def weights(self) -> Path:
@@ -105,8 +130,8 @@ class FinetunedRun:
         """
         path = self.folder / SUBJECTS
         try:
-            tree: dict[str, Any] = json.loads(path.read_text())
-            before = tree.get("pretraining")
+            tree = read_json(path)
+            before = tree.get("pretraining") if isinstance(tree, dict) else None
             return Ledger.from_dict(tree), Ledger.from_dict(before) if before is not None else None
-        except (OSError, ValueError, KeyError, TypeError):
-            raise SslMedError(f"{path}: cannot be read; it lists the subjects that the run was trained on") from None
+        except UnreadableError as error:
+            raise SslMedError(f"{path}: {error}; it lists the subjects that the run was trained on") from None

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssl_med.networks.pyramid import Backbone
+from ssl_med.reading import UnreadableError, mismatch, parse_json
 from ssl_med.spec import Batch, SslMedError
 
 
@@ -118,9 +119,12 @@ def cached(path: Path, make: Callable[[], Features]) -> tuple[Features, bool]:
     if path.is_file():
         try:
             with safe_open(path, framework="pt") as file:
-                names = json.loads((file.metadata() or {})["ids"])
-                return Features(tuple(names), file.get_tensor("x"), file.get_tensor("label")), True
-        except (SafetensorError, OSError, KeyError, ValueError):
+                names = parse_json((file.metadata() or {})["ids"])
+                held = Features(tuple(names), file.get_tensor("x"), file.get_tensor("label"))
+            if mismatch(list[str], names) or not held.x.ndim == 2 or not len(held.x) == len(held.label) == len(names):
+                raise UnreadableError("ids, features and labels do not belong together")
+            return held, True
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             path.unlink()  # damaged: it is made again
     found = make()
     path.parent.mkdir(parents=True, exist_ok=True)

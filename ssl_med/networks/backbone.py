@@ -11,6 +11,7 @@ from typing import Any
 
 from ssl_med.catalogue import get_class
 from ssl_med.networks.pyramid import Backbone, BackboneConfig
+from ssl_med.reading import mismatch, shown
 from ssl_med.spec import DataSpec, SslMedError
 
 PACKAGE = "ssl_med.networks.backbones"
@@ -61,6 +62,8 @@ def stored_config(settings: Mapping[str, Any]) -> BackboneConfig:
     Raises:
         SslMedError: a backbone or a setting that this version does not know.
     """
+    if not isinstance(settings, Mapping):
+        raise SslMedError(f"'backbone' is {shown(settings)}; it must be an object")
     kind = backbone_class(str(settings.get("name")))
     own = {field.name for field in fields(kind.Config)}
     strange = sorted(settings.keys() - own - _KEYS_0_1.keys())
@@ -68,7 +71,10 @@ def stored_config(settings: Mapping[str, Any]) -> BackboneConfig:
         raise SslMedError(
             f"backbone.{strange[0]} is no setting of {settings['name']} in this version; the file is of a newer one"
         )
-    return backbone_config(**{str(key): value for key, value in settings.items() if key in own})
+    known = {str(key): value for key, value in settings.items() if key in own}
+    if wrong := mismatch(kind.Config, known, "backbone"):
+        raise SslMedError(wrong)
+    return backbone_config(**known)
 
 
 def hashed_tree(own: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_med.checkpoint import Card
 from ssl_med.networks.backbone import build_backbone
 from ssl_med.networks.pyramid import Backbone, BackboneConfig
-from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.reading import UnreadableError, safetensors_header
+from ssl_med.spec import DataSpec, SslMedError, first_line
+from ssl_med.weights.core.torch_files import read_torch
 
 State = dict[str, Tensor]
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "network_weights")
@@ -139,23 +140,16 @@ def read_state(path: Path) -> State:
     """
     if not path.is_file():
         raise SslMedError(f"{path}: no such file")
-    reader: Callable[[Path], Any]
-    if path.suffix in _SAFE:
-        reader = load_file
-    elif path.suffix in _TORCH:
-        reader = _read_torch
-    else:
+    if path.suffix not in (*_SAFE, *_TORCH):
         raise SslMedError(f"{path}: ends in '{path.suffix}'; weights end in {', '.join((*_SAFE, *_TORCH))}")
     try:
-        found = reader(path)
-    except SslMedError:
-        raise
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise SslMedError(f"{path}: is not a readable file of weights ({str(error).splitlines()[0][:120]})") from None
+        found = _read_safetensors(path) if path.suffix in _SAFE else read_torch(path)
+    except UnreadableError as error:
+        raise SslMedError(f"{path}: {error}") from None
     while isinstance(found, dict) and (inner := [key for key in _CONTAINERS if isinstance(found.get(key), dict)]):
         found = found[inner[0]]
     state = (
-        {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
+        {str(key): value for key, value in found.items() if isinstance(value, Tensor) and value.layout == torch.strided}
         if isinstance(found, dict)
         else {}
     )
@@ -164,15 +158,12 @@ def read_state(path: Path) -> State:
     return state
 
 
-def _read_torch(path: Path) -> Any:
-    import pickle
-
+def _read_safetensors(path: Path) -> Any:
+    safetensors_header(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise SslMedError(
-            f"{path}: would run code when it is read; load it where you trust it and save its state_dict() alone"
-        ) from None
+        return load_file(path)
+    except Exception as error:  # the library has an error of its own, and lets others through
+        raise UnreadableError(f"is not a readable file of weights ({first_line(error)[:120]})") from None
 
 
 def _account(state: State, wanted: Mapping[str, Tensor], rename: Callable[[str], str]) -> tuple[Account, State]:
