@@ -88,7 +88,7 @@ class Chest14Data(ImageData2D):
                 raise SslMedError(f"{tables[0]}: image {name} has the Patient ID '{row['Patient ID']}', not a number")
             label = tuple(int(finding in found) for finding in FINDINGS)
             radiographs.append(Image2D(name, str(int(row["Patient ID"])), str(files[spelled(name)]), label))
-        self.check_missing(missing, table=tables[0])
+        self.check_missing(missing, table=tables[0], below=root)
         return radiographs
 
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:

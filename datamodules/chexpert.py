@@ -98,7 +98,7 @@ class CheXpertData(ImageData2D):
                         f"{table}: line {number + 2} holds {error}; observations are 1, 0, -1 or blank"
                     ) from None
                 radiographs.append(Image2D(os.path.splitext(inner)[0], match[1], str(path), label))
-            self.check_missing(missing, table=table)
+            self.check_missing(missing, table=table, below=root)
         return radiographs
 
     def usable(self, case: Any) -> bool:

@@ -74,7 +74,7 @@ class EyePacsData(ImageData2D):
             if row["level"] not in ("0", "1", "2", "3", "4"):
                 raise SslMedError(f"{source} has the level '{row['level']}'; it must be 0 to 4")
             images.append(self._image(part, name, files[name], int(row["level"]), source=source))
-        self.check_missing(missing, table=table)
+        self.check_missing(missing, table=table, below=root / part)
         return images
 
     def _image(self, part: str, name: str, path: Path, *label: int, source: object) -> Image2D:

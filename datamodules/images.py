@@ -152,7 +152,7 @@ class ImagesData(ImageData2D):
                 rows[name] = row
             elif not self.quarantined(root / name):
                 missing.append(name)
-        self.check_missing(missing, table=table)
+        self.check_missing(missing, table=table, below=root)
         return rows
 
     def _label(self, name: str, rows: dict[str, dict[str, str]]) -> tuple[float, ...]:

@@ -136,6 +136,10 @@ class MedMNISTData(MedicalData):
             ]
         return items
 
+    def container(self) -> str:
+        """The .npz."""
+        return str(_find(self.config) or "")
+
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
         """official: as the file says."""
         return {part: [case.subject for case in cases if case.part == part] for part in PARTS}

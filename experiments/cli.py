@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from experiments.config import defaults, helptext, usage
 from experiments.run.threads import wait_without_spinning
 from ssl_med.spec import SslMedError
+from ssl_med.values import one_line
 
 HELP = ("-h", "--help")
 
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rest = defaults.complete(about, rest, usage.check(about, rest))
         return importlib.import_module(f"{usage.COMMANDS}.{about.name}").run(rest) or 0
     except SslMedError as error:
-        print(f"ssl-med: {error}", file=sys.stderr)
+        print(f"ssl-med: {one_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ssl-med: interrupted", file=sys.stderr)

@@ -123,6 +123,10 @@ class MedicalData(Served, ABC):
         """The arrays of an item as they lie on disk, one at a time; `grid` is that of the image below a label map."""
         raise NotImplementedError(item.kind)  # unreachable: `items` comes first
 
+    def container(self) -> str:
+        """The one file that holds all cases; "" where cases name their files."""
+        return ""
+
     def place(self, volume: Volume, *, nearest: bool = False) -> Volume:
         """What is done to a volume before it is kept: orientation and resampling, of labels to the nearest."""
         return volume

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from ssl_med.spec import SslMedError
+
+
+class AbsentError(SslMedError):
+    """A table names files that are not there; `paths` are those that data.quarantine may leave out."""
+
+    def __init__(self, message: str, *, paths: Sequence[str]) -> None:
+        super().__init__(message)
+        self.paths = tuple(paths)
 
 
 class Case(Protocol):

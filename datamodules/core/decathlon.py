@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from datamodules.core.cases import AbsentError
 from datamodules.core.files import spelled, stem
 from ssl_med.catalogue import nearest
 from ssl_med.spec import SslMedError
@@ -210,7 +211,7 @@ class _Files:
         if found is not None or self.left_out(path):
             return found or path
         if not path.is_file():
-            raise SslMedError(f"{table}: names {path}, which is absent; complete the download")
+            raise AbsentError(f"{table}: names {path}, which is absent; complete the download", paths=[str(path)])
         twin = next((one for one in self.known.values() if os.path.realpath(one) == os.path.realpath(path)), None)
         if twin is not None:  # the walk gives each file once
             raise SslMedError(f"{path}: is another name of {twin}; keep one of the two in {TABLE}")

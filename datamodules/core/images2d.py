@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.core.base import MedicalData
+from datamodules.core.cases import AbsentError
 from datamodules.core.configs import CommonConfig
 from datamodules.core.crops import Grid, cut, image_boxes, pad_to, resize, window_start
 from datamodules.core.intensity import decode, encode
@@ -152,12 +153,13 @@ class ImageData2D(MedicalData):
         """A class that no training image has cannot be learned."""
         check_classes(self, cases)
 
-    def check_missing(self, missing: Sequence[str], *, table: Path) -> None:
-        """Refuses images of a table that are not on disk, or notes them when `allow_missing`."""
+    def check_missing(self, missing: Sequence[str], *, table: Path, below: Path) -> None:
+        """Refuses images of a table that are not on disk below a folder, or notes them when `allow_missing`."""
         if missing and not self.config.allow_missing:
-            raise SslMedError(
+            raise AbsentError(
                 f"{table}: names {len(missing)} images that are not below {self.config.root}, first {missing[0]}; "
-                "complete the download, or set data.allow_missing=true to go on without them"
+                "complete the download, or set data.allow_missing=true to go on without them",
+                paths=[str(below / name) for name in missing],
             )
         if missing:
             self.notes.append(f"{len(missing)} images of the table are absent and left out")

@@ -1,7 +1,7 @@
 """Files that the user leaves out: written by `ssl-med check`, honoured through `data.quarantine=FILE`.
 
 One line a file: its path relative to the root, a tab, the reason. A folder means all files in it. Lines that begin with
-'#' count for nothing. A path with a tab, a line break or a leading '#' or '"' is written as a JSON string.
+'#' count for nothing. A path with a character that does not print, or a leading '#' or '"', is written as a JSON string.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Quarantine:
         if not file:
             return cls(root=root)
         try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
+            lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise SslMedError(
                 f"data.quarantine={file}: cannot be read ({error}); make one with ssl-med check"
@@ -123,6 +123,7 @@ def without_quarantined(
 def quarantine_line(entry: Entry) -> str:
     """One line of the file."""
     path = entry.path
-    if any(c in path for c in "\t\n\r") or path.startswith(("#", '"')) or path != path.strip():
-        path = json.dumps(path)
-    return f"{path}\t{' '.join(entry.reason.split())}"
+    if not path.isprintable() or path.startswith(("#", '"')) or path != path.strip():
+        path = json.dumps(path)  # also the bytes of names that are no UTF-8
+    reason = " ".join(entry.reason.split()).encode(errors="backslashreplace").decode()
+    return f"{path}\t{reason}"

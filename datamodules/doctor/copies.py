@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from datamodules.doctor.findings import Finding
+from datamodules.doctor.findings import Finding, row_of
 from datamodules.doctor.fingerprint import ALIKE, candidate_pairs, exact_groups, same_above, similarity
 from datamodules.doctor.inspect import compare_images
 from datamodules.doctor.pool import spread
@@ -113,6 +114,8 @@ def _similarities(pairs: tuple[tuple[int, int], ...], grids: list[tuple[Array, A
 def _same(first: Place, second: Place, parts: dict[str, str], *, near: bool, value: float = 1.0) -> Finding | None:
     """What it means that two images are the same one; None when that says nothing about the data set itself."""
     (one, path), (other, further) = first, second
+    if row_of(path) is None and os.path.realpath(one.root / path) == os.path.realpath(other.root / further):
+        return None  # one file under two names
     detail = f"similarity {value:.3f}" if near else ""
     if one is not other:
         # places begin with the data set itself: two of the others are not its business
@@ -124,7 +127,7 @@ def _same(first: Place, second: Place, parts: dict[str, str], *, near: bool, val
     if all(where) and where[0] != where[1]:
         detail = "; ".join(part for part in (detail, f"in {where[0]} and {where[1]}") if part)
     kind = "near" if near else "duplicate"
-    if near and not one.cases and "#" not in path:
+    if near and not one.cases and row_of(path) is None:
         kind = "near_unsure"
     same_case = one.case_of.get(path) is one.case_of.get(further) is not None
     if not near and subjects[0] == subjects[1] and not same_case:

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from datamodules.core.base import MedicalData
-from datamodules.core.cases import case_files
+from datamodules.core.cases import AbsentError, case_files
 from datamodules.core.quarantine import Entry, Quarantine
 from datamodules.core.readers import PLACEHOLDER, assumed_headers
 from datamodules.doctor.copies import find_copies
-from datamodules.doctor.files import Found, is_image, walk
-from datamodules.doctor.findings import KINDS, Finding
+from datamodules.doctor.files import Found, is_image, listing
+from datamodules.doctor.findings import KINDS, Finding, file_of, quarantine_of
 from datamodules.doctor.inspect import Inspection, inspect
 from datamodules.doctor.pool import spread
 from datamodules.doctor.source import Progress, Source
 from datamodules.doctor.tables import check_tables, straddling
+from datamodules.doctor.trial import divide, named_file, read_cases
 from datamodules.formats.grids import Header
 from ssl_med.spec import SslMedError
 
+Use = Literal["auto", "pretrain", "finetune"]
+OF_FILES = (
+    "unreadable", "truncated", "dimensions", "nan", "constant", "geometry", "labels", "mask_shape", "channels", "duplicate",
+    "near",
+)  # fmt: skip
 _APART = 0.5  # voxels that corners of mask and image may lie apart
 
 
@@ -47,18 +53,14 @@ class Checkup:
 
     def quarantine(self) -> list[Entry]:
         """Files with errors that leaving them out would cure, one entry each."""
-        entries: dict[str, str] = {}
-        for finding in self.findings:
-            if finding.severity == "error" and finding.kind not in ("straddling", "split", "table"):
-                reason = f"{finding.kind}: {finding.detail or KINDS[finding.kind].title}"
-                entries.setdefault(finding.path, reason)
-        return [Entry(path, reason) for path, reason in sorted(entries.items())]
+        return quarantine_of(self.findings)
 
 
 def examine(
     data_class: type[MedicalData],
     config: Any,
     *,
+    use: Use = "auto",
     others: Sequence[tuple[str, type[MedicalData], Any]] = (),
     workers: int = 0,
     progress: Progress = lambda what, done, total: None,
@@ -68,6 +70,7 @@ def examine(
     Args:
         data_class: the family.
         config: its config with `root`.
+        use: what the data are for. pretrain needs no labels; finetune needs them; auto: finetune where there are labels.
         others: name, family and config of data sets to look for copies in; their own faults are not reported.
         workers: processes.
         progress: called once for each file.
@@ -76,45 +79,60 @@ def examine(
         SslMedError: a root is missing or holds no image.
     """
     start = time.monotonic()
-    source = _open(data_class, config, config.name)
-    further = [_open(family, settings, name) for name, family, settings in others]
+    source = _open(data_class, config, config.name, use)
+    further = [_open(family, settings, name, "auto") for name, family, settings in others]
     for one in (source, *further):
         _inspect(one, one.files, workers=workers, progress=progress)
     named = [item.path for item in source.files if item.kind != "arrays"]
     findings, lists = check_tables(source.root, source.tables, named)
-    findings += _find_cases(source, [finding.path for finding in findings if finding.kind == "absent"])
+    findings = [finding for finding in findings if source.listed.find(finding.path) is None]
+    findings += _find_cases(source, [finding.path for finding in findings if finding.kind == "absent"], use=use)
     for one in further:
-        _find_cases(one, [])
+        _find_cases(one, [], use="auto")
     for one in (source, *further):
         _inspect(one, _missed(one), workers=workers, progress=progress)
     findings += straddling(lists, {path: source.subject(path) for path in named})
     findings += _check_cases(source)
     findings += [finding for result in source.inspections.values() for finding in result.findings]
-    findings += find_copies(source, further, _parts(source, findings), workers=workers, progress=progress)
+    findings = _of_this_use(source, findings)
+    findings += read_cases(source, findings, workers=workers, progress=progress)
+    findings += _split(source, findings, use=use)
+    # after the split: a copy says in which parts its two files are
+    findings += _of_this_use(source, find_copies(source, further, _parts(source), workers=workers, progress=progress))
     order = list(KINDS)
     findings.sort(key=lambda finding: (order.index(finding.kind), finding.path, finding.other))
+    _count(source, findings)
     return Checkup(source, tuple(further), tuple(findings), time.monotonic() - start)
 
 
-def _open(data_class: type[MedicalData], config: Any, name: str) -> Source:
-    root = Path(config.root)
-    if not config.root or not root.is_dir():
+def _open(data_class: type[MedicalData], config: Any, name: str, use: Use) -> Source:
+    if not config.root or not Path(config.root).is_dir():
         raise SslMedError(f"data.root={config.root}: no such folder; point it at the data set, data.root=DIR")
-    data = _module(data_class, config)
-    files, tables = walk(root, flat=data.spec.spatial_dims == 2)
+    data = _module(data_class, config, use)
+    root = Path(data.config.root)
+    data.quarantine = Quarantine.read(data.config.quarantine, root=root)
+    files, tables = listing(root, flat=data.spec.spatial_dims == 2)
     if not files:
         raise SslMedError(f"data.root={root}: holds no image; is this {name}? It should hold {data.layout}")
-    return Source(name, root, data, files, tables)
+    read = [item for item in files if data.quarantine.find(item.path) is None]
+    return Source(name, root, data, read, tables, listed=data.quarantine)
 
 
-def _module(data_class: type[MedicalData], config: Any, *, labelled: bool = True) -> MedicalData:
-    """Builds the data with labels where the family has some, so that everything a task needs is required."""
+def _module(data_class: type[MedicalData], config: Any, use: Use) -> MedicalData:
+    """The data as the use takes them; auto: with labels where the settings say which."""
+    if use == "pretrain":
+        return data_class(config, labelled=False, batch_size=1)
     try:
-        return data_class(config, labelled=labelled, batch_size=1)
+        data = data_class(config, labelled=True, batch_size=1)
     except SslMedError:
-        if not labelled:
+        if use == "finetune":
             raise
-        return _module(data_class, config, labelled=False)
+        return data_class(config, labelled=False, batch_size=1)
+    if data.spec.target != "none":
+        return data
+    if use == "finetune":
+        raise SslMedError(f"data={config.name} has no labels to fine-tune on; say use=pretrain")
+    return data_class(config, labelled=False, batch_size=1)
 
 
 def _inspect(source: Source, items: Sequence[Found], *, workers: int, progress: Progress) -> None:
@@ -128,44 +146,114 @@ def _inspect(source: Source, items: Sequence[Found], *, workers: int, progress: 
         progress(f"reading {source.name}", done, len(items))
 
 
-def _find_cases(source: Source, absent: Iterable[str]) -> list[Finding]:
-    """The family's own index, with the files that it refuses left out one by one; findings for what it refused."""
-    findings: list[Finding] = []
-    headers: dict[str, Header] = {path: result.header or PLACEHOLDER for path, result in source.inspections.items()}
-    faulty = [path for path, result in source.inspections.items() if not result.sound]
-    entries = [Entry(path, "absent") for path in absent] + [Entry(path, "faulty") for path in faulty]
-    while True:
-        source.data.quarantine = Quarantine(entries, root=source.root)
-        try:
-            with assumed_headers(headers, root=source.root):
-                source.cases = source.data.index(source.root)
-            break
-        except SslMedError as error:
-            path = _named_file(str(error), source)
-            if path in source.tables or path in ("", "."):
-                findings.append(Finding("table" if path in source.tables else "refused", path or ".", local=str(error)))
-            elif path not in {entry.path for entry in entries}:
-                findings.append(Finding("refused", path, local=str(error)))
-                entries.append(Entry(path, "refused"))
-                continue
-            if not source.data.labelled:
-                break
-            # without labels fewer files are required: cases are needed to know subjects and masks
-            source.data = _module(type(source.data), source.data.config, labelled=False)
+def _find_cases(source: Source, absent: Iterable[str], *, use: Use) -> list[Finding]:
+    """The family's own index, with the files that it refuses left out one by one; findings for what it refused.
+
+    With use=auto a folder without a single labelled case is one for pretraining.
+    """
+    left_out = [*source.listed.reasons, *absent]
+    findings = _index(source, left_out)
+    data = source.data
+    if (
+        use == "auto"
+        and data.labelled
+        and not any(
+            data.usable(case) and all(data.quarantine.find(file) is None for file in case_files(case))
+            for case in source.cases
+        )
+    ):
+        source.data = _module(type(source.data), source.data.config, "pretrain")
+        findings = _index(source, left_out)
     source.named = {case.name: case for case in source.cases}
     for case in source.cases:
         for file in case_files(case):
             source.case_of.setdefault(source.relative(file), case)
+    if not source.cases and not findings:
+        findings.append(Finding("empty", ".", local=f"{source.root}: should hold {source.data.layout}"))
     return findings
 
 
-def _named_file(text: str, source: Source) -> str:
-    """The file or folder that a message begins with, relative to the root; '' when it names none."""
-    place = Path(text.partition(": ")[0])
-    try:
-        return place.relative_to(source.root).as_posix() if place.exists() else ""
-    except ValueError:
-        return ""
+def _index(source: Source, left_out: Iterable[str]) -> list[Finding]:
+    findings: list[Finding] = []
+    headers: dict[str, Header] = {path: result.header or PLACEHOLDER for path, result in source.inspections.items()}
+    faulty = [path for path, result in source.inspections.items() if not result.sound]
+    entries = {path: Entry(path, "left out") for path in (*left_out, *faulty)}
+    source.cases = ()
+    while True:
+        headers |= {path: PLACEHOLDER for path in entries if path not in headers}
+        source.data.quarantine, source.data.notes = Quarantine(entries.values(), root=source.root), []
+        try:
+            with assumed_headers(headers, root=source.root):
+                source.cases = source.data.index(source.root)
+            return findings
+        except AbsentError as error:
+            new = {path: Entry(path, "absent") for path in map(source.relative, error.paths) if path not in entries}
+            if not new:
+                return [*findings, Finding("refused", ".", local=str(error))]
+            table = str(error).partition(": ")[0]
+            findings += [Finding("absent", path, local=f"named in {table}") for path in new]
+            entries |= new
+        except SslMedError as error:
+            path = named_file(str(error), source)
+            if path in source.tables or path in ("", ".") or path in entries:
+                kind = "table" if path in source.tables else "refused"
+                return [*findings, Finding(kind, path or ".", local=str(error))]
+            findings.append(Finding("refused", path, local=str(error)))
+            entries[path] = Entry(path, "refused")
+
+
+def _of_this_use(source: Source, findings: Iterable[Finding]) -> list[Finding]:
+    """Faults of files that no case of the use needs are no errors of it: training does not read them."""
+    data = source.data
+    needed = {source.relative(file) for case in source.cases for file in case_files(case, masks=data.labelled)}
+    asked = needed | data.quarantine.skipped
+    container = source.relative(data.container()) if data.container() else ""
+    found = []
+    for finding in findings:
+        path, about = file_of(finding.path), KINDS[finding.kind]
+        if finding.kind == "absent" and (path not in asked or getattr(data.config, "allow_missing", False)):
+            finding = replace(finding, kind="unknown_id")
+        elif finding.kind in OF_FILES and path not in asked and path != container:
+            finding = replace(finding, kind="unused", detail="; ".join(filter(None, (about.title, finding.detail))))
+        found.append(finding)
+    return found
+
+
+def _split(source: Source, findings: list[Finding], *, use: Use) -> list[Finding]:
+    """What training says of parts and label budget; lists that contradict each other count where they are used."""
+    said = ""
+    if source.cases:
+        said = divide(source.data, source.cases, source.left_out(findings))
+    for number, finding in enumerate(findings):
+        if finding.kind == "straddling" and not said:
+            findings[number] = replace(finding, kind="straddling_unused")
+    if not said or any(finding.kind == "straddling" for finding in findings):
+        return []
+    if use == "auto" and source.data.labelled:
+        images = _module(type(source.data), source.data.config, "pretrain")
+        images.quarantine = source.left_out(findings)
+        try:
+            with assumed_headers(dict.fromkeys(images.quarantine.reasons, PLACEHOLDER), root=source.root):
+                cases = images.index(source.root)
+            if not divide(images, cases, images.quarantine):
+                return [Finding("split_labelled", ".", local=said)]
+        except SslMedError:
+            pass
+    return [Finding("split", ".", local=said)]
+
+
+def _count(source: Source, findings: Sequence[Finding]) -> None:
+    """How many of how many cases a run can take, with the files at fault left out."""
+    data = source.data
+    faults = source.left_out(findings)
+    paths = [(case.name, *case_files(case, masks=data.labelled)) for case in source.cases if data.usable(case)]
+    source.usable = sum(all(faults.find(path) is None for path in one) for one in paths)
+    container = data.container()
+    if container and faults.find(source.relative(container)) is not None:
+        source.usable = 0
+    known = set(source.case_of) | {Path(path).parent.as_posix() for path in source.case_of}
+    lost = {f.path for f in findings if f.kind in ("refused", "absent") and f.path != "." and f.path not in known}
+    source.total = len(source.cases) + len(lost)
 
 
 def _missed(source: Source) -> list[Found]:
@@ -176,6 +264,8 @@ def _missed(source: Source) -> list[Found]:
         for file in case_files(case):
             path, mask = source.relative(file), file not in images
             known = source.inspections.get(path)
+            if source.listed.find(path) is not None:
+                continue
             if known is None and is_image(path, root=source.root):  # a table of outlines is the family's to read
                 missed.append(Found(path, "volume", mask))
             elif known is not None and known.mask != mask:
@@ -231,14 +321,10 @@ def _apart(mask: Header, image: Header) -> float:
     return float(np.abs(offsets).max()) / float(np.linalg.norm(image.to_world[:3, :3], axis=0).min())
 
 
-def _parts(source: Source, findings: list[Finding]) -> dict[str, str]:
-    """Subject -> part under data.split; a split that cannot be made becomes a finding."""
-    if not source.cases:
-        return {}
+def _parts(source: Source) -> dict[str, str]:
+    """Subject -> part under data.split; nothing where that cannot be made, which is a finding of its own."""
     try:
-        split = source.data.split(source.cases)
-    except SslMedError as error:
-        if not any(finding.kind == "straddling" for finding in findings):
-            findings.append(Finding("split", ".", local=str(error)))
+        split = source.data.split(source.cases) if source.cases else {}
+    except SslMedError:
         return {}
     return {subject: part for part, members in split.items() for subject in members}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from datamodules.core.quarantine import Entry
 
 Severity = Literal["error", "warning", "info"]
 
@@ -27,12 +31,20 @@ KINDS: dict[str, Kind] = {
     "mask_shape": Kind("error", "mask and image differ in shape", "export the mask on the grid of its image"),
     "channels": Kind("error", "channels of a case differ in shape", "resample them to one grid"),
     "refused": Kind("error", "does not fit the layout", "complete the case or leave it out"),
+    "unusable": Kind("error", "training cannot use it", "do what the reason says, or leave the case out"),
+    "empty": Kind("error", "no case was found", "point data.root at the folder of the data set"),
     "duplicate": Kind("error", "the same voxels under another id", "keep one of the two"),
     "near": Kind("error", "nearly the same image under another id", "look at both, keep one"),
     "straddling": Kind("error", "a subject on both sides of a split", "repair the lists"),
     "split": Kind("error", "data.split cannot be made", "repair the lists or choose another data.split"),
     "absent": Kind("error", "named in a table, not on disk", "complete the download or leave it out"),
     "table": Kind("error", "a table cannot be used", "repair the table"),
+    "unused": Kind("warning", "at fault, but no case of this use needs it", "nothing, or remove the file"),
+    "split_labelled": Kind("warning", "too little to fine-tune on", "add labelled subjects; pretraining works"),
+    "unread_table": Kind("warning", "a table cannot be read", "nothing, if it is not one of the data set"),
+    "straddling_unused": Kind(
+        "warning", "a subject on both sides of lists that data.split does not use", "repair the lists"
+    ),
     "orientation": Kind("warning", "the header gives no orientation", "set sform or qform with its code"),
     "forms": Kind("warning", "sform and qform disagree", "find out which is right; the sform is used"),
     "mask_geometry": Kind("warning", "mask and image differ in position", "check that they lie on each other"),
@@ -71,3 +83,32 @@ class Finding:
     def severity(self) -> Severity:
         """How bad it is."""
         return KINDS[self.kind].severity
+
+
+_ROW = re.compile(r"(.+\.npz)#(\w+_images)/(\d+)", re.IGNORECASE | re.DOTALL)
+
+
+def row_of(path: str) -> tuple[str, int] | None:
+    """(array, row) of a path FILE.npz#ARRAY/ROW; None for a file of its own, whose name may hold a '#'."""
+    match = _ROW.fullmatch(path)
+    return (match[2], int(match[3])) if match else None
+
+
+def file_of(path: str) -> str:
+    """The file of a path, which may be a row of an .npz."""
+    match = _ROW.fullmatch(path)
+    return match[1] if match else path
+
+
+_UNCURED = ("straddling", "split", "table", "empty")  # leaving a file out does not help
+
+
+def quarantine_of(findings: Iterable[Finding]) -> list[Entry]:
+    """Files with errors that leaving them out would cure, one entry each."""
+    entries: dict[str, str] = {}
+    for finding in findings:
+        if finding.severity == "error" and finding.kind not in _UNCURED and finding.path != ".":
+            row = row_of(finding.path)  # of an .npz: known by the name of its case
+            path = f"{row[0].removesuffix('_images')}/{row[1]}" if row else finding.path
+            entries.setdefault(path, f"{finding.kind}: {finding.detail or KINDS[finding.kind].title}")
+    return [Entry(path, reason) for path, reason in sorted(entries.items())]

@@ -18,10 +18,11 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
+from datamodules.core.dicom import is_dicom
 from datamodules.core.geometry import reorient, spacing_of
 from datamodules.core.readers import read_header, read_volume
-from datamodules.doctor.files import DICOM, IMAGES, Found
-from datamodules.doctor.findings import Finding
+from datamodules.doctor.files import IMAGES, Found
+from datamodules.doctor.findings import Finding, file_of, row_of
 from datamodules.doctor.fingerprint import grid_of, texture_similarity, voxel_hash
 from datamodules.formats.grids import Array, Header, Volume
 from ssl_med.spec import SslMedError
@@ -270,18 +271,17 @@ def _arrays(path: str, name: str) -> Iterator[Inspection]:
 
 def load_image(root: str, path: str) -> Array:
     """An image that was inspected, read again: (x, y, z) towards L, P, S, (rows, columns), or a row of a file of arrays."""
-    name, _, row = path.partition("#")
+    name, row = file_of(path), row_of(path)
     file = str(Path(root) / name)
-    if row:
-        key, _, number = row.rpartition("/")
+    if row is not None:
         with np.load(file) as arrays:
-            stored: Array = arrays[key][int(number)]
+            stored: Array = arrays[row[0]][row[1]]
         return stored.mean(-1) if stored.ndim == 3 and stored.shape[-1] == 3 else stored
     if name.lower().endswith(IMAGES):
         with Image.open(file) as opened:
             grey: Array = np.asarray(opened.convert("F"))
         return grey
-    if name.lower().endswith(DICOM):
+    if Path(file).is_file() and is_dicom(Path(file)):
         image: Array = importlib.import_module("datamodules.core.dicom").read_dicom_image(file)
         return image
     return reorient(read_volume(file), "LPS").array

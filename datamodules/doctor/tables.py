@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.doctor.files import DICOM, IMAGES, VOLUMES
+from datamodules.core.dicom import ENDINGS as DICOM
+from datamodules.doctor.files import IMAGES, VOLUMES
 from datamodules.doctor.findings import Finding
 
 _LARGEST = 500_000_000  # bytes of a table
@@ -43,7 +44,7 @@ def check_tables(root: Path, tables: Iterable[str], files: Iterable[str]) -> tup
         try:
             lists += [one for one in _lists(root / table, table) if _is_of_files(one, known, len(files))]
         except (OSError, ValueError, csv.Error) as error:
-            findings.append(Finding("table", table, local=str(error)))
+            findings.append(Finding("unread_table", table, local=str(error)))
     absent: dict[str, Finding] = {}
     for one in lists:
         for name in dict.fromkeys(one.ids):

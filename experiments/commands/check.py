@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
 from ssl_med.values import unquoted
 
-USAGE = "ssl-med check data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]"
+USAGE = "ssl-med check data=NAME data.root=DIR [use=pretrain|finetune] [with=NAME:DIR ...] [out=DIR] [workers=N]"
 EXAMPLES = (
-    "ssl-med check data=lits data.root=/data/LiTS",
+    "ssl-med check data=lits data.root=/data/LiTS use=pretrain",
     "ssl-med check data=lits data.root=/data/LiTS with=msd:/data/Task03_Liver out=runs/check/lits",
 )
 NAMES = ("data", "with")
@@ -35,11 +36,13 @@ SETTINGS = {"": "experiments.config.data:CheckConfig", "data": "datamodules.{dat
 DEFAULTS = ("root",)
 
 QUARANTINE = "quarantine.txt"
+_SENTENCES = ("refused", "unusable", "empty", "split", "split_labelled", "table")  # training says itself what is wrong
+_SAID = 5  # sentences of a class that the terminal shows
 _PICTURED = 12  # findings of a class that the report shows
 
 
 def check(overrides: Sequence[str]) -> int:
-    """`data=NAME data.root=DIR [with=NAME:DIR ...] [out=DIR] [workers=N]`; 1 when the data holds an error, else 0."""
+    """`data=NAME data.root=DIR [use=pretrain] [with=NAME:DIR ...] [out=DIR]`; 1 when the data holds an error, else 0."""
     config, data_class, data = compose_check([override for override in overrides if not override.startswith("with=")])
     others: list[tuple[str, type[MedicalData], Any]] = []
     for override in overrides:
@@ -51,12 +54,12 @@ def check(overrides: Sequence[str]) -> int:
             others.append((f"{name} {again + 1}" if again else name, *compose_source(name, root)))
     default = Path("runs") / "check" / f"{data.name}-{salted(str(Path(data.root).resolve()))[:8]}"
     out = Path(config.out) if config.out else default
-    checkup = examine(data_class, data, others=others, workers=config.workers, progress=_Progress())
+    checkup = examine(data_class, data, use=config.use, others=others, workers=config.workers, progress=_Progress())
     out.mkdir(parents=True, exist_ok=True)
     report = report_of(checkup)
     write_json(out / "report.json", report)
     page = write_checkup(out, report, _pictures(checkup))
-    (out / QUARANTINE).write_text(quarantine_text(checkup), encoding="utf-8")
+    (out / QUARANTINE).write_text(quarantine_text(checkup), encoding="utf-8", errors="backslashreplace")
     _tell(checkup, page)
     return 0 if checkup.clean else 1
 
@@ -75,6 +78,9 @@ def report_of(checkup: Checkup) -> dict[str, Any]:
         "data": source.name,
         "root": f"path-{salted(str(source.root.resolve()))[:12]}",
         "files": {"images": sum(not one.mask for one in seen), "masks": sum(one.mask for one in seen)},
+        "use": source.use,
+        "usable": source.usable,
+        "of": source.total,
         "cases": len(source.cases),
         "subjects": len({case.subject for case in source.cases}),
         "with": [other.name for other in checkup.others],
@@ -86,13 +92,21 @@ def report_of(checkup: Checkup) -> dict[str, Any]:
                 "kind": finding.kind,
                 "severity": finding.severity,
                 "id": source.public_id(finding.path),
-                "detail": finding.detail,
+                "detail": _detail(source, finding),
                 "other": _other(checkup, finding).public_id(finding.other) if finding.other else "",
                 "also_in": finding.also_in,
             }
             for finding in checkup.findings
         ],
     }
+
+
+def _detail(source: Source, finding: Finding) -> str:
+    """What was seen; where training says it in a sentence, that sentence without names."""
+    if finding.kind not in _SENTENCES or not finding.local:
+        return finding.detail
+    said = finding.local.removeprefix(f"{source.root / finding.path}: ")
+    return _one_line(source.shown(said, finding.path))
 
 
 def quarantine_text(checkup: Checkup) -> str:
@@ -140,7 +154,12 @@ def _tell(checkup: Checkup, page: Path) -> None:
     source = checkup.source
     for kind, about in KINDS.items():
         found = checkup.of_kind(kind)
-        if found:
+        if found and kind in _SENTENCES:
+            for finding in found[:_SAID]:
+                say(f"{about.severity:8}{about.title}: {_one_line(finding.local)}")
+            if len(found) > _SAID:
+                say(f"{about.severity:8}{about.title}: {len(found) - _SAID} more, listed in {page.parent / QUARANTINE}")
+        elif found:
             first = found[0]
             place = source.root / first.path if first.kind != "absent" else Path(first.path)
             seen = f" ({first.detail})" if first.detail else ""
@@ -150,13 +169,17 @@ def _tell(checkup: Checkup, page: Path) -> None:
     say(f"report: {page}")
     entries = checkup.quarantine()
     if entries:
-        say(f"{len(entries)} files could be left out: data.quarantine={page.parent / QUARANTINE}")
+        share = 1 - source.usable / max(source.total, 1)
+        wide = share <= source.data.config.quarantine_budget
+        more = "" if wide else f" data.quarantine_budget={math.ceil(100 * share) / 100:g}"
+        say(f"{len(entries)} files could be left out: data.quarantine={page.parent / QUARANTINE}{more}")
     elif checkup.clean:
         say("no error found")
+    say(f"usable: {source.usable} of {source.total} cases (use={source.use})")
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(text.split()).encode(errors="backslashreplace").decode()  # names of files may be no UTF-8
 
 
 class _Progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from datamodules.core.base import MedicalData
 from experiments.config.sources import choose, gather, keys_of, method_class_of
@@ -38,6 +38,8 @@ class CheckConfig:
 
     out: str = ""
     """folder of the report; empty: runs/check/<data>-<hash of root>"""
+    use: Literal["auto", "pretrain", "finetune"] = "auto"
+    """what the data are for: pretrain needs no labels, finetune needs them; auto: finetune where there are labels"""
     workers: Processes = field(
         default_factory=lambda: len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     )

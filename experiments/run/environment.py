@@ -24,7 +24,7 @@ def is_first_process() -> bool:
 def say(text: str) -> None:
     """One line to the user, from one process."""
     if is_first_process():
-        print(text, flush=True)
+        print(text.encode(errors="backslashreplace").decode(), flush=True)  # names of files may be no UTF-8
 
 
 def hardware() -> str:

@@ -38,6 +38,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("data", str(report["data"])),
         ("read", f"{files['images']} images, {files['masks']} masks, in {duration(report['seconds'])}"),
         ("cases", f"{report['cases']} of {report['subjects']} subjects"),
+        ("usable", f"{report['usable']} of {report['of']} cases, to {report['use']}"),
         ("compared with", ", ".join(report["with"]) or "no other data set"),
     ]
 

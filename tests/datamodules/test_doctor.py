@@ -331,10 +331,12 @@ def test_images_tables_and_lists(images):
             ("unreadable", f"images/{junk.name}"),
             ("constant", f"images/{flat.name}"),
             ("unlisted", f"images/{extra.name}"),
-            # once against the official training list
-            ("straddling", "train_val_list.txt"),
+            # once against the official training list, which data.split=random does not read
+            ("straddling_unused", "train_val_list.txt"),
         ]
     )
+    official = examine(Chest14Data, chest(images, split="official"))
+    assert ("straddling", "train_val_list.txt") in kinds(official)
     # absent, truncated, unreadable, constant: with them left out the data can be used
     file = images.parent / "q.txt"
     file.write_text("\n".join(map(quarantine_line, checkup.quarantine())))

@@ -1,57 +1,29 @@
 """Folders as people have them: links, upper-case endings, archive litter, doubled folders, other conventions of names."""
 
-import json
 import os
-import shutil
 
-import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
+from small_folders import (
+    FAMILIES,
+    SIDE,
+    brats,
+    cases,
+    data_of,
+    doubled,
+    linked,
+    littered,
+    nnunet,
+    picture,
+    upper,
+    volume,
+)
 
-from datamodules.brats import BratsConfig, BratsData
-from datamodules.chest14 import Chest14Data
 from datamodules.core.files import find_files, find_volumes, spelled
-from datamodules.core.images2d import TableConfig
 from datamodules.images import ImagesConfig, ImagesData
-from datamodules.lits import LitsConfig, LitsData
-from datamodules.luna import LunaConfig, LunaData
-from datamodules.medmnist import MedMNISTConfig, MedMNISTData
-from datamodules.ms import MsConfig, MsData
 from datamodules.msd import MsdConfig, MsdData
 from datamodules.volumes import VolumesConfig, VolumesData
 from ssl_med.spec import SslMedError
-
-SIDE = 12
-
-
-def volume(path, *, seed=0, labels=False, channels=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    shape = (SIDE,) * 3 + ((channels,) if channels else ())
-    array = rng.integers(0, 2, shape).astype(np.uint8) if labels else rng.integers(-900, 900, shape).astype(np.int16)
-    nib.save(nib.Nifti1Image(array, np.diag([-1.0, -1.0, 1.0, 1.0])), path.with_name("x.nii.gz"))
-    path.with_name("x.nii.gz").rename(path)
-    return path
-
-
-def picture(path, seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (16, 16)).astype(np.uint8)
-    Image.fromarray(pixels).save(path, "PNG")
-    return path
-
-
-def data_of(family, config, name, root, *, labelled=False, only_test="", **settings):
-    if name in ("lits", "brats", "luna", "ms", "msd", "volumes"):
-        settings = {"patch_size": (8, 8, 8), **settings}
-    made = config(name=name, root=str(root), **settings)
-    return family(made, labelled=labelled, batch_size=1, only_test=only_test)
-
-
-def cases(data):
-    return list(data.cases())
-
 
 # ---------------------------------------------------------------------------------------------------- the walk
 
@@ -117,124 +89,6 @@ def test_names_that_are_no_utf8_and_accents_in_two_forms(tmp_path):
 # ------------------------------------------------------------------------------------------------- families
 
 
-def lits(root, count=4):
-    for k in range(count):
-        volume(root / f"volume-{k}.nii.gz", seed=k)
-        volume(root / f"segmentation-{k}.nii.gz", labels=True)
-    return data_of(LitsData, LitsConfig, "lits", root)
-
-
-def brats(root, style="BraTS-GLI-{:05d}-{:03d}", sep="-", sequences=("t2f", "t1n", "t1c", "t2w", "seg")):
-    for k, (patient, time) in enumerate([(0, 0), (0, 1), (1, 0), (2, 0)]):
-        case = style.format(patient, time)
-        for name in sequences:
-            volume(root / case / f"{case}{sep}{name}.nii.gz", seed=10 * k + len(name), labels=name == "seg")
-    return data_of(BratsData, BratsConfig, "brats", root)
-
-
-def chest14(root):
-    rows = ["Image Index,Finding Labels,Patient ID"]
-    for k in range(4):
-        picture(root / "images" / f"{k:08d}_000.png", k)
-        rows.append(f"{k:08d}_000.png,No Finding,{k}")
-    (root / "Data_Entry_2017.csv").write_text("\n".join(rows))
-    return data_of(Chest14Data, TableConfig, "chest14", root)
-
-
-def luna(root):
-    for k in range(4):
-        place = root / f"subset{k}"
-        place.mkdir(parents=True)
-        header = "NDims = 3\nDimSize = 12 12 12\nElementType = MET_SHORT\nElementSpacing = 1 1 1\nOffset = 0 0 0\n"
-        (place / f"1.2.{k}.mhd").write_text(
-            f"{header}TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementDataFile = 1.2.{k}.raw\n"
-        )
-        (place / f"1.2.{k}.raw").write_bytes(np.full(SIDE**3, -700 + k, np.int16).tobytes())
-    return data_of(LunaData, LunaConfig, "luna", root, tissue_max=1.0)
-
-
-def ms(root):
-    for k in range(4):
-        for name in ("FLAIR", "T1"):
-            volume(root / f"p{k}" / f"{name}.nii.gz", seed=k)
-        volume(root / f"p{k}" / "mask.nii.gz", labels=True)
-    return data_of(MsData, MsConfig, "ms", root, modalities=("FLAIR", "T1"))
-
-
-def msd(root):
-    rows = []
-    for k in range(4):
-        volume(root / "imagesTr" / f"c_{k}.nii.gz", seed=k)
-        volume(root / "labelsTr" / f"c_{k}.nii.gz", labels=True)
-        rows.append({"image": f"./imagesTr/c_{k}.nii.gz", "label": f"./labelsTr/c_{k}.nii.gz"})
-    table = {"modality": {"0": "CT"}, "labels": {"0": "b", "1": "a"}, "training": rows, "test": []}
-    (root / "dataset.json").write_text(json.dumps(table))
-    return data_of(MsdData, MsdConfig, "msd", root)
-
-
-def medmnist(root):
-    root.mkdir(parents=True)
-    arrays = {
-        f"{part}_images": np.random.default_rng(0).integers(0, 256, (4, 8, 8), np.uint8)
-        for part in ("train", "val", "test")
-    }
-    np.savez(
-        root / "x.npz",
-        **arrays,
-        **{f"{part}_labels": np.array([[0], [1], [0], [1]]) for part in ("train", "val", "test")},
-    )
-    return data_of(MedMNISTData, MedMNISTConfig, "medmnist", root)
-
-
-def images(root):
-    for k in range(4):
-        picture(root / f"person{k}" / f"{k}.png", k)
-    (root / "labels.csv").write_text("file,x\n" + "".join(f"person{k}/{k}.png,{'ab'[k % 2]}\n" for k in range(4)))
-    settings = {"labels": "labels.csv", "label_columns": ("x",), "class_names": ("a", "b")}
-    return data_of(ImagesData, ImagesConfig, "images", root, **settings)
-
-
-def volumes(root):
-    for k in range(4):
-        volume(root / f"p{k}" / "ct.nii.gz", seed=k)
-    return data_of(VolumesData, VolumesConfig, "volumes", root)
-
-
-FAMILIES = {f.__name__: f for f in (lits, brats, chest14, luna, ms, msd, medmnist, images, volumes)}
-
-
-def doubled(root):
-    inner = root.rename(root.with_name("kept"))
-    root.mkdir()
-    inner.rename(root / root.name)
-
-
-def littered(root):
-    for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
-        for path in [path for path in folder.iterdir() if path.is_file()]:
-            folder.joinpath(f"._{path.name}").write_bytes(b"\0\5\26\7junk")
-        folder.joinpath(".DS_Store").write_bytes(b"junk")
-    shutil.copytree(root, root / "__MACOSX")
-
-
-def linked(root):
-    """Half of what lies in the root is on another disk; an alias and a loop are there as well."""
-    disk = root.with_name("disk")
-    disk.mkdir()
-    for path in sorted(root.iterdir())[::2]:
-        target = path.rename(disk / path.name)
-        path.symlink_to(target)
-    for path in sorted(root.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            (path / "loop").symlink_to(root)
-
-
-def upper(root):
-    for path in [path for path in root.rglob("*") if path.is_file() and path.suffix not in (".csv", ".json", ".raw")]:
-        ending = "".join(path.suffixes) if path.name.endswith(".nii.gz") else path.suffix
-        path.rename(path.with_name(path.name.removesuffix(ending) + ending.upper()))
-
-
 @pytest.mark.parametrize("change", [doubled, littered, linked, upper], ids=lambda change: change.__name__)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_finds_the_same_cases(tmp_path, family, change):
@@ -272,17 +126,6 @@ def test_brats_of_2023_keeps_the_scans_of_a_patient_together(tmp_path):
     (tmp_path / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-t1c.nii.gz").unlink()
     with pytest.raises(SslMedError, match=r"lacks BraTS-GLI-00001-000-t1c\.nii\[\.gz\]"):
         cases(data)
-
-
-def nnunet(root, *, labels, separate=2):
-    for k in range(4):
-        for channel in range(separate):
-            volume(root / "imagesTr" / f"c_{k:03d}_{channel:04d}.nii.gz", seed=10 * k + channel)
-        volume(root / "labelsTr" / f"c_{k:03d}.nii.gz", labels=True)
-    volume(root / "imagesTs" / "t_001_0000.nii.gz", seed=90)
-    volume(root / "imagesTs" / "t_001_0001.nii.gz", seed=91)
-    table = {"channel_names": {"0": "T1", "1": "T2"}, "labels": labels, "numTraining": 4, "file_ending": ".nii.gz"}
-    (root / "dataset.json").write_text(json.dumps(table))
 
 
 def test_nnunet_keeps_a_channel_a_file(tmp_path):
