@@ -90,7 +90,10 @@ def test_names_that_are_no_utf8_and_accents_in_two_forms(tmp_path):
 
 
 @pytest.mark.parametrize("change", [doubled, littered, linked, upper], ids=lambda change: change.__name__)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=() if name in ("lits", "msd", "images") else pytest.mark.slow) for name in FAMILIES],
+)
 def test_every_family_finds_the_same_cases(tmp_path, family, change):
     root = tmp_path / "root"
     data = FAMILIES[family](root)
