@@ -15,6 +15,7 @@ from datamodules.core.cases import read_table
 from datamodules.core.files import spelled, visible
 from datamodules.core.images2d import Image2D, ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
+from ssl_med.reading import UnreadableError, read_text
 from ssl_med.spec import SslMedError, Target
 
 FINDINGS = (
@@ -98,9 +99,9 @@ class Chest14Data(ImageData2D):
         members = {}
         for file in ("train_val_list.txt", "test_list.txt"):
             try:
-                lines = (root / file).read_text().split()
-            except OSError:
-                raise SslMedError(f"{root / file}: no such file; data.split=official needs it") from None
+                lines = read_text(root / file).split()
+            except UnreadableError as error:
+                raise SslMedError(f"{root / file}: {error}; data.split=official needs it") from None
             absent = [line for line in lines if line not in subject_of]
             if absent and not self.config.allow_missing:
                 raise SslMedError(

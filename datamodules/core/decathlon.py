@@ -8,7 +8,6 @@ nnU-Net keeps each channel in a file of its own, CASE_0000.nii.gz, CASE_0001.nii
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from datamodules.core.cases import AbsentError
 from datamodules.core.files import spelled, stem
 from ssl_med.catalogue import nearest
+from ssl_med.reading import UnreadableError, read_json
 from ssl_med.spec import SslMedError
 
 TABLE = "dataset.json"
@@ -64,13 +64,13 @@ class Task:
             hint = f"; it holds {', '.join(below)}: point data.root at one of them" if below else ""
             raise SslMedError(f"data.root={root}: is this msd? It should hold {layout}{hint}")
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
+            tree = read_json(path)
             second = "channel_names" in tree
             modalities = {int(key): str(name) for key, name in tree["channel_names" if second else "modality"].items()}
             labels, unions = _labels(tree["labels"])
             rows = None if second and "training" not in tree else _rows(tree)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            what = f"{type(error).__name__} {error}"
+            what = str(error) if isinstance(error, UnreadableError) else f"{type(error).__name__} {error}"
             raise SslMedError(
                 f"{path}: is no table of a Decathlon task ({what}); it needs modality, labels and training, or those of "
                 "nnU-Net: channel_names and labels"

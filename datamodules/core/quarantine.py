@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from datamodules.core.cases import case_files
+from ssl_med.reading import UnreadableError, parse_json, read_text
 from ssl_med.spec import SslMedError
 
 
@@ -42,18 +43,16 @@ class Quarantine:
         if not file:
             return cls(root=root)
         try:
-            lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SslMedError(
-                f"data.quarantine={file}: cannot be read ({error}); make one with ssl-med check"
-            ) from None
+            lines = read_text(Path(file)).split("\n")  # only this ends a line: a name may hold other breaks
+        except UnreadableError as error:
+            raise SslMedError(f"data.quarantine={file}: {error}; make one with ssl-med check") from None
         entries = []
         for number, line in enumerate(lines, 1):
             if not line.strip() or line.startswith("#"):
                 continue
             path, _, reason = line.partition("\t")
             try:
-                path = str(json.loads(path)) if path.startswith('"') else path.strip()
+                path = str(parse_json(path)) if path.startswith('"') else path.strip()
             except ValueError:
                 path = ""
             if not path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:

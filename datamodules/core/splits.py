@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ssl_med.reading import UnreadableError, mismatch, read_json
 from ssl_med.spec import SslMedError
 
 PARTS = ("train", "val", "test")
@@ -48,11 +48,9 @@ def file_split(spelled: str, *, known: Iterable[str], test_is_val: bool) -> Spli
     """
     path, _, key = spelled.partition(":")
     try:
-        tree = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise SslMedError(f"data.split_file {path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise SslMedError(f"data.split_file {path}: is not valid JSON ({error})") from None
+        tree = read_json(Path(path))
+    except UnreadableError as error:
+        raise SslMedError(f"data.split_file {path}: {error}; give a JSON file with lists of subject ids") from None
     if key:
         if not isinstance(tree, Mapping) or key not in tree:
             raise SslMedError(f"data.split_file {path}: has no key '{key}'")
@@ -60,8 +58,8 @@ def file_split(spelled: str, *, known: Iterable[str], test_is_val: bool) -> Spli
     if not isinstance(tree, Mapping) or not isinstance(tree.get("train"), list):
         raise SslMedError(f"data.split_file {spelled}: needs lists of subject ids under train, val and test")
     for part in PARTS:
-        if not isinstance(tree.get(part, []), list):
-            raise SslMedError(f"data.split_file {spelled}: '{part}' must be a list of subject ids")
+        if wrong := mismatch(list[str | int], tree.get(part, []), part):
+            raise SslMedError(f"data.split_file {spelled}: {wrong}; a part is a list of subject ids")
     split = {part: [str(name) for name in tree.get(part, [])] for part in PARTS}
     if "test" in tree and test_is_val:
         raise SslMedError(

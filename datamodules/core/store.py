@@ -26,10 +26,12 @@ from datamodules.core.arrays import ArrayRecord, StoredArray
 from datamodules.core.checked import checked, read_checked, write_atomic
 from datamodules.core.readers import source_files
 from datamodules.formats.grids import Array, Volume
+from ssl_med.reading import MB, UnreadableError, mismatch, parse_json, read_json, read_text
 from ssl_med.spec import SslMedError, first_line
 
 FORMAT = 1
 MANIFEST, JOURNAL, LOCK = "manifest.json", "journal.jsonl", ".lock"
+_LARGEST = 1024 * MB  # of a manifest or journal
 _OPEN = 256  # files open at a time, well below the usual limit of 1024
 
 
@@ -75,7 +77,13 @@ class Record:
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> Record:
-        """Inverse of `asdict`."""
+        """Inverse of `asdict`.
+
+        Raises:
+            UnreadableError: the tree has other keys or types.
+        """
+        if wrong := mismatch(cls, tree, "record"):
+            raise UnreadableError(wrong)
         return cls(**{**tree, "arrays": [ArrayRecord(**array) for array in tree["arrays"]]})
 
 
@@ -135,7 +143,7 @@ class Store:
         """Takes over the records on disk; refuses another format, data set or settings."""
         path = self.folder / MANIFEST
         try:
-            tree = json.loads(path.read_text())
+            tree = read_json(path, limit=_LARGEST)
             self._check(tree, path)
             self.records = {key: Record.of(record) for key, record in tree["items"].items()}
             self.derived_for = list(tree["derived_for"])
@@ -155,9 +163,9 @@ class Store:
     def read_journal(self) -> None:
         """Takes over what an interrupted `prepare` had finished; a line that was cut off is left out."""
         path = self.folder / JOURNAL
-        lines = path.read_text().split("\n")[:-1] if path.is_file() else []
         try:
-            trees = [json.loads(line) for line in lines]
+            lines = read_text(path, limit=_LARGEST).split("\n")[:-1] if path.exists() else []
+            trees = [parse_json(line) for line in lines]
             if trees:
                 self._check(trees[0], path)
             for tree in trees[1:]:

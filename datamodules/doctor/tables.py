@@ -43,7 +43,7 @@ def check_tables(root: Path, tables: Iterable[str], files: Iterable[str]) -> tup
     for table in tables:
         try:
             lists += [one for one in _lists(root / table, table) if _is_of_files(one, known, len(files))]
-        except (OSError, ValueError, csv.Error) as error:
+        except (OSError, ValueError, csv.Error, RecursionError) as error:
             findings.append(Finding("unread_table", table, local=str(error)))
     absent: dict[str, Finding] = {}
     for one in lists:

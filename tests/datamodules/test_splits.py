@@ -112,7 +112,7 @@ def test_file_split_reads_lists_and_keys(write):
         ([1, 2], "", "needs lists of subject ids under train, val and test"),
         ({"val": [1], "test": [2]}, "", "needs lists of subject ids"),
         ({"train": "1", "val": [], "test": []}, "", "needs lists of subject ids"),
-        ({"train": [1], "val": "2", "test": []}, "", "'val' must be a list"),
+        ({"train": [1], "val": "2", "test": []}, "", "'val' is .*; it must be a list"),
         ({"train": [1], "val": [2]}, "", "has no 'test' list; add one, or set data.test_is_val=true"),
         ({"train": [1], "val": [9], "test": [2]}, "", r"'9' in 'val' is not below data.root \(1 in all\)"),
     ],
