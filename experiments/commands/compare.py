@@ -14,6 +14,7 @@ from experiments.comparison import estimate as planner
 from experiments.comparison.execute import PROGRESS, Execution, choose
 from experiments.comparison.local import Workers
 from experiments.comparison.plan import Plan, PlannedRun, root_names
+from experiments.comparison.records import read_record
 from experiments.comparison.results import failures_of, report_table
 from experiments.comparison.slurm import Slurm, SlurmConfig
 from experiments.comparison.table import load_table
@@ -21,6 +22,7 @@ from experiments.config.defaults import from_environment
 from experiments.run.callbacks import RunError
 from experiments.run.environment import say
 from experiments.run.threads import cores
+from ssl_med.catalogue import nearest
 from ssl_med.config import build, parse_overrides, to_plain
 from ssl_med.ranges import NonNegative, Processes, Range
 from ssl_med.reports.run_folder import Run
@@ -132,6 +134,12 @@ def open_plan(overrides: Sequence[str]) -> tuple[Plan, CompareConfig]:
     config = build(CompareConfig, [parse_overrides(own)], prefix="")
     name = Path(config.table).stem
     table = load_table(config.table, rest, scale=config.scale)
+    for key, named in (("root", config.root), ("store", config.store)):
+        for data in named:
+            if data not in root_names(table):
+                raise SslMedError(
+                    f"command line: {key}.{data}: the table reads no data set of that name{nearest(data, root_names(table))}"
+                )
     out = Path(config.out or f"runs/compare/{name}{'-small' if config.scale == 'small' else ''}")
     elsewhere = config.launcher == "slurm"
     plan = Plan(
@@ -173,8 +181,7 @@ def _declare(plan: Plan) -> None:
     """Keeps the declaration beside the results; says where it differs from that of the last start."""
     path = plan.out / DECLARED
     tree = json.loads(json.dumps(to_plain(plan.table)))
-    if path.is_file():
-        old = json.loads(path.read_text())
+    if old := read_record(path, dict[str, Any]):
         different = sorted(key for key in tree if old.get(key) != tree[key])
         if different:
             say(

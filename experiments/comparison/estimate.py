@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections import defaultdict
@@ -15,6 +14,7 @@ import numpy as np
 from experiments.comparison.execute import kind_of
 from experiments.comparison.local import Finished, Job, Workers
 from experiments.comparison.plan import Plan, PlannedRun
+from experiments.comparison.records import Prediction, read_record
 from experiments.config.kinds import FinetuneRun, PretrainRun
 from experiments.config.run import compose_finetune, compose_pretrain
 from experiments.run.environment import say
@@ -110,10 +110,10 @@ def within_memory(out: Path, jobs: int, memory_gb: float) -> int:
     """
     if not memory_gb:
         return jobs
-    path = out / PLAN
-    if not path.is_file():
+    kinds = read_record(out / PLAN, Prediction).get("kinds")
+    if not kinds:
         raise SslMedError("memory_gb: how much a run needs is not known yet; measure it with --dry-run")
-    largest = max(row["memory_mb"] for row in json.loads(path.read_text())["kinds"]) / 1024
+    largest = max(1.0, *(row.get("memory_mb", 0.0) for row in kinds)) / 1024
     if largest > memory_gb:
         raise SslMedError(f"memory_gb={memory_gb:g}: one run needs {largest:.1f} GiB; raise it or take smaller crops")
     return min(jobs, int(memory_gb // largest))
@@ -121,10 +121,8 @@ def within_memory(out: Path, jobs: int, memory_gb: float) -> int:
 
 def judge(out: Path, measured: Mapping[tuple[str, ...], Sequence[float]]) -> str:
     """'predicted 1.2 h, took 1.3 h (+8 %)' over the runs of this start; '' without a plan."""
-    path = out / PLAN
-    if not path.is_file() or not measured:
-        return ""
-    predicted = {tuple(row["kind"]): row["seconds"] for row in json.loads(path.read_text())["kinds"]}
+    kinds = read_record(out / PLAN, Prediction).get("kinds", []) if measured else []
+    predicted = {tuple(row.get("kind", ())): row.get("seconds", 0.0) for row in kinds}
     took = sum(x for kind, seconds in measured.items() if kind in predicted for x in seconds)
     said = sum(predicted[kind] * len(seconds) for kind, seconds in measured.items() if kind in predicted)
     if not said:

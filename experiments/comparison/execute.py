@@ -16,6 +16,7 @@ from experiments.comparison.progress import Bar
 from experiments.run.environment import say
 from ssl_med.evaluation.metrics import Metric, metric_of
 from ssl_med.reports.writing import write_json
+from ssl_med.values import spell
 
 PROGRESS, CHOICES = "progress.json", "choices.json"
 AGAIN = 20  # times that a run which was asked to stop is started again
@@ -82,7 +83,7 @@ class Execution:
                 self.waiting.remove(node)
                 folder = self.plan.folder(node)
                 log = self.plan.out / "logs" / f"{folder.parent.name}-{folder.name}.log"
-                watched = () if node.kind == "external" else (f"tracking.table={self.plan.name[:58]}",)
+                watched = () if node.kind == "external" else (f"tracking.table={spell(self.plan.name[:58])}",)
                 besides = ("trainer.progress=false", *watched)
                 workers.start(Job(node, node.kind, (*self.plan.command(node), *besides), log))
         return bool(workers.running)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.comparison.overrides import TOLD, check_texts, family_of, flatten, for_probe, grid, told, with_setting
 from experiments.comparison.table import SourceConfig, TableConfig, Tree, merge
 from experiments.config.external import compose_external
 from experiments.config.finetuned import FinetunedRun
@@ -15,14 +15,13 @@ from experiments.config.kinds import RunConfig
 from experiments.config.protocols import protocol_class
 from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
 from experiments.config.sections import SCRATCH, LoadingConfig
-from experiments.config.sources import CONF, keys_of, names
+from experiments.config.sources import keys_of
 from ssl_med.catalogue import nearest
-from ssl_med.config import hint_of, read_yaml
-from ssl_med.evaluation.protocols.finetune import InitConfig
+from ssl_med.config import COMMAND_LINE
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.reports.run_folder import Run, read_run
 from ssl_med.spec import SslMedError
-from ssl_med.values import elements, spell, type_words
 
 Role = Literal["pretrain", "tune", "final"]
 
@@ -71,7 +70,7 @@ class PlannedRun:
         compose = _COMPOSE[self.kind]
         try:
             config = compose(self.overrides)
-            _check_texts(config, self.overrides)
+            check_texts(config, self.overrides)
             return config
         except SslMedError as error:
             raise SslMedError(f"{self.name}: {error}") from None
@@ -165,14 +164,23 @@ class Plan:
     def folder(self, node: PlannedRun) -> Path:
         """Where a node's run lives: named by the hash of its config."""
         if node.overrides not in self._folders:
-            config = node.config()
+            config = self._config(node)
             name = config.name.replace("/", "-")
             self._folders[node.overrides] = self.out / node.role / f"{name}-{config.hash(planned=self.elsewhere)}"
         return self._folders[node.overrides]
 
-    def run(self, node: PlannedRun) -> Run:
-        """The run of a node as its folder tells it, judged by the metric of the column."""
-        return read_run(self.folder(node), metric=self._metric(node))
+    def _config(self, node: PlannedRun) -> RunConfig:
+        """Composes a run; the table says what its overrides are, so it is named in place of the command line."""
+        try:
+            return node.config()
+        except SslMedError as error:
+            text = str(error)
+            own = f"{COMMAND_LINE}: "
+            raise SslMedError(f"tables/{self.name}.yaml: {text.replace(own, '', 1)}" if own in text else text) from None
+
+    def run(self, node: PlannedRun, *, tables: bool = False) -> Run:
+        """The run of a node as its folder tells it, judged by the metric of the column; `tables`: see `read_run`."""
+        return read_run(self.folder(node), metric=self._metric(node), tables=tables)
 
     def check_metrics(self, nodes: Sequence[PlannedRun]) -> None:
         """Refuses a column whose metric its task never has; what depends on data and on maps of classes shows after a run.
@@ -188,6 +196,25 @@ class Plan:
                 raise SslMedError(
                     f"columns.{node.column}.metric={metric}: is no test metric of {config.name}{nearest(metric, known)}"
                 )
+        self._check_collapsed(nodes)
+
+    def _check_collapsed(self, nodes: Sequence[PlannedRun]) -> None:
+        """Refuses a bound that judges nothing: a collapsed run is one whose metric ends too low."""
+        finals = {node.column: node for node in nodes if node.role == "final" and node.kind != "external"}
+        metrics = {column: self._metric(node) or self._own_metric(node) for column, node in finals.items()}
+        judged = [column for column, metric in metrics.items() if metric_of(metric).higher_is_better]
+        if self.table.collapsed_below and metrics and not judged:
+            told = ", ".join(dict.fromkeys(metrics.values()))
+            raise SslMedError(
+                f"tables/{self.name}.yaml: collapsed_below judges metrics that are better when they are higher, and no column "
+                f"has one ({told}); leave it out"
+            )
+
+    def _own_metric(self, node: PlannedRun) -> str:
+        config = self._config(node)
+        return (protocol_class(config.protocol).metric if config.kind == "probe" else "") or task_class(
+            config.spec
+        ).metric
 
     def _metric(self, node: PlannedRun) -> str:
         return "" if node.role == "pretrain" else self.table.columns[node.column].metric
@@ -211,13 +238,15 @@ class Plan:
         table, row, wanted = self.table, self.table.rows[label], self.table.columns[column]
         settings = self._merged(table.settings, wanted.settings, row.transfer)
         for key, value in choice:
-            settings = _set(settings, key, value)
+            settings = with_setting(settings, key, value)
         labelled = protocol_class(wanted.protocol).labels
         if labelled:
-            settings = _set(settings, "labels.fraction", fraction)
+            settings = with_setting(settings, "labels.fraction", fraction)
         if role == "tune":
             # trials never see the test part; pretraining may have seen, unlabelled, the training subjects that choose
-            settings = _set(_set(settings, "data.tuning_share", table.tune.share), "data.allow_overlap", True)
+            settings = with_setting(
+                with_setting(settings, "data.tuning_share", table.tune.share), "data.allow_overlap", True
+            )
         needs: tuple[PlannedRun, ...] = ()
         init = row.init or SCRATCH
         if row.method:
@@ -230,7 +259,7 @@ class Plan:
         settings = self._merged(settings, {"data": self._data(wanted.root or family)})
         if wanted.protocol != "finetune":
             start.append(f"protocol={wanted.protocol}")
-            settings = _for_probe(settings)
+            settings = for_probe(settings)
         overrides = (*start, *flatten(settings), f"init={init}", f"seed={seed}")
         return PlannedRun(role, label, column, fraction, seed, overrides, needs, choice)
 
@@ -250,8 +279,8 @@ class Plan:
         }
         data = self._data(wanted.root or family_of(wanted.task))
         settings = self._merged({"trainer": loading}, wanted.settings, {"data": data})
-        told = [override for key in _TOLD for override in _told(key, settings.pop(key, None))]
-        overrides = (str(self.folder(trained)), f"task={wanted.task}", *self._trainer(), *told, *flatten(settings))
+        named = [override for key in TOLD for override in told(key, settings.pop(key, None))]
+        overrides = (str(self.folder(trained)), f"task={wanted.task}", *self._trainer(), *named, *flatten(settings))
         return PlannedRun("final", trained.row, column, trained.fraction, trained.seed, overrides, (trained,))
 
     def _trainer(self) -> tuple[str, ...]:
@@ -280,71 +309,3 @@ def root_names(table: TableConfig) -> list[str]:
         labelled = protocol_class(column.protocol).labels
         found[column.root or (family_of(column.task) if labelled else column.task)] = None
     return list(found)
-
-
-def grid(tune: Mapping[str, Sequence[Any]]) -> Iterator[tuple[tuple[str, Any], ...]]:
-    """All combinations of the values of each key."""
-    if not tune:
-        yield ()
-        return
-    *rest, last = tune
-    for head in grid({key: tune[key] for key in rest}):
-        for value in tune[last]:
-            yield (*head, (last, value))
-
-
-def flatten(tree: Tree, prefix: str = "") -> list[str]:
-    """A tree of settings as overrides of the command line."""
-    overrides = []
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            overrides += flatten(value, f"{prefix}{key}.")
-        else:
-            overrides.append(f"{prefix}{key}={spell(value)}")
-    return overrides
-
-
-@cache
-def family_of(task: str) -> str:
-    """Data set that a task is on."""
-    if task not in names("task"):
-        raise SslMedError(f"task '{task}' is unknown{nearest(task, names('task'))}")
-    path = CONF / "task" / f"{task}.yaml"
-    return str(read_yaml(path, f"conf/task/{path.name}").section("data").tree["name"])
-
-
-def _check_texts(config: RunConfig, overrides: Sequence[str]) -> None:
-    """Refuses a number of the table where a text is asked for: yaml has made 1.1 of an unquoted 1.10 already."""
-    for override in overrides:
-        key, _, text = override.partition("=")
-        section, _, path = key.partition(".")
-        hint = hint_of(type(getattr(config, section, None)), path)
-        found = elements(text) if text.startswith("[") and hint == tuple[str, ...] else [text]
-        if hint in (str, tuple[str, ...]) and not all(one.startswith("'") for one in found):
-            raise SslMedError(f"{key} is {text} in the table; it must be {type_words(hint)}: put it in quotes")
-
-
-_TOLD = ("map", "part", "uncertain")  # overrides of an external test, whose values are names as they are written
-
-
-def _told(key: str, value: Any) -> list[str]:
-    """`map: tuberculosis` -> map=tuberculosis; `map: {Effusion: [Edema, Mass]}` -> map.Effusion=[Edema,Mass]."""
-    if isinstance(value, dict):
-        return [override for name, item in value.items() for override in _told(f"{key}.{name}", item)]
-    if isinstance(value, list):
-        return [f"{key}={spell(value)}"]
-    return [] if value is None else [f"{key}={spell(value)}"]
-
-
-def _for_probe(settings: Tree) -> Tree:
-    """Without what a probe has no use for."""
-    kept = {key: value for key, value in settings.items() if key not in ("optim", "tracking")}
-    for section, keys in (("trainer", keys_of(LoadingConfig)), ("transfer", keys_of(InitConfig))):
-        if section in kept:
-            kept[section] = {key: value for key, value in kept[section].items() if key in keys}
-    return kept
-
-
-def _set(tree: Tree, key: str, value: Any) -> Tree:
-    first, dot, rest = key.partition(".")
-    return merge(tree, {first: _set({}, rest, value) if dot else value})

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.comparison.plan import Plan, PlannedRun
+from experiments.comparison.records import Progress, read_record
 from experiments.run.environment import say
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.design import Column, Design, Entry
@@ -118,12 +118,11 @@ class _Reader:
     def _run(self, node: PlannedRun) -> Run:
         key = self.plan.folder(node), node.column
         if key not in self._runs:
-            self._runs[key] = self.plan.run(node)
+            self._runs[key] = self.plan.run(node, tables=True)
         return self._runs[key]
 
 
 def failures_of(progress: Path) -> dict[Path, str]:
-    """What a execution wrote of its failed runs."""
-    if not progress.is_file():
-        return {}
-    return {Path(folder): str(why) for folder, why in json.loads(progress.read_text()).get("failed", {}).items()}
+    """What an execution wrote of its failed runs."""
+    failed: dict[str, str] = read_record(progress, Progress).get("failed", {})
+    return {Path(folder): why for folder, why in failed.items()}

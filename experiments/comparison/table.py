@@ -224,7 +224,9 @@ def load_table(name: str, overrides: Sequence[str], *, scale: str) -> TableConfi
         if not isinstance(small, dict):
             raise SslMedError(f"{source}: has no part 'small'; leave scale=small out")
         tree = merge(tree, small)
-    table = _build(source, merge(tree, parse_overrides(overrides).tree))
+        _build(source, tree)  # what is wrong from here on, the line is to blame for
+    given = parse_overrides(overrides)
+    table = _build(f"{given.source} over {source}" if given.tree else source, merge(tree, given.tree))
     kept = set(table.cells())
     for numbers in (table.published, table.published_p):
         for row, found in list(numbers.items()):

@@ -112,6 +112,13 @@ class TrackingConfig:
         longest = 58  # "table:NAME" is a W&B tag, of at most 64
         if len(self.table) > longest:
             raise SslMedError(f"tracking.table has {len(self.table)} letters; W&B takes at most {longest}")
+        for key, text in (("project", self.project), ("entity", self.entity)):
+            if len(text) > 128 or any(letter in "/\\#?%:" or not letter.isprintable() for letter in text):
+                raise SslMedError(
+                    f"tracking.{key} is {text[:60]!r}; W&B takes at most 128 letters, and none of / \\ # ? % :"
+                )
+        if not self.project:
+            raise SslMedError("tracking.project is empty; give W&B's project a name, or set tracking.wandb=off")
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import time
 from argparse import Namespace
 from collections.abc import Sequence
@@ -12,11 +14,12 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from experiments.config.kinds import RunConfig
+from ssl_med.reports.escape import one_line
 from ssl_med.reports.writing import append_metrics
 
 LABEL_FRACTION = "labels/fraction"  # logged beside the test metrics
 PICTURES = "pictures/test"
-LONGEST_TAG = 64
+LONGEST_TAG, LONGEST_NAME = 64, 128  # letters that W&B takes
 
 
 class JsonLines(Logger):
@@ -67,7 +70,7 @@ def facets(config: RunConfig, *, method: str) -> dict[str, str | int | float]:
 def tags_of(found: dict[str, str | int | float]) -> list[str]:
     """Facets as W&B tags, "fraction:0.1"."""
     return [
-        f"{key}:{value:g}" if isinstance(value, float) else f"{key}:{value}"[:LONGEST_TAG]
+        _cut(f"{key}:{value:g}" if isinstance(value, float) else f"{key}:{value}", LONGEST_TAG)
         for key, value in found.items()
     ]
 
@@ -75,6 +78,23 @@ def tags_of(found: dict[str, str | int | float]) -> list[str]:
 def group_of(found: dict[str, str | int | float]) -> str:
     """Runs of one group differ by their seed alone, "method:pcrl data:lits ...": W&B draws their mean and spread."""
     return " ".join(tags_of({key: value for key, value in found.items() if key not in ("seed", "table")}))
+
+
+def run_id(name: str) -> str:
+    """What W&B knows a run by: the name as it is where W&B takes it, else its letters and digits and a hash of the whole."""
+    if re.fullmatch(rf"[A-Za-z0-9_.-]{{1,{LONGEST_NAME}}}", name):
+        return name
+    return f"{re.sub('[^A-Za-z0-9_.-]', '-', name)[:50]}-{_mark(name)}"
+
+
+def _cut(text: str, longest: int) -> str:
+    """A text in one line, of at most so many letters; one that is cut ends in a hash, so that two of them stay apart."""
+    text = one_line(text)
+    return text if len(text) <= longest else f"{text[: longest - 9]}~{_mark(text)}"
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def build_loggers(config: RunConfig, folder: Path, *, method: str, seconds_before: float) -> list[Logger]:
@@ -89,13 +109,13 @@ def build_loggers(config: RunConfig, folder: Path, *, method: str, seconds_befor
         named = folder.name.endswith(config.hash())
         loggers.append(
             WandbLogger(
-                name=folder.name,
-                id=folder.name if named else f"{folder.name}-{config.hash()}",  # two folders may have one name
+                name=_cut(folder.name, LONGEST_NAME),
+                id=run_id(folder.name if named else f"{folder.name}-{config.hash()}"),  # two folders may have one name
                 save_dir=str(folder),
                 offline=config.tracking.wandb == "offline",
                 project=config.tracking.project,
                 entity=config.tracking.entity or None,
-                group=group_of(found),
+                group=_cut(group_of(found), LONGEST_NAME),
                 job_type=config.kind,
                 tags=[config.kind, *tags_of(found)],
                 config={**config.public_tree(), "facets": found},

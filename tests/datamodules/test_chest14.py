@@ -172,7 +172,10 @@ def test_official_lists_that_do_not_fit(copied):
         module(copied, split="official")
     assert module(copied, split="official", allow_missing=True).subjects()
     train.unlink()
-    with pytest.raises(SslMedError, match=r"train_val_list.txt: cannot be read \(No such file or directory\); data.split=official needs it"):
+    with pytest.raises(
+        SslMedError,
+        match=r"train_val_list.txt: cannot be read \(No such file or directory\); data.split=official needs it",
+    ):
         module(copied, split="official")
     assert module(copied).subjects(), "other splits need no list"
 

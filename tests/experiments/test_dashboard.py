@@ -15,11 +15,12 @@ from experiments.cli import main
 from experiments.commands import dashboard as module
 from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
 from experiments.run import callbacks
-from experiments.run.tracking import facets, group_of, tags_of
+from experiments.run.tracking import facets, group_of, run_id, tags_of
 from ssl_med.catalogue import get_class, list_names
 from ssl_med.evaluation import tasks
 from ssl_med.methods.core.base import Method
 from ssl_med.reports.run_folder import read_metrics
+from ssl_med.spec import SslMedError
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "dashboard.json"
@@ -255,3 +256,18 @@ def test_throughput_leaves_out_what_is_no_training(monkeypatch):
             aside[0] += 50
     assert logged == [(3, "speed/samples_per_second", 4.0), (5, "speed/samples_per_second", 4.0),
                       (7, "speed/samples_per_second", 4.0)]  # fmt: skip
+
+
+def test_names_with_any_character_fit_into_wandb():
+    """W&B takes 64 letters of a tag, 128 of a name, and few signs in an id; what is cut or replaced stays apart."""
+    assert run_id("lits-scratch-1a2b3c4d") == "lits-scratch-1a2b3c4d"
+    names = ["a #1", "a /1", "a:1", " ", "é" * 300, "x" * 300, "x" * 299 + "y", "it's?", "\udcff", ""]
+    ids = [run_id(name) for name in names]
+    assert len(set(ids)) == len(names)
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]{1,128}", one) for one in ids)
+    long = [tags_of({"method": "x" * 100 + end, "data": "a\nb\udcff"}) for end in "ab"]
+    assert long[0][0] != long[1][0]
+    assert all(len(tag) <= 64 and tag.isprintable() for tags in long for tag in tags)
+    for word, said in (("project=a/b", "tracking.project is 'a/b'"), ("entity=a:b", "tracking.entity is 'a:b'")):
+        with pytest.raises(SslMedError, match=said):
+            compose_finetune(["task=lits", "data.root=/x", "init=scratch", f"tracking.{word}"])

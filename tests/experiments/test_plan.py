@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from experiments.comparison.plan import Plan, family_of, flatten, grid
+from experiments.comparison.overrides import family_of, flatten, grid
+from experiments.comparison.plan import Plan, root_names
 from experiments.comparison.table import load_table, merge, tables
 from ssl_med.reports.writing import write_summary
 from ssl_med.spec import SslMedError
@@ -399,7 +400,6 @@ def test_folders_of_runs_on_other_machines_do_not_depend_on_this_one(load, tmp_p
 
 def test_roots_come_from_one_place_and_what_is_missing_is_named_at_once(load, tmp_path, monkeypatch):
     from experiments.commands.compare import open_plan
-    from experiments.comparison.plan import root_names
 
     names = root_names(load())
     assert len(names) > 1
@@ -412,3 +412,38 @@ def test_roots_come_from_one_place_and_what_is_missing_is_named_at_once(load, tm
     monkeypatch.setenv("SSL_MED_DATA", str(tmp_path / "data"))
     plan, _ = open_plan([f"table={tmp_path / 'table.yaml'}", f"root.{names[0]}=/elsewhere"])
     assert plan.roots == {name: str(tmp_path / "data" / name) for name in names} | {names[0]: "/elsewhere"}
+
+
+def test_who_is_to_blame_is_named(load, tmp_path):
+    """A data set that the table does not read, the line's own key, the table's own key, and a bound that judges nothing."""
+    from experiments.commands.compare import check, open_plan
+
+    table, names = tmp_path / "table.yaml", root_names(load())
+    table.write_text(BASE)
+    words = [f"table={table}", *(f"root.{name}={tmp_path}" for name in names)]
+    for key in ("root", "store"):
+        with pytest.raises(SslMedError, match=rf"^command line: {key}.luhna: the table reads no data set of that name"):
+            open_plan([*words, f"{key}.luhna=/x"])
+    with pytest.raises(SslMedError, match=r"^command line over tables/table.yaml: .*'sedes' is unknown"):
+        open_plan([*words, "sedes=[1]"])
+    column = "{task: hippocampus, root: hip, metric: hd95_mm%s}"
+    small = f"trainer: cpu\nseeds: [0]\nrows: {{scratch: {{}}}}\ncolumns: {{seg: {column}}}\n%s"
+    words = [f"table={table}", f"root.hip={tmp_path}"]
+    table.write_text(small % (", settings: {trainer: {max_step: 3}}", ""))
+    with pytest.raises(
+        SslMedError, match=r"^tables/table.yaml: .*'trainer.max_step' is unknown; did you mean 'max_steps'"
+    ):
+        check(open_plan(words)[0])
+    (tmp_path / "dataset.json").write_text('{"modality": {"0": "MRI"}, "labels": {"0": "x", "1": "y"}, "training": []}')
+    table.write_text(small % ("", "collapsed_below: 0.3\n"))
+    with pytest.raises(SslMedError, match=r"table.yaml: collapsed_below judges metrics that are better .* \(hd95_mm\)"):
+        check(open_plan(words)[0])
+
+
+@pytest.mark.parametrize("text", ["[", "[]", '{"failed": [1]}', '{"failed": {"a": 1}}', "[" * 10**5, "\x00", ""])
+def test_a_damaged_record_of_a_comparison_is_one_line(text, tmp_path):
+    from experiments.comparison.records import Progress, read_record
+
+    (tmp_path / "progress.json").write_text(text)
+    with pytest.raises(SslMedError, match=r"progress.json: .*; remove the file, it is written anew$"):
+        read_record(tmp_path / "progress.json", Progress)

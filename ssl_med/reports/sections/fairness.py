@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ssl_med.evaluation.metrics import metric_of
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.design import Column, Entry
 from ssl_med.reports.numbers.fairness import percent
@@ -124,4 +125,6 @@ def _fallen(comparison: Comparison) -> list[str]:
         if (count := comparison.collapsed(column.label, x, row))
     ]
     rule = f"Collapsed runs (metric below {comparison.design.collapsed_below:g} at the end; they stay in)"
-    return [f"{rule}: {'; '.join(cells) if cells else 'none'}."]
+    lower = [c.label for c in comparison.design.columns if not metric_of(comparison.metric(c.label)).higher_is_better]
+    aside = f" Where lower is better nothing is judged: {', '.join(lower)}." if lower else ""
+    return [f"{rule}: {'; '.join(cells) if cells else 'none'}.{aside}"]
