@@ -113,6 +113,10 @@ class ImageData2D(MedicalData):
         """Raw grey levels (C, rows, columns) of a file."""
         return read_image2d(path)[None] if self.spec.in_channels == 1 else read_color(path)
 
+    def check_values(self, path: str, low: float, high: float) -> None:
+        """Levels of an image must be those of the window."""
+        check_levels(path, low, high, self.spec.intensity)
+
     def items(self, case: Any, *, labels: bool) -> list[Item]:
         """Lists the image, and its masks when `labels` is true."""
         return [Item("film", (path,)) for path in (case.path, *(case.masks if labels else ()))]
@@ -235,23 +239,17 @@ class Images(Dataset[Sample]):
 
     def _read(self, image: Image2D) -> tuple[Array, Callable[[], Array]]:
         raw = self.raw(image.path)
-        self._check_range(image, float(raw.max()))
+        check_levels(image.path, float(raw.min()), float(raw.max()), self.spec.intensity)
         codes = np.stack([encode(channel, self.spec.intensity, source=image.path) for channel in raw])
         return codes, lambda: resized(codes, self.size)
 
     def _read_stored(self, image: Image2D, store: Store) -> tuple[Grid, Callable[[], Array]]:
         item = Item("film", (image.path,))
-        self._check_range(image, max(array.high for array in store.record(item).arrays))
+        arrays = store.record(item).arrays
+        low, high = min(array.low for array in arrays), max(array.high for array in arrays)
+        check_levels(image.path, low, high, self.spec.intensity)
         codes, kept = image_codes(store, item, self.spec.intensity)
         return codes, lambda: kept(self.size, lambda whole: resized(whole, self.size))
-
-    def _check_range(self, image: Image2D, highest: float) -> None:
-        """Refuses 16-bit levels under a window of 8 bits."""
-        if self.spec.intensity.kind == "window" and self.spec.intensity.high <= 255 < highest:
-            raise SslMedError(
-                f"{image.path}: has grey levels up to {highest:g}, above the window's {self.spec.intensity.high:g}; set "
-                "data.intensity_low and data.intensity_high to the range of the files"
-            )
 
     def _padded(self, mask: Array) -> Array:
         return pad_to(mask.astype(np.uint8), self.spec.patch_size)
@@ -284,6 +282,17 @@ class Images(Dataset[Sample]):
         if item.mask is not None:
             sample["mask"] = torch.from_numpy(cut(item.mask, start, self.spec.patch_size).astype(np.float32))
         return sample | label_of(image.label, self.spec.target)
+
+
+def check_levels(path: str, low: float, high: float, intensity: Intensity) -> None:
+    """Refuses levels that cannot be those of the window 0..255 or less: the image would be white, black or cut."""
+    if intensity.kind != "window" or intensity.low < 0 or intensity.high > 255:
+        return
+    if high > 255 or low < 0 or 0 < high <= 1 < intensity.high:
+        raise SslMedError(
+            f"{path}: has grey levels from {low:g} to {high:g}, the window is {intensity.low:g} to {intensity.high:g}; set "
+            "data.intensity_low and data.intensity_high to the range of the files"
+        )
 
 
 def image_pair(codes: Array | Grid, rng: np.random.Generator, *, patch: tuple[int, ...], min_iou: float) -> Sample:
