@@ -33,7 +33,7 @@ from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
 from datamodules.core.scans import Scan, ScanData, volume_spec
 from datamodules.core.volumes import Cache, Content, Sample, voxel_size
-from datamodules.formats.grids import Array
+from datamodules.formats.grids import Array, Header, Volume
 from ssl_med.ranges import Millimetres, Range, Side
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
@@ -156,6 +156,14 @@ class LidcData(ScanData):
     def positives(self, cases: Sequence[Any]) -> dict[str, int]:
         """Nodules."""
         return {"nodule": sum(len(case.nodules) for case in cases)}
+
+    def grid_files(self, case: Any) -> list[str]:
+        """The series alone: its mask is drawn on its grid."""
+        return list(case.images)
+
+    def labels_on(self, scan: Any, grid: Header) -> Volume:
+        """The consensus mask."""
+        return Volume(self.stored_labels(scan), grid.to_world)
 
     def stored_labels(self, scan: Any) -> Array:
         """Consensus mask on the grid of the series."""

@@ -99,13 +99,7 @@ class MsData(ScanData):
                 )
             skipped += bool(lacking) and not left_out
             images = () if lacking else tuple(str(files[name]) for name in self.config.modalities)
-            grids = [self.grid_of(path).shape for path in images]
-            for path, shape in zip(images, grids, strict=True):
-                if shape != grids[0] and not self.quarantined(path) and not self.quarantined(images[0]):
-                    raise SslMedError(
-                        f"{path}: has shape {shape}, {images[0]} has {grids[0]}; resample one to the other"
-                    )
-            voxels = self.voxels(images[0]) if images else 0
+            voxels = max((self.voxels(path) for path in images), default=0)
             scans.append(Scan(folder.name, folder.name, images, str(files.get(self.config.mask, "")), voxels))
         if skipped:
             self.notes.append(f"{skipped} subjects lack a modality and are left out")

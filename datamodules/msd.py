@@ -117,7 +117,7 @@ class MsdData(ScanData):
         if self.store is not None:
             voxels = 0
         elif separate:
-            voxels = self.voxels_of(read_header(images[0]))
+            voxels = self.voxels_of(self.noted(read_header(images[0])))
         else:
             voxels = self.voxels(images[0])
         return MsdScan(case.name, case.name, images, str(case.mask or ""), voxels, separate, case.held_out)
@@ -129,6 +129,10 @@ class MsdData(ScanData):
     def grid_of(self, path: str) -> Header:
         """Header of a file, whose channels must be those of dataset.json."""
         return check_channels(path, self.stored_channels)
+
+    def image_grid(self, case: Any, path: str) -> Header:
+        """That of a file with all channels, or with one."""
+        return read_header(path) if case.separate else self.grid_of(path)
 
     def usable(self, case: Any) -> bool:
         """Labelled use takes the cases with a label map; those of labelsTs only where there is nothing but a test."""

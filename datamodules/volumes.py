@@ -108,17 +108,21 @@ class VolumesData(ScanData):
         header = read_header(path)
         return Header(header.shape, self._npy_grid(path)) if path.lower().endswith(".npy") else header
 
-    def stored(self, scan: Any) -> Iterator[tuple[str, Volume]]:
+    def check_values(self, path: str, low: float, high: float) -> None:
         """Refuses values that cannot be HU under a window of HU."""
+        intensity = self.spec.intensity
+        if intensity.kind == "window" and intensity.low < 0 and low >= 0:
+            raise SslMedError(
+                f"{path}: holds no value below 0, so it is no CT in HU; set data.intensity=percentile for MR, "
+                "data.intensity_low=0 with an intensity_high for other units, or data.exclude for a label map"
+            )
+
+    def stored(self, scan: Any) -> Iterator[tuple[str, Volume]]:
+        """Volumes whose values can be in the unit of the window."""
         for path, volume in super().stored(scan):
-            intensity = self.spec.intensity
-            if intensity.kind == "window" and intensity.low < 0 and volume.array.min() >= 0:
-                raise SslMedError(
-                    f"{path}: holds no value below 0, so it is no CT in HU; set data.intensity=percentile for MR, "
-                    "data.intensity_low=0 with an intensity_high for other units, or data.exclude for a label map"
-                )
+            self.check_values(path, float(volume.array.min()), float(volume.array.max()))
             to_world = self._npy_grid(path) if path.lower().endswith(".npy") else volume.to_world
-            yield path, Volume(volume.array, to_world)
+            yield path, Volume(volume.array, to_world, volume.remarks)
 
     def _npy_grid(self, path: str) -> np.ndarray[Any, Any]:
         given = self.config.npy_spacing_mm

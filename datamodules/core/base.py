@@ -72,6 +72,7 @@ class MedicalData(Served, ABC):
         self.label_fraction = label_fraction
         self.spec = self.make_spec(config, labelled=labelled)
         self.notes: list[str] = [] if self.config.root == config.root else [INNER]
+        self.odd: dict[str, list[str]] = {}  # kind of an odd header -> what is said of each file
         self.store: Store | None = None
         self.parts: dict[str, list[Any]] = {}
         self.unbudgeted: list[Any] = []  # training cases before the label budget
@@ -101,6 +102,12 @@ class MedicalData(Served, ABC):
     def usable(self, case: Any) -> bool:
         """False leaves a case out after the split, so that all uses of a folder share one split."""
         return True
+
+    def check_case(self, case: Any) -> None:
+        """Refuses a case of a part by what its headers tell, before a voxel is read."""
+
+    def check_values(self, path: str, low: float, high: float) -> None:
+        """Refuses an image whose lowest and highest value cannot be what the settings take them for."""
 
     def signatures(self, cases: Sequence[Any]) -> dict[str, str]:
         """Subject -> stratum of the label budget; one stratum by default."""
@@ -201,6 +208,8 @@ class MedicalData(Served, ABC):
             part: [case for name in split[part] for case in of_subject.get(name, ()) if self.usable(case)]
             for part in PARTS
         }
+        for case in (case for cases in self.parts.values() for case in cases):
+            self.check_case(case)
         if not self.parts["train"] and not self.only_test:
             raise SslMedError(self._nobody("training", cases))
         if not self.parts["val"] and not self.only_test:

@@ -53,7 +53,7 @@ def _convert(store: Store, data: MedicalData, case: Any, item: Item, grid: Heade
         if item.kind == "labels":
             name = digest("rows", name)
             arrays.append(_kept(store, known.get(name)) or write_array(store.folder, name, label_rows(placed.array)))
-        grid, to_world, shape = Header(source.array.shape, source.to_world), placed.to_world, placed.array.shape
+        grid, to_world, shape = source.grid, placed.to_world, placed.array.shape
         del source, placed
     if not arrays or grid is None:
         raise SslMedError(f"{item.files[0]}: holds no array")

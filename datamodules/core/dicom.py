@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.formats.grids import Array, Header, Volume, check_grid
+from datamodules.formats.grids import Array, Header, Volume, make_header
 from ssl_med.spec import SslMedError
 
 ENDINGS = (".dcm", ".dicom", ".ima")
 _PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _TAGS: list[str] = [
     *(*_PLANE, "Rows", "Columns", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "SamplesPerPixel"),
-    *("NumberOfFrames", "RescaleSlope", "RescaleIntercept"),
+    *("NumberOfFrames", "RescaleSlope", "RescaleIntercept", "BitsAllocated", "ModalityLUTSequence"),
 ]
 _STEP_TOLERANCE = 0.1  # share of a step: scanners round positions, a missing slice doubles the step
 
@@ -89,13 +89,13 @@ def read_series_header(folder: str) -> Series:
             sizes or spacings; two images at one place; a gap; slices that are shifted in their plane.
     """
     names = sorted(name for name in os.listdir(folder) if is_dicom(Path(folder, name)))
-    if len(names) < 2:
-        raise SslMedError(f"{folder}: holds {len(names)} DICOM images; a volume needs two or more")
     found = [_read(os.path.join(folder, name), pixels=False) for name in names]
     for name, image in zip(names, found, strict=True):
+        _check_frames(folder, name, image)
+    if len(names) < 2:
+        raise SslMedError(f"{folder}: holds {len(names)} DICOM images; a volume needs two or more")
+    for name, image in zip(names, found, strict=True):
         lacking = [tag for tag in (*_PLANE, "Rows", "Columns", "SOPInstanceUID") if not image.get(tag)]
-        if image.get("NumberOfFrames", 1) not in (1, None):
-            raise SslMedError(f"{folder}: {name} is multi-frame, which is not read; convert it to NIfTI")
         if lacking:
             raise SslMedError(f"{folder}: {name} has no {lacking[0]}; it is no image of a volume")
         if image.get("SamplesPerPixel", 1) != 1:
@@ -113,7 +113,7 @@ def read_series_header(folder: str) -> Series:
     # PixelSpacing is (between rows, between columns); the first cosines run along a row
     to_world[:3, 0], to_world[:3, 1], to_world[:3, 2] = across * spacing[1], down * spacing[0], step
     to_world[:3, 3] = places[order[0]]
-    grid = Header((int(found[0].Columns), int(found[0].Rows), len(found)), check_grid(folder, to_world))
+    grid = make_header(folder, (int(found[0].Columns), int(found[0].Rows), len(found)), to_world)
     files = tuple(os.path.join(folder, names[i]) for i in order)
     images = tuple(str(found[i].SOPInstanceUID) for i in order)
     return Series(grid, files, images, series.pop())
@@ -128,38 +128,79 @@ def read_series(folder: str) -> Volume:
             no installed decoder knows.
     """
     series = read_series_header(folder)
-    array: Array = np.empty(series.grid.shape, np.int16)
+    array: Array | None = None
     for k, path in enumerate(series.files):
-        image = _read(path, pixels=True)
-        slope, intercept = (_number(path, image, tag, other) for tag, other in _RESCALE.items())
-        values = _pixels(path, image)
-        if values.shape != (series.grid.shape[1], series.grid.shape[0]):
-            raise SslMedError(f"{path}: holds {values.shape} pixels, its header says otherwise; copy it again")
-        scaled = values.astype(np.float64) * slope + intercept
+        scaled, _ = _values(path, _read(path, pixels=True))
+        if scaled.shape != (series.grid.shape[1], series.grid.shape[0]):
+            raise SslMedError(f"{path}: holds {scaled.shape} pixels, its header says otherwise; copy it again")
+        if array is None:  # only now: the header may ask for more than the files hold
+            array = np.empty(series.grid.shape, np.int16)
         if array.dtype == np.int16 and not _fits_int16(scaled):
             array = array.astype(np.float32)  # what was read so far is held exactly
         array[:, :, k] = scaled.T
-    return Volume(array, series.grid.to_world)
+    assert array is not None
+    return Volume(array, series.grid.to_world, series.grid.remarks)
 
 
 @_silent()
 def read_dicom_image(path: str) -> Array:
-    """Values (rows, columns) float32 of one image, rescale applied; MONOCHROME1 (bright is low) is turned over.
+    """Values (rows, columns) float32 of one image, modality LUT applied; MONOCHROME1 (bright is low) is turned over.
 
     Raises:
         SslMedError: pydicom is absent; an unreadable, multi-frame or color file; pixels as in `read_series`.
     """
     image = _read(path, pixels=True)
-    if image.get("NumberOfFrames", 1) not in (1, None) or image.get("SamplesPerPixel", 1) != 1:
-        raise SslMedError(f"{path}: is multi-frame or color; one grey image a file is needed")
-    values = _pixels(path, image).astype(np.float64)
+    _check_frames(os.path.dirname(path), os.path.basename(path), image)
+    if image.get("SamplesPerPixel", 1) != 1:
+        raise SslMedError(f"{path}: is a color image; one grey image a file is needed")
+    values, ends = _values(path, image)
     if image.get("PhotometricInterpretation", "") == "MONOCHROME1":
-        bits = int(image.BitsStored)
-        lowest = -(2 ** (bits - 1)) if image.PixelRepresentation else 0
-        values = 2 * lowest + 2**bits - 1 - values
-    slope, intercept = (_number(path, image, tag, other) for tag, other in _RESCALE.items())
-    grey: Array = (values * slope + intercept).astype(np.float32)
+        if ends is None:
+            raise SslMedError(f"{path}: is MONOCHROME1 but says no range of its pixels (BitsStored); export it again")
+        values = ends[0] + ends[1] - values
+    grey: Array = values.astype(np.float32)
     return grey
+
+
+def _check_frames(folder: str, name: str, image: Any) -> None:
+    frames = image.get("NumberOfFrames", 1) or 1
+    if frames != 1:
+        raise SslMedError(
+            f"{os.path.join(folder, name)}: is multi-frame ({frames} frames in one file), which is not read; "
+            "convert it to NIfTI, or to one file a frame"
+        )
+
+
+def _values(path: str, image: Any) -> tuple[Array, tuple[float, float] | None]:
+    """Pixels after the modality LUT (PS3.3 C.11.1: a table, or slope and intercept), and the ends of their range after it."""
+    stored = _pixels(path, image)
+    ends = _ends(image)
+    table = image.get("ModalityLUTSequence")
+    if not table:
+        slope, intercept = (_number(path, image, tag, other) for tag, other in _RESCALE.items())
+        scaled = stored.astype(np.float64) * slope + intercept
+        return scaled, None if ends is None else (ends[0] * slope + intercept, ends[1] * slope + intercept)
+    if "RescaleSlope" in image or "RescaleIntercept" in image:
+        raise SslMedError(
+            f"{path}: has a Modality LUT Sequence and a rescale slope, of which DICOM allows one; export it again"
+        )
+    from pydicom.pixels.processing import apply_modality_lut
+
+    try:
+        looked_up: Array = apply_modality_lut(stored, image)
+        every = apply_modality_lut(np.arange(65536).astype(stored.dtype), image)
+    except Exception as error:  # what a damaged table raises has no common base
+        raise SslMedError(f"{path}: its Modality LUT is damaged ({type(error).__name__}); export it again") from None
+    return looked_up.astype(np.float64), (float(every.min()), float(every.max()))
+
+
+def _ends(image: Any) -> tuple[float, float] | None:
+    """The lowest and highest number that BitsStored can hold."""
+    try:
+        bits, signed = int(image.BitsStored), bool(image.PixelRepresentation)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
 
 
 def _fits_int16(values: Array) -> bool:
@@ -168,6 +209,7 @@ def _fits_int16(values: Array) -> bool:
 
 
 _RESCALE = {"RescaleSlope": 1.0, "RescaleIntercept": 0.0}
+_RLE, _DEFLATE = 64, 1032  # bytes that one byte stands for at most: PS3.5 G.3.1, two for 128; deflate, two bits for 258
 
 
 def _ordered(folder: str, names: list[str], places: Array, normal: Array, *, pixel: float) -> tuple[Array, Array]:
@@ -231,15 +273,33 @@ def _number(path: str, image: Any, tag: str, default: float) -> float:
 
 
 def _pixels(path: str, image: Any) -> Array:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    meta = getattr(image, "file_meta", None)
+    syntax = getattr(meta, "TransferSyntaxUID", None)
+    packed = bool(syntax is not None and getattr(syntax, "is_compressed", False))
+    try:
+        known = not packed or get_decoder(str(syntax)).is_available
+    except NotImplementedError:
+        known = False
+    if not known:
+        raise SslMedError(
+            f"{path}: its pixels are compressed ({getattr(syntax, 'name', 'unknown')}) and no decoder is installed; "
+            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress the files"
+        )
+    need = (
+        int(image.get("Rows", 0) or 0) * int(image.get("Columns", 0) or 0) * int(image.get("BitsAllocated", 8) or 8) / 8
+    )
+    limit = _DEFLATE if getattr(syntax, "is_deflated", False) else _RLE if packed else 1
+    rle = str(getattr(syntax, "name", "")).startswith("RLE")
+    if (not packed or rle) and need > limit * os.path.getsize(path):
+        raise SslMedError(f"{path}: its pixels are missing or truncated; copy or download it again")
     try:
         values: Array = image.pixel_array
-    except (NotImplementedError, RuntimeError, ImportError):
+    except Exception:  # a damaged stream makes the decoders raise what they like; the text may quote the header
         raise SslMedError(
-            f"{path}: its pixels are compressed ({image.file_meta.TransferSyntaxUID.name}) and no decoder is installed; "
-            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress the files"
+            f"{path}: its pixels are missing or truncated, or damaged; copy or download it again"
         ) from None
-    except (AttributeError, ValueError, OSError, EOFError):
-        raise SslMedError(f"{path}: its pixels are missing or truncated; copy or download it again") from None
     return values
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from datamodules.formats.grids import Array, Volume
+from datamodules.formats.grids import Array, Header, Volume, corners
 from ssl_med.spec import SslMedError
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -44,7 +44,72 @@ def reorient(volume: Volume, codes: str) -> Volume:
     if np.array_equal(change, [[0, 1], [1, 1], [2, 1]]):
         return volume
     back = ornt.inv_ornt_aff(change, volume.array.shape)
-    return Volume(ornt.apply_orientation(volume.array, change), volume.to_world @ back)
+    return Volume(ornt.apply_orientation(volume.array, change), volume.to_world @ back, volume.remarks)
+
+
+def change_between(grid: Header, reference: Header) -> tuple[Array, str]:
+    """The flips and swaps of axes that lay a grid on the reference, and why there are none, or "".
+
+    Two grids are the same when, after those, no corner lies half a voxel of the reference from where it should be: up to
+    there the nearest voxel of the one is the voxel of the same index in the other, so that resampling would change nothing.
+    Headers differ by less for no reason but rounding (32-bit matrices, quaternions, decimals of DICOM).
+
+    Returns:
+        nibabel's (3, 2) axis and flip of each axis of the grid; the reason.
+    """
+    ornt = nib.orientations
+    same = np.array([[0, 1], [1, 1], [2, 1]], float)
+    if _nowhere(grid) != _nowhere(reference):
+        without = "its header" if _nowhere(grid) else "that header"
+        return same, f"{without} does not say how the voxels lie in the patient"
+    turn = np.linalg.solve(reference.to_world[:3, :3], grid.to_world[:3, :3])  # each axis in steps of the reference's
+    axes = np.abs(turn).argmax(0)
+    if sorted(axes) != [0, 1, 2]:
+        return same, "its axes are turned"
+    change = np.stack([axes, np.sign(turn[axes, range(3)])], 1)
+    shape = tuple(grid.shape[axis] for axis in np.argsort(axes))
+    if why := shapes_differ(shape, reference.shape):
+        return same, why
+    off = corners(shape) @ (grid.to_world @ ornt.inv_ornt_aff(change, grid.shape) - reference.to_world).T
+    apart = float(np.linalg.norm(off[:, :3], axis=1).max())
+    if apart > 0.5 * min(spacing_of(reference.to_world)):
+        return same, f"voxels of one index lie up to {apart:.3g} mm apart"
+    return change, ""
+
+
+def laid_on(volume: Volume, reference: Header, *, path: str, source: str, remedy: str = "") -> Volume:
+    """The volume on the grid of the reference, by flips and swaps of axes alone.
+
+    Args:
+        volume: what is laid.
+        reference: the grid.
+        path: file of the volume, for messages.
+        source: file that has the reference's grid.
+        remedy: as in `misfit`.
+
+    Raises:
+        SslMedError: they are not one grid.
+    """
+    change, why = change_between(volume.grid, reference)
+    if why:
+        raise misfit(path, source, why, remedy=remedy)
+    return Volume(nib.orientations.apply_orientation(volume.array, change), reference.to_world, reference.remarks)
+
+
+def misfit(path: str, source: str, why: str, *, remedy: str = "") -> SslMedError:
+    """The refusal of a file that does not lie on another; `remedy`: what may be done besides resampling."""
+    return SslMedError(
+        f"{path}: does not lie on the grid of {source}: {why}; resample it to that grid, or correct the wrong header{remedy}"
+    )
+
+
+def shapes_differ(shape: tuple[int, ...], other: tuple[int, ...]) -> str:
+    """That two grids differ in shape, or ''."""
+    return "" if tuple(shape) == tuple(other) else f"it has shape {tuple(shape)}, that has {tuple(other)}"
+
+
+def _nowhere(grid: Header) -> bool:
+    return any(remark.kind == "orientation" for remark in grid.remarks)
 
 
 def spacing_of(to_world: Array) -> tuple[float, ...]:
@@ -85,7 +150,7 @@ def resample(volume: Volume, spacing: tuple[float, ...], *, nearest: bool = Fals
     to_world = volume.to_world.copy()
     to_world[:3, :3] *= ratio
     to_world[:3, 3] += volume.to_world[:3, :3] @ (0.5 * ratio - 0.5)
-    return Volume(array, to_world)
+    return Volume(array, to_world, volume.remarks)
 
 
 def _resampled(array: Array, shape: tuple[int, ...], ratio: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,14 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from datamodules.formats.grids import Array, Header, Volume, spatial_shape
+from datamodules.formats.grids import Array, Header, Volume
 from datamodules.formats.metaimage import MetaHeader, read_metaimage
-from datamodules.formats.nifti import nifti_grid, nifti_header, nifti_voxels, open_nifti, read_nifti
+from datamodules.formats.nifti import nifti_channels_header, nifti_header, read_nifti, read_nifti_channels
 from datamodules.formats.npy import npy_header, read_npy
 from datamodules.formats.nrrd import NrrdHeader, read_nrrd
 from ssl_med.spec import SslMedError
 
 PLACEHOLDER = Header((1, 1, 1), np.eye(4))
+_WHOLE = (
+    1e-3  # nibabel writes label 1 as 1.0000153 where a mask took over a scan's header; a blurred mask is farther off
+)
 _assumed: ContextVar[tuple[Path, Mapping[str, Header]]] = ContextVar("assumed", default=(Path(), {}))
 
 
@@ -49,6 +51,16 @@ def voxel_file(path: str) -> Path:
     return NrrdHeader.read(path).data if low.endswith((".nrrd", ".nhdr")) else Path(path)
 
 
+def check_inside(path: str, *, root: Path) -> None:
+    """Refuses a header whose data file lies outside of the root: what a stranger's header names is not read."""
+    data = voxel_file(path)
+    top = Path(os.path.abspath(root))
+    if data != Path(path) and not Path(os.path.abspath(data)).is_relative_to(top):
+        raise SslMedError(
+            f"{path}: its data file {data} lies outside of {root}; put it beside the header and name it so"
+        )
+
+
 def read_header(path: str) -> Header:
     """Grid of a scan without decoding it; raises `SslMedError` that names the file.
 
@@ -65,9 +77,16 @@ def read_volume(path: str) -> Volume:
         SslMedError: missing, truncated or malformed file, data of another size than the header says, not 3D,
             several numbers a voxel, NaN or infinite values.
     """
-    volume = _format_of(path)[1](path)
-    _check_finite(path, volume.array)
-    return volume
+    return _finite(path, _format_of(path)[1](path))
+
+
+def read_stack(path: str) -> Volume:
+    """As `read_volume`, but a NIfTI file of several numbers a voxel gives (x, y, z, channels)."""
+    if not _is_nifti(path):
+        return read_volume(path)
+    volume = _finite(path, read_nifti_channels(path))
+    single = volume.array.shape[3] == 1
+    return Volume(volume.array[..., 0], volume.to_world, volume.remarks) if single else volume
 
 
 def read_channels(path: str, count: int) -> list[Volume]:
@@ -76,12 +95,9 @@ def read_channels(path: str, count: int) -> list[Volume]:
     Raises:
         SslMedError: as `read_volume`, and for another number of channels.
     """
-    image = open_nifti(path)
     check_channels(path, count)
-    shape, to_world = spatial_shape(path, image.shape[:3]), nifti_grid(path, image)
-    array = nifti_voxels(path, image).reshape(*shape, count)
-    _check_finite(path, array)
-    return [Volume(array[..., channel], to_world) for channel in range(count)]
+    volume = _finite(path, read_nifti_channels(path))
+    return [Volume(volume.array[..., channel], volume.to_world, volume.remarks) for channel in range(count)]
 
 
 def check_channels(path: str, count: int) -> Header:
@@ -89,21 +105,33 @@ def check_channels(path: str, count: int) -> Header:
     assumed = _assumed_header(path)
     if assumed is not None:
         return assumed
-    image = open_nifti(path)
-    found = math.prod(image.shape[3:])
+    header, found = nifti_channels_header(path)
     if found != count:
         raise SslMedError(f"{path}: holds {found} channels a voxel, {count} are expected")
-    return Header(spatial_shape(path, image.shape[:3]), nifti_grid(path, image))
+    return header
 
 
 def read_labels(path: str) -> Array:
-    """Decodes a label map (x, y, z) to uint8; raises `SslMedError` for values that are no labels."""
-    array = read_volume(path).array
-    low, high = array.min(), array.max()
-    labels = array.astype(np.uint8) if low >= 0 and high <= 255 else None
-    if labels is None or not np.array_equal(labels, array):
-        raise SslMedError(f"{path}: a mask must hold whole numbers 0..255, found values {low:g}..{high:g}")
-    return labels
+    """Label map (x, y, z) uint8; raises `SslMedError` for values that are no labels."""
+    return read_label_volume(path).array
+
+
+def read_label_volume(path: str) -> Volume:
+    """A label map, as `read_labels`, with its grid."""
+    volume = read_volume(path)
+    return Volume(whole_labels(path, volume.array), volume.to_world, volume.remarks)
+
+
+def whole_labels(path: str, array: Array) -> Array:
+    """Labels as uint8: numbers within a thousandth of 0..255; others are refused."""
+    low, high = float(array.min()), float(array.max())
+    if low >= -_WHOLE and high <= 255 + _WHOLE:
+        if array.dtype.kind != "f":
+            return array.astype(np.uint8)
+        labels = np.rint(array).astype(np.uint8)
+        if not (np.abs(array - labels) > _WHOLE).any():
+            return labels
+    raise SslMedError(f"{path}: a mask must hold whole numbers 0..255, found values {low:g}..{high:g}")
 
 
 def source_files(path: str) -> list[Path]:
@@ -113,10 +141,12 @@ def source_files(path: str) -> list[Path]:
     return sorted({Path(path), voxel_file(path)})
 
 
-def _check_finite(path: str, array: Array) -> None:
+def _finite(path: str, volume: Volume) -> Volume:
+    array = volume.array
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(np.count_nonzero(~np.isfinite(array)))
         raise SslMedError(f"{path}: {bad} voxels are NaN or infinite; repair or remove the file")
+    return volume
 
 
 _Readers = tuple[Callable[[str], Header], Callable[[str], Volume]]
@@ -127,6 +157,10 @@ _FORMATS: dict[tuple[str, ...], _Readers] = {
     (".npy",): (npy_header, read_npy),
 }
 VOLUME_ENDINGS = tuple(ending for endings in _FORMATS for ending in endings)
+
+
+def _is_nifti(path: str) -> bool:
+    return path.lower().endswith((".nii", ".nii.gz"))
 
 
 def _format_of(path: str) -> _Readers:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,14 +16,24 @@ from datamodules.core.arrays import StoredArray
 from datamodules.core.base import MedicalData
 from datamodules.core.configs import VolumeConfig
 from datamodules.core.crops import Starts
-from datamodules.core.geometry import check_orientation, reorient, resample, resampled_shape
+from datamodules.core.geometry import (
+    change_between,
+    check_orientation,
+    laid_on,
+    misfit,
+    reorient,
+    resample,
+    resampled_shape,
+    shapes_differ,
+)
 from datamodules.core.intensity import encode
 from datamodules.core.lazy import LazyMask, lazy_codes, stored_starts
-from datamodules.core.readers import read_header, read_labels, read_volume
+from datamodules.core.readers import check_inside, read_header, read_label_volume, read_volume
 from datamodules.core.store import Item
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow, grown_world
 from datamodules.formats.grids import Array, Header, Volume
 from ssl_med.ranges import Share, StoredValue
+from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 
 
@@ -32,6 +43,9 @@ class SegmentationConfig(VolumeConfig):
 
     foreground_p: Share = 0.5
     """share of labelled training crops that hold a chosen foreground voxel"""
+    mask_header: Literal["used", "ignored"] = setting(default="used", affects="store", before="used")
+    """used: a mask lies where its header says, which must be on its image; ignored: voxel on voxel, for masks of the right
+    shape whose headers are known to be wrong"""
 
 
 @dataclass
@@ -61,6 +75,9 @@ class Scan:
     voxels: int = 0
 
 
+_MASK_REMEDY = ", or set data.mask_header=ignored if the mask's header is wrong and its voxels are those of the image"
+
+
 class ScanData(MedicalData):
     """A family whose cases are `Scan`s. A leaf gives `index`, `make_spec` and `regions`."""
 
@@ -85,7 +102,15 @@ class ScanData(MedicalData):
 
     def voxels(self, path: str) -> int:
         """Size of a scan after resampling, from its header; refuses an unreadable header. Not needed with a store."""
-        return 0 if self.store is not None else self.voxels_of(self.grid_of(path))
+        if self.store is not None:
+            return 0
+        return self.voxels_of(self.noted(self.grid_of(path)))
+
+    def noted(self, header: Header) -> Header:
+        """The header, what is odd about it kept for a note."""
+        for remark in header.remarks:
+            self.odd.setdefault(remark.kind, []).append(remark.text)
+        return header
 
     def voxels_of(self, header: Header) -> int:
         """Size of a grid after resampling."""
@@ -97,6 +122,19 @@ class ScanData(MedicalData):
     def grid_of(self, path: str) -> Header:
         """Grid of a scan from its header."""
         return read_header(path)
+
+    def image_grid(self, case: Any, path: str) -> Header:
+        """Grid of a channel of a case, where that needs more than the path."""
+        return self.grid_of(path)
+
+    def find_cases(self, root: Path) -> Sequence[Any]:
+        """As for every family; adds a note for each kind of odd header."""
+        self.odd.clear()
+        cases = super().find_cases(root)
+        for said in self.odd.values():
+            more = "" if len(set(said)) == 1 else ", and the like"
+            self.notes.append(f"in {len(said)} files {said[0]}{more} (ssl-med check names them)")
+        return cases
 
     def split_group(self, case: Any) -> str:
         """Scans with and without labels are split apart, so that both uses agree on who is tested."""
@@ -145,9 +183,14 @@ class ScanData(MedicalData):
         for path in scan.images:
             yield path, read_volume(path)
 
-    def stored_labels(self, scan: Any) -> Array:
-        """Label map (x, y, z) uint8 on the grid of the stored image."""
-        return read_labels(scan.mask)
+    def labels_on(self, scan: Any, grid: Header) -> Volume:
+        """Label map (x, y, z) uint8 on the grid of its image; refuses one that lies elsewhere."""
+        labels = read_label_volume(scan.mask)
+        if self.config.mask_header == "used":
+            return laid_on(labels, grid, path=scan.mask, source=scan.images[0], remedy=_MASK_REMEDY)
+        if labels.array.shape != tuple(grid.shape):
+            raise misfit(scan.mask, scan.images[0], shapes_differ(labels.array.shape, grid.shape))
+        return Volume(labels.array, grid.to_world)
 
     def load(self, scan: Any) -> Loaded:
         """Reads, orients, resamples and windows one scan, or opens it in the store."""
@@ -156,7 +199,7 @@ class ScanData(MedicalData):
         channels = []
         grid, placed = None, None
         for path, volume in self._channels(scan):
-            grid, placed = Header(volume.array.shape, volume.to_world), self.place(volume)
+            grid, placed = volume.grid, self.place(volume)
             channels.append(encode(placed.array, self.spec.intensity, source=path))
         assert grid is not None
         assert placed is not None
@@ -170,27 +213,54 @@ class ScanData(MedicalData):
         """File and volume of each channel, all on the grid of the first."""
         grid: Header | None = None
         for path, volume in self.stored(scan):
-            grid = grid or Header(volume.array.shape, volume.to_world)
-            if volume.array.shape != grid.shape:
-                raise SslMedError(
-                    f"{path}: has shape {volume.array.shape}, {scan.images[0]} has {grid.shape}; "
-                    "the channels of a case must share one grid"
-                )
-            yield path, Volume(volume.array, grid.to_world)
+            if grid is None:
+                grid = volume.grid
+            else:
+                volume = laid_on(volume, grid, path=path, source=scan.images[0])
+            yield path, volume
             del volume  # before the next one is read
 
     def _labels(self, scan: Any, grid: Header) -> Volume:
-        """The label map; refuses one that does not lie on its image or holds unknown labels."""
-        labels = self.stored_labels(scan)
-        if labels.shape != grid.shape:
-            raise SslMedError(
-                f"{scan.mask}: mask has shape {labels.shape}, its image {scan.images[0]} has {grid.shape}"
-            )
-        strange = np.setdiff1d(np.unique(labels), self.known_labels)
+        """The label map on the grid of its image; refuses one that holds unknown labels."""
+        labels = self.labels_on(scan, grid)
+        self.check_labels(np.unique(labels.array), source=scan.mask)
+        return labels
+
+    def check_labels(self, found: Array, *, source: str) -> None:
+        """Refuses labels of the file `source` that the family does not know, or that contradict each other."""
+        strange = np.setdiff1d(found, self.known_labels)
         if strange.size:
-            raise SslMedError(f"{scan.mask}: holds label {strange[0]}; {self.spec.name} has {self.known_labels}")
-        # the image's geometry counts: mask headers are often wrong
-        return Volume(labels, grid.to_world)
+            raise SslMedError(f"{source}: holds label {strange[0]}; {self.spec.name} has {self.known_labels}")
+        if self.labelled:
+            self.regions(found.astype(np.uint8).reshape(-1, 1, 1), source=source)
+
+    def check_case(self, case: Any) -> None:
+        """Refuses, by headers alone, files that lie outside of the root or not on one grid.
+
+        Raises:
+            SslMedError: names the file and the reason.
+        """
+        paths = [path for path in self.grid_files(case) if not self.quarantined(path)]
+        for path in paths:
+            check_inside(path, root=Path(self.config.root))
+        if self.store is not None or len(paths) < 2:
+            return  # what is in a store was on one grid when it was made
+        first = self.image_grid(case, paths[0])
+        for path in paths[1:]:
+            image = path in case.images
+            why = self.misfit_of(self.image_grid(case, path) if image else read_header(path), first, image=image)
+            if why:
+                raise misfit(path, paths[0], why, remedy="" if image else _MASK_REMEDY)
+
+    def misfit_of(self, grid: Header, first: Header, *, image: bool) -> str:
+        """Why a channel, or else a label map, does not lie on the first channel, or ''."""
+        if image or self.config.mask_header == "used":
+            return change_between(grid, first)[1]
+        return shapes_differ(grid.shape, first.shape)
+
+    def grid_files(self, case: Any) -> list[str]:
+        """The files of a case that must lie on one grid: its channels, and its label map where that is used."""
+        return [*case.images, *((case.mask,) if self.labelled and case.mask else ())]
 
     def place(self, volume: Volume, *, nearest: bool = False) -> Volume:
         """Orients and resamples; whole numbers stay whole, so that a store keeps them in two bytes."""
@@ -214,7 +284,8 @@ class ScanData(MedicalData):
                 del volume
         else:
             assert grid is not None
-            yield self._labels(case, grid)
+            # a store's record has no remarks, on which it depends whether the two headers can be compared
+            yield self._labels(case, replace(grid, remarks=self.image_grid(case, case.images[0]).remarks))
 
     def _load_stored(self, scan: Any) -> Loaded:
         assert self.store is not None

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from datamodules.core.base import MedicalData
 from datamodules.core.cases import AbsentError, case_files
+from datamodules.core.geometry import change_between, shapes_differ
 from datamodules.core.quarantine import Entry, Quarantine
 from datamodules.core.readers import PLACEHOLDER, assumed_headers
+from datamodules.core.scans import ScanData
 from datamodules.doctor.copies import find_copies
 from datamodules.doctor.files import Found, is_image, listing
 from datamodules.doctor.findings import KINDS, Finding, file_of, quarantine_of
@@ -27,10 +27,9 @@ from ssl_med.spec import SslMedError
 
 Use = Literal["auto", "pretrain", "finetune"]
 OF_FILES = (
-    "unreadable", "truncated", "dimensions", "nan", "constant", "geometry", "labels", "mask_shape", "channels", "duplicate",
-    "near",
+    "unreadable", "truncated", "dimensions", "nan", "constant", "geometry", "labels", "mask_shape", "mask_geometry", "channels",
+    "duplicate", "near",
 )  # fmt: skip
-_APART = 0.5  # voxels that corners of mask and image may lie apart
 
 
 @dataclass(frozen=True)
@@ -290,35 +289,29 @@ def _check_cases(source: Source) -> list[Finding]:
         if first is None:
             continue
         for result in seen:
-            if result.header is not None and result.header.shape != first.shape:
-                findings.append(Finding("channels", result.path, _shapes(result.header, first)))
-        unplaced = any(finding.kind in ("orientation", "geometry") for result in seen for finding in result.findings)
+            if result.header is not None and (why := _apart(result.header, first)):
+                findings.append(Finding("channels", result.path, why))
         for path in masks:
             mask = source.inspections.get(path)
             if mask is None or mask.header is None:
                 continue
-            if mask.header.shape != first.shape:
-                findings.append(Finding("mask_shape", path, _shapes(mask.header, first)))
-            elif not unplaced and not (apart := _apart(mask.header, first)) <= _APART:
-                findings.append(Finding("mask_geometry", path, f"up to {apart:.3g} voxels apart"))
+            if why := _misfit(source, mask.header, first):
+                findings.append(Finding("mask_shape" if "shape" in why else "mask_geometry", path, why))
             strange = [label for label in mask.labels or () if known and label not in known]
             if strange:
                 findings.append(Finding("labels", path, f"holds {', '.join(map(str, strange[:5]))}"))
     return findings
 
 
-def _shapes(mine: Header, image: Header) -> str:
-    return " and ".join("x".join(map(str, header.shape)) for header in (mine, image))
+def _apart(channel: Header, first: Header) -> str:
+    return change_between(channel, first)[1] if len(first.shape) == 3 else shapes_differ(channel.shape, first.shape)
 
 
-def _apart(mask: Header, image: Header) -> float:
-    """Largest distance of equal corners of a mask and its image, in the image's smallest voxel size; images: 0."""
-    if len(image.shape) != 3:
-        return 0.0
-    last = np.maximum(np.array(image.shape) - 1, 1)
-    corners = np.array([[*(corner * last), 1.0] for corner in np.ndindex(2, 2, 2)])
-    offsets = (corners @ (mask.to_world - image.to_world).T)[:, :3]
-    return float(np.abs(offsets).max()) / float(np.linalg.norm(image.to_world[:3, :3], axis=0).min())
+def _misfit(source: Source, mask: Header, image: Header) -> str:
+    """Why a mask does not lie on its image, or ''; images have no position."""
+    if len(image.shape) == 3 and isinstance(source.data, ScanData):
+        return source.data.misfit_of(mask, image, image=False)
+    return shapes_differ(mask.shape, image.shape)
 
 
 def _parts(source: Source) -> dict[str, str]:

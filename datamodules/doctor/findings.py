@@ -29,7 +29,7 @@ KINDS: dict[str, Kind] = {
     "geometry": Kind("error", "wrong or missing voxel size", "repair the header's voxel size and affine"),
     "labels": Kind("error", "label values out of range", "repair the mask or leave the case out"),
     "mask_shape": Kind("error", "mask and image differ in shape", "export the mask on the grid of its image"),
-    "channels": Kind("error", "channels of a case differ in shape", "resample them to one grid"),
+    "channels": Kind("error", "channels of a case lie on different grids", "resample them to one grid"),
     "refused": Kind("error", "does not fit the layout", "complete the case or leave it out"),
     "unusable": Kind("error", "training cannot use it", "do what the reason says, or leave the case out"),
     "empty": Kind("error", "no case was found", "point data.root at the folder of the data set"),
@@ -47,7 +47,12 @@ KINDS: dict[str, Kind] = {
     ),
     "orientation": Kind("warning", "the header gives no orientation", "set sform or qform with its code"),
     "forms": Kind("warning", "sform and qform disagree", "find out which is right; the sform is used"),
-    "mask_geometry": Kind("warning", "mask and image differ in position", "check that they lie on each other"),
+    "units": Kind("warning", "lengths are not in mm", "nothing, if the unit is right: they are turned into mm"),
+    "size": Kind("warning", "the header gives no voxel size", "add it to the header; 1 mm is taken"),
+    "shear": Kind(
+        "warning", "axes are not at right angles", "resample the scan if that matters; sizes are along the axes"
+    ),
+    "mask_geometry": Kind("error", "mask and image differ in position", "resample the mask, or correct its header"),
     "repeated": Kind("warning", "the same voxels twice in one subject", "keep one of the two"),
     "near_unsure": Kind("warning", "nearly the same image; subjects are not known", "look at both"),
     "duplicate_across": Kind(

@@ -1,16 +1,16 @@
-"""MetaImage (.mhd, .mha) by numpy and zlib."""
+"""MetaImage (.mhd, .mha), as MetaIO and ITK read it (github.com/Kitware/MetaIO)."""
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.formats.grids import Header, Volume, check_grid
-from datamodules.formats.raw import count_bytes, data_bytes, volume_of
+from datamodules.formats.fields import existing, read_fields
+from datamodules.formats.grids import Header, Remark, Volume, make_header
+from datamodules.formats.raw import Encoding, read_voxels
 from ssl_med.spec import SslMedError
 
 _ELEMENTS = {
@@ -27,25 +27,34 @@ _ELEMENTS = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
+_UNITS = {"um": 1e-3, "mm": 1.0, "cm": 10.0}
 
 
 @dataclass(frozen=True)
 class MetaHeader:
-    """What a .mhd/.mha header says; `skip` bytes of `data` come before the voxels (-1: they are its last)."""
+    """What a .mhd/.mha header says; the voxels come behind `begin` and `skip` bytes of `data` (-1: they are its last)."""
 
     grid: Header
     dtype: np.dtype[Any]
     data: Path
+    begin: int
     skip: int
-    compressed: bool
+    encoding: Encoding
 
     @classmethod
     def read(cls, path: str) -> MetaHeader:
         """Reads and checks it, and that its data file is there."""
         fields, end = _fields(path)
 
+        def said(*names: str) -> str | None:
+            """What a field says under any of its names; refuses two that differ."""
+            found = {" ".join(fields[name].lower().split()): fields[name] for name in names if name in fields}
+            if len(found) > 1:
+                raise SslMedError(f"{path}: {' and '.join(found.values())} are given for {names[0]}; keep one of them")
+            return next(iter(found.values()), None)
+
         def numbers(*names: str, count: int, default: list[float] | None = None) -> list[float]:
-            text = next((fields[name] for name in names if name in fields), None)
+            text = said(*names)
             if text is None and default is not None:
                 return default
             try:
@@ -62,16 +71,14 @@ class MetaHeader:
                 raise SslMedError(f"{path}: the header needs {name} in whole numbers, not '{fields[name]}'")
             return tuple(int(value) for value in values)
 
-        def flag(*names: str) -> bool:
-            return any(fields.get(name, "").lower() in ("true", "t", "1") for name in names)
+        def flag(*names: str, default: str = "False") -> bool:
+            return (said(*names) or default)[:1] in ("T", "t", "1")
 
         if fields.get("ndims") != "3":
             raise SslMedError(f"{path}: NDims is {fields.get('ndims')}; one 3D volume a file is needed")
         if fields.get("elementnumberofchannels", "1") != "1":
             raise SslMedError(f"{path}: has several channels a voxel; one is needed")
-        if fields.get("binarydata", "true").lower() in ("false", "f", "0"):
-            raise SslMedError(f"{path}: voxels written as text are not read; save it with BinaryData = True")
-        element = fields.get("elementtype", "")
+        element = fields.get("elementtype", "").upper()
         if element not in _ELEMENTS:
             raise SslMedError(f"{path}: ElementType '{element}' is not one of {', '.join(_ELEMENTS)}")
         big = flag("binarydatabyteordermsb", "elementbyteordermsb")
@@ -80,49 +87,62 @@ class MetaHeader:
             raise SslMedError(f"{path}: DimSize {list(shape)} must be positive")
         # row i of the matrix in the file is the direction in which voxel axis i runs
         turn = numbers("transformmatrix", "rotation", "orientation", count=9, default=list(np.eye(3).ravel()))
-        spacing = numbers("elementspacing", "elementsize", count=3)
+        # ElementSize is that of the sensor's element; where the distance is given, the distance counts
+        name = "elementspacing" if "elementspacing" in fields else "elementsize"
+        remarks = []
+        if name not in fields:
+            remarks.append(Remark("size", "the header gives no voxel size (ElementSpacing); 1 mm is taken"))
+        spacing = numbers(name, count=3, default=[1.0, 1.0, 1.0])
         to_world = np.eye(4)
-        to_world[:3, :3] = np.reshape(turn, (3, 3)).T * np.abs(spacing)
+        to_world[:3, :3] = np.reshape(turn, (3, 3)).T * spacing  # a negative spacing turns its axis round, as in ITK
         to_world[:3, 3] = numbers("offset", "position", "origin", count=3, default=[0.0, 0.0, 0.0])
+        unit = fields.get("distanceunits", "mm").lower()
+        if _UNITS.get(unit, 1.0) != 1.0:
+            to_world[:3] *= _UNITS[unit]
+            remarks.append(Remark("units", f"lengths in {unit} are turned into mm"))
+        grid = make_header(path, shape, to_world, remarks)
         name = fields.get("elementdatafile", "")
-        if not name or name.upper().startswith("LIST") or "%" in name:
-            raise SslMedError(f"{path}: ElementDataFile '{name}' is not one file; save the volume with a single .raw")
         local = name.upper() == "LOCAL"
-        data = Path(path) if local else Path(path).parent / name
-        if not data.is_file():
-            raise SslMedError(f"{path}: its data file {name} is missing beside it; copy both")
-        skip = end if local else whole("headersize", count=1, default=[0])[0]
-        grid = Header(shape, check_grid(path, to_world))
-        return cls(grid, np.dtype((">" if big else "<") + _ELEMENTS[element]), data, skip, flag("compresseddata"))
+        if not name or (not local and not (Path(path).parent / name).is_file() and _several(name)):
+            raise SslMedError(f"{path}: ElementDataFile '{name}' is not one file; save the volume with a single .raw")
+        data = Path(path) if local else existing(path, name)
+        skip = 0 if local else whole("headersize", count=1, default=[0])[0]
+        text = not flag("binarydata", default="True")
+        encoding: Encoding = "text" if text else "gzip" if flag("compresseddata") else "raw"
+        return cls(
+            grid, np.dtype((">" if big else "<") + _ELEMENTS[element]), data, end if local else 0, skip, encoding
+        )
+
+
+def _several(name: str) -> bool:
+    """Whether the name stands for a file a slice: a list, or a pattern with its range."""
+    return name.upper().startswith("LIST") or "%" in name
 
 
 def _fields(path: str) -> tuple[dict[str, str], int]:
     """Keys in lower case, and the byte at which the header ends (`ElementDataFile` is its last key)."""
     fields: dict[str, str] = {}
-    try:
-        with open(path, "rb") as file:
-            while line := file.readline(65536):
-                key, equals, value = line.decode("latin-1").partition("=")
-                if not equals:
-                    break
-                fields[key.strip().lower()] = value.strip()
-                if key.strip().lower() == "elementdatafile":
-                    return fields, file.tell()
-    except FileNotFoundError:
-        raise SslMedError(f"{path}: no such file") from None
-    except OSError as error:
-        raise SslMedError(f"{path}: cannot be read ({error.strerror})") from None
-    raise SslMedError(f"{path}: is not a MetaImage header (no ElementDataFile)")
+
+    def take(line: str) -> bool:
+        place = min((at for at in (line.find("="), line.find(":")) if at >= 0), default=-1)
+        if place < 0 and line.strip():
+            raise SslMedError(f"{path}: is not a MetaImage header (no ElementDataFile)")
+        key = line[:place].strip().lower() if place >= 0 else ""
+        fields[key] = line[place + 1 :].strip(" \t=:")
+        return key == "elementdatafile"
+
+    return fields, read_fields(path, take, kind="MetaImage")
 
 
 def read_metaimage(path: str) -> Volume:
     """Decodes a volume."""
     header = MetaHeader.read(path)
-    need = count_bytes(header.grid, header.dtype)
-    content = data_bytes(header.data, skip=header.skip, packed=header.compressed, need=need)
-    if header.compressed:
-        try:
-            content = zlib.decompress(content, bufsize=need)  # else it is joined from parts
-        except zlib.error as error:
-            raise SslMedError(f"{header.data}: is truncated or damaged ({error}); copy or download it again") from None
-    return volume_of(content, header.grid, header.dtype, path=path, data=header.data)
+    return read_voxels(
+        header.data,
+        header.grid,
+        header.dtype,
+        path=path,
+        encoding=header.encoding,
+        begin=header.begin,
+        skip=header.skip,
+    )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from datamodules.formats.grids import Array, Header, Volume, spatial_shape
+from datamodules.formats.grids import Array, Header, Remark, Volume, make_header, spatial_shape
 from ssl_med.spec import SslMedError, first_line
+
+_NOWHERE = (Remark("orientation", "a .npy file gives neither voxel size nor orientation"),)
 
 
 def _open_npy(path: str) -> Array:
@@ -22,12 +24,12 @@ def _open_npy(path: str) -> Array:
 
 def npy_header(path: str) -> Header:
     """Grid of a volume."""
-    return Header(spatial_shape(path, _open_npy(path).shape), np.eye(4))
+    return make_header(path, spatial_shape(path, _open_npy(path).shape), np.eye(4), _NOWHERE)
 
 
 def read_npy(path: str) -> Volume:
     """Reads a volume; bits become uint8."""
     array = _open_npy(path)
-    shape = spatial_shape(path, array.shape)
+    grid = make_header(path, spatial_shape(path, array.shape), np.eye(4), _NOWHERE)
     native = np.uint8 if array.dtype.kind == "b" else array.dtype.newbyteorder("=")
-    return Volume(np.array(array.reshape(shape), dtype=native), np.eye(4))
+    return Volume(np.array(array.reshape(grid.shape), dtype=native), grid.to_world, grid.remarks)

@@ -1,18 +1,17 @@
-"""NRRD (.nrrd, .nhdr) by numpy and zlib."""
+"""NRRD (.nrrd, .nhdr), as its definition says (teem.sourceforge.net/nrrd/format.html): words are read whatever their case."""
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.formats.grids import Header, Volume, check_grid
-from datamodules.formats.raw import count_bytes, data_bytes, volume_of
+from datamodules.formats.fields import existing, read_fields
+from datamodules.formats.grids import Array, Header, Remark, Volume, make_header
+from datamodules.formats.raw import Encoding, read_voxels
 from ssl_med.spec import SslMedError
 
 _TYPES = {
@@ -38,107 +37,158 @@ _SPACES = {
 }
 
 
+_ENCODINGS: dict[str, Encoding] = {
+    "raw": "raw",
+    **dict.fromkeys(("gzip", "gz"), "gzip"),
+    **dict.fromkeys(("bzip2", "bz2"), "bzip2"),
+    **dict.fromkeys(("txt", "text", "ascii"), "text"),
+    "hex": "hex",
+}
+_UNITS = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "nm": 1e-6}
+
+
 @dataclass(frozen=True)
 class NrrdHeader:
-    """What a .nrrd/.nhdr header says (teem.sourceforge.net/nrrd/format.html); `skip` as in `MetaHeader`."""
+    """What a .nrrd/.nhdr header says.
+
+    The voxels come behind `begin` bytes, `lines` lines and `skip` bytes of `data` (-1: they are its last), and behind `inner`
+    bytes of what a packed file unpacks to.
+    """
 
     grid: Header
     dtype: np.dtype[Any]
     data: Path
+    begin: int
+    lines: int
     skip: int
-    packed: bool
+    inner: int
+    encoding: Encoding
 
     @classmethod
     def read(cls, path: str) -> NrrdHeader:
         """Reads and checks it, and that its data file is there."""
         fields, end = _fields(path)
-
-        def refuse(key: str, why: str) -> SslMedError:
-            return SslMedError(f"{path}: NRRD field '{key}' is '{fields.get(key, '')}'; {why}")
-
-        def numbers(key: str, text: str, count: int) -> list[float]:
-            try:
-                values = [float(word) for word in re.split(r"[,\s]+", text.strip(" ()"))]
-            except ValueError:
-                values = []
-            if len(values) != count or not np.isfinite(values).all():
-                raise refuse(key, f"{count} numbers are needed")
-            return values
-
         if fields.get("dimension") != "3":
-            raise refuse("dimension", "one 3D volume a file is needed, split it first")
-        if fields.get("type", "") not in _TYPES:
-            raise refuse("type", "it must be a number of 1 to 8 bytes")
-        dtype = np.dtype(_TYPES[fields["type"]])
-        if dtype.itemsize > 1:
-            if fields.get("endian") not in ("little", "big"):
-                raise refuse("endian", "it must be little or big")
-            dtype = dtype.newbyteorder("<" if fields["endian"] == "little" else ">")
-        if fields.get("encoding") not in ("raw", "gzip", "gz"):
-            raise refuse("encoding", "raw and gzip are read; save it as one of them")
-        sizes = numbers("sizes", fields.get("sizes", ""), 3)
+            raise _refusal(path, fields, "dimension", "one 3D volume a file is needed, split it first")
+        kind = fields.get("type", "").lower()
+        if kind not in _TYPES:
+            raise _refusal(path, fields, "type", "it must be a number of 1 to 8 bytes")
+        encoding = _ENCODINGS.get(fields.get("encoding", "").lower())
+        if encoding is None:
+            raise _refusal(path, fields, "encoding", f"it must be one of {', '.join(_ENCODINGS)}")
+        dtype = np.dtype(_TYPES[kind])
+        if dtype.itemsize > 1 and encoding != "text":
+            if fields.get("endian", "").lower() not in ("little", "big"):
+                raise _refusal(path, fields, "endian", "it must be little or big")
+            dtype = dtype.newbyteorder("<" if fields["endian"].lower() == "little" else ">")
+        sizes = _numbers(path, fields, "sizes", fields.get("sizes", ""))
         if any(size != int(size) or not 1 <= size <= 2**31 for size in sizes):
-            raise refuse("sizes", "they must be positive whole numbers")
+            raise _refusal(path, fields, "sizes", "they must be positive whole numbers")
         shape = tuple(int(size) for size in sizes)
-        to_world = np.eye(4)
-        if "space directions" in fields:
-            signs = _SPACES.get(fields.get("space", "").lower())
-            if signs is None:
-                raise refuse("space", f"it must be one of {', '.join(_SPACES)}")
-            vectors = re.findall(r"\([^)]*\)|none", fields["space directions"])
-            if len(vectors) != 3 or "none" in vectors:
-                raise refuse("space directions", "one vector for each of three axes is needed")
-            for axis, vector in enumerate(vectors):
-                to_world[:3, axis] = numbers("space directions", vector, 3)
-            to_world[:3, 3] = numbers("space origin", fields.get("space origin", "(0,0,0)"), 3)
-            to_world[:3] *= np.array(signs)[:, None]
-        elif "spacings" in fields:
-            to_world[:3, :3] = np.diag(np.abs(numbers("spacings", fields["spacings"], 3)))
-        else:
-            raise SslMedError(f"{path}: says no voxel size (NRRD fields 'space directions' or 'spacings'); add it")
+        to_world, remarks = _geometry(path, fields)
+        grid = make_header(path, shape, to_world, remarks)
         name = fields.get("data file", fields.get("datafile", ""))
-        if name.upper().startswith("LIST") or "%" in name:
-            raise refuse("data file", "it is not one file; save the volume with a single data file")
-        data = Path(path).parent / name if name else Path(path)
-        if not data.is_file():
-            raise SslMedError(f"{path}: its data file {name} is missing beside it; copy both")
-        packed = fields["encoding"] != "raw"
-        if fields.get("line skip", fields.get("lineskip", "0")) != "0":
-            raise refuse("line skip", "text before the voxels is not read; save it without")
-        skip = fields.get("byte skip", fields.get("byteskip", "0"))
-        if not re.fullmatch(r"0|[1-9]\d*|-1", skip) or (packed and skip != "0"):
-            raise refuse("byte skip", "it must be a whole number, and 0 in a gzip file")
-        first = int(skip) if name or int(skip) < 0 else end + int(skip)
-        return cls(Header(shape, check_grid(path, to_world)), dtype, data, first, packed)
+        several = name.upper().startswith("LIST") or "%" in name
+        if several and not (Path(path).parent / name).is_file():
+            raise _refusal(path, fields, "data file", "it is not one file; save the volume with a single data file")
+        data = existing(path, name) if name else Path(path)
+        lines = _count(path, fields, "line skip", "lineskip", least=0)
+        skip = _count(path, fields, "byte skip", "byteskip", least=-1 if encoding == "raw" else 0)
+        packed = encoding in ("gzip", "bzip2")
+        return cls(
+            grid=grid,
+            dtype=dtype,
+            data=data,
+            begin=0 if name else end,
+            lines=lines,
+            skip=0 if packed else skip,
+            inner=skip if packed else 0,
+            encoding=encoding,
+        )
+
+
+def _refusal(path: str, fields: dict[str, str], key: str, why: str) -> SslMedError:
+    return SslMedError(f"{path}: NRRD field '{key}' is '{fields.get(key, '')}'; {why}")
+
+
+def _numbers(path: str, fields: dict[str, str], key: str, text: str, count: int = 3) -> list[float]:
+    try:
+        values = [float(word) for word in re.split(r"[,\s]+", text.strip(" ()"))]
+    except ValueError:
+        values = []
+    if len(values) != count or not np.isfinite(values).all():
+        raise _refusal(path, fields, key, f"{count} numbers are needed")
+    return values
+
+
+def _count(path: str, fields: dict[str, str], *names: str, least: int) -> int:
+    key = next((name for name in names if name in fields), names[0])
+    text = fields.get(key, "0")
+    if not re.fullmatch(r"-1|\d{1,12}", text) or int(text) < least:
+        raise _refusal(path, fields, key, f"it must be a whole number, {least} or more")
+    return int(text)
+
+
+def _geometry(path: str, fields: dict[str, str]) -> tuple[Array, list[Remark]]:
+    """`to_world`, and what is odd about it."""
+    to_world, remarks = np.eye(4), []
+    space = fields.get("space", "").lower()
+    if "space directions" in fields:
+        vectors = re.findall(r"\([^)]*\)|none", fields["space directions"])
+        if len(vectors) != 3 or "none" in vectors:
+            raise _refusal(path, fields, "space directions", "one vector for each of three axes is needed")
+        for axis, vector in enumerate(vectors):
+            to_world[:3, axis] = _numbers(path, fields, "space directions", vector)
+        to_world[:3, 3] = _numbers(path, fields, "space origin", fields.get("space origin", "(0,0,0)"))
+        if space in _SPACES:
+            to_world[:3] *= np.array(_SPACES[space])[:, None]
+        else:  # ITK takes such a space as LPS
+            remarks.append(
+                Remark("orientation", f"the space '{space}' names no direction of the patient; taken as LPS")
+            )
+    elif "spacings" in fields:
+        to_world[:3, :3] = np.diag(_numbers(path, fields, "spacings", fields["spacings"]))
+        remarks.append(Remark("orientation", "the header gives no directions (space directions); taken as LPS"))
+    else:
+        remarks.append(Remark("orientation", "the header gives no directions (space directions); taken as LPS"))
+        remarks.append(Remark("size", "the header gives no voxel size (space directions or spacings); 1 mm is taken"))
+    units = {
+        word.strip().lower() for word in re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
+    }
+    scale = {_UNITS[unit] for unit in units if unit in _UNITS}
+    if len(scale) > 1:
+        raise _refusal(path, fields, "space units", "all axes must have one unit")
+    if scale and scale != {1.0}:
+        to_world[:3] *= scale.pop()
+        remarks.append(Remark("units", f"lengths in {', '.join(sorted(units & _UNITS.keys()))} are turned into mm"))
+    return to_world, remarks
 
 
 def _fields(path: str) -> tuple[dict[str, str], int]:
     """Fields in lower case, and the byte at which an attached header ends."""
     fields: dict[str, str] = {}
-    try:
-        with open(path, "rb") as file:
-            if not file.readline(64).startswith(b"NRRD000"):
-                raise SslMedError(f"{path}: is not a NRRD file")
-            while line := file.readline(65536).decode("latin-1").rstrip("\r\n"):
-                key, colon, value = line.partition(":")
-                if colon and not line.startswith("#") and not value.startswith("="):  # key:=value is a user's own
-                    fields[key.strip().lower()] = value.strip()
-            return fields, file.tell()
-    except FileNotFoundError:
-        raise SslMedError(f"{path}: no such file") from None
-    except OSError as error:
-        raise SslMedError(f"{path}: cannot be read ({error.strerror})") from None
+
+    def take(line: str) -> bool:
+        key, colon, value = line.partition(":")
+        if colon and not line.startswith("#") and not value.startswith("="):  # key:=value is a user's own
+            fields[key.strip().lower()] = value.strip()
+        # a detached header may end with the file
+        return not line
+
+    return fields, read_fields(path, take, first=lambda line: line.startswith("NRRD"), ends=True, kind="NRRD")
 
 
 def read_nrrd(path: str) -> Volume:
     """Decodes a volume."""
     header = NrrdHeader.read(path)
-    content = data_bytes(
-        header.data, skip=header.skip, packed=header.packed, need=count_bytes(header.grid, header.dtype)
+    return read_voxels(
+        header.data,
+        header.grid,
+        header.dtype,
+        path=path,
+        encoding=header.encoding,
+        begin=header.begin,
+        lines=header.lines,
+        skip=header.skip,
+        inner=header.inner,
     )
-    if header.packed:
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise SslMedError(f"{header.data}: is truncated or damaged ({error}); copy or download it again") from None
-    return volume_of(content, header.grid, header.dtype, path=path, data=header.data)

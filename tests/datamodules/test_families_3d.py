@@ -276,7 +276,7 @@ def test_msd_refusals(copy_of, tmp_path):
     for path in (root / "labelsTr").iterdir():
         image = nib.load(path)
         nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), path)
-    assert "mask has shape (39, 36, 32)" in refusal("msd", root, labelled=True)
+    assert "it has shape (39, 36, 32), that has (40, 36, 32)" in refusal("msd", root, labelled=True)
 
 
 def test_msd_leaves_out_what_the_table_does_not_name(copy_of):
@@ -320,7 +320,8 @@ def test_ms_refusals_and_incomplete_subjects(copy_of):
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[1:], image.affine), path)
     line = refusal("ms", root, labelled=True, skip_incomplete=True)
-    assert "patient03/T2.nii.gz: has shape (39, 36, 32)" in line
+    assert "patient03/T2.nii.gz: does not lie on the grid" in line
+    assert "it has shape (39, 36, 32)" in line
     for folder in root.glob("patient*"):  # the names of some distributions
         for path in folder.glob("*.nii.gz"):
             path.rename(folder / f"{folder.name}_{path.name}")
@@ -721,15 +722,13 @@ def test_nrrd_with_a_data_file_and_spacings(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({}, "says no voxel size"),
         ({"dimension": "4", "spacings": "1 1 1"}, "field 'dimension' is '4'"),
         ({"type": "block", "spacings": "1 1 1"}, "field 'type' is 'block'"),
         ({"endian": None, "spacings": "1 1 1"}, "field 'endian' is ''"),
         ({"spacings": "1 1"}, "field 'spacings' is '1 1'; 3 numbers"),
-        ({"space": "scanner-xyz", "space directions": VECTORS}, "field 'space' is 'scanner-xyz'"),
         ({"space": "LPS", "space directions": "none (1,0,0) (0,1,0)"}, "field 'space directions'"),
         ({"space": "LPS", "space directions": "(1,0,0) (1,0,0) (0,0,1)"}, "no valid voxel size or direction"),
-        ({"spacings": "1 1 1", "line skip": "2"}, "field 'line skip'"),
+        ({"spacings": "1 1 1", "line skip": "-1"}, "field 'line skip'"),
         ({"spacings": "1 1 1", "byte skip": "many"}, "field 'byte skip'"),
     ],
 )
@@ -752,8 +751,8 @@ def test_nrrd_truncated_or_foreign(tmp_path):
     (tmp_path / "x.nrrd").write_bytes(b"hello")
     with pytest.raises(SslMedError, match="is not a NRRD file"):
         read_volume(str(tmp_path / "x.nrrd"))
-    with pytest.raises(SslMedError, match=r"bzip2.*raw and gzip are read"):
-        read_volume(nrrd(tmp_path / "b.nrrd", array, {"spacings": "1 1 1"}, encoding="bzip2"))
+    with pytest.raises(SslMedError, match=r"field 'encoding' is 'zstd'; it must be one of raw, gzip"):
+        read_volume(nrrd(tmp_path / "b.nrrd", array, {"spacings": "1 1 1"}, encoding="zstd"))
     with pytest.raises(SslMedError, match="no such file"):
         read_volume(str(tmp_path / "none.nrrd"))
     (tmp_path / "x.tif").write_bytes(b"x")

@@ -150,12 +150,14 @@ def test_labels_of_another_data_set_are_refused(abdomens, tmp_path):
         data.load(data.parts["train"][0])
 
 
-def test_the_mask_header_does_not_count(abdomens, tmp_path):
-    """Masks are often saved with an identity affine; the voxels lie on the image's."""
+def test_the_mask_header_counts_unless_it_is_said_to_be_wrong(abdomens, tmp_path):
+    """Masks are often saved with an identity affine: whether their voxels lie on the image's, only the user knows."""
     shutil.copytree(abdomens, tmp_path / "lits")
     for path in (tmp_path / "lits").glob("segmentation-*"):
         nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), np.eye(4)), path)
-    right, wrong = module(abdomens, labelled=True), module(tmp_path / "lits", labelled=True)
+    with pytest.raises(SslMedError, match=r"segmentation-\d+.nii.gz: does not lie on .* set data.mask_header=ignored"):
+        module(tmp_path / "lits", labelled=True)
+    right, wrong = module(abdomens, labelled=True), module(tmp_path / "lits", labelled=True, mask_header="ignored")
     for one, other in zip(right.parts["train"], wrong.parts["train"], strict=True):
         np.testing.assert_array_equal(right.load(one).mask, wrong.load(other).mask)
 
