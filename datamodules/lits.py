@@ -36,6 +36,7 @@ class LitsData(ScanData):
     """Volumes by number; one scan a patient."""
 
     Config = LitsConfig
+    store_keys = ("orientation", "spacing_mm", "mask_header")
     layout = "volume-N.nii[.gz] and segmentation-N.nii[.gz]"
     splits = ("mg",)
     public_names = r"volume-\d+"

@@ -51,6 +51,7 @@ class MsData(ScanData):
     """Folders with a file of any modality; a subject without mask serves for pretraining only."""
 
     Config = MsConfig
+    store_keys = ("orientation", "spacing_mm", "mask_header")
     layout = "<subject>/<modality>.nii.gz for each of data.modalities, and <subject>/mask.nii.gz"
 
     @classmethod

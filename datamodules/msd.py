@@ -59,7 +59,7 @@ class MsdData(ScanData):
     Config = MsdConfig
     layout = "dataset.json, imagesTr/ and labelsTr/ of one task"
     public_names = r"(BRATS|la|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)_\d+"
-    store_keys = ("orientation", "spacing_mm", "modalities")
+    store_keys = ("orientation", "spacing_mm", "modalities", "mask_header")
 
     @classmethod
     def make_spec(cls, config: MsdConfig, *, labelled: bool) -> DataSpec:

@@ -29,7 +29,7 @@ from datamodules.formats.grids import Array, Volume
 from ssl_med.reading import MB, UnreadableError, mismatch, parse_json, read_json, read_text
 from ssl_med.spec import SslMedError, first_line
 
-FORMAT = 1
+FORMAT = 2  # 2: channels and masks on one grid, images with their own numbers
 MANIFEST, JOURNAL, LOCK = "manifest.json", "journal.jsonl", ".lock"
 _LARGEST = 1024 * MB  # of a manifest or journal
 _OPEN = 256  # files open at a time, well below the usual limit of 1024

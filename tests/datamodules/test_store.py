@@ -357,7 +357,7 @@ def test_other_settings_and_formats_are_refused(small, tmp_path):
     manifest = store / MANIFEST
     good = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**good, "format": 0}))
-    refused(folder, store, "has format 0, this version reads 1; prepare a new store")
+    refused(folder, store, "has format 0, this version reads 2; prepare a new store")
     manifest.write_text(json.dumps({**good, "data": "luna"}))
     refused(folder, store, "was prepared for data=luna, not lits")
     manifest.write_text(manifest.read_text()[:100])
