@@ -13,7 +13,7 @@ PROTOCOL ?= linear
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check test-long docs pretrain finetune probe report dashboard phantom bench clean
+.PHONY: help setup demo test check test-long test-chaos docs pretrain finetune probe report dashboard phantom bench clean
 
 # A missing word ends before anything is installed, in one line, with exit code 2.
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(1): $(2) is missing; for example: $(3))))
@@ -24,7 +24,7 @@ $(call need,compare,TABLE,make compare TABLE=hippocampus ARGS="root.hippocampus=
 $(call need,phantom,KIND,make phantom KIND=lits OUT=DIR)
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## install into .venv (PYTHON=python3.12 chooses the interpreter)
 
@@ -50,6 +50,9 @@ check: $(READY)  ## what CI runs: lint, format, types, all tests but the long on
 
 test-long: $(READY)  ## the tests marked long: what every method learns; longer than make check
 	$(BIN)/python -m pytest -m long -n 2
+
+test-chaos: $(READY)  ## KILLS=200: kill runs of every method at random, compare what they come to bit by bit; half an hour
+	SSL_MED_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -s -m long tests/experiments/test_chaos.py
 
 docs: $(READY)  ## write docs/methods.md and docs/reference/settings.md from the source
 	@$(BIN)/python -m experiments.reference.methods

@@ -1,7 +1,8 @@
 """The command `ssl-med`: `ssl-med NAME ...` is `run(arguments)` of commands/NAME.py, and nothing else is imported.
 
-Exit codes: 0 done; 2 the request is wrong, said in one line; 1 anything else. `check` ends with 1 when it found an error in
-the data. Help and the refusal of an unknown name or key read source files only (config/schema.py).
+Exit codes: 0 done; 2 the request is wrong or the machine refuses it, said in one line; 128 + N stopped by signal N, as shells
+count (130 Ctrl-C, 143 SIGTERM, 138 SIGUSR1): the same command goes on; 1 anything else. `check` ends with 1 when it found an
+error in the data. Help and the refusal of an unknown name or key read source files only (config/schema.py).
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from experiments.config import defaults, helptext, usage
+from experiments.run.interruption import Interruption, listening
+from experiments.run.output import unbreakable
 from experiments.run.threads import wait_without_spinning
+from ssl_med.files import explained
 from ssl_med.spec import SslMedError
 from ssl_med.values import one_line
 
@@ -20,31 +24,51 @@ HELP = ("-h", "--help")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    if arguments is None:
+        unbreakable()
     wait_without_spinning()
-    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if not given or given[0] in (*HELP, "help"):
-            print(helptext.overview(), end="")
-            return 0
-        about, rest = usage.command(given[0]), given[1:]
-        if any(word in HELP for word in rest):
-            print(helptext.of_command(about, [word for word in rest if word not in HELP]), end="")
-            return 0
-        rest = defaults.complete(about, rest, usage.check(about, rest))
-        return importlib.import_module(f"{usage.COMMANDS}.{about.name}").run(rest) or 0
+        with listening():
+            return _command(list(sys.argv[1:] if arguments is None else arguments))
     except SslMedError as error:
-        print(f"ssl-med: {one_line(str(error))}", file=sys.stderr)
-        return 2
+        return _tell(one_line(str(error)), 2)
+    except Interruption as stop:
+        from experiments.run.environment import is_first_process
+
+        # Lightning kills the first process when another one ends with a code
+        return _tell(str(stop), stop.code) if is_first_process() else 0
     except KeyboardInterrupt:
-        print("ssl-med: interrupted", file=sys.stderr)
-        return 1
+        return _tell("interrupted", 130)
+    except MemoryError:
+        return _tell("the memory is full; lower trainer.batch_size or trainer.num_workers, or give the process more", 2)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        return _tell(explained(error), 2)
     except Exception as error:
         from experiments.run.callbacks import RunError
 
         if not isinstance(error, RunError):
             raise
-        print(f"ssl-med: {error}", file=sys.stderr)
-        return 1
+        return _tell(str(error), 1)
+
+
+def _tell(line: str, code: int) -> int:
+    print(f"ssl-med: {line}", file=sys.stderr)
+    return code
+
+
+def _command(given: list[str]) -> int:
+    if not given or given[0] in (*HELP, "help"):
+        print(helptext.overview(), end="")
+        return 0
+    about, rest = usage.command(given[0]), given[1:]
+    if any(word in HELP for word in rest):
+        print(helptext.of_command(about, [word for word in rest if word not in HELP]), end="")
+        return 0
+    rest = defaults.complete(about, rest, usage.check(about, rest))
+    code: int = importlib.import_module(f"{usage.COMMANDS}.{about.name}").run(rest) or 0
+    return code
 
 
 if __name__ == "__main__":

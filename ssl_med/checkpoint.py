@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ssl_med.files import new_file
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.backbone import build_backbone, stored_config
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
@@ -99,14 +99,9 @@ class LoadReport:
 
 def save_backbone(path: Path, *, backbone: nn.Module, decoder: nn.Module | None, card: Card) -> None:
     """Writes encoder and decoder tensors with their card; atomic, so a killed run leaves no half file."""
-    tensors = _tensors(backbone, decoder)
-    temporary = path.with_suffix(".tmp")
-    save_file(
-        {key: value.detach().cpu().contiguous() for key, value in tensors.items()},
-        temporary,
-        metadata={_METADATA_KEY: json.dumps(asdict(card), sort_keys=True)},
-    )
-    os.replace(temporary, path)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in _tensors(backbone, decoder).items()}
+    with new_file(path) as file:
+        save_file(tensors, file, metadata={_METADATA_KEY: json.dumps(asdict(card), sort_keys=True)})
 
 
 def read_card(path: Path) -> Card:

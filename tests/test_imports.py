@@ -19,9 +19,9 @@ PARTS = {
     "ssl_med.networks",
 }
 PARTS |= {"ssl_med.losses", "ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint", "ssl_med.ledger"}
-PARTS |= {"ssl_med.reading"}
+PARTS |= {"ssl_med.reading", "ssl_med.files"}
 # for SslMedError, the nearest name, directions of metrics, and statistics, which need no torch
-REPORTS = {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.reading"}
+REPORTS = {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.reading", "ssl_med.files"}
 REPORTS |= {f"ssl_med.evaluation.{name}" for name in ("metrics", "statistics", "bootstrap", "analysis")}
 # what each part of the project may import of the project besides itself; the longest matching name rules
 MAY_IMPORT = {
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "ssl_med.rng": set(),
     "ssl_med.reading": set(),
     "ssl_med.setting": set(),
+    "ssl_med.files": {"ssl_med.spec"},
     "ssl_med.ranges": {"ssl_med.spec"},
     "ssl_med.distributed": set(),
     "ssl_med.processor": set(),
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "ssl_med.transforms": {"ssl_med.spec"},
     "ssl_med.optim": {"ssl_med.spec", "ssl_med.ranges"},
     "ssl_med.ledger": {"ssl_med.spec", "ssl_med.reading"},
-    "ssl_med.checkpoint": {"ssl_med.spec", "ssl_med.networks", "ssl_med.ledger", "ssl_med.reading"},
+    "ssl_med.checkpoint": {"ssl_med.files", "ssl_med.spec", "ssl_med.networks", "ssl_med.ledger", "ssl_med.reading"},
     "ssl_med.methods": PARTS | {"ssl_med.evaluation.metrics"},
     "ssl_med.evaluation": PARTS,
     "ssl_med.evaluation.metrics": {"ssl_med.spec", "ssl_med.catalogue"},
@@ -63,7 +64,7 @@ MAY_IMPORT = {
     "ssl_med.reports.summary": set(),
     "ssl_med.reports.run_tables": {"ssl_med.spec", "ssl_med.reading", "ssl_med.reports.escape"},
     "ssl_med.reports.run_folder": REPORTS | {f"ssl_med.reports.{name}" for name in ("run_tables", "summary")},
-    "ssl_med.reports.style": {"ssl_med.reports.escape", "ssl_med.reports.run_folder"},
+    "ssl_med.reports.style": {"ssl_med.files", "ssl_med.reports.escape", "ssl_med.reports.run_folder"},
     "ssl_med.reports.numbers": REPORTS | {f"ssl_med.reports.{name}" for name in ("run_folder", "run_tables", "style")},
     "ssl_med.reports.figures": REPORTS
     | {f"ssl_med.reports.{name}" for name in ("escape", "run_folder", "run_tables", "style", "numbers")},
@@ -78,6 +79,7 @@ MAY_IMPORT = {
         "ssl_med.config",
         "ssl_med.catalogue",
         "ssl_med.ledger",
+        "ssl_med.files",
         "ssl_med.transforms.samples",
     },
     "experiments": {"ssl_med", "datamodules"},

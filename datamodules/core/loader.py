@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any, cast
 
@@ -117,6 +120,22 @@ class Traced(Dataset[Any]):
         return {**self.samples[key], "case": case, "subject": self.subject[case]}
 
 
+def _leave_signals_to_parent(worker: int) -> None:
+    """A signal to the whole group, as schedulers and terminals send it, does not end a worker: its parent needs it still."""
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_when_told(parent: int) -> None:
+    """Ends the process on the parent's SIGTERM, and on nobody else's."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
 class Ring:
     """Collates large tensors of training batches into shared memory that a worker uses again and again.
 
@@ -175,6 +194,9 @@ class EvaluationLoader(DataLoader[Any]):
             dataset,
             batch_sampler=cast(Any, batches),
             collate_fn=collate,
+            # else each pass would draw from the generator of the training, and a pass that is continued once more
+            generator=torch.Generator(),
+            worker_init_fn=_leave_signals_to_parent,
             num_workers=num_workers,
             prefetch_factor=_PREFETCH if num_workers else None,
             pin_memory=torch.cuda.is_available(),
@@ -187,6 +209,8 @@ class EvaluationLoader(DataLoader[Any]):
         return len(cast(Sized, self.batches))
 
     def __iter__(self) -> Any:
+        # what a worker draws from the libraries' own generators, if it does, differs between epochs
+        self.generator.manual_seed((self.batches.seed << 32) + self.batches.epoch)
         try:
             yield from super().__iter__()
         except SslMedError as error:  # torch wraps a worker's error in its traceback

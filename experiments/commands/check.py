@@ -19,6 +19,7 @@ from datamodules.doctor.inspect import thumbnail
 from datamodules.doctor.source import Source
 from experiments.config.data import compose_check, compose_source
 from experiments.run.environment import say
+from ssl_med.files import write_text
 from ssl_med.ledger import salted
 from ssl_med.reports.checkup import Picture, write_checkup
 from ssl_med.reports.writing import write_json
@@ -55,11 +56,10 @@ def check(overrides: Sequence[str]) -> int:
     default = Path("runs") / "check" / f"{data.name}-{salted(str(Path(data.root).resolve()))[:8]}"
     out = Path(config.out) if config.out else default
     checkup = examine(data_class, data, use=config.use, others=others, workers=config.workers, progress=_Progress())
-    out.mkdir(parents=True, exist_ok=True)
     report = report_of(checkup)
     write_json(out / "report.json", report)
     page = write_checkup(out, report, _pictures(checkup))
-    (out / QUARANTINE).write_text(quarantine_text(checkup), encoding="utf-8", errors="backslashreplace")
+    write_text(out / QUARANTINE, quarantine_text(checkup))
     _tell(checkup, page)
     return 0 if checkup.clean else 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from experiments.comparison.table import load_table
 from experiments.config.defaults import from_environment
 from experiments.run.callbacks import RunError
 from experiments.run.environment import say
+from experiments.run.lock import FolderLock
 from experiments.run.threads import cores
 from ssl_med.catalogue import nearest
 from ssl_med.config import build, parse_overrides, to_plain
@@ -94,10 +94,11 @@ def compare(overrides: Sequence[str]) -> Path:
         report_table(plan, choose(plan, plan.trials())[0], failures_of(plan.out / PROGRESS))
         return plan.out
     finals = check(plan)
-    counts = {"pretrain": len(plan.pretrainings()), "tune": len(plan.trials()), "final": len(finals)}
+    nodes = {"pretrain": plan.pretrainings(), "tune": plan.trials(), "final": finals}
+    counts = {role: len({plan.folder(node) for node in found}) for role, found in nodes.items()}
     jobs = planner.within_memory(plan.out, config.jobs, config.memory_gb)
     threads = config.threads or max(1, cores() // jobs)
-    with _FolderLock(plan.out):
+    with FolderLock(plan.out, "another compare is at work here"):
         _declare(plan)
         if dry:
             measured = planner.measure(plan, finals, jobs=jobs, threads=threads)
@@ -187,28 +188,7 @@ def _declare(plan: Plan) -> None:
             say(
                 f"note: the table was declared otherwise before ({', '.join(different)}); runs that it no longer needs stay"
             )
-    plan.out.mkdir(parents=True, exist_ok=True)
     write_json(path, {**tree, "declared": time.strftime("%Y-%m-%d %H:%M")})
-
-
-class _FolderLock:
-    """One execution per folder: a second start is refused as long as the first lives."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        self.file = (self.folder / ".lock").open("w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SslMedError(
-                f"{self.folder}: another compare is at work here; wait for it, or choose out=DIR"
-            ) from None
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
 
 
 def run(arguments: Sequence[str]) -> None:

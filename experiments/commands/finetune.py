@@ -126,11 +126,10 @@ def finetune(overrides: Sequence[str]) -> Path:
         described = describe(transfer, loaded.backbone, norm=loaded.config.norm)
         say("transfer: " + ", ".join(f"{key} {value}" for key, value in described.items()))
         trainer = session.trainer(length, validate="val" in data.subjects())
-        complete = session.fit(trainer, module, data)
+        session.fit(trainer, module, data)
         steps = trainer.global_step
-        weights = session.best_weights(module) if complete else "last"
-        if complete:
-            trainer.test(module, datamodule=data, verbose=False)
+        weights = session.best_weights(module)
+        trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             _finish(
                 session,
@@ -143,7 +142,6 @@ def finetune(overrides: Sequence[str]) -> Path:
                 steps=steps,
                 weights=weights,
                 notes=notes,
-                done=complete,
             )
     return session.folder
 
@@ -160,22 +158,19 @@ def _finish(
     steps: int,
     weights: str,
     notes: list[str],
-    done: bool,
 ) -> None:
     config, described = session.config, data.describe()
     labels = config.labels
     by_steps = labels.match == "steps" or config.trainer.max_epochs < 0
-    errors: dict[str, Any] = {}
-    if done:
-        write_cases(session.folder, module.test_rows)
-        errors = {
-            "interval": interval_of(module),
-            "errors": error_analysis(session.folder, module),
-            "pictures": picture_cases(session.folder, module, data, trainer, config.task),
-        }
-        session.track_pictures(errors["pictures"])
+    write_cases(session.folder, module.test_rows)
+    errors: dict[str, Any] = {
+        "interval": interval_of(module),
+        "errors": error_analysis(session.folder, module),
+        "pictures": picture_cases(session.folder, module, data, trainer, config.task),
+    }
+    session.track_pictures(errors["pictures"])
     session.summarize(
-        status="done" if done else "interrupted",
+        status="done",
         method=loaded.method,
         task=config.name,
         init=loaded.summary(config.general.init),
@@ -198,9 +193,6 @@ def _finish(
         notes=notes,
         **errors,
     )
-    if not done:
-        say(f"interrupted at step {steps}; the same command goes on from there")
-        return
     headline = module.test_metrics[f"test/{module.task.metric}"]
     interval = errors["interval"]
     between = "" if interval["reason"] else f" [{interval['low']:.4f}, {interval['high']:.4f}]"

@@ -97,9 +97,9 @@ def pretrain(overrides: Sequence[str]) -> Path:
         if probed:
             say(probed)
         trainer = session.trainer(config.trainer, validate="val" in data.subjects(), online=online)
-        complete = session.fit(trainer, method, data)
+        session.fit(trainer, method, data)
         if trainer.is_global_zero:
-            _finish(session, method, trainer, ledger, online, complete=complete, notes=notes)
+            _finish(session, method, trainer, ledger, online, notes=notes)
     return session.folder
 
 
@@ -125,7 +125,6 @@ def _finish(
     ledger: Ledger,
     online: OnlineProbe | None,
     *,
-    complete: bool,
     notes: list[str],
 ) -> None:
     config = session.config
@@ -133,10 +132,6 @@ def _finish(
     common = {"method": config.name, "steps": trainer.global_step, "seconds": session.seconds(), "notes": notes}
     if online is not None:
         common["online"] = online.summary(session.seconds())
-    if not complete:
-        session.summarize(status="interrupted", metrics=metrics, **common)
-        say(f"interrupted at step {trainer.global_step}; the same command goes on from there")
-        return
     weights = session.best_weights(method)
     card = Card(
         method=config.name,

@@ -11,6 +11,7 @@ from experiments.config.kinds import PretrainRun
 from experiments.config.run import compose_pretrain
 from ssl_med.config import Layer, build, parse_overrides, to_plain, to_yaml
 from ssl_med.evaluation.metrics import metric_of
+from ssl_med.files import write_text
 from ssl_med.ranges import check_ranges
 from ssl_med.spec import SslMedError
 
@@ -84,8 +85,7 @@ def sweep(overrides: Sequence[str]) -> str:
     text = about + to_yaml(tree)
     if settings.out:
         path = Path(settings.out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        write_text(path, text)
         print(f"sweep of {config.name}, {len(tree['parameters'])} parameters -> {path}")
     else:
         print(text, end="")

@@ -75,13 +75,17 @@ class Execution:
         return self.failed
 
     def _start(self, workers: Launcher) -> bool:
-        """Starts what can; whether anything is on the way."""
+        """Starts what can; whether anything is on the way. Nodes of equal settings are one run, in one folder."""
+        busy = {self.plan.folder(job.key) for job in workers.running}
         for node in list(self.waiting):
             if not workers.free:
                 break
-            if all(self.plan.folder(need) in self.done for need in node.needs):
+            folder = self.plan.folder(node)
+            if folder in self.done or folder in self.failed:
                 self.waiting.remove(node)
-                folder = self.plan.folder(node)
+            elif folder not in busy and all(self.plan.folder(need) in self.done for need in node.needs):
+                self.waiting.remove(node)
+                busy.add(folder)
                 log = self.plan.out / "logs" / f"{folder.parent.name}-{folder.name}.log"
                 watched = () if node.kind == "external" else (f"tracking.table={spell(self.plan.name[:58])}",)
                 besides = ("trainer.progress=false", *watched)

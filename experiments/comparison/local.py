@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+STOP_SECONDS = 20  # that runs have to finish their step; what is killed then goes on from its checkpoint
 RETIRE_AFTER_MB = 1500  # growth of a worker beyond what it had after its first run
 
 
@@ -60,8 +61,9 @@ class Workers:
             pipe.close()
         for process in processes:
             process.terminate()
+        end = time.monotonic() + STOP_SECONDS
         for process in processes:
-            process.join(5)
+            process.join(max(0.0, end - time.monotonic()))
 
     @property
     def free(self) -> int:
@@ -140,18 +142,21 @@ def _serve(pipe: Connection, threads: int, parent: int) -> None:
 
 
 def carry_out(kind: str, overrides: Sequence[str], log: Path) -> str:
-    """One command; its error in a line, or ''."""
+    """One command; its error in a line, or ''. A run that a signal stopped is no error: its summary says so."""
     from experiments.run.environment import is_first_process
+    from experiments.run.interruption import Interruption, listening
     from ssl_med.spec import SslMedError
 
     if kind in ("probe", "external") and not is_first_process():
         return ""  # on one device, however many a table asks for: the first process of a job does it alone
     log.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
-            # by name, as cli.py does it: a command may use a comparison, so a comparison imports no command
-            getattr(importlib.import_module(f"experiments.commands.{kind}"), kind)(overrides)
+            with listening():
+                # by name, as cli.py does it: a command may use a comparison, so a comparison imports no command
+                getattr(importlib.import_module(f"experiments.commands.{kind}"), kind)(overrides)
+        except Interruption as stop:
+            print(f"ssl-med: {stop}")
         except SslMedError as error:
             print(f"ssl-med: {error}")
             return str(error)

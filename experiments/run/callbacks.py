@@ -1,4 +1,4 @@
-"""What watches a run: finite losses, collapse, preemption, progress."""
+"""What watches a run: finite losses, collapse, signals, speed, progress."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from tqdm import tqdm
 
+from experiments.run.interruption import received
 from experiments.run.tracking import LABEL_FRACTION
 from ssl_med.distributed import all_reduce_sum
 
@@ -26,12 +26,12 @@ class RunError(RuntimeError):
 class FiniteLoss(pl.Callback):
     """Stops at a loss that is NaN or infinite, before a checkpoint can be overwritten with spoiled weights.
 
-    The check stays on the device, so it costs no synchronisation; it is read every `every` batches and before each
-    checkpoint (checkpoint callbacks run last), and names the first bad step exactly.
+    The check stays on the device, so it costs no synchronisation; it is read every `every` batches and, by whoever writes
+    one, before each checkpoint, and names the first bad step exactly.
     """
 
-    def __init__(self, every: int, *, checkpoint_every: int) -> None:
-        self.every, self.checkpoint_every = every, checkpoint_every
+    def __init__(self, every: int) -> None:
+        self.every = every
         self._first_bad: Tensor | None = None
 
     def on_train_batch_end(  # noqa: D102
@@ -41,8 +41,7 @@ class FiniteLoss(pl.Callback):
         step = torch.full((), float(trainer.global_step), device=loss.device)
         bad = torch.where(loss.isfinite(), torch.inf, step)
         self._first_bad = bad if self._first_bad is None else torch.minimum(self._first_bad, bad)
-        checkpoint = trainer.global_step % self.checkpoint_every == 0
-        if checkpoint or (batch_idx + 1) % self.every == 0 or trainer.is_last_batch:
+        if (batch_idx + 1) % self.every == 0 or trainer.is_last_batch:
             self.check()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
@@ -96,6 +95,12 @@ class Collapse(pl.Callback):
             self._steps = trainer.global_step
             self.look({key: float(trainer.callback_metrics[key]) for key in self.bounds})
 
+    def state_dict(self) -> dict[str, int]:  # noqa: D102
+        return {"steps": self._steps, "monitors": self._monitors, "low": self._low}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:  # noqa: D102
+        self._steps, self._monitors, self._low = (state_dict[key] for key in ("steps", "monitors", "low"))
+
     def look(self, signs: dict[str, float]) -> None:
         """Counts one monitor."""
         self._monitors += 1
@@ -109,66 +114,25 @@ class Collapse(pl.Callback):
             )
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """best.ckpt by a validation metric; waits while the method says that its validation losses are not comparable."""
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        if self.monitor in trainer.callback_metrics:
-            super().on_validation_end(trainer, pl_module)
-        elif getattr(pl_module, "validation_is_comparable", True):
-            logged = sorted(key for key in trainer.callback_metrics if key.startswith("val/"))
-            raise RunError(f"trainer.monitor={self.monitor}: no such metric; logged are {', '.join(logged)}")
-
-
 class Preemption(pl.Callback):
-    """On SIGTERM, SIGUSR1 (SLURM) or SIGINT: finish the batch, save last.ckpt, stop; all processes agree first.
+    """Whether a signal asked to stop: SIGTERM, SIGUSR1 (SLURM) or SIGINT, of any process; all stop after the same step.
 
     Lightning's own SIGTERM handler broadcasts inside the signal handler, which hangs under DDP.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
-
-    def _note(self, number: int, frame: Any) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt  # asked twice: do not wait for the batch
-        self.received = number
-
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
-            self.received = self.received or int(signal.SIGTERM)
-            trainer.should_stop = True
-            # min_steps would otherwise keep the loop going
-            trainer.fit_loop.epoch_loop.min_steps = None
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        self.restore()
-
-    def on_exception(  # noqa: D102
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self.restore()
-
-    def restore(self) -> None:
-        """Gives the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+    def asked(self, trainer: pl.Trainer) -> int | None:
+        """The signal; None: go on."""
+        mine = received()
+        if trainer.strategy.reduce_boolean_decision(mine is not None, all=False):
+            return mine or int(signal.SIGTERM)
+        return None
 
 
 class Throughput(pl.Callback):
     """Logs `speed/samples_per_second`: samples of optimiser steps over their wall-clock time, evaluations left out.
 
-    Reading of data is part of the time. The clock starts after the first step, which warms caches up.
+    Reading of data is part of the time. The clock starts after the first step, which warms caches up. Steps that measure are
+    the same in a run that was resumed, so that its lines hold the same keys.
 
     Args:
         every: steps between measurements.
@@ -182,7 +146,8 @@ class Throughput(pl.Callback):
         self._validation = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
-        self._start = None
+        step = trainer.global_step
+        self._start = (step, time.perf_counter() - self.paused()) if step else None
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self._validation = time.perf_counter()
@@ -197,8 +162,8 @@ class Throughput(pl.Callback):
     ) -> None:
         now, step = time.perf_counter() - self.paused(), trainer.global_step
         if self._start is None:
-            self._start = step, now
-        elif step - self._start[0] >= self.every:
+            self._start = (step, now) if step else None
+        elif step > self._start[0] and (step - 1) % self.every == 0:
             rate = (step - self._start[0]) * self.samples / (now - self._start[1])
             pl_module.log("speed/samples_per_second", rate, batch_size=1)
             self._start = step, now

@@ -90,5 +90,6 @@ def quiet() -> None:
         ".*treespec.*",
         ".*always_return_as_numpy.*",  # MONAI calls its own deprecated argument
         ".*smaller than the logging interval.*",
+        ".*callbacks used to create the checkpoint.*",  # of version 0.1
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -47,6 +47,14 @@ class TestCurve(pl.Callback):
             # falls would be taken for a resumed run
             logger.log_metrics({"curve/steps": step, **points}, step=step - 1)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Which step was tested: further batches of its window ask again."""
+        return {"last": self._last, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._last, self.seconds = state_dict["last"], state_dict["seconds"]
+
     @torch.no_grad()
     def _test(self, trainer: pl.Trainer, module: Transfer) -> dict[str, float]:
         task, device = module.task, module.device

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 
 from datamodules.core.splits import label_budget
 from experiments.config.online import PREFIX, Online, spelled
+from experiments.run.checkpoints import BestCheckpoint
 from ssl_med.evaluation.features import Features, check_levels, extract, kept_mode, pooled
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.protocols.core.choice import Outcome
@@ -35,23 +36,26 @@ _BATCH = {2: 64, 3: 8}  # images of a forward pass: small, since the training ho
 # -------------------------------------------------------------------------------------------------- while training
 
 
-class _AfterProbe:
-    """What looks at a monitored value of the probe acts after each probe, and not after a validation."""
+class ProbeCheckpoint(BestCheckpoint):
+    """best.ckpt by the online probe; after a validation the value is as old as the last probe, and nothing happens."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing: the value is as old as the last probe."""
+        """Nothing."""
 
     def on_probe_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What Lightning does after a validation."""
-        super().on_validation_end(trainer, pl_module)  # type: ignore[misc]
+        """What follows a validation otherwise."""
+        self.look(trainer)
 
 
-class ProbeCheckpoint(_AfterProbe, ModelCheckpoint):
-    """best.ckpt by the online probe."""
-
-
-class ProbeStopping(_AfterProbe, EarlyStopping):
+class ProbeStopping(EarlyStopping):
     """Early stopping by the online probe; its patience counts probes."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing."""
+
+    def on_probe_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What follows a validation otherwise."""
+        super().on_validation_end(trainer, pl_module)
 
 
 class OnlineProbe(pl.Callback):

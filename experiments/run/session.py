@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 
@@ -21,7 +22,6 @@ from experiments.config.kinds import RunConfig
 from experiments.config.online import PREFIX
 from experiments.config.sections import TrainerConfig
 from experiments.run.callbacks import (
-    BestCheckpoint,
     Budget,
     Collapse,
     FiniteLoss,
@@ -30,6 +30,7 @@ from experiments.run.callbacks import (
     RunError,
     Throughput,
 )
+from experiments.run.checkpoints import BestCheckpoint, CheckpointFiles, Resumed, RunState, find_checkpoint
 from experiments.run.environment import (
     git_revision,
     hardware,
@@ -40,17 +41,21 @@ from experiments.run.environment import (
     say,
     versions,
 )
+from experiments.run.interruption import Interruption, held, listening
 from experiments.run.learning_curve import TestCurve
+from experiments.run.lock import FolderLock
 from experiments.run.machine import check_machine
 from experiments.run.online_probe import OnlineProbe, ProbeCheckpoint, ProbeStopping
+from experiments.run.steps import Steps
 from experiments.run.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
 from ssl_med.config import read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.evaluation.metrics import metric_of
+from ssl_med.files import remove_leftovers, write_text
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.convolution import guard_convolutions
 from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, read_metrics
-from ssl_med.reports.writing import write_json, write_summary, write_text
+from ssl_med.reports.writing import cut_metrics, write_json, write_summary
 from ssl_med.spec import SslMedError
 
 C = TypeVar("C", bound=RunConfig)
@@ -68,21 +73,28 @@ def prepare_process(config: RunConfig) -> None:
 
 @dataclass
 class Session(Generic[C]):
-    """One run in its folder, new or resumed."""
+    """One run in its folder, new or resumed; nobody else writes there meanwhile."""
 
     config: C
     folder: Path
-    resume_from: Path | None
-    seconds_before: float
     method: str
+    resumed: Resumed | None = None
+    seconds_before: float = 0.0
     loggers: list[Logger] = field(default_factory=list)
+    steps: int = 0
+    _held: ExitStack = field(default_factory=ExitStack)  # what is given back at the end
 
     def __enter__(self) -> Session[C]:
         reset_peak()
+        self._held.enter_context(listening())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        close_loggers(self.loggers, failed=error is not None)
+        with self._held:
+            close_loggers(self.loggers, failed=error is not None)
+            if isinstance(error, Interruption) and is_first_process():
+                self._stopped("interrupted", [])
+                say(f"{error} at step {self.steps}; the same command goes on from there")
 
     @classmethod
     def open(cls, config: C, *, method: str) -> Session[C] | None:
@@ -93,27 +105,47 @@ class Session(Generic[C]):
             method: that pretrains, or that the weights come from.
 
         Raises:
-            SslMedError: the folder holds another run, or an unfinished one and `resume=false`.
+            SslMedError: the folder holds another run, or an unfinished one and `resume=false`, or another process writes to it.
         """
         folder = config.folder()
-        resume_from, seconds = None, 0.0
+        session = cls(config, folder, method)
         if is_first_process():
-            stored = folder / CONFIG
-            if stored.is_file():
-                _same_run(stored, config)
-                if not config.general.resume:
-                    raise SslMedError(f"{folder}: holds this run already; remove it, choose out=DIR, or allow resume")
-                if (folder / SUMMARY).is_file() and _finished(folder):
+            if session._finished():
+                return None
+            with ExitStack() as opening:
+                opening.enter_context(FolderLock(folder, "a run is under way here"))
+                if session._finished():  # by whoever held the folder until now
                     return None
-            elif folder.exists() and any(folder.iterdir()):
-                raise SslMedError(f"out={folder}: is not empty and holds no run; choose another folder")
-            folder.mkdir(parents=True, exist_ok=True)
-            write_text(stored, to_yaml({**config.tree(), "hash": config.hash()}))  # other processes read it meanwhile
-        last = folder / LAST
-        if last.is_file():
-            resume_from = last
-            seconds = max((line.get("seconds", 0.0) for line in read_metrics(folder)), default=0.0)
-        return cls(config, folder, resume_from, seconds, method)
+                session._held = opening.pop_all()
+            remove_leftovers(folder)
+            # other processes read it meanwhile
+            write_text(folder / CONFIG, to_yaml({**config.tree(), "hash": config.hash()}))
+        session._resume()
+        return session
+
+    def _finished(self) -> bool:
+        """Whether the folder holds this run and it is done; refuses a folder that holds something else."""
+        folder, stored = self.folder, self.folder / CONFIG
+        if stored.is_file():
+            _same_run(stored, self.config)
+            if not self.config.general.resume:
+                raise SslMedError(f"{folder}: holds this run already; remove it, choose out=DIR, or allow resume")
+            return (folder / SUMMARY).is_file() and _is_done(folder)
+        # what begins with a point is a lock or what a killed process was writing
+        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise SslMedError(f"out={folder}: is not empty and holds no run; choose another folder")
+        return False
+
+    def _resume(self) -> None:
+        """Reads the checkpoint, and takes back the lines of metrics.jsonl that the run will write again."""
+        self.resumed = find_checkpoint(self.folder, say)
+        known: dict[str, Any] = {"log_bytes": 0, "seconds": 0.0} if self.resumed is None else self.resumed.run
+        if "log_bytes" in known:
+            self.seconds_before = known["seconds"]
+            if is_first_process():
+                cut_metrics(self.folder, known["log_bytes"])
+        else:  # a checkpoint of version 0.1
+            self.seconds_before = max((line.get("seconds", 0.0) for line in read_metrics(self.folder)), default=0.0)
 
     def trainer(self, c: TrainerConfig, *, validate: bool, online: OnlineProbe | None = None) -> pl.Trainer:
         """The Lightning Trainer that `c` describes, the config's own or matched in length; `validate`: there is such a part."""
@@ -123,28 +155,20 @@ class Session(Generic[C]):
             raise SslMedError(
                 "trainer.patience needs a validation part, and the split has none; set trainer.patience=0"
             )
-        # a run that is shorter than the interval validates once, at its end
-        interval = min(c.val_every_steps, c.max_steps * c.accumulate) if c.max_steps > 0 else c.val_every_steps
         self.open_loggers()
-        self.preemption = Preemption()
-        mode = metric_of(c.monitor).mode
-        finite = FiniteLoss(c.log_every, checkpoint_every=c.checkpoint_every_steps)
-        last = ModelCheckpoint(
-            self.folder,
-            filename="last",
-            every_n_train_steps=c.checkpoint_every_steps,
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
+        mode, finite, preemption = metric_of(c.monitor).mode, FiniteLoss(c.log_every), Preemption()
+        self.state = RunState(
+            self.folder, c.checkpoint_every_steps, lines=self._log, asked=preemption.asked, check=finite.check
         )
         curves = [TestCurve(c.test_every_steps)] if self.config.kind == "finetune" and c.test_every_steps else []
         besides: list[TestCurve | OnlineProbe] = [*curves, *([online] if online is not None else [])]
         callbacks: list[pl.Callback] = [
             finite,
-            self.preemption,
+            preemption,
             Throughput(
                 c.log_every, samples=c.batch_size * c.accumulate, paused=lambda: sum(x.seconds for x in besides)
             ),
-            last,
+            self.state,
         ]
         if self.config.kind == "finetune" and not self.config.labels.shots:
             callbacks.append(Budget(self.config.labels.fraction))
@@ -153,23 +177,26 @@ class Session(Generic[C]):
         if online is not None:
             online.before = finite.check
             callbacks.append(online)
-        best: dict[str, Any] = {"filename": "best", "monitor": c.monitor, "mode": mode, "enable_version_counter": False}
         stop: dict[str, Any] = {"patience": c.patience, "mode": mode, "check_finite": False, "strict": False}
+        stop["check_on_train_epoch_end"] = False  # but after each validation, of which an epoch may have none or many
+        self.best: BestCheckpoint | None = None
         if online is not None and probed:
-            online.watchers = [ProbeCheckpoint(self.folder, save_on_train_epoch_end=False, **best)]
+            self.best = ProbeCheckpoint(self.folder, c.monitor, mode)
+            online.watchers = [self.best]
             if c.patience:
-                online.watchers.append(ProbeStopping(c.monitor, check_on_train_epoch_end=False, **stop))
+                online.watchers.append(ProbeStopping(c.monitor, **stop))
             callbacks += online.watchers
         else:
             if validate:
-                callbacks.append(BestCheckpoint(self.folder, **best))
+                self.best = BestCheckpoint(self.folder, c.monitor, mode)
+                callbacks.append(self.best)
             if c.patience:
                 callbacks.append(EarlyStopping(c.monitor, **stop))
         callbacks += curves
         if c.progress:
             callbacks.append(Progress(c.log_every))
         quiet()
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=c.accelerator,
             devices=c.devices if c.devices == "auto" else int(c.devices),
             num_nodes=c.num_nodes,
@@ -179,25 +206,41 @@ class Session(Generic[C]):
             max_steps=c.max_steps,
             accumulate_grad_batches=c.accumulate,
             gradient_clip_val=c.clip or None,
-            val_check_interval=interval or 1.0,
-            check_val_every_n_epoch=None if interval else 1,
+            val_check_interval=c.val_every_steps or 1.0,
+            check_val_every_n_epoch=None if c.val_every_steps else 1,
             limit_val_batches=1.0 if validate else 0,
             num_sanity_val_steps=0,
             log_every_n_steps=c.log_every,
             use_distributed_sampler=False,  # our loaders know their part of each global batch
             logger=self.loggers,
             callbacks=callbacks,
+            plugins=[CheckpointFiles(self.resumed)],
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=self.folder,
         )
+        trainer.fit_loop.epoch_loop = Steps(trainer, self.state)
+        # signals are ours (see `Preemption`); Lightning's handlers would stop a training within a step
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        return trainer
 
     def open_loggers(self) -> None:
         """Starts metrics.jsonl and, unless it is off, the W&B run; `__exit__` ends them."""
         self.loggers = build_loggers(self.config, self.folder, method=self.method, seconds_before=self.seconds_before)
 
-    def fit(self, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> bool:
-        """Trains to the end or to a signal; True when it reached its end."""
+    @property
+    def _log(self) -> JsonLines:
+        log = self.loggers[0]
+        assert isinstance(log, JsonLines)
+        return log
+
+    def fit(self, trainer: pl.Trainer, module: pl.LightningModule, data: pl.LightningDataModule) -> None:
+        """Trains to the end.
+
+        Raises:
+            Interruption: a signal asked to stop; last.ckpt holds all that was done.
+            RunError: the training cannot go on.
+        """
         if trainer.world_size > 1 and self.length.sync_batchnorm:
             convert_sync_batchnorm(module, device_type=trainer.strategy.root_device.type)
         if trainer.strategy.root_device.type == "cpu":
@@ -205,33 +248,49 @@ class Session(Generic[C]):
         if self.length.channels_last:
             dims = self.config.spec.spatial_dims
             module.to(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
-        if self.resume_from:
-            say(f"resuming from {self.resume_from}")
+        resume_from = self.resumed.path if self.resumed is not None else None
+        if self.resumed is not None:
+            self.steps = self.resumed.state["global_step"]
+            say(f"resuming from {resume_from}, step {self.steps}")
+            self.resumed = None  # the memory is the trainer's
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=self.resume_from, weights_only=True)
+            with held():
+                trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+                self.state.restore(trainer)
+                if not (self.folder / LAST).is_file():  # a training of no steps
+                    trainer.save_checkpoint(self.folder / LAST)
         except RunError as error:
             if trainer.is_global_zero:
-                facts = {"steps": trainer.global_step, "seconds": self.seconds(), "metrics": {}}
-                method = self.config.name if self.config.kind == "pretrain" else None
-                self.summarize(status="failed", method=method, notes=[str(error)], **facts)
+                self.steps = trainer.global_step
+                self._stopped("failed", [str(error)])
             raise
-        trainer.save_checkpoint(self.folder / LAST)
-        return self.preemption.received is None
+        finally:
+            self.steps = trainer.global_step
+
+    def _stopped(self, status: str, notes: list[str]) -> None:
+        """summary.json of a run that did not reach its end."""
+        method = self.method if self.config.kind == "pretrain" else None
+        facts: dict[str, Any] = {"steps": self.steps, "seconds": self.seconds(), "metrics": {}}
+        self.summarize(status=status, method=method, notes=notes, **facts)
 
     def best_weights(self, module: pl.LightningModule) -> str:
         """Restores the weights that the run selects, in place; says which."""
         path = self.folder / BEST
-        if self.length.select == "last" or not path.is_file():
+        if self.length.select == "last" or self.best is None or self.best.best is None:
             return "last"
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a broken archive makes of its reader
+            why = "is gone" if not path.is_file() else f"is damaged ({(str(error).splitlines() or [''])[0][:120]})"
+            raise SslMedError(
+                f"{path}: {why}, and with it the chosen weights; remove {self.folder}, and the same command trains again"
+            ) from None
         module.load_state_dict(state["state_dict"])
         return f"best {self.length.monitor}, step {state['global_step']}"
 
     def seconds(self) -> float:
         """Wall-clock seconds of training, interruptions left out."""
-        jsonl = self.loggers[0]
-        assert isinstance(jsonl, JsonLines)
-        return round(jsonl.seconds, 1)
+        return round(self._log.seconds if self.loggers else self.seconds_before, 1)
 
     def record_subjects(self, ledger: Ledger, pretrained: Ledger | None = None) -> None:
         """Salted hashes of who took part, by part, and of who took part in the pretraining before."""
@@ -301,7 +360,7 @@ def _same_run(stored: Path, config: RunConfig) -> None:
         )
 
 
-def _finished(folder: Path) -> bool:
+def _is_done(folder: Path) -> bool:
     return bool(json.loads((folder / SUMMARY).read_text()).get("status") == "done")
 
 

@@ -14,7 +14,9 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from experiments.config.kinds import RunConfig
+from ssl_med.files import sync
 from ssl_med.reports.escape import one_line
+from ssl_med.reports.run_folder import METRICS
 from ssl_med.reports.writing import append_metrics
 
 LABEL_FRACTION = "labels/fraction"  # logged beside the test metrics
@@ -23,7 +25,10 @@ LONGEST_TAG, LONGEST_NAME = 64, 128  # letters that W&B takes
 
 
 class JsonLines(Logger):
-    """Appends every logged step to metrics.jsonl; seconds count on from an interrupted run."""
+    """Appends every logged step to metrics.jsonl; seconds count on from an interrupted run.
+
+    Keys of a line are sorted: in which order they came to be logged is not the same in a run that was resumed.
+    """
 
     def __init__(self, folder: Path, *, seconds_before: float = 0.0) -> None:
         super().__init__()
@@ -45,8 +50,16 @@ class JsonLines(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:  # noqa: D102
-        values = {key: float(value) for key, value in metrics.items()}
+        values = {key: float(value) for key, value in sorted(metrics.items())}
         append_metrics(self.folder, step or 0, {"seconds": round(self.seconds, 3), **values})
+
+    def synced(self) -> int:
+        """Bytes of the file, which are on the disk afterwards: a checkpoint says how far the lines had come."""
+        path = self.folder / METRICS
+        if not path.is_file():
+            return 0
+        sync(path)
+        return path.stat().st_size
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ssl_med.files import new_file
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.reading import UnreadableError, mismatch, parse_json
 from ssl_med.spec import Batch, SslMedError
@@ -127,11 +127,9 @@ def cached(path: Path, make: Callable[[], Features]) -> tuple[Features, bool]:
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             path.unlink()  # damaged: it is made again
     found = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     tensors = {"x": found.x.contiguous(), "label": found.label.contiguous()}
-    save_file(tensors, temporary, metadata={"ids": json.dumps(found.ids)})
-    os.replace(temporary, path)
+    with new_file(path) as file:
+        save_file(tensors, file, metadata={"ids": json.dumps(found.ids)})
     return found, False
 
 

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ssl_med.files import write_text
 from ssl_med.reports.numbers.wording import duration
 from ssl_med.reports.render import html_parts as p
 
@@ -25,10 +26,9 @@ def write_checkup(out: Path, report: Mapping[str, Any], pictures: Mapping[str, S
     Returns:
         Path of report.html.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.md").write_text(_markdown(report), encoding="utf-8")
+    write_text(out / "report.md", _markdown(report))
     page = out / "report.html"
-    page.write_text(p.page(f"ssl_med check: {report['data']}", _body(report, pictures)), encoding="utf-8")
+    write_text(page, p.page(f"ssl_med check: {report['data']}", _body(report, pictures)))
     return page
 
 

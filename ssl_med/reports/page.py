@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ssl_med.files import write_text
 from ssl_med.reports.loose_runs import comparison_of_runs
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.render import csv, html, latex, markdown
@@ -46,15 +47,14 @@ SECTIONS: tuple[Callable[[Comparison], Sequence[Section]], ...] = (
 
 def write_report(comparison: Comparison, out: Path) -> Path:
     """Writes the report of a comparison, complete or not, into a folder; returns the page."""
-    out.mkdir(parents=True, exist_ok=True)
     sections = sections_of(comparison)
     title, top = comparison.design.title or comparison.design.name, head(comparison)
-    (out / "results.csv").write_text(csv.text(comparison), encoding="utf-8")
+    write_text(out / "results.csv", csv.text(comparison))
     tables = latex.text(comparison.design.name, title, sections, doubt=phantoms(comparison))
-    (out / "table.tex").write_text(tables, encoding="utf-8")
-    (out / "report.md").write_text(markdown.text(title, lead(comparison), top, sections, out), encoding="utf-8")
+    write_text(out / "table.tex", tables)
+    write_text(out / "report.md", markdown.text(title, lead(comparison), top, sections, out))
     page = out / "report.html"
-    page.write_text(html.page(title, lead(comparison), top, sections), encoding="utf-8")
+    write_text(page, html.page(title, lead(comparison), top, sections))
     return page
 
 

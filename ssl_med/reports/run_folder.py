@@ -21,6 +21,7 @@ from ssl_med.spec import SslMedError
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
 SUBJECTS = "subjects.json"  # the subjects that a run used, for the ledger
 LAST, BEST = "last.ckpt", "best.ckpt"
+PREVIOUS = "previous.ckpt"  # the last.ckpt before, for when the last one is damaged
 BACKBONE = "backbone.safetensors"  # of a pretraining
 CASES = "test_cases.csv"
 IN_DOMAIN = "in_domain_cases.csv"  # of an external test: the trained run's test cases, scored by the mapped classes

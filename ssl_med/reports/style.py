@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FuncFormatter
 
+from ssl_med.files import new_file
 from ssl_med.reports.escape import drawn
 from ssl_med.reports.run_folder import SCRATCH
 
@@ -117,10 +118,9 @@ def to_svg(figure: Figure) -> str:
 
 def save(figure: Figure, path: Path, *, dpi: int = 150) -> Path:
     """Writes a figure as PNG; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     _without_formulas(figure)
-    # without matplotlib's name and version, so that equal pictures are equal files
-    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
+    with new_file(path) as file:  # without matplotlib's name and version, so that equal pictures are equal files
+        figure.savefig(file, dpi=dpi, facecolor="white", metadata={"Software": None})
     return path
 
 

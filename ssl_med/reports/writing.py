@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssl_med.files import explaining, write_text
 from ssl_med.reports.escape import cell
 from ssl_med.reports.run_folder import CASES, METRICS, SUMMARY
 from ssl_med.reports.summary import FORMAT
@@ -29,7 +30,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
 def append_metrics(folder: Path, step: int, values: Mapping[str, float]) -> None:
     """Adds one line {"step": step, ...values} to metrics.jsonl; a value that is not finite becomes null."""
     line = json.dumps(_plain({"step": step, **values}), allow_nan=False) + "\n"
-    with (folder / METRICS).open("ab+") as file:
+    with explaining(folder / METRICS), (folder / METRICS).open("ab+") as file:
         # a killed process may have left half a line: keep it from swallowing this one
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)
@@ -50,13 +51,12 @@ def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]], *, name: str = 
     write_text(folder / name, text.getvalue())
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file; a reader sees the old one or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the process id keeps two writers of one folder from tearing each other's temporary file
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def cut_metrics(folder: Path, size: int) -> None:
+    """Takes back the lines after the first `size` bytes, which a run that is resumed from its checkpoint writes again."""
+    path = folder / METRICS
+    if path.is_file() and path.stat().st_size > size:
+        with explaining(path):
+            os.truncate(path, size)
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,7 @@ from experiments.cli import main
 from experiments.commands import compare as module
 from experiments.comparison.execute import CHOICES
 from experiments.comparison.plan import PlannedRun
+from experiments.run.lock import FolderLock
 from ssl_med.reports.run_folder import SUMMARY
 from ssl_med.reports.writing import write_summary
 
@@ -165,7 +166,7 @@ def test_a_metric_that_the_task_lacks_is_refused_before_work_starts(start, monke
 
 def test_what_is_finished_is_skipped_after_an_interruption(start, tmp_path):
     code, first, printed = start(stop_after=7)
-    assert code == 1
+    assert code == 130
     assert "interrupted" in printed
     code, second, printed = start()
     assert code == 0
@@ -244,7 +245,7 @@ def test_a_column_whose_trial_failed_has_no_results_of_that_row(start):
 
 
 def test_two_at_once_are_refused(start, tmp_path):
-    with module._FolderLock(tmp_path / "out"):
+    with FolderLock(tmp_path / "out", "another"):
         code, started, printed = start()
     assert (code, started) == (2, [])
     assert "another compare is at work here" in printed

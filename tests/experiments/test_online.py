@@ -181,8 +181,8 @@ def test_a_resumed_run_probes_as_an_unbroken_one(base, nodules, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(Preemption, "on_train_batch_end", stop)
-        run(*words, f"out={tmp_path / 'broken'}")
-    assert summary_of(tmp_path / "broken")["online"]["steps"] == [0, 2]
+        run(*words, f"out={tmp_path / 'broken'}", code=143)
+    assert (summary_of(tmp_path / "broken")["status"], summary_of(tmp_path / "broken")["steps"]) == ("interrupted", 3)
     run(*words, f"out={tmp_path / 'broken'}")
     whole, broken = summary_of(tmp_path / "whole"), summary_of(tmp_path / "broken")
     for key in ("steps", "values"):
@@ -232,9 +232,7 @@ def test_the_better_direction_follows_from_the_name(base, nodules, tmp_path, mon
     )
     config = compose_pretrain([*base[1:], *extra, "trainer.patience=3"])
     probe = OnlineProbe(config.online, precision="32", num_workers=0) if config.online else None
-    trainer = Session(config, tmp_path, None, 0.0, method=config.name).trainer(
-        config.trainer, validate=True, online=probe
-    )
+    trainer = Session(config, tmp_path, config.name).trainer(config.trainer, validate=True, online=probe)
     watching = [callback for callback in trainer.callbacks if getattr(callback, "monitor", None) == monitor]
     assert [callback.mode for callback in watching] == [mode, mode], "one that stops, one that keeps"
 

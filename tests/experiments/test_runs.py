@@ -149,7 +149,7 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(scans, images, tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(Preemption, "on_train_batch_end", stop_at_five)
-        run(*words, f"out={tmp_path / 'broken'}")
+        run(*words, f"out={tmp_path / 'broken'}", code=143)
     assert json.loads((tmp_path / "broken" / "summary.json").read_text())["status"] == "interrupted"
     run(*words, f"out={tmp_path / 'broken'}")
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
