@@ -33,6 +33,7 @@ def test_make_lists_its_targets():
         "test",
         "check",
         "test-long",
+        "test-chaos",
         "docs",
         "pretrain",
         "finetune",
