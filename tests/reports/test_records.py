@@ -60,7 +60,7 @@ def test_summary_is_strict_json_and_replaced_at_once(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(writing.os, "replace", fail)
-    with pytest.raises(SslMedError, match="summary.json: disk full"):
+    with pytest.raises(SslMedError, match=r"summary\.json: disk full"):
         writing.write_summary(tmp_path, {"kind": "finetune"})
     assert (tmp_path / records.SUMMARY).read_text() == text
     with pytest.raises(TypeError, match="object has no place"):
