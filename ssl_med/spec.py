@@ -12,11 +12,20 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a refused request needs 
     from torch import Tensor
 
 Target = Literal["none", "class", "multilabel", "mask"]
+LONGEST_LINE = 3000  # letters of a complaint
 AXIS_NAMES = {2: ("row", "column"), 3: ("x", "y", "z")}
 
 
 class SslMedError(ValueError):
-    """The request is wrong: one clear line that names the file or key and the remedy. The command exits with 2."""
+    """The request is wrong: one clear line that names the file or key and the remedy. The command exits with 2.
+
+    It stays one line whatever a name in it holds, and of a very long one the middle is left out.
+    """
+
+    def __str__(self) -> str:
+        line = " ".join(super().__str__().splitlines())
+        return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 3 :]}"
+
 
 
 def first_line(error: BaseException) -> str:
