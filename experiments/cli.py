@@ -16,8 +16,8 @@ from experiments.run.interruption import Interruption, listening
 from experiments.run.output import unbreakable
 from experiments.run.threads import wait_without_spinning
 from ssl_med.files import explained
+from ssl_med.reports.escape import one_line
 from ssl_med.spec import SslMedError
-from ssl_med.values import one_line
 
 HELP = ("-h", "--help")
 

@@ -269,8 +269,3 @@ def _sequence(origin: type, arguments: tuple[Any, ...], value: Any) -> Any:
         return origin(convert(hint, item) for hint, item in zip(hints, value, strict=True))
     except OutOfRangeError as error:
         raise OutOfRangeError(error.words.replace("it must", "each must", 1)) from None
-
-
-def one_line(text: str) -> str:
-    """A text as one line for any terminal: line breaks become spaces, bytes that are no UTF-8 are spelled out."""
-    return " ".join(text.splitlines()).encode(errors="backslashreplace").decode()

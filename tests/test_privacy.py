@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules.lits import LitsConfig, LitsData
 from datamodules.phantoms import brats, lits
@@ -112,18 +113,22 @@ def test_names_in_the_root_stay_in_config_yaml(tmp_path):
     assert f"{path.name}\ttruncated" in (out / "check" / "quarantine.txt").read_text()
 
 
+EXCLUDE = {"volumes": ["data.exclude=[seg*]"], "lits": []}
+
+
 def test_a_table_that_names_patients(tmp_path):
     """Ids of a table, and what a reader says of a file, stay out of the report."""
     root = lits.generate(tmp_path / "lits", subjects=3, seed=0, size=(24, 24, 24))
     (root / NAME).mkdir()
     (root / NAME / "scan.nii.gz").write_bytes(b"junk")
     (root / f"{NAME}.csv").write_text(f"file\nvolume-0.nii.gz\nvolume-1.nii.gz\nvolume-2.nii.gz\n{NAME}.nii.gz\n")
-    out = tmp_path / "out"
-    assert main(["check", "data=lits", f"data.root={root}", f"out={out}", "workers=0"]) == 1
-    assert leaks(out, besides=LOCAL) == []
-    listed = (out / "quarantine.txt").read_text()
-    assert f"{NAME}/scan.nii.gz\tunreadable" in listed
-    assert f"{NAME}.nii.gz\tabsent" in listed
+    # volumes need the file, LiTS does not
+    for data, listed in (("volumes", f"{NAME}/scan.nii.gz\tunreadable"), ("lits", f"unused: {NAME}/scan.nii.gz")):
+        out = tmp_path / f"out-{data}"
+        assert main(["check", f"data={data}", f"data.root={root}", f"out={out}", "workers=0", *EXCLUDE[data]]) == 1
+        assert leaks(out, besides=LOCAL) == []
+        assert listed in (out / "quarantine.txt").read_text()
+        assert f"unknown_id: {NAME}.nii.gz" in (out / "quarantine.txt").read_text()
 
 
 # commands of argv[2], one after the other; each address that Python asks for or connects to becomes a line of argv[1]
@@ -201,3 +206,43 @@ def test_online_reaches_the_server_and_the_guard_sees_it(nodules, wandb_server, 
     assert wandb_server.hosts == []
     told = json.dumps([wandb_server.operations, wandb_server.lines]) + str(wandb_server.files)
     assert str(tmp_path) not in told, "the folder of the data is a salted hash"
+
+
+@pytest.mark.parametrize(
+    ("setting", "mode", "expected"),
+    [
+        ("offline", None, "offline"),
+        ("online", None, "online"),
+        ("online", "offline", "offline"),
+        ("online", "dryrun", "offline"),
+        ("online", "disabled", "off"),
+        ("offline", "disabled", "off"),
+        ("off", "online", "off"),
+        ("offline", "online", "offline"),  # the environment alone sends nothing
+        ("online", "online", "online"),
+    ],
+)
+def test_the_stricter_of_setting_and_wandb_mode_holds(setting, mode, expected, monkeypatch):
+    from experiments.run.tracking import wandb_mode
+
+    if mode is not None:
+        monkeypatch.setenv("WANDB_MODE", mode)
+    assert wandb_mode(setting) == expected
+
+
+def test_a_disabled_wandb_writes_nothing_and_an_unknown_mode_is_one_line(tmp_path, monkeypatch, capsys):
+    root = tmp_path / "data"
+    for k in range(4):
+        pixels = np.random.default_rng(k).integers(0, 256, (32, 32)).astype(np.uint8)
+        (root / f"{k}").mkdir(parents=True)
+        Image.fromarray(pixels).save(root / f"{k}" / "a.png")
+    words = ["pretrain", "method=models_genesis", "data=images", f"data.root={root}", "data.patch_size=[16,16]"]
+    words += ["data.image_size=16", "trainer.max_steps=1", *WIDTHS, *TINY]
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert main([*words, "tracking.wandb=offline", f"out={tmp_path / 'run'}"]) == 0
+    assert "W&B is off and not offline, as WANDB_MODE asks" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "wandb").exists()
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    assert main([*words, f"out={tmp_path / 'other'}"]) == 2
+    assert "WANDB_MODE=sometimes: is no mode of W&B" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

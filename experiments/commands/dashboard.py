@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
 
-from experiments.config.sections import TrackingConfig
+from experiments.config.sections import TrackingConfig, environment_mode
 from experiments.run.tracking import LABEL_FRACTION, PICTURES
 from ssl_med.config import Layer, build, parse_overrides
 from ssl_med.reports.writing import write_json
@@ -113,6 +114,8 @@ def dashboard(overrides: Sequence[str]) -> Path:
         raise SslMedError("dashboard: --save sends to W&B, and nothing is sent without tracking.wandb=online; add it")
     if save and not config.entity:
         raise SslMedError("dashboard: --save needs entity=NAME, the W&B team or user that owns the project")
+    if save and environment_mode() in ("off", "offline"):
+        raise SslMedError(f"WANDB_MODE={os.environ.get('WANDB_MODE', 'disabled')}: sends nothing; unset it to --save")
     view = workspace(config)
     path = Path(config.out)
     write_json(path, specification(view))

@@ -44,7 +44,7 @@ from ssl_med.evaluation.features import (
 from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.protocols.core.contract import PARTS, Result, SamplesOf
 from ssl_med.ledger import Leakage
-from ssl_med.reports.escape import file_stem
+from ssl_med.reports.escape import picture_stems
 from ssl_med.reports.figures.pictures import save_overlay
 from ssl_med.reports.run_folder import FIGURES
 from ssl_med.reports.writing import write_cases
@@ -236,8 +236,9 @@ def _finish(
     write_cases(session.folder, result.rows)
     session.track_result(metrics)
     told = []
+    stems = picture_stems(result.pictures)
     for case, arrays in result.pictures.items():
-        path = session.folder / FIGURES / f"{file_stem(case)}.png"
+        path = session.folder / FIGURES / f"{stems[case]}.png"
         image, truth, prediction = arrays["image"], arrays["truth"], arrays["prediction"]
         names = config.spec.class_names
         save_overlay(path, image=image, truth=truth, prediction=prediction, class_names=names, case=case)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,13 +93,38 @@ class TrainerConfig(LoadingConfig):
             raise SslMedError(f"trainer.devices is '{self.devices}'; give a number of devices or auto")
 
 
+MODES = ("off", "offline", "online")  # of tracking.wandb, the strictest first
+# W&B's own words in WANDB_MODE
+_WORDS = {
+    "disabled": "off",
+    "offline": "offline",
+    "dryrun": "offline",
+    "online": "online",
+    "run": "online",
+    "shared": "online",
+}
+
+
+def environment_mode() -> str:
+    """What WANDB_MODE or WANDB_DISABLED asks for, in words of `MODES`; "" where they are not set."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        return "off"
+    word = os.environ.get("WANDB_MODE", "").strip().lower()
+    if word and word not in _WORDS:
+        raise SslMedError(f"WANDB_MODE={word}: is no mode of W&B; say online, offline or disabled, or unset it")
+    return _WORDS.get(word, "")
+
+
 @dataclass
 class TrackingConfig:
-    """Where metrics go besides metrics.jsonl; nothing is ever sent unless `wandb: online`."""
+    """Where metrics go besides metrics.jsonl; nothing is ever sent unless `wandb: online`.
+
+    The environment's WANDB_MODE (online, offline, disabled) makes this stricter, never wider.
+    """
 
     AFFECTS: ClassVar[Affects] = "nothing"
     wandb: Literal["off", "offline", "online"] = "offline"
-    """offline writes a wandb folder into the run, to be sent by `wandb sync`"""
+    """offline writes a wandb folder into the run, to be sent by `wandb sync`; WANDB_MODE makes it stricter, never wider"""
     project: str = "ssl_med"
     """W&B project"""
     entity: str = ""
@@ -109,6 +135,7 @@ class TrackingConfig:
     """W&B gets the pictures of test cases too: they show the scans"""
 
     def __post_init__(self) -> None:
+        environment_mode()  # a word that W&B does not know is refused before work starts
         longest = 58  # "table:NAME" is a W&B tag, of at most 64
         if len(self.table) > longest:
             raise SslMedError(f"tracking.table has {len(self.table)} letters; W&B takes at most {longest}")

@@ -18,7 +18,7 @@ from ssl_med.evaluation.bootstrap import bootstrap
 from ssl_med.evaluation.scores import FROC_RATES, froc_curve
 from ssl_med.evaluation.tasks import Row, TaskConfig, marks
 from ssl_med.evaluation.transfer import Transfer
-from ssl_med.reports.escape import file_stem
+from ssl_med.reports.escape import picture_stems
 from ssl_med.reports.figures import errors as figures
 from ssl_med.reports.figures.pictures import save_overlay, verdict
 from ssl_med.reports.run_folder import ANALYSIS, FIGURES
@@ -90,12 +90,13 @@ def picture_cases(
     device = trainer.strategy.root_device
     module.to(device)
     told = []
+    stems = picture_stems(chosen)
     for case, why in chosen.items():
         batch = default_collate([samples[0, module.test_index[case]]])
         moved: Any = {key: x.to(device) if isinstance(x, torch.Tensor) else x for key, x in batch.items()}
         with trainer.precision_plugin.forward_context():
             arrays = module.picture(moved)
-        path = folder / FIGURES / f"{file_stem(case)}.png"
+        path = folder / FIGURES / f"{stems[case]}.png"
         if "truth" in arrays:
             image, truth, prediction = arrays["image"], arrays["truth"], arrays["prediction"]
             names = module.spec.class_names

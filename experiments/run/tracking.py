@@ -14,6 +14,8 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from experiments.config.kinds import RunConfig
+from experiments.config.sections import MODES, environment_mode
+from experiments.run.environment import say
 from ssl_med.files import sync
 from ssl_med.reports.escape import one_line
 from ssl_med.reports.run_folder import METRICS
@@ -110,10 +112,20 @@ def _mark(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
+def wandb_mode(setting: str) -> str:
+    """off, offline or online: the stricter of tracking.wandb and the environment, which alone never sends anything."""
+    return min(setting, environment_mode() or setting, key=MODES.index)
+
+
 def build_loggers(config: RunConfig, folder: Path, *, method: str, seconds_before: float) -> list[Logger]:
     """metrics.jsonl, and W&B unless it is off."""
     loggers: list[Logger] = [JsonLines(folder, seconds_before=seconds_before)]
-    if config.tracking.wandb != "off":
+    sink, asked = wandb_mode(config.tracking.wandb), config.tracking.wandb
+    if sink != asked:
+        say(f"W&B is {sink} and not {asked}, as WANDB_MODE asks")
+    elif asked == "offline" and environment_mode() == "online":
+        say("WANDB_MODE=online alone sends nothing; W&B stays offline without tracking.wandb=online")
+    if sink != "off":
         import wandb
 
         # W&B would record the command line, with its paths, and what the terminal shows
@@ -125,7 +137,7 @@ def build_loggers(config: RunConfig, folder: Path, *, method: str, seconds_befor
                 name=_cut(folder.name, LONGEST_NAME),
                 id=run_id(folder.name if named else f"{folder.name}-{config.hash()}"),  # two folders may have one name
                 save_dir=str(folder),
-                offline=config.tracking.wandb == "offline",
+                offline=sink == "offline",
                 project=config.tracking.project,
                 entity=config.tracking.entity or None,
                 group=_cut(group_of(found), LONGEST_NAME),

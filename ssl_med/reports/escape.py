@@ -10,6 +10,8 @@ import hashlib
 import html as _html
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is one, for Excel, LibreOffice and Google Sheets
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -24,6 +26,10 @@ _TEX = {
     "·": r"$\cdot$", "×": r"$\times$", "→": r"$\to$", "|": "$|$",
 }  # fmt: skip
 LONGEST_STEM = 120  # bytes of a file name made of a name, most systems allow 255 for the whole
+_FORMATS = (
+    *(".nii", ".nii.gz", ".mhd", ".mha", ".nrrd", ".nhdr", ".npy", ".dcm", ".dicom", ".ima"),
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"),
+)  # endings that names of cases may have
 
 
 def one_line(text: str) -> str:
@@ -94,8 +100,24 @@ def file_stem(name: str) -> str:
     stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in one_line(name))
     if len(stem.encode()) <= LONGEST_STEM:
         return stem
-    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{stem.encode()[: LONGEST_STEM - 9].decode('utf-8', 'ignore')}-{mark}"
+    return f"{stem.encode()[: LONGEST_STEM - 9].decode('utf-8', 'ignore')}-{_mark(name)}"
+
+
+def picture_stem(case: str) -> str:
+    """The file name of a case's picture without .png: that of the case without the ending of its format."""
+    ending = max((e for e in _FORMATS if case.lower().endswith(e)), key=len, default="")
+    return file_stem(case[: len(case) - len(ending)] or case)
+
+
+def picture_stems(cases: Iterable[str]) -> dict[str, str]:
+    """`picture_stem` of each case; those that would share one (a.png and a.jpg) end in a hash of the whole name."""
+    stems = {case: picture_stem(case) for case in cases}
+    count = Counter(stem.lower() for stem in stems.values())  # some disks do not tell letters' case apart
+    return {case: stem if count[stem.lower()] == 1 else f"{stem}-{_mark(case)}" for case, stem in stems.items()}
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _lone(letter: str) -> bool:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from PIL import Image
 from report_samples import blob_volume
@@ -41,7 +42,10 @@ def test_slices_follow_the_foreground():
     masks[0, :, :, 10:20] = True
     masks[1, :2, :, 10:20] = True
     assert pictures.choose_slices(masks) == [11, 14, 17]
-    assert pictures.choose_slices(np.zeros((1, 4, 4, 50), bool)) == [9, 24, 39]
+    assert pictures.choose_slices(np.zeros((1, 4, 4, 50), bool)) == [10, 25, 40]
+    for depth in (1, 2, 7, 24, 31, 32):  # a crop has its candidate in slice n // 2
+        chosen = pictures.choose_slices(np.zeros((1, 4, 4, depth), bool))
+        assert depth // 2 in chosen
     masks = np.zeros((1, 4, 4, 50), bool)
     masks[0, 0, 0, 7] = True
     assert pictures.choose_slices(masks) == [7]
@@ -84,3 +88,37 @@ def test_grid(size):
     view = x[1, 0] if len(size) == 2 else x[1, 0, :, :, 3].T
     assert np.array_equal(shown[3].get_array(), view)
     assert shown[3].get_clim() == shown[4].get_clim()  # one grey scale along a row
+
+
+@pytest.mark.parametrize("size", [(30, 40), (30, 40, 12)])
+def test_an_image_is_seen_through_regions_that_cover_it(size):
+    grey = np.linspace(0, 1, int(np.prod(size))).reshape(1, *size)
+    whole = np.ones((1, *size), bool)
+    figure = pictures.overlay(grey, whole, ~whole, class_names=["organ"])
+    for axes in figure.axes:
+        assert len(axes.images) == 1
+        for drawn in axes.collections:
+            assert all(len(color) == 0 or color[3] < 1 for color in drawn.get_facecolor())
+    bare = pictures.overlay(grey, ~whole, ~whole, class_names=["organ"])
+
+    def middle(made):
+        canvas = FigureCanvasAgg(made)
+        canvas.draw()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+        height, width = pixels.shape[:2]
+        return pixels[height * 2 // 5 : height // 2, width * 3 // 10 : width * 7 // 10]
+
+    if len(size) == 2:
+        assert np.array_equal(middle(figure), middle(bare))
+
+
+def test_the_picture_of_a_case_has_one_ending():
+    from ssl_med.reports.escape import picture_stem, picture_stems
+
+    assert picture_stem("00000001_000.png") == "00000001_000"
+    assert picture_stem("site/p1.NII.GZ") == "site_p1"
+    assert picture_stem("1.2.840.5/3") == "1.2.840.5_3"
+    assert picture_stem("volume-3") == "volume-3"
+    stems = picture_stems(["a.png", "a.jpg", "A", "b.png"])
+    assert stems["b.png"] == "b"
+    assert len({stem.lower() for stem in stems.values()}) == 4

@@ -136,7 +136,9 @@ def verdict(image: Array, *, case: str, lines: Sequence[str], channel: int = 0, 
 
 
 def choose_slices(masks: Array) -> list[int]:
-    """Axial slices at 20, 50 and 80 % of the foreground; evenly spaced when there is none.
+    """Axial slices at 20, 50 and 80 % of the foreground, or of the volume when there is none.
+
+    Without foreground the one in the middle is slice n // 2 of n, where a crop around a candidate has its candidate.
 
     Args:
         masks: (K, x, y, z) bool.
@@ -145,8 +147,9 @@ def choose_slices(masks: Array) -> list[int]:
         Up to three different slice numbers, ascending.
     """
     area = np.asarray(masks, dtype=bool).any(0).sum((0, 1))
-    weight = area if area.any() else np.ones_like(area)
-    share = np.cumsum(weight) / weight.sum()
+    if not area.any():
+        return sorted({int(quantile * len(area)) for quantile in SLICE_QUANTILES})
+    share = np.cumsum(area) / area.sum()
     return sorted({int(np.searchsorted(share, quantile)) for quantile in SLICE_QUANTILES})
 
 
