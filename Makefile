@@ -13,7 +13,7 @@ PROTOCOL ?= linear
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check test-long test-chaos docs pretrain finetune probe report dashboard phantom bench clean
+.PHONY: help setup demo test check test-long test-gpu test-chaos docs pretrain finetune probe report dashboard phantom bench clean
 
 # A missing word ends before anything is installed, in one line, with exit code 2.
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(1): $(2) is missing; for example: $(3))))
@@ -53,6 +53,9 @@ test-long: $(READY)  ## the tests marked long: what every method learns; longer 
 
 test-chaos: $(READY)  ## KILLS=200: kill runs of every method at random, compare what they come to bit by bit; half an hour
 	SSL_MED_KILLS=$(or $(KILLS),200) $(BIN)/python -m pytest -s -m long tests/experiments/test_chaos.py
+
+test-gpu: $(READY)  ## the tests marked gpu: mixed precision, transforms, resume and export on a CUDA device; they skip without one
+	$(BIN)/python -m pytest -m gpu -rs
 
 docs: $(READY)  ## write docs/methods.md and docs/reference/settings.md from the source
 	@$(BIN)/python -m experiments.reference.methods

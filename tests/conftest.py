@@ -71,6 +71,15 @@ def shared_data():
     return folder
 
 
+@pytest.fixture(scope="session")
+def device():
+    """The GPU of the tests marked gpu, which skip without one; SSL_MED_TEST_DEVICE=cpu carries their bodies out on a CPU."""
+    name = os.environ.get("SSL_MED_TEST_DEVICE", "cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here; the tests marked gpu need one")
+    return torch.device(name)
+
+
 @pytest.fixture
 def wandb_server():
     """A W&B server on the loopback interface that remembers what it got."""
