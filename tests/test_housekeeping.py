@@ -34,6 +34,7 @@ def test_make_lists_its_targets():
         "check",
         "test-long",
         "test-chaos",
+        "test-gpu",
         "docs",
         "pretrain",
         "finetune",
