@@ -28,6 +28,8 @@ from ssl_med.ranges import Natural, Share, Side
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 _COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "class")
+_EXCLUDED = "annotations_excluded.csv"
+_LESION_COLUMNS = (*_COLUMNS[:4], "diameter_mm")
 # official subsets by part: Models Genesis trains on 0-4, PCRL's lists on 0-6 (its 7-9 are cut here into val and test)
 _SUBSETS = {"mg": ((0, 1, 2, 3, 4), (5, 6), (7, 8, 9)), "pcrl": ((0, 1, 2, 3, 4, 5, 6), (7,), (8, 9))}
 
@@ -113,10 +115,20 @@ class LunaData(CandidateData):
         # unlabelled use needs no table, but where there is one the split is the same as with labels
         candidates = read_candidates(table, _COLUMNS) if self.labelled or table.is_file() else {}
         marked = self.attach(table, candidates, {uid: str(path) for uid, (_, path) in paths.items()})
-        nodules = root / "annotations.csv"
-        lesions = read_lesions(nodules, _COLUMNS[:4]) if self.labelled and nodules.is_file() else {}
+        nodules, others = root / "annotations.csv", root / _EXCLUDED
+        if not others.is_file():  # as the challenge's script unpacks
+            others = root / "evaluationScript" / "annotations" / _EXCLUDED
+        lesions, excluded = (
+            read_lesions(path, _LESION_COLUMNS) if self.labelled and path.is_file() else {}
+            for path in (nodules, others)
+        )
         if self.labelled and not lesions:
             self.notes.append("no annotations.csv: FROC counts every positive candidate as a nodule of its own")
+        if self.labelled and not others.is_file():
+            self.notes.append(
+                f"no {_EXCLUDED} (evaluationScript of LUNA16): FROC counts candidates at findings that the challenge leaves "
+                "out as false positives"
+            )
         return [
             LunaScan(
                 uid,
@@ -124,7 +136,7 @@ class LunaData(CandidateData):
                 (str(path),),
                 "",
                 self.voxels(str(path)),
-                *mark_lesions(marked[uid], lesions.get(uid, ())),
+                *mark_lesions(marked[uid], lesions.get(uid, ()), excluded.get(uid, ())),
                 subset,
             )
             for uid, (subset, path) in sorted(paths.items())

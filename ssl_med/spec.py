@@ -44,7 +44,8 @@ class Batch(TypedDict, total=False):
     * case, subject: (B,) int64, in labelled evaluation: number of the sample's scan and of its subject in the part.
     * spacing: (B, spatial_dims) float32, size of the voxels of `image` in mm; with masks, where it is known.
     * lesion: (B,) int64, in the evaluation of candidates: number within its scan of the lesion that a candidate marks, -1 for
-      none; lesions: (B,) int64, number of lesions of that scan.
+      none, -2 at a finding that is not to be judged; lesions: (B,) int64, number of lesions of that scan; silent: (B, 2) int64,
+      the scans of the part that have no candidate and their lesions, the same in every row.
     * label: (B,) int64 for target "class", (B, K) float32 for "multilabel".
     * mask: (B, K, *S) float32 in {0, 1}, one channel per entry of `class_names` (regions may overlap).
     """
@@ -60,6 +61,7 @@ class Batch(TypedDict, total=False):
     spacing: Tensor
     lesion: Tensor
     lesions: Tensor
+    silent: Tensor
     label: Tensor
     mask: Tensor
 

@@ -75,6 +75,7 @@ class MedicalData(Served, ABC):
         self.odd: dict[str, list[str]] = {}  # kind of an odd header -> what is said of each file
         self.store: Store | None = None
         self.parts: dict[str, list[Any]] = {}
+        self.unused: dict[str, list[Any]] = {}  # cases of each part that this use leaves out
         self.unbudgeted: list[Any] = []  # training cases before the label budget
         self.labels_of = 0
         self.quarantine = Quarantine()
@@ -206,6 +207,10 @@ class MedicalData(Served, ABC):
                 of_subject.setdefault(case.subject, []).append(shown)
         self.parts = {
             part: [case for name in split[part] for case in of_subject.get(name, ()) if self.usable(case)]
+            for part in PARTS
+        }
+        self.unused = {
+            part: [case for name in split[part] for case in of_subject.get(name, ()) if not self.usable(case)]
             for part in PARTS
         }
         for case in (case for cases in self.parts.values() for case in cases):

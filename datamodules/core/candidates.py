@@ -32,9 +32,24 @@ class CandidateConfig(VolumeConfig):
     """labelled training: negative candidates drawn per positive and epoch; validation and test use all"""
 
 
+IGNORED = -2  # lesion of a candidate that is not to be judged
+UNMEASURED = 10.0  # mm, diameter of a finding whose table says -1, as LUNA16's script has it
+
+
+@dataclass(frozen=True, slots=True)
+class Lesion:
+    """A finding: world position and radius in mm."""
+
+    world: tuple[float, float, float]
+    radius: float
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A marked place: row of the table, world position in mm (LPS), 1 for a positive, which of its scan's lesions it marks."""
+    """A marked place: row of the table, world position in mm (LPS), 1 for a positive, which of its scan's lesions it marks.
+
+    lesion: its number, -1 for none, -2 where the candidate is not to be judged.
+    """
 
     row: int
     world: tuple[float, float, float]
@@ -76,7 +91,7 @@ class CandidateData(ScanData):
                 f"{table}: has no row of the {len(paths)} scans below {self.config.root}; is it their table?"
             )
         if with_rows < len(paths):
-            self.notes.append(f"{len(paths) - with_rows} of {len(paths)} scans have no candidates and are left out")
+            self.notes.append(f"{len(paths) - with_rows} of {len(paths)} scans have no candidates")
         return marked
 
     def _check_places(self, path: str, marked: Sequence[Candidate], *, table: Path) -> None:
@@ -123,7 +138,15 @@ class CandidateData(ScanData):
             return super().dataset(cases, part=part)
         ratio = self.config.negatives_per_positive if part == "train" else None
         read = Cache(self.load, gigabytes=self.config.cache_gb)
-        return CandidateCubes(cases, read, patch=self.spec.patch_size, seed=self.seed, negatives_per_positive=ratio)
+        silent = self.unused.get(part, ())  # scans without a candidate are scans: their lesions are missed
+        return CandidateCubes(
+            cases,
+            read,
+            patch=self.spec.patch_size,
+            seed=self.seed,
+            negatives_per_positive=ratio,
+            silent=(len(silent), sum(scan.lesions for scan in silent)),
+        )
 
     def still_dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
         """For training the candidates of its first epoch, since negatives are hundreds of thousands."""
@@ -149,7 +172,9 @@ class CandidateCubes(Dataset[Sample]):
         patch: tuple[int, ...],
         seed: int,
         negatives_per_positive: int | None,
+        silent: tuple[int, int] = (0, 0),
     ) -> None:
+        self.silent = np.array(silent, np.int64)
         self.cases, self.read, self.patch, self.seed = cases, read, patch, seed
         self.all = [(number, candidate) for number, case in enumerate(cases) for candidate in case.candidates]
         self.scan = np.array([number for number, _ in self.all])
@@ -191,40 +216,46 @@ class CandidateCubes(Dataset[Sample]):
             "image": decode(cut(item.codes, start, self.patch)),
             "label": candidate.label,
         }
-        return sample if self.drawn is not None else {**sample, "lesion": candidate.lesion, "lesions": case.lesions}
+        if self.drawn is not None:
+            return sample
+        return {**sample, "lesion": candidate.lesion, "lesions": case.lesions, "silent": self.silent}
 
 
 def mark_lesions(
-    found: Sequence[Candidate], lesions: Sequence[tuple[float, float, float]] = ()
+    found: Sequence[Candidate], lesions: Sequence[Lesion] = (), excluded: Sequence[Lesion] = ()
 ) -> tuple[tuple[Candidate, ...], int]:
     """Candidates that know their lesion, and the number of lesions.
 
-    A positive candidate marks the lesion whose centre is nearest to it; without `lesions` (world positions in mm) it is one
-    by itself.
+    A positive candidate marks the lesion whose centre is nearest to it; without `lesions` it is one by itself. A negative one
+    within the radius of an `excluded` finding is not to be judged.
     """
     positive = [candidate for candidate in found if candidate.label == 1]
     if lesions and positive:
-        apart = np.array([c.world for c in positive])[:, None] - np.array(lesions)
+        apart = np.array([c.world for c in positive])[:, None] - np.array([lesion.world for lesion in lesions])
         nearest = np.linalg.norm(apart, axis=-1).argmin(1).tolist()
     else:
         nearest = range(len(positive))
     lesion_of = {candidate.row: number for candidate, number in zip(positive, nearest, strict=True)}
+    for candidate in found if excluded else ():
+        at = np.linalg.norm(np.array([one.world for one in excluded]) - candidate.world, axis=1)
+        if candidate.label == 0 and (at < [one.radius for one in excluded]).any():
+            lesion_of[candidate.row] = IGNORED
     marked = tuple(replace(candidate, lesion=lesion_of.get(candidate.row, -1)) for candidate in found)
     return marked, len(lesions) or len(positive)
 
 
-def read_lesions(table: Path, columns: Sequence[str]) -> dict[str, list[tuple[float, float, float]]]:
-    """Centres of lesions by scan, world mm, from a CSV with the columns uid, x, y, z; names the line of a bad value."""
-    uid, *axes = columns
-    found: dict[str, list[tuple[float, float, float]]] = {}
+def read_lesions(table: Path, columns: Sequence[str]) -> dict[str, list[Lesion]]:
+    """Lesions by scan from a CSV with the columns uid, x, y, z and diameter, all mm; names the line of a bad value."""
+    uid, *numbers = columns
+    found: dict[str, list[Lesion]] = {}
     for row, values in enumerate(read_table(table, columns)):
         try:
-            x, y, z = (float(values[key]) for key in axes)
+            x, y, z, diameter = (float(values[key]) for key in numbers)
         except ValueError:
             raise SslMedError(f"{table}: line {row + 2} holds a value that is no number; repair it") from None
-        if not np.isfinite((x, y, z)).all():
-            raise SslMedError(f"{table}: line {row + 2} needs finite coordinates; repair it")
-        found.setdefault(values[uid], []).append((x, y, z))
+        if not np.isfinite((x, y, z, diameter)).all():
+            raise SslMedError(f"{table}: line {row + 2} needs finite coordinates and a finite diameter; repair it")
+        found.setdefault(values[uid], []).append(Lesion((x, y, z), (diameter if diameter >= 0 else UNMEASURED) / 2))
     return found
 
 

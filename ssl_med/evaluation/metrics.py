@@ -156,9 +156,10 @@ _TASKS = (
         "cpm",
         "",
         True,
-        "mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan (LUNA16), linear between the "
-        "points of the FROC curve; a lesion is found with the highest of its candidates' scores, one without a candidate is "
-        "missed; undefined without a lesion",
+        "mean of the sensitivities at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan (LUNA16's script), linear "
+        "between false positives, with vertical steps; a lesion is found with the highest of its candidates' scores, one "
+        "without a candidate is missed; scans without candidates count, candidates at excluded findings do not; undefined "
+        "without a lesion",
     ),
     Metric("sensitivity", "", True, "share of the lesions found at the stated number of false positives per scan"),
 )

@@ -16,6 +16,7 @@ from torch import Tensor
 IOU_THRESHOLDS = tuple(k / 100 for k in range(50, 100, 5))
 _DENSE = 0.1  # share of voxels on surfaces from which distances are computed for all voxels
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+IGNORED = -2  # lesion of a candidate at a finding that is not to be judged, such as a nodule that few readers marked
 
 
 def dice_per_region(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -111,31 +112,35 @@ def _to_surface(edge: np.ndarray, other: np.ndarray, spacing: Sequence[float]) -
 
 
 def froc_curve(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> tuple[np.ndarray, np.ndarray]:
-    """Free-response ROC curve (Setio et al., Medical Image Analysis 42, 2017).
+    """Free-response ROC curve (Setio et al., Medical Image Analysis 42, 2017), by the rules of the challenge's own script.
+
+    A lesion is found with the highest score of the candidates that mark it; its other candidates count for nothing. A candidate
+    at a finding that is not to be judged counts for nothing either.
 
     Args:
         score: (N,) of all candidates; larger means lesion.
-        lesion: (N,) number of the lesion that a candidate marks, -1 for none.
+        lesion: (N,) number of the lesion that a candidate marks, -1 for none, `IGNORED` for a finding that is not to be judged.
         lesions: all lesions of the scans, those without a candidate too; at least 1.
-        scans: number of scans.
+        scans: number of scans, those without a candidate too.
 
     Returns:
-        False positives per scan, ascending from 0, and the highest sensitivity at each.
+        False positives per scan, ascending from 0, and the sensitivity, both at each threshold from the highest. Lesions
+        between two false positives make a vertical step, which has several points at one rate.
     """
     best = [score[lesion == number].max() for number in np.unique(lesion[lesion >= 0])]
-    false = score[lesion < 0]
+    false = score[lesion == -1]
     thresholds = np.unique(np.concatenate([best, false]))[::-1]
     # how many of each are at or above a threshold; nothing is found above the first
     found = np.concatenate([[0], len(best) - np.searchsorted(np.sort(best), thresholds)]) / lesions
     rate = np.concatenate([[0], len(false) - np.searchsorted(np.sort(false), thresholds)]) / scans
-    last = np.append(np.diff(rate) > 0, True)
-    return rate[last], found[last]
+    return rate, found
 
 
 def froc(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> np.ndarray:
     """(7,) sensitivity at `FROC_RATES` false positives per scan, nan without a lesion; their mean is the CPM.
 
-    The arguments are those of `froc_curve`.
+    Between two rates it is linear from the end of one vertical step to the start of the next one (numpy.interp); right of the
+    last false positive it is that of the last point. The arguments are those of `froc_curve`.
     """
     if not lesions:
         return np.full(len(FROC_RATES), np.nan)

@@ -254,6 +254,8 @@ class Classification(_PooledTask):
             for k, row in enumerate(rows):
                 row["scan"] = int(batch["case"][k])
                 row |= {"lesion": int(batch["lesion"][k]), "lesions": int(batch["lesions"][k])}
+                if "silent" in batch:
+                    row |= zip(("silent_scans", "silent_lesions"), batch["silent"][k].tolist(), strict=True)
         return rows
 
     def goodness(self, row: Row) -> float:
@@ -348,11 +350,15 @@ def task_class(spec: DataSpec) -> type[Segmentation] | type[Classification] | ty
 
 
 def marks(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, int, int]:
-    """Of rows of candidates: (N,) number of the lesion of each, -1 for none; the number of lesions, and of scans."""
+    """Of rows of candidates: (N,) number of the lesion of each; the number of lesions and of scans, also without candidates.
+
+    A number below 0 says that the candidate marks none, see `froc_curve`.
+    """
     lesions = {row["scan"]: int(row["lesions"]) for row in rows}
     first = dict(zip(lesions, np.cumsum([0, *lesions.values()]).tolist(), strict=False))  # rows count within a scan
-    lesion = [first[row["scan"]] + int(row["lesion"]) if row["lesion"] >= 0 else -1 for row in rows]
-    return np.array(lesion), sum(lesions.values()), len(lesions)
+    lesion = [first[row["scan"]] + int(row["lesion"]) if row["lesion"] >= 0 else int(row["lesion"]) for row in rows]
+    silent_scans, silent_lesions = (int(rows[0].get(key) or 0) for key in ("silent_scans", "silent_lesions"))
+    return np.array(lesion), sum(lesions.values()) + silent_lesions, len(lesions) + silent_scans
 
 
 def _check_loss(config: TaskConfig, allowed: tuple[str, ...], kind: str) -> None:

@@ -261,7 +261,15 @@ def test_test_scans_are_never_pretrained_on(chests, split_seed, tmp_path):
     assert not set(labelled.subjects()["test"]) & {s for p in unlabelled.subjects().values() for s in p}
     for part in ("train", "val"):
         assert set(labelled.subjects()[part]) <= set(unlabelled.subjects()[part])
-    assert labelled.describe()["notes"] == ["3 of 12 scans have no candidates and are left out"]
+    notes = labelled.describe()["notes"]
+    assert "3 of 12 scans have no candidates" in notes
+    assert any(note.startswith("no annotations_excluded.csv") for note in notes)
+    # scans that nobody marked are scans of the test all the same, and their nodules are missed
+    nodules = rows(tmp_path / "luna" / "annotations.csv")
+    silent = {case.name for case in labelled.unused["test"]}
+    assert silent == set(without) & {case.name for case in (*labelled.unused["test"], *labelled.parts["test"])}
+    expected = [len(silent), sum(row["seriesuid"] in silent for row in nodules)]
+    assert next(iter(labelled.test_dataloader()))["silent"][0].tolist() == expected
     assert "test" not in unlabelled.subjects()
     assert unlabelled.test_dataloader() == []
 
@@ -407,6 +415,14 @@ def test_two_candidates_may_mark_one_nodule_and_some_nodules_have_none(tmp_path)
     scan = cases.index(root)[0]
     assert [c.lesion for c in scan.candidates] == [-1, 1, -1, 1, -1]
     assert scan.lesions == 3
+    # a negative within 4 mm of an excluded finding, or within 5 mm of one without a diameter, is not judged; a positive is
+    table = (root / "candidates_V2.csv").read_text().splitlines()
+    place = [[float(x) for x in line.split(",")[1:4]] for line in table[1:]]
+    others = [f"1.2.3,{p[0] + 3.9},{p[1]},{p[2]},{d}" for p, d in zip(place, (8.0, 8.0, -1, -1, 7.0), strict=True)]
+    (root / "annotations_excluded.csv").write_text(
+        "\n".join(["seriesuid,coordX,coordY,coordZ,diameter_mm", *others]) + "\n"
+    )
+    assert [c.lesion for c in cases.index(root)[0].candidates] == [-2, 1, -2, 1, -1]
     (root / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n1.2.3,1,x,2,8\n")
     with pytest.raises(SslMedError, match=r"annotations.csv: line 2 holds a value that is no number"):
         cases.index(root)

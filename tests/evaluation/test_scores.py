@@ -4,10 +4,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_curve
 
+from datamodules.core.candidates import Candidate, Lesion, mark_lesions
 from ssl_med.evaluation import scores
 from ssl_med.evaluation.scores import (
     FROC_RATES,
+    IGNORED,
     auroc,
     balanced_accuracy,
     dice_per_region,
@@ -17,6 +20,7 @@ from ssl_med.evaluation.scores import (
     quadratic_kappa,
     surface_per_region,
 )
+from ssl_med.evaluation.tasks import marks as marks_of
 
 
 def slow_dice(prediction, truth):
@@ -221,21 +225,68 @@ def test_iou_over_thresholds_equals_counting():
 
 
 def slow_froc(score, lesion, *, lesions, scans):
-    """Walks down the thresholds one by one, and interpolates between neighbouring points."""
-    points = {0.0: 0.0}
+    """Walks down the thresholds one by one; between two false positives the line starts where the vertical step ends."""
+    points = [(0.0, 0.0)]
     for threshold in sorted(set(score), reverse=True):
         found = {number for s, number in zip(score, lesion, strict=True) if s >= threshold and number >= 0}
-        false = sum(s >= threshold and number < 0 for s, number in zip(score, lesion, strict=True))
-        rate = false / scans
-        points[rate] = max(points.get(rate, 0.0), len(found) / lesions)
-    rates = sorted(points)
+        false = sum(s >= threshold and number == -1 for s, number in zip(score, lesion, strict=True))
+        points.append((false / scans, len(found) / lesions))
     result = []
     for wanted in FROC_RATES:
-        below = max(r for r in rates if r <= wanted)
-        above = min((r for r in rates if r >= wanted), default=below)
-        share = (wanted - below) / (above - below) if above > below else 0
-        result.append(points[below] + share * (points[above] - points[below]))
+        left = [point for point in points if point[0] <= wanted][-1]
+        right = next((point for point in points if point[0] > wanted), left)
+        share = (wanted - left[0]) / (right[0] - left[0]) if right != left else 0
+        result.append(left[1] + share * (right[1] - left[1]))
     return result
+
+
+def challenge(nodules, excluded, marks, scans):
+    """LUNA16's rules from geometry: every nodule takes its best mark within its radius, all marks at nodules and at excluded
+    findings leave, the rest are false positives; a ROC curve of the two kinds, scaled, and linear interpolation of it.
+
+    nodules, excluded: [(scan, centre, radius)]; marks: [(scan, centre, score)].
+    """
+    near = lambda mark, finding: mark[0] == finding[0] and math.dist(mark[1], finding[1]) < finding[2]  # noqa: E731
+    best = [max((m[2] for m in marks if near(m, nodule)), default=None) for nodule in nodules]
+    true = [score for score in best if score is not None]
+    false = [m[2] for m in marks if not any(near(m, finding) for finding in (*nodules, *excluded))]
+    fpr, tpr, _ = roc_curve([1] * len(true) + [0] * len(false), true + false)
+    return np.interp(FROC_RATES, fpr * len(false) / scans, tpr * len(true) / len(nodules))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cpm_equals_the_rules_of_the_challenge_from_geometry(seed):
+    rng = np.random.default_rng(seed)
+    scans, silent = 12, 3  # scans without a mark; one of them has a nodule
+    findings = [(int(rng.integers(scans)), (100.0 * k, 0.0, 0.0), float(rng.uniform(2, 10))) for k in range(20)]
+    nodules = [*findings[:14], (scans, (0.0, 0.0, 0.0), 5.0)]
+    excluded = findings[14:]
+    marks = []
+    for k, (scan, centre, radius) in enumerate(findings):
+        for _ in range(rng.integers(0, 4)):  # none, one, or several at one finding
+            place = np.array(centre) + rng.uniform(-0.5, 0.5, 3) * radius
+            marks.append((scan, tuple(place), round(float(rng.normal(1.5 if k < 14 else 0.5)), seed % 3 + 1)))
+    marks += [
+        (int(rng.integers(scans)), (-50.0, float(k), 0.0), round(float(rng.normal()), seed % 3 + 1)) for k in range(60)
+    ]
+    rows, total = [], 0
+    seen = sorted({mark[0] for mark in marks})
+    for scan in seen:
+        own = [mark for mark in marks if mark[0] == scan]
+        here = [Lesion(f[1], f[2]) for f in nodules if f[0] == scan]
+        apart = [Lesion(f[1], f[2]) for f in excluded if f[0] == scan]
+        hit = [any(math.dist(m[1], one.world) < one.radius for one in here) for m in own]
+        found, count = mark_lesions([Candidate(k, m[1], int(hit[k])) for k, m in enumerate(own)], here, apart)
+        total += len(here)
+        rows += [
+            {"scan": scan, "lesion": c.lesion, "lesions": count if here else 0, "score": m[2], "label": c.label,
+             "silent_scans": scans + silent - len(seen), "silent_lesions": len(nodules) - sum(n[0] in seen for n in nodules)}
+            for c, m in zip(found, own, strict=True)
+        ]  # fmt: skip
+    lesion, lesions, count = marks_of(rows)
+    assert (lesions, count) == (len(nodules), scans + silent)
+    got = froc(np.array([row["score"] for row in rows]), lesion, lesions=lesions, scans=count)
+    assert got == pytest.approx(challenge(nodules, excluded, marks, scans + silent), abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -243,6 +294,7 @@ def test_froc_equals_walking_down_the_thresholds(seed):
     rng = np.random.default_rng(seed)
     scans, lesions, n = 4, 9, 120
     lesion = np.where(rng.random(n) < 0.2, rng.integers(0, 7, n), -1)  # lesions 7 and 8 have no candidate
+    lesion[rng.random(n) < 0.1] = IGNORED
     score = np.round(rng.normal(lesion >= 0, 1), 1 if seed % 2 else 6)  # with ties, and without
     got = froc(score, lesion, lesions=lesions, scans=scans)
     assert got == pytest.approx(slow_froc(score.tolist(), lesion.tolist(), lesions=lesions, scans=scans), abs=1e-12)
@@ -254,8 +306,11 @@ def test_froc_by_hand():
     # two scans; lesion 0 is marked twice and found by its better mark, lesion 1 below two false positives
     score, lesion = np.array([0.9, 0.2, 0.8, 0.7, 0.6]), np.array([0, 0, -1, -1, 1])
     got = froc(score, lesion, lesions=2, scans=2)
-    assert got.tolist() == [0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]
+    assert got.tolist() == [0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0]  # a vertical step at one false positive per scan
     assert froc(score, lesion, lesions=4, scans=2).tolist() == [0.25, 0.25, 0.25, 0.5, 0.5, 0.5, 0.5]
+    # one scan: below one false positive only the first of three nodules is found, however many follow it
+    fault = froc(np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([0, -1, 1, 2, -1]), lesions=3, scans=1)
+    assert fault.tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1, 1, 1, 1])
     assert np.isnan(froc(score[2:4], lesion[2:4], lesions=0, scans=2)).all()
     assert froc(score[:1], lesion[:1], lesions=1, scans=1).tolist() == [1.0] * 7
     assert froc(np.array([0.3]), np.array([-1]), lesions=1, scans=1).tolist() == [0.0] * 7
