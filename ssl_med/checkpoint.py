@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssl_med.files import new_file
+from ssl_med.finite import check_tensors
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.backbone import build_backbone, stored_config
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
@@ -98,8 +99,13 @@ class LoadReport:
 
 
 def save_backbone(path: Path, *, backbone: nn.Module, decoder: nn.Module | None, card: Card) -> None:
-    """Writes encoder and decoder tensors with their card; atomic, so a killed run leaves no half file."""
+    """Writes encoder and decoder tensors with their card; atomic, so a killed run leaves no half file.
+
+    Raises:
+        NotFiniteError: weights have diverged; nothing is written.
+    """
     tensors = {key: value.detach().cpu().contiguous() for key, value in _tensors(backbone, decoder).items()}
+    check_tensors(tensors, str(path))
     with new_file(path) as file:
         save_file(tensors, file, metadata={_METADATA_KEY: json.dumps(asdict(card), sort_keys=True)})
 
@@ -187,12 +193,13 @@ def load_backbone(
     file_decoder = card.skips is not None and fill_decoder is not False
     skips = card.skips is not False or not file_decoder
     decoder = backbone.build_decoder(skips=skips) if with_decoder else None
-    notes = []
+    notes: list[str] = []
     try:
         with safe_open(path, framework="pt") as file:
             stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except Exception as error:
         raise SslMedError(f"{path}: its tensors cannot be read ({first_line(error)}); give another file") from None
+    check_tensors(stored, str(path))
     if in_channels != spec.in_channels:
         if not adapt_channels:
             raise SslMedError(

@@ -57,6 +57,24 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def own_rows(x: Tensor) -> Tensor:
+    """The part of this process of what `gather` gives, (world * B, ...) -> (B, ...), without the memory of the rest."""
+    if world_size() == 1 or x.ndim == 0:
+        return x
+    size = len(x) // world_size()
+    return x[rank() * size : (rank() + 1) * size].clone()
+
+
+@torch.no_grad()
+def mean_over_processes(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars by name, each as its mean over processes, in one reduction."""
+    if world_size() == 1 or not values:
+        return values
+    names = list(values)
+    means = all_reduce_mean(torch.stack([values[name].detach().float() for name in names]))
+    return dict(zip(names, means.unbind(), strict=True))
+
+
 @torch.no_grad()
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum over processes, a new tensor, without gradient."""

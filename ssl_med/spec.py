@@ -27,7 +27,6 @@ class SslMedError(ValueError):
         return line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} … {line[-LONGEST_LINE // 3 :]}"
 
 
-
 def first_line(error: BaseException) -> str:
     """What an error of another library says, in one line; its type when it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

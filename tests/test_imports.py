@@ -19,7 +19,7 @@ PARTS = {
     "ssl_med.networks",
 }
 PARTS |= {"ssl_med.losses", "ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint", "ssl_med.ledger"}
-PARTS |= {"ssl_med.reading", "ssl_med.files"}
+PARTS |= {"ssl_med.reading", "ssl_med.files", "ssl_med.finite"}
 # for SslMedError, the nearest name, directions of metrics, and statistics, which need no torch
 REPORTS = {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.reading", "ssl_med.files"}
 REPORTS |= {f"ssl_med.evaluation.{name}" for name in ("metrics", "statistics", "bootstrap", "analysis")}
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "ssl_med.setting": set(),
     "ssl_med.files": {"ssl_med.spec"},
     "ssl_med.ranges": {"ssl_med.spec"},
+    "ssl_med.finite": {"ssl_med.spec"},
     "ssl_med.distributed": set(),
     "ssl_med.processor": set(),
     "ssl_med.precision": {"ssl_med.spec", "ssl_med.processor"},
@@ -47,16 +48,23 @@ MAY_IMPORT = {
         "ssl_med.values",
         "ssl_med.yaml_text",
     },
-    "ssl_med.networks": {"ssl_med.spec", "ssl_med.ranges", "ssl_med.catalogue", "ssl_med.reading"},
+    "ssl_med.networks": {"ssl_med.finite", "ssl_med.spec", "ssl_med.ranges", "ssl_med.catalogue", "ssl_med.reading"},
     "ssl_med.losses": {"ssl_med.spec"},
     "ssl_med.transforms": {"ssl_med.spec"},
     "ssl_med.optim": {"ssl_med.spec", "ssl_med.ranges"},
     "ssl_med.ledger": {"ssl_med.spec", "ssl_med.reading"},
-    "ssl_med.checkpoint": {"ssl_med.files", "ssl_med.spec", "ssl_med.networks", "ssl_med.ledger", "ssl_med.reading"},
+    "ssl_med.checkpoint": {
+        "ssl_med.finite",
+        "ssl_med.files",
+        "ssl_med.spec",
+        "ssl_med.networks",
+        "ssl_med.ledger",
+        "ssl_med.reading",
+    },
     "ssl_med.methods": PARTS | {"ssl_med.evaluation.metrics"},
     "ssl_med.evaluation": PARTS,
     "ssl_med.evaluation.metrics": {"ssl_med.spec", "ssl_med.catalogue"},
-    "ssl_med.weights": {"ssl_med.spec", "ssl_med.networks", "ssl_med.checkpoint", "ssl_med.reading"},
+    "ssl_med.weights": {"ssl_med.finite", "ssl_med.spec", "ssl_med.networks", "ssl_med.checkpoint", "ssl_med.reading"},
     "ssl_med.features": {*PARTS, "ssl_med.evaluation"},
     "ssl_med.reports": REPORTS,
     # rooms of the report: run_folder, style <- numbers <- figures <- sections; render knows blocks, and for the CSV numbers

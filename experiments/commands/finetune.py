@@ -28,11 +28,13 @@ from experiments.run.pretrained import (
     tell,
 )
 from experiments.run.session import Session, prepare_process
+from experiments.run.validation import check_monitor_is_defined
 from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.protocols.finetune import describe
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage
+from ssl_med.networks.backbone import check_statistics, repeated
 from ssl_med.reports.writing import write_cases
 from ssl_med.spec import SslMedError
 
@@ -99,6 +101,7 @@ def finetune(overrides: Sequence[str]) -> Path:
         label_shots=config.labels.shots,
     )
     data.setup("fit")
+    check_monitor_is_defined(data, config.trainer.monitor)
     length, epoch_batches = matched_schedule(config, data)
     module = Transfer(
         spec=spec,
@@ -112,6 +115,8 @@ def finetune(overrides: Sequence[str]) -> Path:
         transfer=transfer,
         epoch_batches=epoch_batches,
     )
+    size = config.trainer.batch_size
+    check_statistics(loaded.backbone, spec.patch_size, norm=loaded.config.norm, batch_size=size)
     # an external test compares itself with all who took part here
     ledger, leakage = check_leak(loaded, data, allow=config.data.allow_overlap, files_of=PARTS)
     session = Session.open(config, method=loaded.method)
@@ -121,7 +126,7 @@ def finetune(overrides: Sequence[str]) -> Path:
     with session:
         session.record_subjects(ledger, loaded.card.ledger() if loaded.card is not None else None)
         say(f"finetuning {config.name} from {config.general.init} -> {session.folder}")
-        notes = notes_of(config, loaded, data, ledger, leakage)
+        notes = [*notes_of(config, loaded, data, ledger, leakage), *repeated(size, data.count("train"))]
         tell(loaded, notes, say)
         described = describe(transfer, loaded.backbone, norm=loaded.config.norm)
         say("transfer: " + ", ".join(f"{key} {value}" for key, value in described.items()))

@@ -73,7 +73,9 @@ def pretrain(overrides: Sequence[str]) -> Path:
         seed=config.general.seed,
     )
     data.setup("fit")
-    method.prepare(data.count("train"))
+    samples = data.count("train")
+    told = method.check_batch_size(config.trainer.batch_size, samples)
+    method.prepare(samples)
     online = None
     if config.online is not None:
         workers = config.trainer.num_workers
@@ -86,7 +88,7 @@ def pretrain(overrides: Sequence[str]) -> Path:
         return config.folder()
     with session:
         ledger = ledger_of(data)
-        notes = list(data.describe().get("notes", []))
+        notes = [*data.describe().get("notes", []), *told]
         if online is not None:
             ledger, more = _with_probed(ledger, online, config)
             notes += more

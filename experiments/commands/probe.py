@@ -32,6 +32,7 @@ from experiments.run.pretrained import (
     tell,
 )
 from experiments.run.session import Session, prepare_process
+from experiments.run.validation import check_choosing, one_sided
 from ssl_med.config import keyed
 from ssl_med.evaluation.features import (
     Features,
@@ -73,6 +74,7 @@ SETTINGS = {
 OPTIONS = {"--show": "print all settings and stop; --show=sources: and the file or override that set each"}
 DEFAULTS = ("root", "phantoms", "trainer")
 
+DRAWS = 100  # of those who choose, until both classes are among them and among the rest
 HELD = 0.2  # share of the training subjects that chooses, where there is no validation part (Anton et al. 2022)
 
 
@@ -139,6 +141,8 @@ class _Frozen:
         self.read = 0
         if not self.cases["val"] and "val" in self.kind.parts:
             self._hold()
+        if config.labelled and "val" in self.kind.parts and not self.single:
+            check_choosing(data, self.cases["val"], config.protocol)
 
     def result(self) -> Result:
         """Runs the protocol."""
@@ -158,9 +162,14 @@ class _Frozen:
             self.cases["val"] = self.cases["train"]
             self.notes.append(f"no validation part and one training subject: {HELD:.0%} of its samples choose")
             return
-        order = np.random.default_rng([self.config.general.seed, 0x4E1D]).permutation(len(subjects))
-        chosen = {subjects[k] for k in order[:count]}
         train = self.cases["train"]
+        rng = np.random.default_rng([self.config.general.seed, 0x4E1D])
+        for _ in range(DRAWS):  # those of one class could choose nothing, and the rest would not learn the other
+            order = rng.permutation(len(subjects))
+            chosen = {subjects[k] for k in order[:count]}
+            sides = ([c for c in train if (c.subject in chosen) == inside] for inside in (True, False))
+            if not self.config.labelled or not any(one_sided(self.data, side) for side in sides):
+                break
         self.cases["train"] = [case for case in train if case.subject not in chosen]
         self.cases["val"] = [case for case in train if case.subject in chosen]
         self.held = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -188,7 +189,7 @@ def choose(
     """Of each row and column the setting with the best mean over trial seeds; the first one of equals.
 
     Returns:
-        The choices, without those of which a trial is missing, and all trials with their results.
+        The choices, without those of which a trial is missing or no trial has a value, and all trials with their results.
     """
     results: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     settings: dict[str, dict[str, Any]] = {}
@@ -207,9 +208,10 @@ def choose(
         listed.append({"row": node.row, "column": node.column, "seed": node.seed, **tried, run.metric: run.value})
     chosen = {}
     for key, found in results.items():
-        if key not in broken:
+        means = {label: float(np.mean(values)) for label, values in found.items()}
+        if key not in broken and not all(math.isnan(mean) for mean in means.values()):
             goodness = metrics[key[1]].goodness
-            chosen[key] = settings[max(found, key=lambda label: goodness(float(np.mean(found[label]))))]
+            chosen[key] = settings[max(means, key=lambda label: goodness(means[label]))]
     return chosen, listed
 
 

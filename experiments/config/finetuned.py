@@ -10,6 +10,7 @@ from experiments.config.kinds import FinetuneRun
 from ssl_med.config import Tree, read_yaml, to_plain
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.evaluation.transfer import Transfer
+from ssl_med.finite import check_tensors
 from ssl_med.ledger import Ledger
 from ssl_med.networks.backbone import build_backbone, stored_config
 from ssl_med.networks.pyramid import BackboneConfig
@@ -113,6 +114,7 @@ class FinetunedRun:
             raise SslMedError(f"{path}: {error}") from None
         except Exception as error:  # torch has no family of errors for tensors that do not fit
             raise SslMedError(f"{path}: does not hold the weights of {self.folder} ({first_line(error)})") from None
+        check_tensors(module.state_dict(), str(path))
         return module
 
     def weights(self) -> Path:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from experiments.run.interruption import received
 from experiments.run.tracking import LABEL_FRACTION
 from ssl_med.distributed import all_reduce_sum
+from ssl_med.finite import first_bad
 
 
 class RunError(RuntimeError):
@@ -24,15 +25,17 @@ class RunError(RuntimeError):
 
 
 class FiniteLoss(pl.Callback):
-    """Stops at a loss that is NaN or infinite, before a checkpoint can be overwritten with spoiled weights.
+    """Stops at a loss or weights that are NaN or infinite, before a checkpoint can be overwritten with spoiled weights.
 
-    The check stays on the device, so it costs no synchronisation; it is read every `every` batches and, by whoever writes
-    one, before each checkpoint, and names the first bad step exactly.
+    The check of the loss stays on the device, so it costs no synchronisation; it is read every `every` batches. Before each
+    checkpoint (by whoever writes it), validation and probe `check` reads it and looks at the weights too: the last step may
+    spoil them with a loss that was still finite. The first bad step is named exactly.
     """
 
     def __init__(self, every: int) -> None:
         self.every = every
         self._first_bad: Tensor | None = None
+        self._module: pl.LightningModule | None = None
 
     def on_train_batch_end(  # noqa: D102
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -42,13 +45,26 @@ class FiniteLoss(pl.Callback):
         bad = torch.where(loss.isfinite(), torch.inf, step)
         self._first_bad = bad if self._first_bad is None else torch.minimum(self._first_bad, bad)
         if (batch_idx + 1) % self.every == 0 or trainer.is_last_batch:
-            self.check()
+            self._check_loss()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
+        self._module = pl_module
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: D102
         self.check()
 
     def check(self) -> None:
-        """Reads the flag; on several devices all of them stop together."""
+        """Reads the flag and looks at all weights and statistics; on several devices all of them stop together."""
+        self._check_loss()
+        module = self._module
+        name = first_bad(module.state_dict()) if module is not None else ""
+        if module is not None and float(all_reduce_sum(torch.full((), float(bool(name)), device=module.device))):
+            raise RunError(
+                f"the weights are not finite after step {module.global_step} ({name or 'in another process'}); the last good "
+                "checkpoint is kept. Lower optim.lr, set trainer.clip=1, or use trainer.precision=32"
+            )
+
+    def _check_loss(self) -> None:
         if self._first_bad is None:
             return
         any_bad = all_reduce_sum(self._first_bad.isfinite().float())

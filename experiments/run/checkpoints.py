@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import zipfile
 from collections.abc import Callable
@@ -107,7 +108,7 @@ class CheckpointFiles(TorchCheckpointIO):
 class BestCheckpoint(Checkpoint):
     """best.ckpt by a validation metric; waits while the method says that its validation losses are not comparable.
 
-    It holds weights alone. A value that is not finite chooses nothing.
+    It holds weights alone. A value that is not finite chooses nothing, and ends the run.
 
     Args:
         folder: of the run.
@@ -137,8 +138,13 @@ class BestCheckpoint(Checkpoint):
     def look(self, trainer: pl.Trainer) -> None:
         """Keeps the weights if the value is better than all before."""
         value = float(trainer.callback_metrics[self.monitor])
+        if not math.isfinite(value):
+            raise RunError(
+                f"trainer.monitor={self.monitor} is {value} at step {trainer.global_step} and chooses nothing; lower optim.lr, "
+                "set trainer.clip=1, use trainer.precision=32, or monitor another value"
+            )
         better = self.best is None or (value < self.best if self.mode == "min" else value > self.best)
-        if trainer.strategy.reduce_boolean_decision(better and bool(np.isfinite(value))):
+        if trainer.strategy.reduce_boolean_decision(better):
             self.best = value
             trainer.save_checkpoint(self.folder / BEST, weights_only=True)
 

@@ -13,6 +13,7 @@ from ssl_med.distributed import gather_objects
 from ssl_med.evaluation.features import kept_mode
 from ssl_med.evaluation.tasks import Row
 from ssl_med.evaluation.transfer import Transfer
+from ssl_med.finite import check_rows
 
 
 class TestCurve(pl.Callback):
@@ -65,6 +66,7 @@ class TestCurve(pl.Callback):
                 there = module.transfer_batch_to_device(batch, device, 0)
                 with trainer.precision_plugin.forward_context():
                     logits = task.predict(there["image"], module.backbone, module.decoder)
+                check_rows(batch["id"], logits, "answers")
                 subjects = batch["subject"].tolist()
                 rows += [{"subject": who, **row} for who, row in zip(subjects, task.rows(logits, there), strict=True)]
         found = {row["case"]: row for row in gather_objects(rows)}  # a padded last batch may repeat a case

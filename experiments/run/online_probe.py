@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from datamodules.core.splits import label_budget
 from experiments.config.online import PREFIX, Online, spelled
+from experiments.run.callbacks import RunError
 from experiments.run.checkpoints import BestCheckpoint
 from ssl_med.evaluation.features import Features, check_levels, extract, kept_mode, pooled
 from ssl_med.evaluation.metrics import metric_of
@@ -26,6 +28,7 @@ from ssl_med.evaluation.protocols.core.choice import Outcome
 from ssl_med.evaluation.protocols.knn import KnnConfig, knn
 from ssl_med.evaluation.protocols.linear import LinearConfig, linear
 from ssl_med.evaluation.tasks import task_class
+from ssl_med.finite import NotFiniteError
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.spec import Batch, SslMedError
 
@@ -187,11 +190,17 @@ class OnlineProbe(pl.Callback):
 
     def _probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> float:
         start = time.perf_counter()
-        value = 0.0
+        value = math.nan
         if trainer.is_global_zero:
             # Lightning compares monitored values in float32: with more digits two probes could differ here and be equal there
-            value = round(self.value(pl_module.backbone), 6)  # type: ignore[arg-type]
+            with suppress(NotFiniteError):
+                value = round(self.value(pl_module.backbone), 6)  # type: ignore[arg-type]
         value, seconds = trainer.strategy.broadcast((value, time.perf_counter() - start))
+        if math.isnan(value):  # all processes leave together
+            raise RunError(
+                f"the online probe at step {trainer.global_step} finds features that are not finite; lower optim.lr, set "
+                "trainer.clip=1, or use trainer.precision=32"
+            )
         self.steps.append(trainer.global_step)
         self.values.append(value)
         self.seconds += seconds
@@ -201,7 +210,11 @@ class OnlineProbe(pl.Callback):
         return value
 
     def value(self, backbone: Backbone) -> float:
-        """The number for an encoder, which is left as it was; nan for features that are not finite."""
+        """The number for an encoder, which is left as it was.
+
+        Raises:
+            NotFiniteError: features are nan or infinite.
+        """
         device = next(backbone.parameters()).device
 
         def features_of(batch: Batch) -> tuple[Sequence[str], Tensor, Tensor]:
@@ -212,8 +225,6 @@ class OnlineProbe(pl.Callback):
                 extract(backbone, self._batches[part], features_of, device=device, precision=self.precision).to(device)
                 for part in _PARTS
             )
-            if not (train.x.isfinite().all() and val.x.isfinite().all()):
-                return math.nan
             with spelled():
                 outcome = self._outcome(train, val)
             task = task_class(self.spec)(self.online.task, self.spec, backbone, None)

@@ -52,6 +52,7 @@ from ssl_med.config import read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.files import remove_leftovers, write_text
+from ssl_med.finite import NotFiniteError
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.convolution import guard_convolutions
 from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, read_metrics
@@ -259,7 +260,7 @@ class Session(Generic[C]):
                 self.state.restore(trainer)
                 if not (self.folder / LAST).is_file():  # a training of no steps
                     trainer.save_checkpoint(self.folder / LAST)
-        except RunError as error:
+        except (RunError, NotFiniteError) as error:
             if trainer.is_global_zero:
                 self.steps = trainer.global_step
                 self._stopped("failed", [str(error)])

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssl_med.files import new_file
+from ssl_med.finite import NotFiniteError, check_rows
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.reading import UnreadableError, mismatch, parse_json
 from ssl_med.spec import Batch, SslMedError
@@ -24,11 +25,18 @@ from ssl_med.spec import Batch, SslMedError
 
 @dataclass(frozen=True)
 class Features:
-    """N samples: their names, features (N, D) float32, and labels (N,) int64 or (N, K) float32, nan where unknown."""
+    """N samples: their names, features (N, D) float32, and labels (N,) int64 or (N, K) float32, nan where unknown.
+
+    Raises:
+        NotFiniteError: a feature is nan or infinite; no protocol can say anything of such a sample.
+    """
 
     ids: tuple[str, ...]
     x: Tensor
     label: Tensor
+
+    def __post_init__(self) -> None:
+        check_rows(self.ids, self.x, "features")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -124,7 +132,7 @@ def cached(path: Path, make: Callable[[], Features]) -> tuple[Features, bool]:
             if mismatch(list[str], names) or not held.x.ndim == 2 or not len(held.x) == len(held.label) == len(names):
                 raise UnreadableError("ids, features and labels do not belong together")
             return held, True
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        except (SafetensorError, NotFiniteError, OSError, KeyError, ValueError, TypeError):
             path.unlink()  # damaged: it is made again
     found = make()
     tensors = {"x": found.x.contiguous(), "label": found.label.contiguous()}

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ssl_med.finite import check_rows
 from ssl_med.spec import SslMedError
 
 _MEMORY = 10  # pairs of L-BFGS
@@ -123,8 +124,7 @@ class _Axes:
     @classmethod
     def of(cls, x: Tensor) -> _Axes:
         x = x.double()
-        if not x.isfinite().all():
-            raise SslMedError("features hold values that are not finite; the backbone or its input is broken")
+        check_rows([str(k) for k in range(len(x))], x, "features")
         mean = x.mean(0)
         centred = x - mean
         if x.shape[0] < x.shape[1]:  # few samples: the axes lie in their span

@@ -24,12 +24,14 @@ class Metric:
     """A number that says how good something is.
 
     * unit: '' for a number without one. * convention: what it is, and its value where the formula has none.
+    * two_classes: whether it compares classes, and is not defined where all samples are of one.
     """
 
     name: str
     unit: str
     higher_is_better: bool
     convention: str
+    two_classes: bool = False
 
     @property
     def mode(self) -> Literal["max", "min"]:
@@ -137,12 +139,19 @@ _TASKS = (
         "share of both surfaces that lies within task.tolerance_mm of the other one, surfaces as for hd95_mm, each "
         "voxel counts alike; both empty -> 1, only one of them empty -> 0",
     ),
-    Metric("auc", "", True, "area under the ROC curve over all test samples; undefined when only one class is present"),
+    Metric(
+        "auc",
+        "",
+        True,
+        "area under the ROC curve over all test samples; undefined when only one class is present",
+        True,
+    ),
     Metric(
         "auroc",
         "",
         True,
         "mean over the classes that have both labels in the test part; their number is stated as classes_scored",
+        True,
     ),
     Metric("accuracy", "", True, "share of right answers over all samples; of few-shot episodes: mean over episodes"),
     Metric("balanced_accuracy", "", True, "mean share of right answers over the classes that the test part has"),
@@ -151,6 +160,7 @@ _TASKS = (
         "",
         True,
         "Cohen's kappa with quadratic weights; undefined when truth and answers are all of one class",
+        True,
     ),
     Metric(
         "cpm",
@@ -160,6 +170,7 @@ _TASKS = (
         "between false positives, with vertical steps; a lesion is found with the highest of its candidates' scores, one "
         "without a candidate is missed; scans without candidates count, candidates at excluded findings do not; undefined "
         "without a lesion",
+        True,
     ),
     Metric("sensitivity", "", True, "share of the lesions found at the stated number of false positives per scan"),
 )

@@ -10,9 +10,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ssl_med.distributed import gather_objects, rank
+from ssl_med.distributed import gather, gather_objects, mean_over_processes, own_rows
 from ssl_med.evaluation.protocols.finetune import TransferConfig, parts, start_steps
 from ssl_med.evaluation.tasks import Row, Task, TaskConfig, task_class
+from ssl_med.finite import check_rows
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.optim import OptimConfig, configure
@@ -71,8 +72,10 @@ class Transfer(pl.LightningModule):
     def augment(self, batch: Batch) -> Batch:
         """Random flips; for images also a mild random resized crop and rotation. Masks follow their images."""
         config = self.task.config
-        generator = seeded_generator(self.seed, self.batches_seen, rank(), device=batch["image"].device)
+        generator = seeded_generator(self.seed, self.batches_seen, 0, device=batch["image"].device)
         image, mask = batch["image"], batch.get("mask")
+        # of the global batch, so that nothing depends on the number of processes; each keeps its part
+        image, mask = gather(image), None if mask is None else gather(mask)
         channels = image.shape[1]
         if self.spec.spatial_dims == 2 and mask is None:
             if config.crop_scale < 1:
@@ -85,9 +88,9 @@ class Transfer(pl.LightningModule):
             joint = flip(joint, generator, p=0.5, axes=axes)
             image = joint[:, :channels]
             mask = None if mask is None else joint[:, channels:]
-        result: Batch = {**batch, "image": image}
+        result: Batch = {**batch, "image": own_rows(image)}
         if mask is not None:
-            result["mask"] = mask
+            result["mask"] = own_rows(mask)
         return result
 
     def waiting(self) -> tuple[int, ...]:
@@ -120,7 +123,7 @@ class Transfer(pl.LightningModule):
             batch = self.augment(batch)
         self.batches_seen += 1
         loss = self.task.loss(self.task.logits(batch["image"], self.backbone, self.decoder), batch)
-        self.log("train/loss", loss.detach(), batch_size=len(batch["image"]))
+        self.log_dict(mean_over_processes({"train/loss": loss.detach()}), batch_size=len(batch["image"]))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
@@ -132,9 +135,11 @@ class Transfer(pl.LightningModule):
     def _evaluate(self, batch: Batch, rows: Callable[[Tensor, Batch], list[Row]]) -> None:
         logits = self.task.predict(batch["image"], self.backbone, self.decoder)
         loss = float(self.task.loss(logits, batch))
-        places = zip(rows(logits, batch), batch["subject"].tolist(), batch["index"].tolist(), strict=True)
-        for row, subject, index in places:
-            self._rows.append({"case": row["case"], "subject": subject, **row, "loss": loss, "index": index})
+        sizes = logits.detach().flatten(1).abs().amax(1).tolist()  # not finite where an answer is not
+        places = zip(rows(logits, batch), batch["subject"].tolist(), batch["index"].tolist(), sizes, strict=True)
+        for row, subject, index, size in places:
+            about = {"loss": loss, "index": index, "size": size}
+            self._rows.append({"case": row["case"], "subject": subject, **row, **about})
 
     @torch.no_grad()
     def picture(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -147,6 +152,7 @@ class Transfer(pl.LightningModule):
         found = {row["case"]: row for row in gather_objects(self._rows)}  # a padded last batch may repeat a case
         self._rows = []
         rows = [found[case] for case in sorted(found)]
+        check_rows([row["case"] for row in rows], torch.tensor([row.pop("size") for row in rows]), "answers")
         return rows, float(np.mean([row.pop("loss") for row in rows])), {row["case"]: row.pop("index") for row in rows}
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102

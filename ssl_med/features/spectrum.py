@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ssl_med.features.core.analysis import Analysis, Findings, pooled_levels
+from ssl_med.finite import check_rows
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.ranges import LARGEST, Range
 from ssl_med.spec import Batch, SslMedError
@@ -59,6 +60,7 @@ class Spectrum(Analysis):
 
 def spectrum(features: Tensor) -> dict[str, float]:
     """Effective rank, relative rank and decay of features (N, d), in float64; features that are all equal have rank 0."""
+    check_rows([str(k) for k in range(len(features))], features, "features")
     x: Any = features.double()
     values = torch.linalg.svdvals(x - x.mean(0))
     largest = min(len(x) - 1, x.shape[1])

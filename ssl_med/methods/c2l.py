@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_med.distributed import all_reduce_mean, gather, rank
+from ssl_med.distributed import all_reduce_mean, gather
 from ssl_med.losses.contrastive import info_nce, nce, nce_mean
 from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
@@ -33,7 +33,7 @@ from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding, ViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
-from ssl_med.networks.queue import Queue
+from ssl_med.networks.queue import Queue, own_keys
 from ssl_med.ranges import Count, Degrees, Positive, Range, Share, Width
 from ssl_med.spec import Batch
 from ssl_med.transforms.intensity import cutout
@@ -91,6 +91,10 @@ class C2L(Method):
         """The teacher starts as a copy."""
         self.teacher = EMA(Embedding(self.backbone, self.projector))
 
+    def check_batch_size(self, batch_size: int, samples: int) -> list[str]:
+        """Says when former keys of an image are among its negatives."""
+        return [*super().check_batch_size(batch_size, samples), *own_keys(self.config.queue, samples)]
+
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """Two views, their mixtures with the views of other images, and which images these are in the global batch."""
         views = {key: self._view(batch["image"], generator) for key in ("query", "key")}
@@ -102,7 +106,7 @@ class C2L(Method):
         views["share"] = torch.maximum(share, 1 - share)
         for key in ("query", "key") if self.config.mix_inputs else ("query",):
             views[f"{key}_mix"] = torch.lerp(views[key][partner], views[key], views["share"].to(views[key].dtype))
-        views["partner"] = partner + rank() * count
+        views["partner"] = partner
         return views
 
     def _view(self, image: Tensor, generator: torch.Generator) -> Tensor:

@@ -72,6 +72,7 @@ class CPC(PatchMethod):
         "van den Oord et al.", "Representation learning with contrastive predictive coding", "arXiv 1807.03748", 2018
     )
     metric = ACCURACY
+    in_batch_negatives = True
     config: CPCConfig
 
     def build(self) -> None:

@@ -224,7 +224,7 @@ class DeepCluster(Method):
     def judged(self, hits: list[Tensor], labels: list[Tensor]) -> Tensors:
         """Accuracy, that of naming the batch's commonest cluster for all its images, and how even clusters are."""
         sizes = self.clusters.sizes.float()
-        common = [(label[:, None] == label).float().mean(1).amax() for label in labels]
+        common = [(label[:, None] == label).float().mean(1).amax() for label in map(gather, labels)]
         return {
             "metric": torch.stack(hits).float().mean(),
             "baseline": torch.stack(common).mean(),

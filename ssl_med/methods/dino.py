@@ -76,6 +76,7 @@ class DINO(Method):
     family = ("self-distillation",)
     paper = Paper("Caron et al.", "Emerging properties in self-supervised vision transformers", "ICCV", 2021)
     metric = RETRIEVAL
+    min_batch = 2
     config: DINOConfig
     center: Tensor
 

@@ -28,7 +28,7 @@ from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.ranges import BelowOne, Positive, Share, Width
-from ssl_med.spec import Batch, SslMedError
+from ssl_med.spec import Batch
 from ssl_med.transforms._sampling import uniform
 from ssl_med.transforms.intensity import brightness_contrast
 from ssl_med.transforms.spatial import Crop, apply_crop, flip, rot90, sample_crop
@@ -70,12 +70,11 @@ class Exemplar(Method):
         2016,
     )
     metric = RETRIEVAL
+    min_batch, in_batch_negatives = 2, True
     config: ExemplarConfig
 
     def build(self) -> None:
-        """The code, and a batch that holds another image."""
-        if self.batch_size == 1:
-            raise SslMedError("trainer.batch_size is 1; exemplar takes its negatives from the batch: give at least 2")
+        """The code."""
         self.rescale = self.rescaling()
         self.code = nn.Linear(self.backbone.out_channels, self.config.code_dim)
 

@@ -27,7 +27,7 @@ from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding, TwoViewConfig, random_view
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
-from ssl_med.networks.queue import Queue
+from ssl_med.networks.queue import Queue, own_keys
 from ssl_med.ranges import Count, Positive, Share, Width
 from ssl_med.spec import Batch, SslMedError
 
@@ -71,6 +71,10 @@ class MoCo(Method):
     def after_init(self) -> None:
         """The teacher starts as a copy."""
         self.teacher = EMA(Embedding(self.backbone, self.projector))
+
+    def check_batch_size(self, batch_size: int, samples: int) -> list[str]:
+        """Says when former keys of an image are among its negatives."""
+        return [*super().check_batch_size(batch_size, samples), *own_keys(self.config.queue, samples)]
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """Two independent views per image."""

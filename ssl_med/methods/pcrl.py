@@ -38,7 +38,7 @@ from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
-from ssl_med.networks.queue import Queue
+from ssl_med.networks.queue import Queue, own_keys
 from ssl_med.ranges import BelowOne, Count, Degrees, NonNegative, Positive, Share, Width
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 from ssl_med.transforms.corruptions import local_shuffle, paint
@@ -182,6 +182,10 @@ class PCRL(Method):
         x = gaussian_blur(crop, generator, sigma=(0.1, 2.0), p=0.5)
         c = self.config
         return paint(local_shuffle(x, generator, p=c.shuffle), generator, p=c.paint, inpaint_rate=0.2)
+
+    def check_batch_size(self, batch_size: int, samples: int) -> list[str]:
+        """Says when former keys of an image are among its negatives."""
+        return [*super().check_batch_size(batch_size, samples), *own_keys(self.config.queue, samples)]
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """Inputs of both encoders, and per branch k the target T_k(X_k) with its indicator v_k."""

@@ -39,7 +39,7 @@ from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.checks import check_order
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.multicrop import crops, small_size
-from ssl_med.methods.core.restoration import RestorationConfig, Restorer, grey_error
+from ssl_med.methods.core.restoration import RestorationConfig, Restorer, better_of, grey_error
 from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.heads import Projector, RestorationHead
 from ssl_med.ranges import Degrees, Natural, NonNegative, PositiveShare, Range, Share
@@ -199,7 +199,7 @@ class PCRLv2(Restorer):
             "features": self.backbone.pool(pyramid)[:count].detach(),
             "pair": F.normalize(torch.stack(parts(ours[0][0].detach(), 2)), dim=2),
             "metric": mse(shown[-1].detach(), target),
-            "baseline": torch.minimum(mse(views["large0"], target), grey_error(target)),
+            "baseline": better_of(mse(views["large0"], target), grey_error(target)),
         }
 
     def shown(self, scales: list[Tensor]) -> list[Tensor]:

@@ -48,6 +48,7 @@ class SimCLR(Method):
     family = ("contrast",)
     paper = Paper("Chen et al.", "A simple framework for contrastive learning of visual representations", "ICML", 2020)
     metric = RETRIEVAL
+    min_batch, in_batch_negatives = 2, True
     config: SimCLRConfig
 
     def build(self) -> None:

@@ -72,6 +72,7 @@ class SwAV(Method):
         "Caron et al.", "Unsupervised learning of visual features by contrasting cluster assignments", "NeurIPS", 2020
     )
     metric = RETRIEVAL
+    min_batch = 2
     config: SwAVConfig
 
     def build(self) -> None:
@@ -82,6 +83,17 @@ class SwAV(Method):
         self.prototypes = Prototypes(c.out_dim, c.prototypes)
         self.queues = nn.ModuleList(Queue(c.out_dim, c.queue) for _ in range(2 if c.queue else 0))
         self.schedule = Schedule(c)
+
+    def check_batch_size(self, batch_size: int, samples: int) -> list[str]:
+        """Says when an assignment has fewer embeddings than prototypes, which cannot all be used."""
+        notes = super().check_batch_size(batch_size, samples)
+        together, count = batch_size + self.config.queue, self.config.prototypes
+        if together < count:
+            notes.append(
+                f"an assignment has {together} embeddings (trainer.batch_size + method.queue) for {count} prototypes, of which "
+                "some get none; lower method.prototypes"
+            )
+        return notes
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """Two large and several small crops."""

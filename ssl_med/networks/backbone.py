@@ -5,7 +5,8 @@ A new backbone is a new file there and no edit anywhere else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -101,3 +102,26 @@ def check_backbone(config: BackboneConfig, spec: DataSpec) -> None:
         SslMedError: see `Backbone.check`.
     """
     backbone_class(config.name).check(config, spec)
+
+
+def check_statistics(backbone: Backbone, patch_size: Sequence[int], *, norm: str, batch_size: int) -> None:
+    """Refuses a training batch that leaves batch normalisation one value to take the variance of.
+
+    Raises:
+        SslMedError: one image whose last level is a single voxel.
+    """
+    last = math.prod(max(1, side // by) for side, by in zip(patch_size, backbone.divisor, strict=True))
+    if norm == "batch" and batch_size * last == 1:
+        raise SslMedError(
+            f"trainer.batch_size is 1 and the last level of data.patch_size {list(patch_size)} a single voxel, which has no "
+            "batch statistics: give at least 2, a larger data.patch_size, or backbone.norm=group"
+        )
+
+
+def repeated(batch_size: int, samples: int) -> list[str]:
+    """A note where a training batch is larger than the data."""
+    if samples >= batch_size:
+        return []
+    return [
+        f"trainer.batch_size={batch_size} is above the {samples} training samples: each batch holds some of them twice"
+    ]

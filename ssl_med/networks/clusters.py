@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_med.finite import check_rows
+
 _ROWS = 4096  # samples whose distances to all centroids are held at once
 _SPLIT = 1 / 1024  # relative distance of the two halves of a cluster that is split
 _RANK = 1e-10  # directions with less than this share of the largest variance are rounding errors
@@ -100,6 +102,7 @@ class Whitening(nn.Module):
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Mean and components of x (N, width)."""
+        check_rows([str(k) for k in range(len(x))], x, "features to cluster")
         wide = x.double()
         centred = wide - wide.mean(0)
         variance, directions = torch.linalg.eigh(centred.T @ centred / len(x))

@@ -62,3 +62,12 @@ class Queue(nn.Module):
         self.keys[:, places] = kept.T
         self.pointer.copy_((self.pointer + len(keys)) % size)
         self.filled.copy_((self.filled + len(keys)).clamp(max=size))
+
+
+def own_keys(length: int, samples: int) -> list[str]:
+    """A note where a queue holds more keys than there are images, so that an image finds former keys of its own in it."""
+    if length <= samples:
+        return []
+    return [
+        f"method.queue={length} is above the {samples} training samples: former keys of an image are among its negatives"
+    ]

@@ -21,6 +21,7 @@ from ssl_med.evaluation.logistic import fit_findings
 from ssl_med.evaluation.protocols.core.contract import Probe, Result, Source
 from ssl_med.evaluation.scores import dice_per_region
 from ssl_med.evaluation.tasks import Row, Segmentation
+from ssl_med.finite import check_rows
 from ssl_med.networks.heads import pointwise
 from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.ranges import Count, Level, Positive, Range
@@ -103,7 +104,9 @@ class Dense(Probe):
 def predictions(source: Source, task: Segmentation, decoder: LinearDecoder, part: str) -> Iterator[tuple[Any, Tensor]]:
     """Batches of a part with their logits (B, K, *S)."""
     for batch in source.batches(part):
-        yield batch, task.predict(batch["image"], source.backbone, decoder)
+        logits = task.predict(batch["image"], source.backbone, decoder)
+        check_rows(batch["id"], logits, "answers")
+        yield batch, logits
 
 
 class LinearDecoder(Decoder):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.metrics import METRICS
-from ssl_med.evaluation.protocols.core.choice import CHUNK, Outcome, class_value, finding_values
+from ssl_med.evaluation.protocols.core.choice import CHUNK, Outcome, check_choice, class_value, finding_values
 from ssl_med.evaluation.protocols.core.contract import LevelsConfig, Probe, Result, Source, pooled_features, scored
 from ssl_med.ranges import Count, Positive
 from ssl_med.spec import DataSpec, SslMedError
@@ -54,6 +54,7 @@ def knn(config: KnnConfig, spec: DataSpec, train: Features, val: Features, test:
         raise SslMedError(
             f"probe.neighbours {list(config.neighbours)}: none is as small as the {len(train)} training samples"
         )
+    check_choice(spec, val.label, len(options))
     scores = knn_scores(val.x, train, spec, neighbours=options, temperature=config.temperature)
     if spec.target == "class":
         truth = val.label.cpu().numpy()

@@ -19,7 +19,7 @@ from torch import Tensor
 from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.logistic import Logistic, fit_classes, fit_findings
 from ssl_med.evaluation.metrics import METRICS
-from ssl_med.evaluation.protocols.core.choice import Outcome, class_value, finding_values
+from ssl_med.evaluation.protocols.core.choice import Outcome, check_choice, class_value, finding_values
 from ssl_med.evaluation.protocols.core.contract import LevelsConfig, Probe, Result, Source, pooled_features, scored
 from ssl_med.ranges import Count, Positive, Range
 from ssl_med.spec import DataSpec, SslMedError
@@ -89,6 +89,7 @@ def linear(
     Of equal L2 values on validation the smallest is taken, as the paper's code does.
     """
     grid = config.grid()
+    check_choice(spec, val.label, len(grid))
     final = train + val if refit else train
     if spec.target == "class":
         k = len(spec.class_names)

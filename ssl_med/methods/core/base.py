@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from ssl_med.distributed import rank
+from ssl_med.distributed import gather, mean_over_processes, own_rows, world_size
 from ssl_med.evaluation.metrics import BASELINE, Metric
 from ssl_med.methods.core.about import Family, Paper
 from ssl_med.methods.core.measures import collapse
-from ssl_med.networks.backbone import build_backbone, check_backbone, default_backbone
+from ssl_med.networks.backbone import build_backbone, check_backbone, check_statistics, default_backbone, repeated
 from ssl_med.networks.heads import Standardize
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
@@ -66,6 +66,10 @@ class Method(pl.LightningModule, ABC):
     """modalities that an image must have"""
     needs_decoder: ClassVar[bool] = False
     """whether the method, with its default settings, also trains a decoder"""
+    min_batch: ClassVar[int] = 1
+    """images that a batch needs for the loss to say something"""
+    in_batch_negatives: ClassVar[bool] = False
+    """whether the other images of a batch are negatives, so that no image may be in it twice"""
     backbone: Backbone
     decoder: Decoder | None
 
@@ -93,6 +97,7 @@ class Method(pl.LightningModule, ABC):
         self.log_every = 10  # steps between collapse monitors
         self.backbone = build_backbone(backbone, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
         self.decoder = None
+        self.vectors = 1  # that an image gives to batch statistics of features
         self.build()
         init_weights(self, backbone.init)
         self.after_init()
@@ -179,7 +184,8 @@ class Method(pl.LightningModule, ABC):
         """
         if self.backbone_config.norm == "batch":
             return nn.Identity()
-        if self.batch_size == per_image == 1:
+        self.vectors = per_image
+        if self.batch_size == per_image == 1 and self.min_batch == 1:
             raise SslMedError(
                 f"trainer.batch_size is 1; with backbone.norm={self.backbone_config.norm} features are standardised over the "
                 "batch: give at least 2, or backbone.norm=batch"
@@ -201,6 +207,32 @@ class Method(pl.LightningModule, ABC):
         """Counts the training samples if the method needs their number and `prepare` was not called."""
         if stage == "fit" and self.samples is None and type(self).before_training is not Method.before_training:
             self.prepare(count_samples(self.trainer, type(self).__name__))
+
+    def check_batch_size(self, batch_size: int, samples: int) -> list[str]:
+        """Refuses a batch that the method cannot learn from; returns what else the reader should know of it.
+
+        Args:
+            batch_size: images of a batch over all devices, without accumulation.
+            samples: of an epoch of training.
+
+        Raises:
+            SslMedError: too few images for the loss or for batch statistics, or more than there are where an image that is in
+                the batch twice would be its own negative.
+        """
+        name = type(self).__name__
+        if batch_size < self.min_batch:
+            raise SslMedError(
+                f"trainer.batch_size is {batch_size}; {name} compares the images of a batch: give at least {self.min_batch}"
+            )
+        if batch_size == self.vectors == 1 and any(isinstance(part, nn.BatchNorm1d) for part in self.modules()):
+            raise SslMedError(f"trainer.batch_size is 1; {name} normalises features over the batch: give at least 2")
+        check_statistics(self.backbone, self.spec.patch_size, norm=self.backbone_config.norm, batch_size=batch_size)
+        if samples < batch_size and self.in_batch_negatives:
+            raise SslMedError(
+                f"trainer.batch_size is {batch_size}, but there are {samples} training samples: an image would be in a batch "
+                f"twice and, for {name}, its own negative; set trainer.batch_size={samples} or less, or add data"
+            )
+        return repeated(batch_size, samples)
 
     def check_batch(self, batch: Any) -> None:
         """Refuses a batch that lacks what the method reads, or whose images are not those of the spec.
@@ -238,18 +270,30 @@ class Method(pl.LightningModule, ABC):
         """
         self.check_batch(batch)
         with torch.no_grad():
-            views = self.views(batch, generator or self._generator("train", self.batches_seen, batch["image"].device))
+            views = self._views(batch, generator or self._generator("train", self.batches_seen, batch["image"].device))
         return self.terms(views)
 
+    def _views(self, batch: Batch, generator: torch.Generator) -> Tensors:
+        """This process's part of the views of the global batch, which do not depend on the number of processes.
+
+        Each process makes all views and keeps its own: numbers are drawn for a batch as a whole, and partners of a mixture or
+        negatives may lie in another process's part.
+        """
+        if world_size() == 1:
+            return self.views(batch, generator)
+        whole: Any = {key: gather(batch[key]) for key in self.batch_keys}  # type: ignore[literal-required]
+        return {key: own_rows(value) for key, value in self.views(whole, generator).items()}
+
     def _generator(self, phase: str, position: int, device: torch.device) -> torch.Generator:
-        return seeded_generator(self.seed, _PHASES[phase], position, rank(), device=device)
+        return seeded_generator(self.seed, _PHASES[phase], position, 0, device=device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch, with the terms and the metric logged under train/."""
         terms = self.losses(batch)
         self.batches_seen += 1
         size = len(batch["image"])
-        self.log_dict({f"train/{key}": value.detach() for key, value in self._logged(terms).items()}, batch_size=size)
+        logged = mean_over_processes({f"train/{key}": value.detach() for key, value in self._logged(terms).items()})
+        self.log_dict(logged, batch_size=size)
         if self.global_step % self.log_every == 0:
             self.log_dict(collapse(terms["features"], terms.get("pair")), batch_size=size)
         return terms["loss"]

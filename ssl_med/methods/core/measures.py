@@ -23,12 +23,14 @@ def collapse(features: Tensor, pair: Tensor | None = None) -> dict[str, Tensor]:
         centred features' normalised singular values (Roy and Vetterli 2007), at most min(B, d). With a pair also
         "collapse/alignment", mean squared distance of positives, and "collapse/uniformity", log of the mean of
         exp(-2 d^2) over pairs of different images of the first view (Wang and Isola 2020, alpha = t = 2); lower is
-        better for both, and 0 is a collapsed uniformity.
+        better for both, and 0 is a collapsed uniformity. All are nan for features that are not finite.
     """
     features = to_float32(gather(features.detach()))
     unit = F.normalize(features, dim=1)
     std = unit.std(0).mean() * features.shape[1] ** 0.5
-    values = torch.linalg.svdvals(features - features.mean(0))
+    centred = features - features.mean(0)
+    # the decomposition would raise an error of its own; a run that has diverged is told by its loss and weights
+    values = torch.linalg.svdvals(centred) if centred.isfinite().all() else centred.new_full((1,), torch.nan)
     share = values / values.sum().clamp_min(1e-12)
     entropy = -(share * share.clamp_min(1e-12).log()).sum()
     signs = {"collapse/feature_std": std, "collapse/effective_rank": entropy.exp()}
@@ -47,7 +49,10 @@ def retrieval(first: Tensor, second: Tensor) -> dict[str, Tensor]:
     Args:
         first: (B, d), L2-normalised.
         second: (B, d), L2-normalised.
+
+    The batch is that of all processes.
     """
+    first, second = gather(first), gather(second)
     hits = (first @ second.T).argmax(1) == torch.arange(len(first), device=first.device)
     return {"metric": hits.float().mean(), "baseline": first.new_tensor(1 / len(first))}
 

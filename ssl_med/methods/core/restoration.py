@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ssl_med.distributed import all_reduce_mean
 from ssl_med.evaluation.metrics import METRICS
 from ssl_med.losses.restoration import mae, mse, ssim_loss
 from ssl_med.methods.core.about import Family
@@ -122,7 +123,7 @@ class Restoration(Restorer):
 
     def baseline(self, views: Tensors) -> Tensor:
         """Squared error of the better of two solvers that learned nothing: return the input, or one grey value."""
-        return torch.minimum(mse(views["input"], views["target"]), grey_error(views["target"]))
+        return better_of(mse(views["input"], views["target"]), grey_error(views["target"]))
 
 
 class Shuffling(Restoration):
@@ -145,6 +146,11 @@ class Shuffling(Restoration):
         if self.maps is not None:
             return pooled_shuffle(x, generator, maps=self.maps, p=1.0)
         return local_shuffle(x, generator, p=1.0, windows=self.config.windows)
+
+
+def better_of(one: Tensor, other: Tensor) -> Tensor:
+    """The smaller of two errors, each as its mean over all processes: the smaller one may differ between parts of a batch."""
+    return torch.minimum(all_reduce_mean(one), all_reduce_mean(other))
 
 
 def grey_error(target: Tensor) -> Tensor:

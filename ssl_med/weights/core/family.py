@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ssl_med.checkpoint import Card
+from ssl_med.finite import check_tensors
 from ssl_med.networks.backbone import build_backbone
 from ssl_med.networks.pyramid import Backbone, BackboneConfig
 from ssl_med.reading import UnreadableError, safetensors_header
@@ -113,6 +114,7 @@ def convert(path: Path, name: str, family: Family, *, versions: dict[str, str], 
     account, renamed = _account(state, backbone.state_dict(), family.rename)
     if not account.complete:
         raise SslMedError(f"{path}: does not fill {config.name} as family={name}: {account}")
+    check_tensors(renamed, str(path))
     notes = family.adjust(renamed)
     # tensors of `state_dict` are the network's own, so copying into them fills it whatever their type
     for key, value in backbone.state_dict().items():

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ssl_med.evaluation.features import Features, pooled
 from ssl_med.evaluation.tasks import Row, TaskConfig, task_class
+from ssl_med.finite import check_rows
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.ranges import Level, check_ranges
 from ssl_med.setting import setting
@@ -160,6 +161,7 @@ def scored(
         notes: for the reader.
         place: number and name of a sample -> number of the test image that it was made of.
     """
+    check_rows(test.ids, logits, "answers")
     task = task_class(spec)(source.task, spec, source.backbone, None)
     batch: Any = {"id": test.ids, "label": test.label}
     subjects = source.subjects()
