@@ -164,6 +164,10 @@ class MedMNISTData(MedicalData):
         """A class that no training sample has cannot be learned."""
         check_classes(self, cases)
 
+    def common_files(self) -> Sequence[str]:
+        """The one file."""
+        return (str(_find(self.config)),)
+
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
         """Random crops for training, centre crops otherwise; unlabelled volumes as in other families of volumes."""
         found = _find(self.config)

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.core import identities
+from datamodules.core.content import content_key
 from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader, Traced
 from ssl_med.spec import Need
 
@@ -126,6 +127,14 @@ class Served(pl.LightningDataModule):
         """Who takes part in which part, as `ssl_med.ledger` compares it between data sets."""
         config = self.config
         return identities.ledger_keys(self.parts, data=config.name, root=config.root, published=self.public_names)
+
+    def content_digest(self, cases: Sequence[Any]) -> str:
+        """Digest of cases, of their labels and of the content of their files: what features of them depend on."""
+        return content_key(cases, self.common_files())
+
+    def common_files(self) -> Sequence[str]:
+        """Files that hold the samples of many cases, whose dataclasses do not name them."""
+        return ()
 
     def image_files(self) -> dict[str, list[str]]:
         """The files that hold the images of each part; a file that holds several subjects tells them not apart."""

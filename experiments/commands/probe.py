@@ -184,10 +184,10 @@ class _Frozen:
         found = []
         for part in parts:
             like = "train" if self.held and part == "val" else part
-            names = [case.name for case in self.cases[part]]
+            content = self.data.content_digest(self.cases[part])
             seed = self.config.general.seed
             key = settings_key(
-                self.weights, self.levels, self.config.trainer.precision, about, settings, like, names, seed
+                self.weights, self.levels, self.config.trainer.precision, about, settings, like, content, seed
             )
             loader = self.data.still_loader(self.cases[part], part=like, crops=crops)
 

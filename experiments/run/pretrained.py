@@ -12,7 +12,7 @@ from experiments.config.kinds import FinetuneRun, ProbeRun, RunConfig
 from experiments.config.sections import SCRATCH
 from experiments.run.session import ledger_of
 from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone, read_card
-from ssl_med.config import to_plain
+from ssl_med.config import COMMAND_LINE, to_plain
 from ssl_med.evaluation.protocols.finetune import TransferConfig
 from ssl_med.ledger import Leakage, Ledger, compare
 from ssl_med.networks.backbone import build_backbone, check_backbone
@@ -77,6 +77,7 @@ def build_network(config: FinetuneRun | ProbeRun, *, with_decoder: bool) -> Load
     if dims != spec.spatial_dims:
         raise SslMedError(f"{path}: is a {dims}D network, '{config.name}' is {spec.spatial_dims}D")
     architecture = card.backbone_config()
+    _check_words(config, architecture)
     if swap:
         architecture = replace(architecture, norm="group")
     check_backbone(architecture, spec)  # refuses a patch size that the loaded network cannot take
@@ -89,6 +90,26 @@ def build_network(config: FinetuneRun | ProbeRun, *, with_decoder: bool) -> Load
         group_norm=swap,
     )
     return LoadedNetwork(backbone, decoder, architecture, card, report)
+
+
+def _check_words(config: FinetuneRun | ProbeRun, loaded: BackboneConfig) -> None:
+    """Refuses words of the command line about a network that the file does not hold: it brings its own.
+
+    Raises:
+        SslMedError: names the word and what the file has.
+    """
+    held = to_plain(loaded)
+    for key, source in config.sources().items():
+        section, _, name = key.partition(".")
+        if section != "backbone" or source != COMMAND_LINE or name == "init":  # of the head's initial weights
+            continue
+        asked = to_plain(config.backbone).get(name)
+        if name not in held or held[name] != asked:
+            remedy = "transfer.norm=group exchanges its normalisation" if name == "norm" else "leave it out"
+            has = f"has {name}={held[name]}" if name in held else f"is a {held['name']}, which has no {name}"
+            raise SslMedError(
+                f"{COMMAND_LINE}: backbone.{name}={asked}: the network of init={config.general.init} {has}; {remedy}"
+            )
 
 
 def check_leak(

@@ -1,6 +1,7 @@
 """Values that are NaN, batches that cannot teach and validation parts that cannot choose: one line each, and no result."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from datamodules.core.content import content_key
 from experiments.cli import main
 from experiments.config.run import compose_pretrain
 from ssl_med.evaluation.features import Features
@@ -167,3 +169,66 @@ def test_a_batch_above_the_data_and_keys_of_the_own_image_are_told(squares):
         "method.queue=64 is above the 24 training samples: former keys of an image are among its negatives"
     ]
     assert method.check_batch_size(32, 24)[0].startswith("trainer.batch_size=32 is above the 24 training samples")
+
+
+# --- features are those of these images and labels ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["images", "labels"])
+def test_features_of_another_content_are_not_taken_from_the_cache(squares, tmp_path, what):
+    """Same names, size, times: only an image or a label differs."""
+    folder, cache = tmp_path / "data", tmp_path / "cache"
+    shutil.copytree(squares / "both", folder)
+    probe = [word for word in TINY if "val_every" not in word and "log_every" not in word]
+    words = ["probe", "task=nodule2d", "protocol=knn", f"data.root={folder}", *probe, f"probe.cache={cache}"]
+    before = (folder / "d.npz").stat()
+    read = []
+    for number in range(3):
+        assert main([*words, f"out={tmp_path / f'run{number}'}"]) == 0
+        read.append(
+            json.loads((tmp_path / f"run{number}" / "summary.json").read_text())["features"]["parts_from_cache"]
+        )
+        if number == 1:
+            arrays = dict(np.load(folder / "d.npz"))
+            changed = arrays[f"test_{what}"]
+            changed[0] = 1 - changed[0] if what == "labels" else changed[0][::-1]
+            np.savez(folder / "d.npz", **arrays)
+            os.utime(folder / "d.npz", ns=(before.st_atime_ns, before.st_mtime_ns))
+            after = (folder / "d.npz").stat()
+            assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert read == [0, 3, 0]
+
+
+def test_the_digest_of_a_large_file_changes_with_its_content_and_with_its_times(tmp_path):
+    path = tmp_path / "volume.raw"
+    path.write_bytes(bytes(9 * 2**20))
+    first = content_key((), [str(path)])
+    assert content_key((), [str(path)]) == first
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.seek(5_000_000)  # between two samples
+        file.write(b"x")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert content_key((), [str(path)]) != first
+
+
+# --- words beside a file of weights -------------------------------------------------------------------------------
+
+
+def test_words_about_another_network_beside_init_are_refused(squares, tmp_path, capsys):
+    data = f"data.root={squares / 'both'}"
+    words = ["pretrain", "method=simclr", "data=medmnist", data, *PRETRAIN, "trainer.max_steps=1"]
+    assert main([*words, f"out={tmp_path / 'run'}"]) == 0
+    tuned = [word for word in TINY if "backbone" not in word]
+    base = ["finetune", "task=nodule2d", data, f"init={tmp_path / 'run'}", *tuned, "trainer.max_steps=1"]
+    capsys.readouterr()
+    for word, line in (
+        ("backbone.norm=batch", "has norm=group; transfer.norm=group exchanges its normalisation"),
+        ("backbone.name=resnet18", "has name=unet; leave it out"),
+        ("backbone.channels=[16,32,64]", "has channels=[8, 8, 16]; leave it out"),
+    ):
+        found = refused(capsys, *base, word, "data.allow_overlap=true", f"out={tmp_path / 'tuned'}")
+        assert found.startswith("ssl-med: command line: backbone.")
+        assert found.endswith(line)
+    same = [*base, "backbone.channels=[8,8,16]", "data.allow_overlap=true"]  # the network that is there
+    assert main([*same, f"out={tmp_path / 'tuned'}"]) == 0
