@@ -24,6 +24,7 @@ import numpy as np
 
 from datamodules.core.arrays import ArrayRecord, StoredArray
 from datamodules.core.checked import checked, read_checked, write_atomic
+from datamodules.core.content import sampled
 from datamodules.core.readers import source_files
 from datamodules.formats.grids import Array, Volume
 from ssl_med.reading import MB, UnreadableError, mismatch, parse_json, read_json, read_text
@@ -47,14 +48,14 @@ class Item:
         return digest(self.kind, *(os.path.relpath(path, root) for path in self.files))
 
     def signature(self) -> list[list[int]]:
-        """Size and time of every file: what a changed source betrays itself by."""
+        """Size, time and a digest of samples of every file: what a changed source betrays itself by."""
         found = []
         for path in (file for name in self.files for file in source_files(name)):
             try:
                 status = path.stat()
+                found.append([status.st_size, status.st_mtime_ns, sampled(path, status.st_size)])
             except OSError as error:
                 raise SslMedError(f"{path}: cannot be read ({error.strerror})") from None
-            found.append([status.st_size, status.st_mtime_ns])
         return found
 
 
@@ -180,7 +181,7 @@ class Store:
         record = self.records.get(item.key(self.root))
         return (
             record is not None
-            and record.signature == item.signature()
+            and _same(record.signature, item.signature())
             and all(self.intact(array) for array in record.arrays)
         )
 
@@ -278,6 +279,11 @@ def content_hash(volume: Volume) -> str:
     for plane in np.moveaxis(array, -1, 0):  # files store the first axis fastest: no copy of the volume
         code.update(np.ascontiguousarray(plane.T).astype(dtype, copy=False).data)
     return code.hexdigest()
+
+
+def _same(recorded: list[list[int]], now: list[list[int]]) -> bool:
+    """Whether files are as recorded; stores of version 0.1 recorded size and time alone."""
+    return len(recorded) == len(now) and all(old == new[: len(old)] for old, new in zip(recorded, now, strict=True))
 
 
 def digest(*parts: Any) -> str:

@@ -21,7 +21,7 @@ from datamodules.core.arrays import StoredArray, write_array
 from datamodules.core.crops import TiledStarts, find_starts, integral, tile_starts, tissue_weight
 from datamodules.core.intensity import histogram, is_small, scale_of_counts, scale_of_values
 from datamodules.core.lazy import LazyCodes
-from datamodules.core.store import MANIFEST, content_hash
+from datamodules.core.store import MANIFEST, Item, _same, content_hash
 from datamodules.formats.grids import Volume
 from experiments.cli import main
 from experiments.commands.prepare import prepare
@@ -559,7 +559,7 @@ def test_bad_files_are_named_and_the_others_finished(raw, tmp_path, capsys):
         (["store=ROOT/inside"], "lies in data.root"),
         (["store=OTHER"], "is not empty and no store"),
         (["store=OTHER/file"], "is a file"),
-        (["store=NEW", "workers=-1"], "workers is -1"),
+        (["store=NEW", "workers=-1"], "'workers' is -1"),
         (["store=NEW", "wrokers=1"], "key 'wrokers' is unknown; did you mean 'workers'"),
         (["data.store=NEW"], "prepare writes to store=DIR, not data.store"),
         (["store=NEW", "method=pcrll"], "method 'pcrll' is unknown; did you mean 'pcrl'"),
@@ -672,3 +672,18 @@ def test_prepare_composes_data_and_need():
     assert (settings.store, settings.workers, settings.verify) == ("y", 3, False)
     assert data.need.pair
     assert not data.labelled
+
+
+def test_a_source_of_the_same_size_and_time_is_seen_to_have_changed(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(bytes(3 * 2**16))
+    item, times = Item("film", (str(path),)), path.stat()
+    before = item.signature()
+    assert _same(before, item.signature())
+    assert _same([before[0][:2]], item.signature()), "a store of version 0.1"
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert item.signature()[0][:2] == before[0][:2]
+    assert not _same(before, item.signature())
