@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.core.cases import read_table
+from datamodules.core.cases import plain_number, read_table
 from datamodules.core.files import spelled, visible
 from datamodules.core.images2d import Image2D, ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
@@ -85,10 +85,11 @@ class Chest14Data(ImageData2D):
             unknown = [word for word in found if word not in (*FINDINGS, "No Finding")]
             if unknown:
                 raise SslMedError(f"{tables[0]}: image {name} has the unknown finding '{unknown[0]}'")
-            if not row["Patient ID"].strip().isdigit():
+            patient = plain_number(row["Patient ID"])
+            if not patient.isdigit():
                 raise SslMedError(f"{tables[0]}: image {name} has the Patient ID '{row['Patient ID']}', not a number")
             label = tuple(int(finding in found) for finding in FINDINGS)
-            radiographs.append(Image2D(name, str(int(row["Patient ID"])), str(files[spelled(name)]), label))
+            radiographs.append(Image2D(name, str(int(patient)), str(files[spelled(name)]), label))
         self.check_missing(missing, table=tables[0], below=root)
         return radiographs
 
@@ -99,7 +100,7 @@ class Chest14Data(ImageData2D):
         members = {}
         for file in ("train_val_list.txt", "test_list.txt"):
             try:
-                lines = read_text(root / file).split()
+                lines = [line.strip() for line in read_text(root / file).splitlines() if line.strip()]
             except UnreadableError as error:
                 raise SslMedError(f"{root / file}: {error}; data.split=official needs it") from None
             absent = [line for line in lines if line not in subject_of]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.core.cases import read_table
+from datamodules.core.cases import plain_number, read_table
 from datamodules.core.images2d import RGB, Image2D, ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
 from ssl_med.spec import SslMedError, Target
@@ -71,9 +71,10 @@ class EyePacsData(ImageData2D):
                 if not self.quarantined(root / part / name):
                     missing.append(name)
                 continue
-            if row["level"] not in ("0", "1", "2", "3", "4"):
+            level = plain_number(row["level"])
+            if level not in ("0", "1", "2", "3", "4"):
                 raise SslMedError(f"{source} has the level '{row['level']}'; it must be 0 to 4")
-            images.append(self._image(part, name, files[name], int(row["level"]), source=source))
+            images.append(self._image(part, name, files[name], int(level), source=source))
         self.check_missing(missing, table=table, below=root / part)
         return images
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from datamodules.core.cases import read_table
+from datamodules.core.cases import plain_number, read_table
 from datamodules.core.dicom import is_dicom, read_dicom_image
 from datamodules.core.files import spelled
 from datamodules.core.images2d import GREY, RGB, Image2D, ImageData2D, TableConfig
@@ -120,9 +120,13 @@ class ImagesData(ImageData2D):
             images.append(Image2D(name, self._subject(name, rows.get(name)), str(path), label))
         self._labelled_subjects = {self._subject(name, row) for name, row in rows.items()}
         if files and len({image.subject for image in images}) == len(images) and not self.config.show_names:
-            self.notes.append(
-                "each image counts as its own subject (data.subject_pattern or subject_column changes that)"
+            given = [key for key in ("subject_pattern", "subject_column") if getattr(self.config, key)]
+            why = (
+                f"data.{given[0]} finds no two of one"
+                if given
+                else "data.subject_pattern or subject_column changes that"
             )
+            self.notes.append(f"each image counts as its own subject ({why})")
         unlabelled = sum(not image.label for image in images)
         if self.labelled and unlabelled:
             self.notes.append(f"{unlabelled} of {len(images)} images have no label and are left out")
@@ -166,16 +170,18 @@ class ImagesData(ImageData2D):
             return (names.index(found[0]),) if found else ()
         if name not in rows:
             return ()
-        values = [rows[name][column].strip() for column in config.label_columns]
+        values = [rows[name][column] for column in config.label_columns]
         where = f"{Path(config.root) / config.labels}: the row of {name}"
         if self.spec.target == "class":
+            if values[0] not in names:  # a number with a point is the class without it
+                values[0] = plain_number(values[0])
             if values[0] not in names:
                 raise SslMedError(
                     f"{where} has the class '{values[0]}', which is not in data.class_names {list(names)}"
                 )
             return (names.index(values[0]),)
         try:
-            label = tuple({"": float("nan"), "0": 0.0, "1": 1.0}[value.removesuffix(".0")] for value in values)
+            label = tuple({"": float("nan"), "0": 0.0, "1": 1.0}[plain_number(value)] for value in values)
         except KeyError as error:
             raise SslMedError(f"{where} holds {error}; findings are 0, 1 or blank for not known") from None
         return label

@@ -11,6 +11,7 @@ budget counts samples, and whether the parts share patients is in the hands of w
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ from ssl_med.ranges import Range, Side
 from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, Intensity, Need, SslMedError, Target
 
+_DEFLATE = 1032  # bytes that one byte of a zip file stands for at most
 _STEP = 32  # a multiple that every backbone can halve
 
 
@@ -354,6 +356,11 @@ def _header(path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
+            entry = archive.getinfo(f"{key}.npy")
+            need, holds = math.prod(shape) * dtype.itemsize, entry.file_size - file.tell()
+            # numpy takes the memory first; the sum of an array that is longer than its header says would not be compared
+            if need != holds or entry.file_size > _DEFLATE * max(entry.compress_size, 1) + 1024:
+                raise ValueError(f"the header of {key} asks for {need} bytes, {holds} are there")
     except KeyError:
         raise SslMedError(f"{path}: holds no {key}; is it in the layout of MedMNIST?") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:

@@ -7,6 +7,7 @@ their axes are taken as data.orientation, their voxel size as data.npy_spacing_m
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -93,7 +94,9 @@ class VolumesData(ScanData):
             try:
                 voxels = self.voxels(str(path))
             except SslMedError as error:
-                raise SslMedError(f"{error}; or leave it out, data.exclude=['{relative.as_posix()}']") from None
+                # what would be read as a pattern is taken as it stands
+                named = glob.escape(relative.as_posix())
+                raise SslMedError(f"{error}; or leave it out, data.exclude=['{named}']") from None
             scans[name] = Scan(name, _subject(relative, name, rule), (str(path),), "", voxels)
         if len(scans) > 1 and len({scan.subject for scan in scans.values()}) == 1:
             self.notes.append(

@@ -6,6 +6,7 @@ who called them adds the name of the file and what to do about it.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 import math
@@ -19,6 +20,14 @@ MB = 2**20
 LIMIT = 64 * MB  # bytes of one file; a value of Python takes up to 20 times the memory of its text
 DEEPEST = (
     100  # lists and objects within each other; Python gives up at 1000, and so does everything that walks through them
+)
+# UTF-32 before UTF-16, whose mark it begins with
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _LARGEST = 2**63  # whole numbers of a file fit into 64 bits
 _HEADER = 100 * MB  # of a safetensors file, as its own library has it
@@ -47,15 +56,21 @@ def read_bytes(path: Path, *, limit: int = LIMIT) -> bytes:
 
 
 def read_text(path: Path, *, limit: int = LIMIT, damaged: bool = False) -> str:
-    """The text of a UTF-8 file, without a byte order mark; `damaged`: bytes that are no text become the replacement sign.
+    """The text of a file in UTF-8, or in UTF-16 or UTF-32 that says so by a byte order mark, without that mark.
+
+    Other encodings have no mark, and a guess would change names in silence. `damaged`: bytes that are no text become the
+    replacement sign.
 
     Raises:
         UnreadableError: as `read_bytes`, or another encoding.
     """
+    content = read_bytes(path, limit=limit)
+    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
-        return read_bytes(path, limit=limit).decode("utf-8-sig", errors="replace" if damaged else "strict")
+        return content.decode(encoding, errors="replace" if damaged else "strict")
     except UnicodeDecodeError as error:
-        raise UnreadableError(f"is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        found = "UTF-8" if encoding == "utf-8-sig" else encoding.upper()
+        raise UnreadableError(f"is not {found} (byte {error.start}); save it as UTF-8") from None
 
 
 def read_json(path: Path, *, limit: int = LIMIT) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from datamodules.core.cases import read_table
+from datamodules.core.cases import plain_number, read_table
 from datamodules.core.configs import VolumeConfig
 from datamodules.core.crops import cut
 from datamodules.core.geometry import world_to_voxel
@@ -277,7 +277,7 @@ def read_candidates(
     for row, values in enumerate(read_table(table, columns)):
         try:
             first, second, third = (float(values[key]) * sign for key, sign in zip((x, y, z), turn, strict=True))
-            label = int(values[mark])
+            label = int(plain_number(values[mark]))
         except (TypeError, ValueError):
             raise SslMedError(f"{table}: line {row + 2} holds a value that is no number; repair it") from None
         world = (first, second, third)

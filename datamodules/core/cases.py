@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ssl_med.reading import MB, UnreadableError, read_text
 from ssl_med.spec import SslMedError
+
+_LARGEST = 1000 * MB  # bytes of a table; LUNA16's candidates have some 70 MB
 
 
 class AbsentError(SslMedError):
@@ -43,28 +49,33 @@ def case_files(case: Any, *, masks: bool = True) -> list[str]:
 
 
 def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
-    """Rows of a CSV file as dictionaries.
+    """Rows of a CSV file as dictionaries, without blanks around names and values.
 
     Raises:
         SslMedError: missing file or column, a row that breaks off, or no text at all; names the file and the place.
     """
-    import csv
-
     if not path.is_file():
         raise SslMedError(f"{path}: no such file; it is part of the data set")
     columns, rows = tuple(columns), []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        try:
-            missing = [column for column in columns if column not in (reader.fieldnames or [])]
-            if missing:
-                raise SslMedError(
-                    f"{path}: column '{missing[0]}' is missing; it has {', '.join(reader.fieldnames or [])}"
-                )
-            for row in reader:
-                if any(row[column] is None for column in columns):
-                    raise SslMedError(f"{path}: line {reader.line_num} is cut off; download it again")
-                rows.append(row)
-        except (UnicodeDecodeError, csv.Error):
-            raise SslMedError(f"{path}: is no table of text in UTF-8; download it again") from None
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(path, limit=_LARGEST), newline=""))
+        names = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = names
+        missing = [column for column in columns if column not in names]
+        if missing:
+            has = "".join(c if c.isprintable() else "?" for c in ", ".join(names))
+            raise SslMedError(f"{path}: column '{missing[0]}' is missing; it has {has[:300]}")
+        for row in reader:
+            if any(row[column] is None for column in columns):
+                raise SslMedError(f"{path}: line {reader.line_num} is cut off; download it again")
+            rows.append({key: value.strip() for key, value in row.items() if isinstance(value, str)})
+    except UnreadableError as error:
+        raise SslMedError(f"{path}: is no table that can be read: it {error}") from None
+    except csv.Error as error:
+        raise SslMedError(f"{path}: is no table of comma-separated values ({error}); download it again") from None
     return rows
+
+
+def plain_number(text: str) -> str:
+    """A number without an empty fraction: programs write the label 1 as 1.0 where a column has blanks."""
+    return re.sub(r"(?<=\d)\.0+$", "", text.strip())

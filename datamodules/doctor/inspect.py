@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import io
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +23,7 @@ from datamodules.doctor.findings import Finding, file_of, row_of
 from datamodules.doctor.fingerprint import grid_of, texture_similarity, voxel_hash
 from datamodules.formats.grids import Array, Header, Volume
 from datamodules.formats.pictures import colors_of, read_image2d
+from datamodules.formats.raw import check_room
 from ssl_med.spec import SslMedError
 
 _TURNED = 1.0  # degrees that still count as along the axis
@@ -224,7 +227,11 @@ def thumbnail(root: str, path: str) -> bytes:
     """The middle slice, or the image, as a small PNG between its 1st and 99th percentile; b"" when it cannot be read."""
     try:
         if path.lower().endswith((".nii", ".nii.gz")):  # also what `read_volume` refuses
-            array: Array = np.asanyarray(nib.load(str(Path(root) / path)).dataobj)
+            file = Path(root) / path
+            image: Any = nib.load(str(file))
+            need, packed = math.prod(image.shape) * image.get_data_dtype().itemsize, path.lower().endswith(".gz")
+            check_room(file, need=need, size=file.stat().st_size, encoding="gzip" if packed else "raw")
+            array: Array = np.asanyarray(image.dataobj)
         else:
             array = load_image(root, path)
         while array.ndim > 3:

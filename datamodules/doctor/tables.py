@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 from datamodules.core.dicom import ENDINGS as DICOM
 from datamodules.doctor.files import IMAGES, VOLUMES
 from datamodules.doctor.findings import Finding
+from ssl_med.reading import parse_json, read_text
 
 _LARGEST = 500_000_000  # bytes of a table
 _ENDINGS = (*VOLUMES, *IMAGES, *DICOM, ".npy", ".raw", ".zraw")
@@ -42,7 +42,7 @@ def check_tables(root: Path, tables: Iterable[str], files: Iterable[str]) -> tup
     findings, lists = [], []
     for table in tables:
         try:
-            lists += [one for one in _lists(root / table, table) if _is_of_files(one, known, len(files))]
+            lists += [one for one in _lists(root / table, table, known) if _is_of_files(one, known, len(files))]
         except (OSError, ValueError, csv.Error, RecursionError) as error:
             findings.append(Finding("unread_table", table, local=str(error)))
     absent: dict[str, Finding] = {}
@@ -78,17 +78,17 @@ def _is_of_files(one: Listed, known: Mapping[str, str], count: int) -> bool:
     return bool(one.files) and 2 * len(set(one.files)) >= min(len(distinct), count)
 
 
-def _lists(path: Path, table: str) -> Iterator[Listed]:
+def _lists(path: Path, table: str, known: Mapping[str, str]) -> Iterator[Listed]:
     if path.stat().st_size > _LARGEST:
         return
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path, limit=_LARGEST)
     if path.suffix.lower() == ".json":
-        yield from _json_lists(json.loads(text), table, "")
+        yield from _json_lists(parse_json(text), table, "")
         return
     lines = [line for line in text.splitlines() if line.strip()]
     if path.suffix.lower() == ".txt":
-        # lists such as PCRL's have labels behind the name
-        yield Listed(table, "", [line.split()[0] for line in lines])
+        # lists such as PCRL's have labels behind the name, and a name may hold blanks
+        yield Listed(table, "", [line.strip() if line.strip() in known else line.split()[0] for line in lines])
         return
     rows = list(csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
     if len(rows) < 2:

@@ -247,8 +247,11 @@ def test_tables_that_cannot_be_used(copied):
     )
     # a download that broke off within a row
     refused(text[: text.index(second) + len(second.split(",")[0])], "line 3 is cut off")
-    refused(b"\xff\xfe" + text.encode("utf-16-le"), "is no table of text in UTF-8")
-    refused(b"PK\x03\x04" + bytes(range(256)), "is no table of text in UTF-8")
+    refused(b"\xff\xfe" + text.encode("utf-16-le")[:-1], "is no table that can be read: it is not UTF-16")
+    refused(b"PK\x03\x04" + bytes(range(256)), "is no table that can be read: it is not UTF-8")
+    refused(b"\xff\xfe\x00" * 3001, r"is not UTF-16|column 'Image Index' is missing; it has .{0,400}$")
+    path.write_bytes(text.encode("utf-16"))
+    assert module(copied).subjects(), "as PowerShell writes it"
     path.write_text(text)
     (copied / "Data_Entry_2017_v2020.csv").write_text(text)
     with pytest.raises(SslMedError, match=r"needs one Data_Entry_2017\*.csv, it holds 2"):

@@ -421,8 +421,8 @@ def test_tables_without_a_column_cut_short_unreadable_or_naming_absent_images(na
     lines = text.splitlines()
     table.write_text("\n".join([*lines[:2], lines[2].split(",")[0], *lines[3:]]))
     assert f"{table}: line 3 is cut off" in refused(capsys, *words)
-    table.write_bytes(b"\xff\xfe\x00" * 50)
-    assert f"{table}: is no table of text in UTF-8" in refused(capsys, *words)
+    table.write_bytes(b"\x80\xfe\x00" * 50)
+    assert f"{table}: is no table that can be read: it is not UTF-8" in refused(capsys, *words)
     table.write_text(text)
     gone = sorted(p for p in root.rglob("*") if p.suffix in (".png", ".jpg", ".jpeg") and "test" not in p.parts)[0]
     gone.unlink()
@@ -456,7 +456,7 @@ def test_grey_levels_of_16_bit_need_a_window(copy_of):
         Image.fromarray(levels).save(path)
     data = build("shenzhen", root, labelled=False)
     with pytest.raises(
-        SslMedError, match=r"CHNCXR_.*has grey levels up to \d+, above the window's 255; set data.intens"
+        SslMedError, match=r"CHNCXR_.*has grey levels from \d+ to \d+, the window is 0 to 255; set data.intens"
     ):
         next(iter(data.train_dataloader()))
     batch = next(iter(build("shenzhen", root, labelled=False, intensity_high=4080.0).train_dataloader()))
