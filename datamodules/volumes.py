@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from datamodules.formats.grids import Header, Volume
 from ssl_med.ranges import Millimetres, Side
 from ssl_med.spec import DataSpec, SslMedError
 
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+
 
 @dataclass
 class VolumesConfig(AnyIntensityConfig):
@@ -36,7 +38,8 @@ class VolumesConfig(AnyIntensityConfig):
     """patterns of file names or relative paths to leave out, such as *mask* or segmentation-*"""
     subject: str = "folder"
     """the unit that no split divides. folder: first folder below the root (of a file in the root its name); file: each
-    file by itself; else a regular expression whose first group, found in the relative path, is the subject"""
+    file by itself (channels CASE_0000, CASE_0001 of several cases together); else a regular expression whose first group,
+    found in the relative path, is the subject"""
     npy_spacing_mm: tuple[Millimetres, ...] | None = None
     """voxel size of .npy files, needed to resample them"""
 
@@ -98,6 +101,13 @@ class VolumesData(ScanData):
                 named = glob.escape(relative.as_posix())
                 raise SslMedError(f"{error}; or leave it out, data.exclude=['{named}']") from None
             scans[name] = Scan(name, _subject(relative, name, rule), (str(path),), "", voxels)
+        channels = _channels([name for name, scan in scans.items() if scan.subject == name])
+        if channels:
+            scans |= {name: replace(scans[name], subject=case) for name, case in channels.items()}
+            self.notes.append(
+                f"{len(channels)} files are named CASE_0000, CASE_0001 as channels are: they count as "
+                f"{len(set(channels.values()))} subjects"
+            )
         if len(scans) > 1 and len({scan.subject for scan in scans.values()}) == 1:
             self.notes.append(
                 f"all {len(scans)} scans count as one subject; data.subject=file makes each file a subject"
@@ -148,6 +158,18 @@ def _rule(text: str) -> str | re.Pattern[str]:
     if rule.groups < 1:
         raise SslMedError(f"data.subject '{text}' is neither folder nor file nor an expression with a group in ( )")
     return rule
+
+
+def _channels(names: Sequence[str]) -> dict[str, str]:
+    """File -> case where files are channels in nnU-Net's names: several cases, each with the channels 0000 to at most 0007."""
+    numbers: dict[str, list[int]] = {}
+    for name in sorted(names):
+        if match := _CHANNEL.fullmatch(name):
+            numbers.setdefault(match[1], []).append(int(match[2]))
+    cases = {case for case, found in numbers.items() if 1 < len(found) <= 8 and found == list(range(len(found)))}
+    if len(cases) < 2:
+        return {}  # numbered scans of one series
+    return {name: match[1] for name in names if (match := _CHANNEL.fullmatch(name)) and match[1] in cases}
 
 
 def _subject(relative: Path, name: str, rule: str | re.Pattern[str]) -> str:

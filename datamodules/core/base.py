@@ -241,6 +241,8 @@ class MedicalData(Served, ABC):
             )
         else:
             remedy = f"it names none of the {usable} {kind} for it; choose another data.split"
+            if part == "training":
+                remedy += ", or test on them by ssl-med external"
         return f"data.split={config.split}: no {part} subject is left below {root}: {remedy}"
 
     def find_cases(self, root: Path) -> Sequence[Any]:

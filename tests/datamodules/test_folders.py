@@ -192,6 +192,18 @@ def test_dicom_without_an_ending(tmp_path):
     assert flat.read(flat.cases()[0].path).shape == (1, 16, 16)
 
 
+def test_channels_of_one_case_are_one_subject(tmp_path):
+    for case in ("a", "b"):
+        for channel in range(2):
+            volume(tmp_path / f"{case}_{channel:04d}.nii.gz", seed=ord(case) + 9 * channel)
+    volume(tmp_path / "c_2019.nii.gz", seed=5)
+    data = data_of(VolumesData, VolumesConfig, "volumes", tmp_path)
+    assert [case.subject for case in cases(data)] == ["a", "a", "b", "b", "c_2019"]
+    for path in tmp_path.glob("b_*"):
+        path.unlink()
+    assert [case.subject for case in cases(data)] == ["a_0000", "a_0001", "c_2019"]  # may be a series of scans
+
+
 def test_an_alias_is_no_second_volume(tmp_path):
     volume(tmp_path / "a" / "ct.nii.gz")
     (tmp_path / "a" / "again.nii.gz").symlink_to(tmp_path / "a" / "ct.nii.gz")

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 from launchers import Inline
@@ -406,3 +407,62 @@ def test_settings_are_shown_and_decide_the_folder(roots, trained, capsys):
     assert one.hash() != compose_external([*words, "part=test"]).hash()
     assert one.hash() != compose_external([*words, "map.normal=tuberculosis", "map.tuberculosis=normal"]).hash()
     assert one.hash() == compose_external([*words, "trainer.num_workers=2"]).hash()
+
+
+def decathlon(root, *, train, test, listed):
+    """A task with `train` cases of imagesTr (four are listed), and `test` of imagesTs with labels in labelsTs."""
+    rng = np.random.default_rng(train + 10 * test)
+    for part, letter, count in (("Tr", "c", train), ("Ts", "t", test)):
+        for k in range(count):
+            for folder, array in (
+                ("images", rng.integers(0, 900, (12, 12, 12))),
+                ("labels", rng.integers(0, 2, (12, 12, 12))),
+            ):
+                path = root / f"{folder}{part}" / f"{letter}_{k}.nii.gz"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                nib.save(nib.Nifti1Image(array.astype(np.int16), np.diag([-1.0, -1.0, 1.0, 1.0])), path)
+    names = [f"c_{k}.nii.gz" for k in range(max(train, 4) if train != 1 else 1)]
+    table = {
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "a"},
+        "training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names],
+        "test": [f"./imagesTs/t_{k}.nii.gz" for k in range(test)] if listed else [],
+    }
+    (root / "dataset.json").write_text(json.dumps(table))
+
+
+def test_a_test_set_that_somebody_else_made(tmp_path, capsys):
+    """Decathlon's imagesTs with labelsTs, with and without a training part; one subject; a MedMNIST test part alone."""
+    decathlon(tmp_path / "all", train=8, test=0, listed=False)
+    small = ["data.patch_size=[8,8,8]", "data.crops_per_volume=1", "data.split_ratios=[0.5,0.25,0.25]"]
+    words = ["task=msd", f"data.root={tmp_path / 'all'}", *small, "init=scratch", f"out={tmp_path / 'run'}"]
+    assert main(["finetune", *CPU, *TUNE, *words]) == 0
+    for name, train, test, listed, expected in (
+        ("listed", 0, 3, True, {"t_0", "t_1", "t_2"}),
+        ("unlisted", 0, 2, False, {"t_0", "t_1"}),
+        ("both", 4, 1, True, {"c_0", "c_1", "c_2", "c_3", "t_0"}),
+        ("one", 1, 0, False, {"c_0"}),
+    ):
+        decathlon(tmp_path / name, train=train, test=test, listed=listed)
+        where = ["task=msd", f"data.root={tmp_path / name}", "map=same"]
+        run_external(tmp_path / "run", tmp_path / f"external-{name}", *where)
+        rows = rows_of(tmp_path / f"external-{name}" / "test_cases.csv")
+        assert len(rows) == len(expected)
+    capsys.readouterr()
+    run_external(tmp_path / "run", tmp_path / "none", *where, "part=test", code=2)
+    assert "no test subject is left" in (said := capsys.readouterr().err)
+    assert "part=all tests all of its 1" in said
+    nodules = medmnist.generate(tmp_path / "nodules", subjects=60, seed=0)
+    words = ["task=nodule2d", f"data.root={nodules}", "init=scratch", f"out={tmp_path / 'flat'}"]
+    assert main(["finetune", *CPU, *TUNE, *words]) == 0
+    with np.load(next(nodules.glob("*.npz"))) as arrays:
+        (tmp_path / "alone").mkdir()
+        images, labels = arrays["test_images"][:, ::-1], arrays["test_labels"]
+        np.savez(tmp_path / "alone" / "alone.npz", test_images=images, test_labels=labels)
+    for part in ("all", "test"):
+        where = ["task=nodule2d", f"data.root={tmp_path / 'alone'}", "map=same", f"part={part}"]
+        summary = run_external(tmp_path / "flat", tmp_path / f"alone-{part}", *where)
+        assert summary["n_test"] == len(labels)
+    words = ["task=nodule2d", f"data.root={tmp_path / 'alone'}", "init=scratch", f"out={tmp_path / 'no'}"]
+    assert main(["finetune", *CPU, *TUNE, *words]) == 2
+    assert "no training subject is left" in capsys.readouterr().err
