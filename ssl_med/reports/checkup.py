@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from ssl_med.files import write_text
+from ssl_med.reports.escape import html as escape
+from ssl_med.reports.escape import markdown as plain
 from ssl_med.reports.numbers.wording import duration
 from ssl_med.reports.render import html_parts as p
 
@@ -87,16 +88,18 @@ def _body(report: Mapping[str, Any], pictures: Mapping[str, Sequence[Picture]]) 
 
 
 def _markdown(report: Mapping[str, Any]) -> str:
-    lines = [f"# Data check: {report['data']}", "", *(f"- {name}: {value}" for name, value in _facts(report)), ""]
+    facts = [f"- {name}: {plain(value)}" for name, value in _facts(report)]
+    lines = [f"# Data check: {plain(str(report['data']))}", "", *facts, ""]
     if report["kinds"]:
         lines += ["| finding | weight | files | what to do |", "| --- | --- | ---: | --- |"]
         for about in report["kinds"].values():
-            lines.append(f"| {about['title']} | {about['severity']} | {about['count']} | {about['remedy']} |")
+            title, remedy = plain(about["title"]), plain(about["remedy"])
+            lines.append(f"| {title} | {about['severity']} | {about['count']} | {remedy} |")
         lines.append("")
     for kind, about in report["kinds"].items():
         rows = _rows(report, kind)
-        lines += [f"## {about['title']}", ""]
-        for name, detail, other in rows[:MOST_ROWS]:
+        lines += [f"## {plain(about['title'])}", ""]
+        for name, detail, other in ([plain(cell) for cell in row] for row in rows[:MOST_ROWS]):
             lines.append(f"- {name}" + (f": {detail}" if detail else "") + (f" (with {other})" if other else ""))
         if len(rows) > MOST_ROWS:
             lines.append(f"- {len(rows) - MOST_ROWS} more are in report.json")

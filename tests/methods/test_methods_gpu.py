@@ -4,7 +4,7 @@ Both steps start from the same weights and draw the same views, so the losses di
 significant bits and bfloat16 8: a rounding is off by up to 2^-11 and 2^-8 of a value. A loss is a mean over many values behind
 about ten layers of convolution and normalisation, each of which rounds once; contrastive losses divide similarities by a
 temperature of 0.07 to 0.2, which multiplies their error by 5 to 14. Hence the tolerances, some tens of roundings of one sign:
-1 % of the loss in float16 and 3 % in bfloat16. On a CPU in bfloat16 the largest deviation is 0.6 %, but for deep_cluster: it
+1 % of the loss in float16 and 3 % in bfloat16. On a CPU in bfloat16 the largest deviation is 0.9 %, but for deep_cluster: it
 clusters the features of its own precision before the step, so a sample near a border may have another label (2.2 %).
 """
 

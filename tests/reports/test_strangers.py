@@ -13,6 +13,7 @@ from report_samples import write_finetune, write_runs
 from experiments.cli import main
 from ssl_med.reports import escape, writing
 from ssl_med.reports import run_folder as records
+from ssl_med.reports.checkup import write_checkup
 from ssl_med.reports.page import report_runs
 
 SIGNS = "a|b <i>x</i> $\\frac$ 50% #1 {y} [t](u) **w** `c` \\n & 'q' \"r\" ~z~ ^"
@@ -86,7 +87,7 @@ BROKEN = {
     "twice": (content("summary.json", '{"kind": "probe", "kind": "x"}'), 'key "kind" stands twice'),
     "nested": (content("summary.json", "[" * 100_000 + "]" * 100_000), "nested too deeply"),
     "nested a little": (content("summary.json", '{"a":' * 200 + "1" + "}" * 200), "nested too deeply"),
-    "UTF-16": (content("summary.json", '{"kind": "probe"}'.encode("utf-16")), "summary.json is not UTF-8"),
+    "Latin-1": (content("summary.json", '{"kind": "é"}'.encode("latin-1")), "summary.json is not UTF-8"),
     "folder": (directory("summary.json"), "summary.json is a folder, not a file"),
     "journal folder": (directory("metrics.jsonl"), "metrics.jsonl: is a folder"),
     "cases folder": (directory("test_cases.csv"), "test_cases.csv: is a folder"),
@@ -244,3 +245,23 @@ def test_a_folder_that_cannot_be_looked_into_is_told(pair, tmp_path):
     shutil.copytree(pair / "pcrl-1-seed0", tmp_path / "good")
     (tmp_path / "closed").mkdir(mode=0)
     assert [run.problem for run in records.find_runs([tmp_path])] == ["", "cannot be read (Permission denied)"]
+
+
+def test_names_of_a_data_check_are_names(tmp_path):
+    kinds = {"unread_table": {"title": SIGNS, "severity": "error", "count": 1, "remedy": SIGNS}}
+    finding = {"kind": "unread_table", "id": SIGNS, "detail": "# a\nb", "other": "", "also_in": ""}
+    report = {
+        "data": SIGNS,
+        "files": {"images": 1, "masks": 0},
+        "cases": 1,
+        "subjects": 1,
+        "seconds": 1.0,
+        "with": [SIGNS],
+    }
+    report |= {"usable": 1, "of": 1, "use": "pretrain", "kinds": kinds, "findings": [finding]}
+    write_checkup(tmp_path, report, {})
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert "<i>x</i>" not in page
+    assert escape.html(SIGNS) in page
+    assert f"- {escape.markdown(SIGNS)}: \\# a b" in text
+    assert not re.search(r"(?<!\\)<i>|(?<!\\)\]\(u\)", text)
