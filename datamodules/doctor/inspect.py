@@ -234,6 +234,7 @@ def thumbnail(root: str, path: str) -> bytes:
             array: Array = np.asanyarray(image.dataobj)
         else:
             array = load_image(root, path)
+        array = np.abs(array) if array.dtype.kind == "c" else array
         while array.ndim > 3:
             array = array[..., 0]
         plane = array[:, :, array.shape[2] // 2].T if array.ndim == 3 else array

@@ -1,5 +1,6 @@
 """Volumetric families beyond the first ones: from the phantom in its true layout to batches, runs and clear refusals."""
 
+import bz2
 import csv
 import gzip
 import hashlib
@@ -738,6 +739,26 @@ def test_nrrd_refusals(tmp_path, fields, says):
         read_volume(path)
     assert says in str(found.value)
     assert path in str(found.value)
+
+
+@pytest.mark.parametrize("encoding", ["RAW", "GZIP", "bz2", "Txt", "ascii", "HEX"])
+def test_nrrd_encodings_in_any_case_and_skips(tmp_path, encoding):
+    array = np.random.default_rng(0).integers(-1000, 1000, (5, 4, 3)).astype("<i2")
+    raw, text = array.tobytes(order="F"), " ".join(map(str, array.ravel(order="F"))).encode()
+    pack = {"GZIP": gzip.compress, "bz2": bz2.compress, "RAW": bytes, "HEX": lambda content: content.hex().encode()}
+    lines = [
+        "NRRD0004", "type: SHORT", "dimension: 3", "sizes: 5 4 3", "endian: LITTLE", f"encoding: {encoding}",
+        "space: scanner-xyz", "space directions: (-1,0,0) (0,2,0) (0,0,3)", "line skip: 1", "data file: v.dat", "",
+    ]  # fmt: skip
+    skipped = encoding in ("GZIP", "bz2")  # of a packed file the bytes are those of its content
+    lines.insert(3, "byte skip: 7" if skipped else "byte skip: 0")
+    content = pack[encoding](b"7 bytes" + raw if skipped else raw) if encoding in pack else text
+    (tmp_path / "v.nhdr").write_text("\n".join(lines))
+    (tmp_path / "v.dat").write_bytes(b"one line\n" + content)
+    volume = read_volume(str(tmp_path / "v.nhdr"))
+    assert np.array_equal(volume.array, array)
+    assert np.array_equal(volume.to_world, np.diag([-1, 2, 3, 1]))
+    assert [remark.kind for remark in volume.remarks] == ["orientation"]
 
 
 def test_nrrd_truncated_or_foreign(tmp_path):

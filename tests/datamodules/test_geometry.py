@@ -2,13 +2,16 @@
 
 from itertools import permutations, product
 
+import nibabel as nib
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from datamodules.core.geometry import (
     axis_codes,
+    change_between,
     check_orientation,
+    laid_on,
     reorient,
     resample,
     resampled_shape,
@@ -250,3 +253,25 @@ def test_a_position_stays_itself_through_reorientation_and_resampling():
         mass = places(moved.to_world, moved.array.shape)
         centre = (mass * moved.array.reshape(-1, 1)).sum(0) / moved.array.sum()
         np.testing.assert_allclose(centre, to_world[:3, :3] @ spot + to_world[:3, 3], atol=0.5)
+
+
+def test_a_grid_is_laid_on_another_by_flips_and_swaps_or_refused():
+    """Every one of the 48 ways to save one scan gives the same voxels at the same places."""
+    array = np.arange(60).reshape(3, 4, 5)
+    first = Volume(array, np.diag([0.5, 0.7, 2.0, 1.0]))
+    for axes in permutations(range(3)):
+        for signs in product((1, -1), repeat=3):
+            change = np.stack([axes, signs], 1)
+            saved = nib.orientations.apply_orientation(array, change)
+            world = first.to_world @ nib.orientations.inv_ornt_aff(change, array.shape)
+            found = laid_on(Volume(saved, world), first.grid, path="a", source="b")
+            np.testing.assert_array_equal(found.array, array)
+            np.testing.assert_array_equal(found.to_world, first.to_world)
+    for moved, fits in ((0.24, True), (0.26, False)):  # half of the smallest voxel is 0.25 mm
+        world = first.to_world.copy()
+        world[0, 3] += moved
+        assert (change_between(Volume(array, world).grid, first.grid)[1] == "") == fits
+    with pytest.raises(SslMedError, match="a: does not lie on the grid of b: voxels of one index lie up to 1 mm apart"):
+        laid_on(Volume(array, first.to_world + np.eye(4, k=3)), first.grid, path="a", source="b")
+    with pytest.raises(SslMedError, match="it has shape"):
+        laid_on(Volume(array[1:], first.to_world), first.grid, path="a", source="b")

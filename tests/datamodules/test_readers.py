@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from datamodules.core.readers import read_header, read_labels, read_volume
-from datamodules.formats.pictures import read_image2d
+from datamodules.formats.pictures import read_color, read_image2d
 from ssl_med.spec import SslMedError
 
 SHAPE = (3, 4, 5)
@@ -350,3 +350,138 @@ def test_images_that_cannot_be_read(tmp_path):
         with pytest.raises(SslMedError, match=r"image.png: cannot be read as an image .*; download it again") as caught:
             read_image2d(str(path))
         assert "\n" not in str(caught.value)
+
+
+def tiff(path, array, *, photometric=1, kind=1):
+    """An uncompressed TIFF (6.0) of one strip, in the byte order of the array; kind: 1 unsigned, 2 signed, 3 float."""
+    order = ">" if array.dtype.byteorder == ">" else "<"
+    tags = {
+        256: array.shape[1], 257: array.shape[0], 258: 8 * array.itemsize, 259: 1, 262: photometric, 273: 8, 277: 1,
+        278: array.shape[0], 279: array.nbytes, 339: kind,
+    }  # fmt: skip
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    start = b"II" if order == "<" else b"MM"
+    path.write_bytes(start + struct.pack(f"{order}HI", 42, 8 + array.nbytes) + array.tobytes() + directory)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind"),
+    [
+        ("u1", 1),
+        ("i1", 2),
+        ("<u2", 1),
+        (">u2", 1),
+        ("<i2", 2),
+        (">i2", 2),
+        ("<u4", 1),
+        ("<i4", 2),
+        ("<f4", 3),
+        (">f4", 3),
+    ],
+)
+def test_tiff_keeps_its_numbers(dtype, kind, tmp_path):
+    array = np.random.default_rng(0).integers(-100 if kind == 2 else 0, 120, (5, 7)).astype(dtype)
+    if kind == 3:
+        array /= 7
+    else:
+        array[0, 0], array[4, 6] = np.iinfo(dtype).min, np.iinfo(dtype).max
+    found = read_image2d(tiff(tmp_path / "x.tif", array, kind=kind))
+    assert found.dtype == np.dtype(dtype).newbyteorder("=")
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2"])
+def test_zero_as_white_is_turned_over(dtype, tmp_path):
+    array = np.arange(35).reshape(5, 7).astype(dtype)
+    found = read_image2d(tiff(tmp_path / "x.tif", array, photometric=0))
+    np.testing.assert_array_equal(found, np.iinfo(dtype).max - array)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_an_image_is_turned_as_its_exif_orientation_says(ending, mode, tmp_path):
+    array = np.arange(36, dtype=np.uint8).reshape(3, 12)
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by a quarter to the right
+    Image.fromarray(array).convert(mode).save(tmp_path / f"x{ending}", exif=exif)
+    np.testing.assert_array_equal(read_image2d(str(tmp_path / f"x{ending}")), np.rot90(array, -1))
+    np.testing.assert_array_equal(read_color(str(tmp_path / f"x{ending}"))[0], np.rot90(array, -1))
+
+
+# ------------------------------------------------------------------------------------ headers and how they are taken
+
+
+@pytest.mark.parametrize(("unit", "scale"), [(0, 1), (1, 1e3), (2, 1), (3, 1e-3)])
+def test_lengths_of_nifti_are_turned_into_mm(unit, scale, tmp_path):
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.int16), np.diag([-1, -2, 3, 1.0]) / [scale, scale, scale, 1])
+    image.header["xyzt_units"] = unit
+    nib.save(image, tmp_path / "s.nii.gz")
+    header = read_header(str(tmp_path / "s.nii.gz"))
+    np.testing.assert_allclose(header.to_world, np.diag([1, 2, 3, 1.0]), rtol=1e-6)
+    assert [remark.kind for remark in header.remarks] == (["units"] if scale != 1 else [])
+
+
+def test_odd_headers_get_a_remark(tmp_path):
+    array = np.zeros(SHAPE, np.int16)
+
+    def kinds(image):
+        nib.save(image, tmp_path / "s.nii")
+        return [remark.kind for remark in read_header(str(tmp_path / "s.nii")).remarks]
+
+    turned = nib.Nifti1Image(array, np.eye(4))
+    turned.set_qform(np.diag([-1.0, -1, 1, 1]), 1)
+    assert kinds(turned) == ["forms"]
+    nowhere = nib.Nifti1Image(array, None)
+    nowhere.set_sform(None, 0)
+    nowhere.set_qform(None, 0)
+    assert kinds(nowhere) == ["orientation"]
+    assert kinds(nib.Nifti1Image(array, np.eye(4) + np.eye(4, k=1) * [0, 0, 0.3, 0])) == ["shear"]
+    path = metaimage.write(tmp_path / "s.mhd", array, ElementSpacing=None)
+    assert [remark.kind for remark in read_header(str(path)).remarks] == ["size"]
+    np.testing.assert_array_equal(read_header(str(path)).to_world, np.eye(4))
+
+
+def test_a_packed_file_is_verified_to_its_end(tmp_path):
+    array = numbers("MET_SHORT")
+    content = nib.Nifti1Image(array, np.eye(4)).to_bytes()
+    for name, packed in (("sum", gzip.compress(content)), ("length", gzip.compress(content))):
+        damaged = bytearray(packed)
+        damaged[-8 if name == "sum" else -4] ^= 1
+        path = tmp_path / f"{name}.nii.gz"
+        path.write_bytes(damaged)
+        with pytest.raises(SslMedError, match=rf"{name}.nii.gz: is truncated or damaged"):
+            read_volume(str(path))
+    path = metaimage.write(tmp_path / "s.mhd", array, packed=True)
+    data, whole = path.with_suffix(".zraw"), zlib.compress(array.tobytes(order="F"))
+    data.write_bytes(
+        gzip.compress(array.tobytes(order="F")[:50]) + gzip.compress(array.tobytes(order="F")[50:]) + bytes(9)
+    )
+    np.testing.assert_array_equal(read_volume(str(path)).array, array)  # members, and zeros behind them
+    for bad in (whole[:-1] + bytes([whole[-1] ^ 1]), whole[:-4], whole + b"more", zlib.compress(bytes(10**6))):
+        data.write_bytes(bad)
+        with pytest.raises(SslMedError, match=r"s.zraw: (is truncated or damaged|holds more than)"):
+            read_volume(str(path))
+
+
+def test_metaimage_as_metaio_reads_it(tmp_path):
+    array = numbers("MET_SHORT")
+    path = metaimage.write(tmp_path / "s.mhd", array, BinaryData="False")
+    path.with_suffix(".raw").write_text(" ".join(map(str, array.ravel(order="F"))))
+    np.testing.assert_array_equal(read_volume(str(path)).array, array)
+    path = metaimage.write(tmp_path / "t.mhd", array, ElementSpacing="-1 2 3", ElementSize="9 9 9")
+    np.testing.assert_array_equal(read_header(str(path)).to_world, np.diag([-1, 2, 3, 1.0]))
+    path.write_text("\n" + path.read_text().replace(" = ", ":").replace("\n", "\n\n"))
+    np.testing.assert_array_equal(read_volume(str(path)).array, array)
+
+
+def test_labels_within_a_thousandth_of_a_whole_number(tmp_path):
+    array = np.zeros(SHAPE)
+    array[0, 0, 0], array[1, 1, 1] = 1.0000153, 1.9991
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "m.nii")
+    assert (read_labels(str(tmp_path / "m.nii"))[0, 0, 0], read_labels(str(tmp_path / "m.nii"))[1, 1, 1]) == (1, 2)
+    array[1, 1, 1] = 1.998
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "m.nii")
+    with pytest.raises(SslMedError, match="whole numbers"):
+        read_labels(str(tmp_path / "m.nii"))
