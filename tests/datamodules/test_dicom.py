@@ -318,3 +318,42 @@ def test_a_patient_is_named_nowhere(tmp_path, capsys, caplog):
     texts += [text.encode() for text in (printed.out, printed.err, caplog.text, *(str(w.message) for w in warned))]
     for secret in ("Zwiebelfisch", IDENTIFIER, "19310228"):
         assert not any(secret.encode() in text for text in texts)
+
+
+def _modality_lut(image, k):
+    del image.RescaleSlope, image.RescaleIntercept
+    item = pydicom.Dataset()
+    item.LUTDescriptor = [4, 0, 16]
+    item.ModalityLUTType = "US"
+    item.LUTData = np.array([10, 20, 40, 80], "<u2").tobytes()
+    image.ModalityLUTSequence = pydicom.Sequence([item])
+
+
+def test_a_modality_lut_is_applied_and_one_beside_a_slope_refused(tmp_path):
+    array = np.arange(120).reshape(12, 10, 1) % 4
+    folder = write(tmp_path / "s", array.astype(np.int16), names=["a.dcm"], change=_modality_lut, dtype="<u2")
+    found = read_dicom_image(str(folder / "a.dcm"))
+    stored = pydicom.dcmread(folder / "a.dcm").pixel_array
+    assert np.array_equal(found, np.array([10, 20, 40, 80])[np.clip(stored, 0, 3)])
+
+    def both(image, k):
+        _modality_lut(image, k)
+        image.RescaleSlope, image.RescaleIntercept = 2, 0
+
+    folder = write(tmp_path / "b", array.astype(np.int16), names=["a.dcm"], change=both, dtype="<u2")
+    with pytest.raises(SslMedError, match=r"a.dcm: has a Modality LUT Sequence and a rescale slope"):
+        read_dicom_image(str(folder / "a.dcm"))
+
+
+def test_damaged_run_lengths_are_no_missing_decoder_and_pixels_that_cannot_be_there_are_refused(tmp_path):
+    def damaged(image, k):
+        image.PixelData = pydicom.encaps.encapsulate([b"\1" + bytes(63) + b"\x05"])
+        image["PixelData"].VR = "OB"
+        image.file_meta.TransferSyntaxUID = pydicom.uid.RLELossless
+
+    assert "missing or truncated, or damaged" in refusal(write(tmp_path / "s", voxels(), change=damaged))
+
+    def huge(image, k):
+        image.Rows = image.Columns = 3000
+
+    assert "missing or truncated" in refusal(write(tmp_path / "h", voxels(), change=huge))

@@ -621,6 +621,8 @@ def test_images_subjects_come_from_pattern_or_column(roots):
     assert not people[0] & people[1]
     assert len(by_name.parts["train"]) > len(people[0])
     assert not any("own subject" in note for note in by_name.notes)
+    useless = build("images", root, labelled=False, labels="", subject_column="", subject_pattern="(.*)")
+    assert any("own subject (data.subject_pattern finds no two of one)" in note for note in useless.notes)
     by_column = build("images", root, labelled=True)
     assert all(subject.startswith("person_") for subject in by_column.subjects()["train"])
     for settings, message in (

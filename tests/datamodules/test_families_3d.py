@@ -871,3 +871,23 @@ def test_the_data_file_of_a_nrrd_header_is_its_voxels(tmp_path):
         header.write_text("\n".join([*lines, "data file: scan.raw", "", ""]).replace("2 3 4", bad))
         with pytest.raises(SslMedError, match="NRRD field 'sizes' is"):
             read_header(str(header))
+
+
+def test_the_remedy_of_a_file_that_cannot_be_read_leaves_that_file_out(tmp_path, capsys):
+    for number in range(4):
+        image = nib.Nifti1Image(
+            np.random.default_rng(number).integers(-900, 500, (20,) * 3).astype(np.int16), np.eye(4)
+        )
+        nib.save(image, tmp_path / f"a[{number}] b.nii")
+    (tmp_path / "a[1] b.nii").write_bytes(b"no scan")
+    words = [
+        "data=volumes",
+        f"data.root={tmp_path}",
+        "data.subject=file",
+        f"store={tmp_path.parent / 'store'}",
+        "workers=1",
+    ]
+    assert main(["prepare", *words]) == 2
+    said = capsys.readouterr().err
+    remedy = re.search(r"or leave it out, (data\.exclude=\[.*\])$", said, re.MULTILINE)[1]
+    assert main(["prepare", *words, remedy]) == 0
