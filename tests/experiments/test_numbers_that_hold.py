@@ -145,6 +145,7 @@ def test_features_and_monitors():
         ("exemplar", 1, "trainer.batch_size is 1; Exemplar compares the images of a batch"),
         ("swav", 1, "trainer.batch_size is 1; SwAV compares the images of a batch"),
         ("byol", 1, "trainer.batch_size is 1; "),
+        ("relative_position", 1, "trainer.batch_size is 1; RelativePosition normalises features over the batch"),
         ("deep_cluster/v2", 1, "trainer.batch_size is 1; "),
         (
             "simclr",

@@ -90,6 +90,7 @@ class Method(pl.LightningModule, ABC):
         self.config, self.spec = self.Config() if config is None else config, spec
         self.optim = optim or OptimConfig(name="adamw", lr=1e-3)
         check_ranges(self.config, "method")
+        self._check_least(batch_size or self.min_batch)
         self.backbone_config, self.batch_size, self.seed = backbone, batch_size, seed
         self.batch_keys = ("image", *self.need(self.config, spec).keys)
         self.samples: int | None = None  # number of training samples, once `prepare` was called
@@ -220,11 +221,13 @@ class Method(pl.LightningModule, ABC):
                 the batch twice would be its own negative.
         """
         name = type(self).__name__
-        if batch_size < self.min_batch:
-            raise SslMedError(
-                f"trainer.batch_size is {batch_size}; {name} compares the images of a batch: give at least {self.min_batch}"
-            )
-        if batch_size == self.vectors == 1 and any(isinstance(part, nn.BatchNorm1d) for part in self.modules()):
+        self._check_least(batch_size)
+        parts = list(self.modules())
+        standard = {
+            id(part.norm) for part in parts if isinstance(part, Standardize)
+        }  # over all vectors of an image, too
+        free = any(isinstance(part, nn.BatchNorm1d) and id(part) not in standard for part in parts)
+        if batch_size == 1 and (free or (standard and self.vectors == 1)):
             raise SslMedError(f"trainer.batch_size is 1; {name} normalises features over the batch: give at least 2")
         check_statistics(self.backbone, self.spec.patch_size, norm=self.backbone_config.norm, batch_size=batch_size)
         if samples < batch_size and self.in_batch_negatives:
@@ -233,6 +236,13 @@ class Method(pl.LightningModule, ABC):
                 f"twice and, for {name}, its own negative; set trainer.batch_size={samples} or less, or add data"
             )
         return repeated(batch_size, samples)
+
+    def _check_least(self, batch_size: int) -> None:
+        if batch_size < self.min_batch:
+            raise SslMedError(
+                f"trainer.batch_size is {batch_size}; {type(self).__name__} compares the images of a batch: give at least "
+                f"{self.min_batch}"
+            )
 
     def check_batch(self, batch: Any) -> None:
         """Refuses a batch that lacks what the method reads, or whose images are not those of the spec.
