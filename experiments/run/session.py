@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -55,7 +54,7 @@ from ssl_med.files import remove_leftovers, write_text
 from ssl_med.finite import NotFiniteError
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.convolution import guard_convolutions
-from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, read_metrics
+from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, read_metrics, read_run
 from ssl_med.reports.writing import cut_metrics, write_json, write_summary
 from ssl_med.spec import SslMedError
 
@@ -353,7 +352,7 @@ def _same_run(stored: Path, config: RunConfig) -> None:
             if section in tree  # an older version may not have had it
             for key in (value if isinstance(value, dict) else [section])
             if (value[key] if isinstance(value, dict) else value)
-            != ((tree.get(section) or {}).get(key) if isinstance(value, dict) else tree.get(section))
+            != (_key_of(tree.get(section), key) if isinstance(value, dict) else tree.get(section))
         )
         raise SslMedError(
             f"{stored.parent}: holds a run with other settings ({', '.join(different[:5]) or 'kind'} differ); "
@@ -362,7 +361,12 @@ def _same_run(stored: Path, config: RunConfig) -> None:
 
 
 def _is_done(folder: Path) -> bool:
-    return bool(json.loads((folder / SUMMARY).read_text()).get("status") == "done")
+    # a summary that cannot be read says nothing, so that the run goes on from its checkpoint and writes it anew
+    return bool(read_run(folder).summary.get("status") == "done")
+
+
+def _key_of(section: Any, key: str) -> Any:
+    return section.get(key) if isinstance(section, dict) else None
 
 
 def _strategy(name: str, devices: str, num_nodes: int) -> str | Strategy:
