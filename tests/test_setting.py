@@ -141,7 +141,9 @@ def test_what_has_no_result_is_declared_and_nothing_else():
 def test_a_data_set_is_keyed_by_all_that_is_not_declared_otherwise(name):
     config = data_class_of(name).Config(name=name)
     loading = {"crops_per_volume", "mixed_volumes"}
-    keys = set(to_plain(config))
+    # what does as runs did before the setting existed is left out, so that they keep their hashes
+    as_before = {key for key, mark in marks(type(config)).items() if mark.before == getattr(config, key)}
+    keys = set(to_plain(config)) - as_before
     assert set(keyed(config, "store")) == keys - ELSEWHERE - loading
     assert set(keyed(config, "sample")) == (keys - ELSEWHERE | {"root"}) - {"mixed_volumes"}
     assert set(keyed(config)) == keys - {"cache_gb"}
