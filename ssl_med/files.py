@@ -43,6 +43,8 @@ def explaining(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except SslMedError:  # is a line already
+        raise
     except Exception as error:
         cause = refusal(error)
         if cause is None:

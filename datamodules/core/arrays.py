@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from datamodules.core.checked import word_sum
 from datamodules.core.intensity import is_small
 from datamodules.formats.grids import Array
+from ssl_med.files import new_file
 from ssl_med.spec import SslMedError, first_line
 
 # measured in docs/data_engine.md: small blocks, because a crop decodes each block that it touches as a whole
@@ -115,15 +115,29 @@ def write_array(folder: Path, name: str, array: Array) -> ArrayRecord:
     """Compresses an array, a chunk's rows at a time, into arrays/ab/<name>.b2nd; whole numbers as such, others exactly.
 
     Other numbers become places in a list of up to 65,536 values, else float32 when that holds them, else float64.
+
+    Raises:
+        SslMedError: it cannot be written.
     """
+    path = folder / "arrays" / name[:2] / f"{name}.b2nd"
+    with new_file(path) as part:
+        try:
+            record = _write(part, name, array)
+        except RuntimeError as error:  # blosc2 does not say what the system said
+            raise SslMedError(
+                f"cannot write {path}: {error}; free space there, or raise the limit of file sizes (ulimit -f), and the same "
+                "command goes on"
+            ) from None
+    return record
+
+
+def _write(part: Path, name: str, array: Array) -> ArrayRecord:
+    """Writes an array to the file `part`."""
     import blosc2
 
     blosc2.set_nthreads(1)
     dtype, palette = _stored_as(array)
     dims = array.ndim
-    path = folder / "arrays" / name[:2] / f"{name}.b2nd"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
     chunks = tuple(min(n, c) for n, c in zip(array.shape, _CHUNK[dims], strict=True))
     blocks = tuple(min(n, b) for n, b in zip(chunks, _BLOCK[dims], strict=True))
     wide = dtype.itemsize > 1
@@ -154,11 +168,8 @@ def write_array(folder: Path, name: str, array: Array) -> ArrayRecord:
     meta = [sums.tobytes(), *_levels(counts, dtype, palette)]
     stored.schunk.vlmeta["ssl_med"] = meta
     del stored
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(path)
     mean = total / array.size
-    return ArrayRecord(name, path.stat().st_size, dtype.str, zlib.crc32(b"".join(meta)), low, high, mean)
+    return ArrayRecord(name, part.stat().st_size, dtype.str, zlib.crc32(b"".join(meta)), low, high, mean)
 
 
 def _levels(counts: Array | None, dtype: np.dtype[Any], palette: Array | None) -> list[bytes]:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datamodules.formats.grids import Array
+from ssl_med.files import write_file
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """A file that is there as a whole or not at all, whatever kills the process or the machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    write_file(path, lambda file: file.write(content))
 
 
 def checked(array: Array) -> bytes:

@@ -120,7 +120,7 @@ class Traced(Dataset[Any]):
         return {**self.samples[key], "case": case, "subject": self.subject[case]}
 
 
-def _leave_signals_to_parent(worker: int) -> None:
+def leave_signals_to_parent(worker: int = 0) -> None:
     """A signal to the whole group, as schedulers and terminals send it, does not end a worker: its parent needs it still."""
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
@@ -196,7 +196,7 @@ class EvaluationLoader(DataLoader[Any]):
             collate_fn=collate,
             # else each pass would draw from the generator of the training, and a pass that is continued once more
             generator=torch.Generator(),
-            worker_init_fn=_leave_signals_to_parent,
+            worker_init_fn=leave_signals_to_parent,
             num_workers=num_workers,
             prefetch_factor=_PREFETCH if num_workers else None,
             pin_memory=torch.cuda.is_available(),

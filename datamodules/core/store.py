@@ -262,7 +262,7 @@ class Store:
             found = compute()
             try:
                 write_atomic(self._derived_path(key), checked(found))
-            except OSError:
+            except (OSError, SslMedError):
                 self._kept[key] = found
         return found
 

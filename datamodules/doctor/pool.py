@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any
 
 import torch
+
+from datamodules.core.pools import first_done
 
 
 def spread(
@@ -38,7 +40,11 @@ def spread(
                     waiting[pool.submit(function, *task)] = task
                 if not waiting:
                     break
-                for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                try:
+                    ended = first_done(waiting, pool)
+                except BrokenProcessPool:
+                    break
+                for future in ended:
                     task = waiting.pop(future)
                     try:
                         yield task, future.result()
@@ -46,12 +52,14 @@ def spread(
                         suspects.append(task)
                         broken = True
             suspects += waiting.values()
-        if not broken:
+        if not broken and not waiting:
             break
     for task in suspects:  # one at a time, so that only the guilty one is lost
         with _pool(1) as pool:
             try:
-                yield task, pool.submit(function, *task).result()
+                call = pool.submit(function, *task)
+                first_done([call], pool)
+                yield task, call.result()
             except BrokenProcessPool:
                 yield task, None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import os
@@ -11,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
@@ -23,10 +22,14 @@ from tqdm import tqdm
 
 from datamodules.core.base import MedicalData
 from datamodules.core.convert import convert, derive, items_of
+from datamodules.core.loader import leave_signals_to_parent
+from datamodules.core.pools import first_done
 from datamodules.core.store import JOURNAL, LOCK, MANIFEST, Record, Store, digest
 from experiments.config.data import compose_prepare
 from experiments.run.environment import say
+from experiments.run.lock import FolderLock
 from ssl_med.config import keyed, to_plain
+from ssl_med.files import explained
 from ssl_med.spec import SslMedError
 
 USAGE = "ssl-med prepare data=NAME data.root=RAW store=DIR [method=NAME] [workers=N] [verify=true]"
@@ -64,8 +67,7 @@ def prepare(overrides: Sequence[str]) -> Path:
     data.items(cases[0], labels=True)  # a family without a store says so
     folder = Path(settings.store)
     _check_folder(folder, Path(data.config.root))
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with FolderLock(folder, "another `ssl-med prepare` is writing to it"):
         store = _resume(folder, data)
         wanted = digest(to_plain(data.need), keyed(data.config, "store"))
         todo = list(cases)
@@ -94,20 +96,6 @@ def _check_folder(folder: Path, root: Path) -> None:
         raise SslMedError(f"store={folder}: is a file; name a folder")
     if folder.is_dir() and any(folder.iterdir()) and not any((folder / n).is_file() for n in (MANIFEST, JOURNAL, LOCK)):
         raise SslMedError(f"store={folder}: is not empty and no store; choose a new or empty folder")
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a second `prepare` out; a killed process loses the lock by itself."""
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise SslMedError(f"store={folder}: another `ssl-med prepare` is writing to it; wait for it") from None
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # a worker that is just ending holds a copy of the file
 
 
 def _resume(folder: Path, data: MedicalData) -> Store:
@@ -176,8 +164,9 @@ def _outcomes(
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=begin, initargs=(store, data, todo, verify))
     try:
         futures = {pool.submit(_work_on, number): number for number in range(len(todo))}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        while futures:
+            for future in first_done(futures, pool):
+                yield futures.pop(future), future.result()
         pool.shutdown()  # without waiting, the interpreter's exit may find the pool's pipe closed under it
     except BrokenProcessPool:
         raise SslMedError(
@@ -193,6 +182,7 @@ _TASK: dict[str, Any] = {}  # of a worker process
 
 def _begin(store: Store, data: MedicalData, todo: list[Any], verify: bool) -> None:
     _TASK.update(store=store, data=data, todo=todo, verify=verify)
+    leave_signals_to_parent()  # a terminal sends its own to all, and the parent ends the workers
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -223,7 +213,7 @@ def _work(store: Store, data: MedicalData, case: Any, *, verify: bool) -> Outcom
     except MemoryError:
         outcome.error = f"{case.name}: does not fit into memory; run with fewer workers=N"
     except OSError as error:
-        outcome.error = f"{error.filename or store.folder}: {error.strerror or error}"
+        outcome.error = explained(error, error.filename or store.folder)
     return outcome
 
 

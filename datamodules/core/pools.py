@@ -1,0 +1,30 @@
+"""Waiting for a pool of processes that may have died in every way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+_LOOK = 2.0  # seconds between looks at whether anybody still works
+
+
+def first_done(waiting: Iterable[Future[Any]], pool: ProcessPoolExecutor) -> set[Future[Any]]:
+    """Waits until one or more of the calls are done; returns these.
+
+    Raises:
+        BrokenProcessPool: the thread that hands out the work has died, as it does where memory does not suffice for a further
+            thread. Python then waits for ever; here the processes are ended.
+    """
+    calls = set(waiting)
+    while True:
+        done = wait(calls, timeout=_LOOK, return_when=FIRST_COMPLETED).done
+        if done:
+            return done
+        thread: Any = getattr(pool, "_executor_manager_thread", None)
+        if thread is not None and not thread.is_alive():
+            processes: Any = getattr(pool, "_processes", None) or {}
+            for process in list(processes.values()):
+                process.kill()
+            raise BrokenProcessPool("the pool's thread died")
