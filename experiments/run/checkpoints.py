@@ -235,7 +235,7 @@ class RunState(pl.Callback):
     def restore(self, trainer: pl.Trainer) -> None:
         """Puts back what Lightning clears between loading and training; also for a training that has nothing left to do."""
         trainer.callback_metrics.update(self._loaded.pop("metrics", {}))
-        progress = trainer.fit_loop.epoch_progress
+        progress: Any = trainer.fit_loop.epoch_progress
         if "random" in self._loaded and progress.current.processed < progress.current.ready:
             # not trained any more: a training that ends within an epoch counts it, and lines of the test name it
             progress.increment_processed()

@@ -26,6 +26,7 @@ from datamodules.formats.grids import Volume
 from experiments.cli import main
 from experiments.commands.prepare import prepare
 from experiments.config.data import compose_prepare
+from experiments.run.lock import FolderLock
 from ssl_med.catalogue import list_names
 from ssl_med.spec import Intensity, Need, SslMedError
 
@@ -578,13 +579,12 @@ def test_wrong_requests_are_one_line(raw, tmp_path, capsys, asked, match):
 
 
 def test_two_preparations_at_once_are_refused(raw, tmp_path):
-    import fcntl
-
     store = prepare(words(raw, "brats", f"store={tmp_path / 's'}", "workers=1"))
-    with (store / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(SslMedError, match="another `ssl-med prepare` is writing to it"):
-            prepare(words(raw, "brats", f"store={store}", "workers=1"))
+    with (
+        FolderLock(store, "another one is at work"),
+        pytest.raises(SslMedError, match="another `ssl-med prepare` is writing to it"),
+    ):
+        prepare(words(raw, "brats", f"store={store}", "workers=1"))
 
 
 def test_a_store_that_cannot_be_written_is_read_all_the_same(raw, tmp_path, monkeypatch):
@@ -687,3 +687,20 @@ def test_a_source_of_the_same_size_and_time_is_seen_to_have_changed(tmp_path):
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert item.signature()[0][:2] == before[0][:2]
     assert not _same(before, item.signature())
+
+
+def test_a_limit_of_file_sizes_is_one_line_and_leaves_no_part(tmp_path):
+    import resource
+
+    child = os.fork()
+    if not child:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+            write_array(tmp_path, "abcd", np.random.default_rng(0).integers(0, 60000, (64, 64, 64)).astype("u2"))
+        except SslMedError as error:
+            (tmp_path / "told").write_text(str(error))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert (tmp_path / "told").read_text().startswith(f"cannot write {tmp_path / 'arrays' / 'ab' / 'abcd.b2nd'}: ")
+    assert list((tmp_path / "arrays" / "ab").iterdir()) == []
