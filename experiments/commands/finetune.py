@@ -43,7 +43,7 @@ EXAMPLES = (
     "ssl-med finetune task=lits init=runs/pretrain/pcrl-luna-1a2b3c4d data.root=/data/LiTS labels.fraction=0.1",
     "ssl-med finetune task=nodule2d data.root=DIR trainer=cpu labels.shots=5 transfer.protocol=frozen seed=1",
 )
-NAMES = ("task", "data", "trainer")
+NAMES = ("task", "data", "trainer", "backbone")
 REQUIRED = ("task",)
 SETTINGS = {
     "": "experiments.config.sections:StartConfig",

@@ -26,7 +26,7 @@ EXAMPLES = (
     "ssl-med pretrain method=pcrl data=luna data.root=/data/LUNA16 trainer.max_steps=500",
     "ssl-med pretrain method=moco data=chest14 data.root=DIR online.task=nodule2d online.data.root=DIR",
 )
-NAMES = ("method", "data", "trainer")
+NAMES = ("method", "data", "trainer", "backbone")
 REQUIRED = ("method",)
 SETTINGS = {
     "": "experiments.config.sections:GeneralConfig seed out resume",

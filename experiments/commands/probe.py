@@ -58,7 +58,7 @@ EXAMPLES = (
     "ssl-med probe task=nodule2d protocol=linear init=RUN data.root=DIR",
     "ssl-med probe data=chest14 protocol=pretext_rotation init=RUN data.root=DIR",
 )
-NAMES = ("task", "data", "protocol", "trainer")
+NAMES = ("task", "data", "protocol", "trainer", "backbone")
 REQUIRED = ("protocol",)
 SETTINGS = {
     "": "experiments.config.sections:StartConfig",

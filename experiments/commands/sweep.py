@@ -20,7 +20,7 @@ EXAMPLES = (
     "ssl-med sweep method=pcrl data=luna data.root=DIR out=sweep.yaml",
     "ssl-med sweep method=moco data=chest14 data.root=DIR search=bayes optim.lr=0.01",
 )
-NAMES = ("method", "data", "trainer")
+NAMES = ("method", "data", "trainer", "backbone")
 REQUIRED = ("method", "data")
 SETTINGS = {
     "": "experiments.commands.sweep:SweepConfig + experiments.config.sections:GeneralConfig seed resume",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from experiments.config.protocols import PACKAGE
 from experiments.config.schema import docstring, settings
-from experiments.config.sources import CONF, names, presets
+from experiments.config.sources import BACKBONES, CONF, names, presets
 from ssl_med.catalogue import list_names
 
 
@@ -16,8 +16,11 @@ def _methods() -> dict[str, str]:
 
 
 def _backbones() -> dict[str, str]:
-    package = "ssl_med.networks.backbones"
-    return {name: first_sentence(docstring(f"{package}.{name}")) for name in list_names(package)}
+    networks = list_names(BACKBONES)
+    return {
+        name: first_sentence(docstring(f"{BACKBONES}.{name}")) if name in networks else comment("backbone", name)
+        for name in names("backbone")
+    }
 
 
 def _protocols() -> dict[str, str]:

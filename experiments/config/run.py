@@ -37,7 +37,9 @@ STARTED = (*SHARED, "transfer", "init")
 def compose_pretrain(overrides: Sequence[str]) -> PretrainRun:
     """`method=pcrl data=luna data.root=DIR ...` -> PretrainRun."""
     keys = (*SHARED, "method", "optim")
-    chosen, line = choose(overrides, required=("method", "data"), optional=("trainer",), keys=(*keys, "online"))
+    chosen, line = choose(
+        overrides, required=("method", "data"), optional=("trainer", "backbone"), keys=(*keys, "online")
+    )
     monitored = unquoted(line.section("trainer").tree.get("monitor", ""))
     # recipes that keep the last weights have no value to choose by; whoever names one here has
     implied = Layer("", {"trainer": {"select": "best"}}) if monitored.startswith(PREFIX) else None
@@ -62,7 +64,7 @@ def compose_pretrain(overrides: Sequence[str]) -> PretrainRun:
 def compose_finetune(overrides: Sequence[str]) -> FinetuneRun:
     """`task=lits init=RUN data.root=DIR ...` -> FinetuneRun."""
     keys = (*STARTED, "task", "labels", "optim")
-    chosen, line = choose(overrides, required=("task",), optional=("data", "trainer"), keys=keys)
+    chosen, line = choose(overrides, required=("task",), optional=("data", "trainer", "backbone"), keys=keys)
     said = gather(chosen, line, order=("data", "task", "trainer"), keys=keys)
     parts = build_parts(
         said,
@@ -90,7 +92,7 @@ def compose_probe(overrides: Sequence[str]) -> ProbeRun:
     protocol = asked[0].partition("=")[2] if asked else ""
     rest = [override for override in overrides if override not in asked]
     labelled = asked_protocol(protocol).labels
-    group, others = ("task", ("data", "trainer")) if labelled else ("data", ("trainer",))
+    group, others = ("task", ("data", "trainer", "backbone")) if labelled else ("data", ("trainer", "backbone"))
     keys = (*STARTED, "probe", *(("task", "labels") if labelled else ()))
     chosen, line = choose(rest, required=(group,), optional=others, keys=keys)
     kept = {"trainer": keys_of(LoadingConfig), "transfer": keys_of(InitConfig), "optim": ()}

@@ -20,18 +20,20 @@ if TYPE_CHECKING:  # names are listed and refused without the seconds that torch
     from ssl_med.networks.pyramid import Backbone
 
 CONF = Path(__file__).parents[1] / "conf"
+BACKBONES = "ssl_med.networks.backbones"
 NAMED = ("data", "task")  # their settings hold the name, too
 
 
 def names(group: str) -> list[str]:
-    """What `method=`, `data=`, `task=`, `trainer=`, `map=` or `table=` can be."""
+    """What `method=`, `data=`, `task=`, `trainer=`, `backbone=`, `map=` or `table=` can be."""
     if group == "method":
         return list_names("ssl_med.methods")
     if group == "data":
         return list_names("datamodules")
     if group == "table":
         return sorted(path.stem for path in (CONF.parent / "tables").glob("*.yaml"))
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    sized = [path.stem for path in (CONF / group).glob("*.yaml")]
+    return sorted({*sized, *list_names(BACKBONES)}) if group == "backbone" else sorted(sized)
 
 
 def presets() -> dict[str, str]:
@@ -168,6 +170,7 @@ def gather(
     dims = data_class.spatial_dims(plain)
     if "trainer" in chosen:  # settings of a method or a task for this trainer are more special than the trainer's own
         yamls += [layer.section(f"when_{chosen['trainer']}") for layer in yamls]
+    yamls += _backbone(chosen.get("backbone", ""), line.source)
     layers = [own, *([base] if base else [])]
     for layer in yamls:
         always = Layer(layer.source, {key: value for key, value in layer.tree.items() if not key.startswith("when_")})
@@ -195,6 +198,13 @@ def _yamls(group: str, name: str) -> list[Layer]:
     """The yaml of a name; that of a preset is laid over its method's."""
     wanted = [name.partition("/")[0], name] if "/" in name else [name] if name else []
     return [read_conf(group, one) for one in wanted]
+
+
+def _backbone(name: str, source: str) -> list[Layer]:
+    """What backbone=NAME says: the yaml of a named size, else the name of a network with its own defaults."""
+    if name and not (CONF / "backbone" / f"{name}.yaml").is_file():
+        return [Layer(source, {"backbone": {"name": name}})]
+    return [read_conf("backbone", name)] if name else []
 
 
 def _data_of_task(task: str) -> str:

@@ -51,18 +51,21 @@ class Backbone(nn.Module, ABC):
     Config: ClassVar[type[BackboneConfig]] = BackboneConfig
     dims: ClassVar[tuple[int, ...]] = (2, 3)
     """spatial dimensions in which the network exists"""
+    image_level: ClassVar[bool] = False
+    """whether the finest level is the image itself, which decoders of transformers read beside the features"""
 
     def __init__(self, config: Any, *, spatial_dims: int, in_channels: int) -> None:
         super().__init__()
         self.config, self.spatial_dims, self.in_channels = config, spatial_dims, in_channels
-        self.channels, self.strides = zip(*self.pyramid_of(config, spatial_dims), strict=True)
+        finest = [Level(in_channels, (1,) * spatial_dims)] if self.image_level else []
+        self.channels, self.strides = zip(*finest, *self.pyramid_of(config, spatial_dims), strict=True)
 
     # --- what a leaf defines -------------------------------------------------------------------------------------
 
     @classmethod
     @abstractmethod
     def pyramid_of(cls, config: Any, spatial_dims: int) -> Sequence[Level]:
-        """The levels of a network with these settings, finest first."""
+        """The levels of a network with these settings, finest first; without the image where `image_level` is set."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -70,7 +73,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def levels_of_modules(self) -> tuple[tuple[nn.Module, ...], ...]:
-        """The modules that make each level, finest first; together all that have parameters."""
+        """The modules that make each level, finest first; together all that have parameters. A level may have none."""
 
     @classmethod
     def check(cls, config: Any, spec: DataSpec) -> None:
@@ -104,6 +107,11 @@ class Backbone(nn.Module, ABC):
     def min_input_side(self) -> tuple[int, ...]:
         """Smallest side of an input, axis by axis, that reaches the last level; for the encoder alone it need not divide."""
         return self.divisor
+
+    @property
+    def compares_voxels(self) -> bool:
+        """Whether the encoder can only be trained where its last level has two voxels: it has instance normalisation."""
+        return any(isinstance(part, nn.modules.instancenorm._InstanceNorm) for part in self.modules())
 
     def build_decoder(self, *, skips: bool = True) -> Decoder:
         """A new decoder for this encoder; `skips=False`: it sees the last level only."""

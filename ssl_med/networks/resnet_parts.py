@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -18,6 +18,7 @@ from ssl_med.networks.pyramid import (
     norm_of,
 )
 from ssl_med.ranges import Width
+from ssl_med.setting import setting
 from ssl_med.spec import SslMedError
 
 _WIDTHS = (64, 128, 256, 512)
@@ -29,6 +30,10 @@ class ResNetConfig(BackboneConfig):
 
     decoder_channels: tuple[Width, ...] = (256, 128, 64, 32, 16)
     """widths of the decoder, coarsest first"""
+    dilated: bool = setting(default=False, before=False)
+    """stages 3 and 4 keep stride 8 and dilate their convolutions by 2 and 4, as MedicalNet (Chen et al. 2019) does"""
+    shortcut: Literal["B", "A"] = setting(default="B", before="B")
+    """where a block changes the width: B projects by a convolution; A, without parameters, pads channels with zeros"""
 
     def __post_init__(self) -> None:
         check_widths("decoder_channels", self.decoder_channels, norm=self.norm)
@@ -41,7 +46,8 @@ class ResNetConfig(BackboneConfig):
 class ResNetBackbone(Backbone):
     """7^d stem of stride 2, max pooling, four stages; parameters and keys of the 2D form are torchvision's.
 
-    The pyramid holds the stem (stride 2) and the stages (4, 8, 16, 32). A leaf says which blocks and how many.
+    The pyramid holds the stem (stride 2) and the stages (4, 8, 16, 32; `dilated`: 4, 8, 8, 8). A leaf says which blocks
+    and how many.
     """
 
     Config = ResNetConfig
@@ -67,7 +73,11 @@ class ResNetBackbone(Backbone):
             conv1_t_stride=2,
             feed_forward=False,
             bias_downsample=False,
+            shortcut_type=config.shortcut,
         )
+        if config.dilated:
+            for stage, dilation in ((net.layer3, 2), (net.layer4, 4)):
+                _dilate(stage, dilation)
         if config.norm != "batch":
             _replace_norms(net, spatial_dims, config.norm)
         self.conv1, self.bn1, self.act, self.maxpool = net.conv1, net.bn1, net.act, net.maxpool
@@ -77,7 +87,8 @@ class ResNetBackbone(Backbone):
     def pyramid_of(cls, config: Any, spatial_dims: int) -> list[Level]:
         """Stem and four stages."""
         channels = (64, *(width * cls.expansion for width in _WIDTHS))
-        return [Level(width, (2 ** (level + 1),) * spatial_dims) for level, width in enumerate(channels)]
+        strides = (2, 4, 8, 8, 8) if config.dilated else (2, 4, 8, 16, 32)
+        return [Level(width, (stride,) * spatial_dims) for width, stride in zip(channels, strides, strict=True)]
 
     @property
     def min_input_side(self) -> tuple[int, ...]:
@@ -107,6 +118,15 @@ class ResNetBackbone(Backbone):
             x = stage(x)
             pyramid.append(x)
         return pyramid
+
+
+def _dilate(stage: nn.Module, dilation: int) -> None:
+    """Gives every convolution of a stage stride 1, and those wider than one voxel a dilation."""
+    for part in stage.modules():
+        if isinstance(part, nn.Conv2d | nn.Conv3d):
+            part.stride = (1,) * len(part.stride)
+            if max(part.kernel_size) > 1:
+                part.dilation = part.padding = (dilation,) * len(part.stride)
 
 
 def _replace_norms(module: nn.Module, spatial_dims: int, norm: Norm) -> None:

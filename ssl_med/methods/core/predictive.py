@@ -55,10 +55,11 @@ class PatchMethod(Method):
             self.spec.patch_size, counts, gap=c.gap, jitter=c.jitter, overlap=overlap, min_side=min_side
         )
         last = math.prod(max(1, side // by) for side, by in zip(self.grid.patch, self.backbone.divisor, strict=True))
-        if last < 2 and self.backbone_config.norm == "instance":
+        if last < 2 and self.backbone.compares_voxels:
             raise SslMedError(
                 f"backbone.norm=instance needs two voxels at the network's last level; patches of "
-                f"{'x'.join(map(str, self.grid.patch))} leave one: take backbone.norm=group or a larger data.patch_size"
+                f"{'x'.join(map(str, self.grid.patch))} leave one: take backbone.norm=group, where the network has it, "
+                "or a larger data.patch_size"
             )
 
     def cut(self, image: Tensor, generator: torch.Generator, cells: Tensor | None = None) -> Tensor:
