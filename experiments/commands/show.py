@@ -8,8 +8,8 @@ from experiments.config.helptext import rows_of, spell
 from experiments.config.offers import KINDS
 from experiments.config.protocols import PACKAGE
 from experiments.config.schema import ROOT, class_variable, docstring, path_of, settings
-from experiments.config.sources import CONF, read_conf
-from ssl_med.catalogue import nearest
+from experiments.config.sources import BACKBONES, CONF, read_conf
+from ssl_med.catalogue import list_names, nearest
 from ssl_med.spec import SslMedError
 
 USAGE = "ssl-med show NAME"
@@ -66,8 +66,12 @@ def _facts(kind: str, name: str) -> Iterator[str]:
         yield from _defaults(
             "transfer" if class_variable(module, "command") == "finetune" else "probe", f"{module}:Config"
         )
+    elif kind == "backbones" and name not in list_names(BACKBONES):  # a named size
+        path = CONF / "backbone" / f"{name}.yaml"
+        yield f"settings in {path.relative_to(ROOT)}:"
+        yield _indented(path.read_text(encoding="utf-8"))
     elif kind == "backbones":
-        module = f"ssl_med.networks.backbones.{name}"
+        module = f"{BACKBONES}.{name}"
         yield from _file(module, docstring(module))
         yield from _defaults("backbone", f"{module}:Config")
     elif kind in ("families", "features"):

@@ -10,6 +10,7 @@ from experiments.config.offers import KINDS
 from experiments.config.protocols import PACKAGE, probes
 from experiments.config.schema import settings
 from experiments.config.usage import FAMILY, command, commands
+from ssl_med.catalogue import list_names
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 HEAD = """\
@@ -53,11 +54,15 @@ def _kind(kind: str) -> Iterator[str]:
     if common:
         yield "Every data set has\n\n" + _table(list(rows_of(kind, settings(FAMILY))))
     lines = KINDS["data" if kind == "data" else f"{kind}s"]()
-    for name in lines:
+    sizes = {name: text for name, text in lines.items() if kind == "backbone" and name not in list_names(package)}
+    for name in [name for name in lines if name not in sizes]:
         own = [item for item in settings(f"{package}.{name}:Config") if item.name not in common]
         yield f"### {kind}={name}\n\n{_sentence(lines[name])}\n"
         if own:
             yield _table(list(rows_of(kind, own)))
+    if sizes:
+        yield f"Named sizes, of which `{kind}=NAME` chooses one (`experiments/conf/{kind}`):\n"
+        yield "".join(f"- `{name}`: {_sentence(text)}\n" for name, text in sizes.items())
 
 
 def _probes() -> Iterator[str]:
