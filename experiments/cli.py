@@ -8,6 +8,7 @@ error in the data. Help and the refusal of an unknown name or key read source fi
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -48,9 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         from experiments.run.callbacks import RunError
 
-        if not isinstance(error, RunError):
+        if isinstance(error, RunError):
+            return _tell(str(error), 1)
+        if not re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)):
             raise
-        return _tell(str(error), 1)
+        return _tell(
+            "a process that loads data was killed, perhaps because the memory is full; lower trainer.num_workers", 2
+        )
 
 
 def _tell(line: str, code: int) -> int:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from datamodules.core.arrays import ArrayRecord, StoredArray
-from datamodules.core.crops import Size, Starts, TiledStarts, tile_starts, tissue_weight
+from datamodules.core.crops import Size
 from datamodules.core.intensity import Scale, bits, is_small, scale_of_counts, scale_of_values
+from datamodules.core.starts import Starts, TiledStarts, tile_starts, tissue_weight
 from datamodules.core.store import FORMAT, Item, Store, digest
 from datamodules.core.volumes import Content
 from datamodules.formats.grids import Array
@@ -41,6 +42,10 @@ class Lazy(ABC):
     @abstractmethod
     def part(self, low: Sequence[int], high: Sequence[int]) -> Array:
         """All channels of the box [low, high) of what is stored."""
+
+    # A window is given in the grown array; `before` voxels of zeros precede what is stored. So a window is clipped to what is
+    # stored, that box is read, and where it is smaller than the window it is laid into zeros. Steps and lists are not taken:
+    # crops never ask for them.
 
     def __getitem__(self, window: Any) -> Array:
         words = list(window) if isinstance(window, tuple) else [window]
@@ -77,6 +82,7 @@ class LazyCodes(Lazy):
 
     def __init__(self, channels: Sequence[Callable[[], StoredArray]], scales: Sequence[Scale], size: Size) -> None:
         super().__init__(len(channels), channels[0]().shape, size, np.uint16)
+        # channels are callables, not arrays: a mapped file cannot travel to a worker process, the way to open it can
         self._channels, self.scales = channels, scales
         self._tables = [_table(channel(), scale) for channel, scale in zip(channels, scales, strict=True)]
 
@@ -104,6 +110,7 @@ class LazyCodes(Lazy):
 
 
 def _table(array: StoredArray, scale: Scale) -> Array | None:
+    """The code of every raw value, so that a window costs a lookup; None where there are too many values for a table."""
     if array.palette is not None:
         return scale(array.palette)
     return scale.table(array.dtype) if is_small(array.dtype) else None
@@ -206,6 +213,8 @@ class Voxels:
         return int(self._ends.nbytes)
 
     def __getitem__(self, number: int) -> int:
+        # the n-th voxel of a region: `_ends` counts its voxels up to each row along z, which finds the row in log time; only
+        # that row is read, 512 bytes in place of a list of millions of indices
         row = int(np.searchsorted(self._ends, number, "right"))
         x, y = divmod(row, self._mask.inner[1])
         line = self._mask.part([x, y, 0], [x + 1, y + 1, self._mask.inner[2]])[self._region, 0, 0]

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from datamodules.core.crops import Grid, Size, cut, resize, start_grid
+from datamodules.core.crops import Grid, Size, cut, resize
 from datamodules.core.intensity import decode
+from datamodules.core.starts import start_grid
 from datamodules.formats.grids import Array
 from ssl_med.spec import Positions
 

@@ -15,7 +15,6 @@ from torch.utils.data import Dataset
 from datamodules.core.arrays import StoredArray
 from datamodules.core.base import MedicalData
 from datamodules.core.configs import VolumeConfig
-from datamodules.core.crops import Starts
 from datamodules.core.geometry import (
     change_between,
     check_orientation,
@@ -29,6 +28,7 @@ from datamodules.core.geometry import (
 from datamodules.core.intensity import encode
 from datamodules.core.lazy import LazyMask, lazy_codes, stored_starts
 from datamodules.core.readers import check_inside, read_header, read_label_volume, read_volume
+from datamodules.core.starts import Starts
 from datamodules.core.store import Item
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow, grown_world
 from datamodules.formats.grids import Array, Header, Volume

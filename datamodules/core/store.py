@@ -119,6 +119,7 @@ class Store:
         return store
 
     def __getstate__(self) -> dict[str, Any]:
+        # loader processes open files of their own: positions of a shared descriptor would move under each other's feet
         return {**self.__dict__, "_open": OrderedDict()}
 
     # --- manifest ------------------------------------------------------------------------------------------------
@@ -240,6 +241,7 @@ class Store:
             del self.records[item.key(self.root)]
 
     def _opened(self, name: str, opener: Callable[[], Any]) -> Any:
+        """What `opener` makes, remembered while it is among the last `_OPEN` used: a system lends a process few open files."""
         if name not in self._open:
             self._open[name] = opener()
             if len(self._open) > _OPEN:

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.core.crops import Grid, Starts, cut, find_starts, integral, pad_to, resize, tissue_weight
+from datamodules.core.crops import Grid, cut, pad_to, resize
 from datamodules.core.geometry import spacing_of
 from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop, thumbnail
+from datamodules.core.starts import Starts, find_starts, integral, tissue_weight
 from datamodules.formats.grids import Array
 from ssl_med.spec import Need, SslMedError
 

@@ -7,17 +7,8 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from datamodules.core.crops import (
-    Starts,
-    cut,
-    find_starts,
-    image_boxes,
-    integral,
-    pad_to,
-    resize,
-    tissue_weight,
-    window_sums,
-)
+from datamodules.core.crops import cut, image_boxes, pad_to, resize
+from datamodules.core.starts import Starts, find_starts, integral, tissue_weight, window_sums
 
 SHAPES = [(5, 6, 7), (1, 4, 3), (9, 2, 8), (3, 3, 1)]
 

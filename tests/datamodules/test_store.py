@@ -18,9 +18,9 @@ import torch
 from scipy.ndimage import uniform_filter
 
 from datamodules.core.arrays import StoredArray, write_array
-from datamodules.core.crops import TiledStarts, find_starts, integral, tile_starts, tissue_weight
 from datamodules.core.intensity import histogram, is_small, scale_of_counts, scale_of_values
 from datamodules.core.lazy import LazyCodes
+from datamodules.core.starts import TiledStarts, find_starts, integral, tile_starts, tissue_weight
 from datamodules.core.store import MANIFEST, Item, _same, content_hash
 from datamodules.formats.grids import Volume
 from experiments.cli import main

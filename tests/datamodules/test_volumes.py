@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.core.crops import tissue_weight
 from datamodules.core.intensity import TOP
+from datamodules.core.starts import tissue_weight
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow
 from ssl_med.spec import Need, SslMedError
 
