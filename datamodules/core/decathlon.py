@@ -85,7 +85,7 @@ class Task:
                     raise SslMedError(f"{path}: names {name}, which lies outside of {root}; name files below it")
         ignore = IGNORE in labels.values()
         named = {number: name for number, name in sorted(labels.items()) if number and name != IGNORE}
-        return cls(root, tuple(modalities[k] for k in range(len(modalities))), named, unions, rows, ignore)
+        return cls(root, _distinct([modalities[k] for k in range(len(modalities))]), named, unions, rows, ignore)
 
     def channels(self, chosen: Sequence[str]) -> list[int]:
         """Numbers of the chosen modalities."""
@@ -248,3 +248,8 @@ def _number(word: str, names: Mapping[int, str], *, key: str) -> int:
     if not found:
         raise SslMedError(f"{key}: '{word}' is not in {TABLE}{nearest(word, list(names.values()))}")
     return found[0]
+
+
+def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of channels, equal ones numbered: two CT scans of a patient are both called CT, as nnU-Net asks for it."""
+    return tuple(f"{name} ({names[:k].count(name) + 1})" if name in names[:k] else name for k, name in enumerate(names))

@@ -116,7 +116,7 @@ def test_luna_candidates(shared_data):
         "val": {"non-nodule": 0, "nodule": 0},
         "test": {"non-nodule": 60, "nodule": 6},
     }
-    assert data.describe()["notes"][0] == "5 of 7 scans have no candidates and are left out"
+    assert data.describe()["notes"][0] == "5 of 7 scans have no candidates"
 
 
 def test_luna_candidates_mark_the_annotated_nodules(shared_data):

@@ -75,6 +75,8 @@ def assert_same(left, right):
         if isinstance(value, torch.Tensor):
             assert value.dtype == right[key].dtype
             assert torch.equal(value.nan_to_num(-9), right[key].nan_to_num(-9)), key
+        elif isinstance(value, np.ndarray):
+            assert np.array_equal(value, right[key]), key
         else:
             assert value == right[key], key
 

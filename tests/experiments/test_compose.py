@@ -426,7 +426,7 @@ def test_threads_do_not_name_a_run():
         ),
         (
             "fast_up=true",
-            "key 'backbone.fast_up' is unknown to backbone.name=resnet18; there are: decoder_channels, init",
+            "key 'backbone.fast_up' is unknown to backbone.name=resnet18; there are: decoder_channels, dilated",
         ),
         ("name=resnet8", "backbone.name 'resnet8' is unknown; did you mean 'resnet18'"),
     ],

@@ -25,11 +25,14 @@ NETS = {
     "densenet121": [],
 }  # fmt: skip
 WIDE = ("swin_unetr", "resnet10", "densenet121")  # their last level has stride 32
-# a step of these takes seconds in 3D: one method of each kind, a contrast, a restoration, and both
+# what CI trains on each network: a contrast, a restoration, both, patches, and a teacher; `make test-long` trains all methods
+KINDS = ("simclr", "mae", "pcrl", "jigsaw", "byol")
+# networks of which one step takes seconds, or whose last level patches of these small images do not reach
 FEW = {
-    ("densenet121", 3): ("simclr", "mae", "pcrl"),
-    ("resnet10", 3): ("simclr", "mae", "pcrl", "jigsaw", "byol"),
-    ("swin_unetr", 3): ("simclr", "mae", "pcrl", "jigsaw", "byol"),
+    ("densenet121", 2): ("simclr", "mae", "pcrl"),
+    ("densenet121", 3): ("mae",),
+    ("resnet10", 3): KINDS,
+    ("swin_unetr", 3): KINDS,
 }
 # small crops and patches of 16 voxels that do not reach the last level of a network, for which the message names a larger crop
 REFUSED = {("vit", "cpc", 3): "take data.patch_size", ("vit", "relative_position", 3): "take data.patch_size"}
@@ -50,12 +53,18 @@ def built(config, spec):
     return method
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "methods",
+    [
+        pytest.param(KINDS, id="one of a kind", marks=pytest.mark.slow),
+        pytest.param(tuple(sweep.CLASSES), id="all", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("net", NETS)
-def test_every_method_trains_on_it(net, dims, tmp_path, monkeypatch):
+def test_methods_train_on_it(net, dims, methods, tmp_path, monkeypatch):
     wrong = []
-    for name in FEW.get((net, dims), sweep.CLASSES):
+    for name in [name for name in methods if name in FEW.get((net, dims), methods)]:
         if dims not in sweep.CLASSES[name].dims:
             continue
         refusal = REFUSED.get((net, name, dims))

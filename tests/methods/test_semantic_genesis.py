@@ -169,7 +169,7 @@ def test_it_finds_groups_of_patients_and_names_positions_in_unseen_ones():
     wanted = Positions(8, wanted.thumbnail, share=0.5, jitter=0.05)
     train, test, rng = patients(24, dims, seed=1), patients(24, dims, seed=2), np.random.default_rng(0)
     optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
-    for s in range(100):
+    for s in range(160):
         step(method, optimizer, draw(train, wanted, patch, rng, 16), s)
     method.eval()
     with torch.no_grad():

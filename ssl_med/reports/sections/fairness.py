@@ -125,6 +125,9 @@ def _fallen(comparison: Comparison) -> list[str]:
         if (count := comparison.collapsed(column.label, x, row))
     ]
     rule = f"Collapsed runs (metric below {comparison.design.collapsed_below:g} at the end; they stay in)"
-    lower = [c.label for c in comparison.design.columns if not metric_of(comparison.metric(c.label)).higher_is_better]
+    known = {
+        c.label: comparison.metric(c.label) for c in comparison.design.columns
+    }  # '' before a column's first result
+    lower = [label for label, metric in known.items() if metric and not metric_of(metric).higher_is_better]
     aside = f" Where lower is better nothing is judged: {', '.join(lower)}." if lower else ""
     return [f"{rule}: {'; '.join(cells) if cells else 'none'}.{aside}"]

@@ -46,7 +46,7 @@ class Pretext(Probe):
         def samples_of(batch: Batch) -> tuple[Sequence[str], Tensor, Tensor]:
             return self.samples(source.backbone, batch, source.levels)
 
-        spec = DataSpec.from_dict(source.spec.to_dict() | {"target": "class", "class_names": self.classes})
+        spec = DataSpec.from_dict(source.spec.to_dict() | {"target": "class", "class_names": list(self.classes)})
         features = source.features(samples_of, kind=self.name)
         outcome, note = chosen_and_fitted(self.config, source, spec, features)
         found = scored(
