@@ -266,6 +266,7 @@ class Large(Dataset):
         return {"image": torch.full((2, 1024), float(key[0] * 100 + key[1])), "id": str(key), "index": key[1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_stay_as_they_were_when_workers_use_their_memory_again(monkeypatch, workers):
     monkeypatch.setattr("datamodules.core.loader._LARGE", 4096)

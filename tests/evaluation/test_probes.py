@@ -31,6 +31,7 @@ def features(n, k, seed, d=6, spread=1.5):
     return Features(tuple(f"{seed}/{i}" for i in range(n)), x, label)
 
 
+@pytest.mark.slow
 def test_the_linear_probe_is_that_of_the_paper():
     """45 values, the first best on validation, final fit on train and validation: a loop over scikit-learn."""
     spec = spec_of("class", ("a", "b", "c"))
@@ -56,6 +57,7 @@ def test_the_linear_probe_is_that_of_the_paper():
     assert not torch.allclose(alone.logits, outcome.logits)
 
 
+@pytest.mark.slow
 def test_findings_choose_their_own_strength_by_auroc():
     spec = spec_of("multilabel", ("x", "y", "never"))
     parts = []

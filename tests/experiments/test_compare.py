@@ -228,6 +228,7 @@ def test_fine_tunings_are_tested_elsewhere_once_they_are_done(start, tmp_path):
     assert start(AWAY)[1] == []
 
 
+@pytest.mark.slow
 def test_what_would_test_a_failed_fine_tuning_is_not_run(start):
     code, started, printed = start(AWAY, broken=("liver: mg, seed 0",))
     assert code == 1

@@ -9,6 +9,8 @@ from experiments.config.run import compose_finetune
 from ssl_med.reports.run_folder import read_metrics, read_run
 from ssl_med.spec import SslMedError
 
+pytestmark = pytest.mark.slow  # runs with probes and curves take tens of seconds; CI runs them
+
 SHORT = ["task=lits", "trainer=cpu", "trainer.progress=false", "trainer.batch_size=2", "trainer.max_steps=5"]
 SMALL = ["data.patch_size=[16,16,16]", "backbone.channels=[8,8,16]", "task.overlap=0", "task.pictures=[0,0,0,0]"]
 UNSELECTED = ["trainer.select=last", "trainer.patience=0", "trainer.max_epochs=-1"]

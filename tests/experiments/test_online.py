@@ -20,6 +20,8 @@ from ssl_med.checkpoint import load_backbone, read_card
 from ssl_med.ledger import salted
 from ssl_med.reports.run_folder import read_metrics
 
+pytestmark = pytest.mark.slow  # runs with probes and curves take tens of seconds; CI runs them
+
 TINY = ["trainer=cpu", "trainer.progress=false", "trainer.log_every=1", "trainer.batch_size=4", "backbone.name=unet"]
 IMAGE = ["data=chest14", "data.patch_size=[32,32]", "data.image_size=36", "backbone.channels=[8,8,16]"]
 SIMCLR = ["method=simclr", "method.hidden_dim=16"]

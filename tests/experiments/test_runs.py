@@ -76,6 +76,7 @@ def test_pretrain_then_finetune_then_report(scans, tmp_path, capsys):
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "channels", "steps"),
     [

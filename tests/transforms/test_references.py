@@ -420,6 +420,7 @@ def test_swapping_is_sequential_on_the_current_image_and_a_permutation(dims, dis
     assert not torch.equal(x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_swapped_patches_never_overlap_and_are_uniform_over_what_is_free(dims):
     shape, patch = (9, 7, 6)[:dims], (2, 2, 2)[:dims]
