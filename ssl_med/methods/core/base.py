@@ -189,7 +189,7 @@ class Method(pl.LightningModule, ABC):
         if self.batch_size == per_image == 1 and self.min_batch == 1:
             raise SslMedError(
                 f"trainer.batch_size is 1; with backbone.norm={self.backbone_config.norm} features are standardised over the "
-                "batch: give at least 2"
+                "batch: give at least 2, or backbone.norm=batch"
             )
         return Standardize(self.backbone.out_channels)
 
