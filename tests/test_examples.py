@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.networks.nets import UNet
+from monai.networks.utils import copy_model_state
 
 from ssl_med.networks.backbone import backbone_config
 from ssl_med.spec import DataSpec
@@ -19,16 +21,23 @@ def script(name):
 
 def test_examples_are_short_and_all_are_tested():
     lengths = {path.stem: len(path.read_text().splitlines()) for path in FOLDER.glob("*.py")}
-    assert lengths.keys() == {"pretrain_finetune", "plain_lightning", "own_method", "use_backbone"}
+    assert lengths.keys() == {
+        "pretrain_finetune",
+        "plain_lightning",
+        "own_method",
+        "use_backbone",
+        "models_genesis_in_monai",
+    }
     assert max(lengths.values()) <= 60, lengths
 
 
-def test_the_page_shows_lines_of_the_examples():
-    page = (FOLDER.parent / "docs" / "how-to" / "use-from-python.md").read_text()
+@pytest.mark.parametrize("page", ["use-from-python", "use-our-transforms-in-monai"])
+def test_the_page_shows_lines_of_the_examples(page):
+    page = (FOLDER.parent / "docs" / "how-to" / f"{page}.md").read_text()
     tested = {line.strip() for path in FOLDER.glob("*.py") for line in path.read_text().splitlines()}
     shown = [line for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     assert shown
-    assert set(shown) <= tested
+    assert {line.strip() for line in shown} <= tested
 
 
 @pytest.mark.slow
@@ -63,3 +72,15 @@ def test_own_method_learns():
         terms["loss"].backward()
         optimizer.step()
     assert float(terms["metric"]) < 0.5 * float(terms["baseline"])
+
+
+@pytest.mark.slow
+def test_models_genesis_in_plain_monai_learns(shared_phantom, tmp_path):
+    scans = shared_phantom("lits", subjects=4, size=(32, 32, 32))
+    weights = tmp_path / "genesis.pt"
+    losses = script("models_genesis_in_monai")["main"](str(scans), "16", "32", str(weights))
+    assert len(losses) == 16
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4]), losses
+    finetuned = UNet(3, 1, 3, channels=(16, 32, 64, 128), strides=(2, 2, 2), num_res_units=1)
+    _, filled, left = copy_model_state(finetuned, torch.load(weights, weights_only=True))
+    assert len(left) <= 4 < len(filled)

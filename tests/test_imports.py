@@ -57,7 +57,7 @@ MAY_IMPORT = {
         "ssl_med.reading",
     },
     "ssl_med.losses": {"ssl_med.spec"},
-    "ssl_med.transforms": {"ssl_med.spec"},
+    "ssl_med.transforms": {"ssl_med.spec", "ssl_med.ranges"},
     "ssl_med.optim": {"ssl_med.spec", "ssl_med.ranges"},
     "ssl_med.ledger": {"ssl_med.spec", "ssl_med.reading"},
     "ssl_med.checkpoint": {
@@ -111,7 +111,8 @@ ONLY_IN = {
 }
 # slow to import: inside the function that needs them, except where every user of the module needs them
 LAZY = {
-    "monai": set(),
+    # nothing of ours imports these: they are for pipelines of MONAI
+    "monai": {f"ssl_med.transforms.{name}" for name in ("monai", "_monai", "_monai_geometry")},
     "sklearn": set(),
     "pydicom": set(),
     "matplotlib": {"ssl_med.reports"},
@@ -215,6 +216,11 @@ def test_what_is_allowed_is_not_complained_of():
     assert complaints("ssl_med.evaluation.x", "def f():\n    from sklearn.metrics import roc_auc_score") == []
     assert complaints("experiments.x", "from ssl_med.methods import moco\nimport datamodules.luna") == []
     assert complaints("ssl_med.methods.x", "from ssl_med.networks.ema import EMA") == []
+
+
+def test_nothing_of_ours_needs_the_transforms_for_monai():
+    users = {m for m, source in modules() for name, _ in imports(source) if name == "ssl_med.transforms.monai"}
+    assert users == set()
 
 
 def test_packages_are_empty():

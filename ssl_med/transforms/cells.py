@@ -139,3 +139,14 @@ def sample_cells(batch: int, count: int, generator: torch.Generator, *, share: f
 def cells_mask(chosen: Tensor, shape: Sequence[int], side: Sequence[int]) -> Tensor:
     """(B, N) of cells -> (B, 1, *shape) of voxels."""
     return join_cells(chosen[:, None, :, None].expand(-1, 1, -1, math.prod(side)), shape, side)
+
+
+def hide_cells(
+    x: Tensor, generator: torch.Generator, *, side: Sequence[int], share: float = 0.75, value: float = 0.0
+) -> Tensor:
+    """Sets a random `share` of the cells of `side` voxels to `value`: the mask of MAE (He et al. 2022), of an image."""
+    if share == 0:
+        return x.clone()
+    count = math.prod(grid_of(x.shape[2:], side))
+    chosen = sample_cells(len(x), count, generator, share=share)
+    return x.masked_fill(cells_mask(chosen, x.shape[2:], side), value)

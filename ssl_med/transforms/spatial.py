@@ -60,19 +60,30 @@ def indicator(params: FlipRot) -> Tensor:
     return torch.cat([params.flips.float(), F.one_hot(params.turns, 4).float()], 1)
 
 
-def flip(x: Tensor, generator: torch.Generator, *, p: float = 0.5, axes: Sequence[int] | None = None) -> Tensor:
-    """Mirrors each spatial axis of `axes` (all by default; 0 is the first after the channel) with probability `p`."""
-    dims = x.ndim - 2
-    mirrored = uniform(generator, len(x), dims) < p
+def sample_flip(
+    batch: int, dims: int, generator: torch.Generator, *, p: float, axes: Sequence[int] | None = None
+) -> FlipRot:
+    """Each axis of `axes` (None: all) is mirrored with probability `p`; nothing is turned."""
+    mirrored = uniform(generator, batch, dims) < p
     if axes is not None:
         mirrored[:, [axis for axis in range(dims) if axis not in axes]] = False
-    return apply_flip_rot(x, FlipRot(mirrored, torch.zeros(len(x), dtype=torch.long, device=x.device)))
+    return FlipRot(mirrored, torch.zeros(batch, dtype=torch.long, device=generator.device))
+
+
+def flip(x: Tensor, generator: torch.Generator, *, p: float = 0.5, axes: Sequence[int] | None = None) -> Tensor:
+    """Mirrors each spatial axis of `axes` (all by default; 0 is the first after the channel) with probability `p`."""
+    return apply_flip_rot(x, sample_flip(len(x), x.ndim - 2, generator, p=p, axes=axes))
+
+
+def sample_rot90(batch: int, size: Sequence[int], generator: torch.Generator, *, p: float) -> FlipRot:
+    """With probability `p` turns as `sample_flip_rot` draws them; nothing is mirrored."""
+    params = sample_flip_rot(batch, size, generator, flips=False)
+    return params._replace(turns=params.turns * (uniform(generator, batch) < p))
 
 
 def rot90(x: Tensor, generator: torch.Generator, *, p: float = 1.0) -> Tensor:
     """With probability `p` 0..3 quarter turns in the plane of the first two axes; 0 or 2 when it is no square."""
-    params = sample_flip_rot(len(x), x.shape[2:], generator, flips=False)
-    return apply_flip_rot(x, params._replace(turns=params.turns * (uniform(generator, len(x)) < p)))
+    return apply_flip_rot(x, sample_rot90(len(x), x.shape[2:], generator, p=p))
 
 
 # --- crops -----------------------------------------------------------------------------------------------------------
@@ -161,10 +172,15 @@ def apply_rotation(x: Tensor, angle: Tensor) -> Tensor:
     return torch.where(per_sample(angle == 0, x), x, y)
 
 
+def sample_rotation(batch: int, generator: torch.Generator, *, degrees: float, p: float) -> Tensor:
+    """Angles (B,) in radians: U(-degrees, degrees) with probability p, else 0."""
+    angle = uniform(generator, batch, low=-math.radians(degrees), high=math.radians(degrees))
+    return angle * (uniform(generator, batch) < p)
+
+
 def small_rotation(x: Tensor, generator: torch.Generator, *, degrees: float = 10.0, p: float = 1.0) -> Tensor:
     """Rotates by U(-degrees, degrees) in the plane of the first two axes (row and column; x and y) with probability p."""
-    angle = uniform(generator, len(x), low=-math.radians(degrees), high=math.radians(degrees))
-    return apply_rotation(x, angle * (uniform(generator, len(x)) < p))
+    return apply_rotation(x, sample_rotation(len(x), generator, degrees=degrees, p=p))
 
 
 # --- elastic deformation ---------------------------------------------------------------------------------------------

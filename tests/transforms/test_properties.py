@@ -77,6 +77,10 @@ TRANSFORMS = {
         lambda x, g: cells.rearrange(x, g, side=(2, 2, 2)[: x.ndim - 2], rotate=True),
         lambda x, g: cells.rearrange(x, g, side=(2, 2, 2)[: x.ndim - 2], share=0, rotate=True),
     ),
+    "hide_cells": (
+        lambda x, g: cells.hide_cells(x, g, side=(2, 2, 2)[: x.ndim - 2]),
+        lambda x, g: cells.hide_cells(x, g, side=(2, 2, 2)[: x.ndim - 2], share=0),
+    ),
     "one_of": (
         lambda x, g: corruptions.one_of(x, g, transforms=[corruptions.outpaint, intensity.gaussian_noise]),
         lambda x, g: corruptions.one_of(x, g, transforms=[lambda x, g: x]),
