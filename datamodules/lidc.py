@@ -25,14 +25,14 @@ from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 
 from datamodules.core.configs import VolumeConfig
-from datamodules.core.crops import cut
+from datamodules.core.crops import around, cut
 from datamodules.core.dicom import Series, modality_of, read_series_header
 from datamodules.core.files import find_volumes
 from datamodules.core.geometry import world_to_voxel
 from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
 from datamodules.core.scans import Scan, ScanData, volume_spec
-from datamodules.core.volumes import Cache, Content, Sample, voxel_size
+from datamodules.core.volumes import Cache, Content, Placed, Sample, voxel_size, world_of
 from datamodules.formats.grids import Array, Header, Volume
 from ssl_med.ranges import Millimetres, Range, Side
 from ssl_med.spec import DataSpec, Intensity, SslMedError
@@ -207,6 +207,10 @@ class NoduleCrops(Dataset[Sample]):
         return np.array([number for number, _ in self.all])
 
     def __getitem__(self, key: Key) -> Sample:
+        return self.placed(key)[0]
+
+    def placed(self, key: Key, size: tuple[int, ...] | None = None) -> Placed:
+        """A crop and where it lies; see `Placing`."""
         epoch, index = key
         number, k = self.all[index]
         case = self.cases[number]
@@ -216,13 +220,15 @@ class NoduleCrops(Dataset[Sample]):
         middle = np.rint(world_to_voxel(np.array([case.nodules[k].world]), item.to_world)[0]).astype(int)
         rng = np.random.default_rng([self.seed, epoch + 1, index])
         start = middle - np.array(self.patch) // 2 + rng.integers(-self.shift, self.shift + 1, 3)
-        return {
+        window = around(start, self.patch, size, item.codes.shape[1:])
+        sample = {
             "id": f"{case.name}/nodule{k + 1}",
             "index": index,
-            "image": decode(cut(item.codes, start, self.patch)),
-            "mask": torch.from_numpy(cut(item.mask, start, self.patch).astype(np.float32)),
+            "image": decode(cut(item.codes, window.start, window.size)),
+            "mask": torch.from_numpy(cut(item.mask, window.start, window.size).astype(np.float32)),
             **voxel_size(item),
         }
+        return sample, window, world_of(item, window)
 
 
 # --------------------------------------------------------------------------------------------------- readings

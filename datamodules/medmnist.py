@@ -24,14 +24,14 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.core.base import MedicalData
-from datamodules.core.crops import cut, pad_to, window_start
+from datamodules.core.crops import around, cut, pad_to, window_start
 from datamodules.core.files import find_files
 from datamodules.core.images2d import GREY, RGB, ImageConfig2D, check_classes, image_pair, label_of, resized
 from datamodules.core.intensity import decode, encode
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.splits import PARTS, Split
-from datamodules.core.volumes import Crops, Loaded, Sample
+from datamodules.core.volumes import Crops, Loaded, Placed, Sample
 from datamodules.formats.grids import Array
 from ssl_med.ranges import Range, Side
 from ssl_med.setting import setting
@@ -234,19 +234,25 @@ class Rows(Dataset[Sample]):
         return resized(codes, self.size) if self.size else codes
 
     def __getitem__(self, key: Key) -> Sample:
+        return self.placed(key)[0]
+
+    def placed(self, key: Key, size: tuple[int, ...] | None = None) -> Placed:
+        """A sample and the window that it was cut from; see `Placing`. Images do not know where they lie."""
         epoch, index = key
         case = self.cases[index]
         rng = np.random.default_rng([self.seed, epoch + 1, index] if self.train else [0, 0, index])
         sample: Sample = {"id": case.name, "index": index}
         codes, patch = self.codes(case), self.spec.patch_size
         if self.need.pair:
-            return sample | image_pair(codes, rng, patch=patch, min_iou=self.need.min_iou)
+            return sample | image_pair(codes, rng, patch=patch, min_iou=self.need.min_iou), None, None
         if self.need.positions is not None:
             sample |= {"case": index, "scan": thumbnail(codes, self.need.positions.thumbnail)}
-            return sample | position_crop(codes, rng, positions=self.need.positions, patch=patch)
+            return sample | position_crop(codes, rng, positions=self.need.positions, patch=patch), None, None
         codes = pad_to(codes, patch)
         start = window_start(codes.shape[1:], patch, rng if self.train else None)
-        return sample | {"image": decode(cut(codes, start, patch))} | label_of(case.label, self.spec.target)
+        window = around(start, patch, size, codes.shape[1:])
+        sample["image"] = decode(cut(codes, window.start, window.size))
+        return sample | label_of(case.label, self.spec.target), window, None
 
 
 # -------------------------------------------------------------------------------------------------- the file

@@ -58,6 +58,7 @@ MAY_IMPORT = {
     },
     "ssl_med.losses": {"ssl_med.spec"},
     "ssl_med.transforms": {"ssl_med.spec", "ssl_med.ranges"},
+    "ssl_med.transforms.samples": {"ssl_med.spec", "ssl_med.catalogue"},
     "ssl_med.optim": {"ssl_med.spec", "ssl_med.ranges"},
     "ssl_med.ledger": {"ssl_med.spec", "ssl_med.reading"},
     "ssl_med.checkpoint": {
@@ -111,8 +112,8 @@ ONLY_IN = {
 }
 # slow to import: inside the function that needs them, except where every user of the module needs them
 LAZY = {
-    # nothing of ours imports these: they are for pipelines of MONAI
-    "monai": {f"ssl_med.transforms.{name}" for name in ("monai", "_monai", "_monai_geometry")},
+    # for pipelines of MONAI: nothing of ours imports these at its top
+    "monai": {f"ssl_med.transforms.{name}" for name in ("monai", "_monai", "_monai_geometry", "samples")},
     "sklearn": set(),
     "pydicom": set(),
     "matplotlib": {"ssl_med.reports"},

@@ -16,7 +16,7 @@ from ssl_med.setting import marks, setting
 
 ELSEWHERE = {
     "root", "store", "split", "split_file", "split_ratios", "split_seed", "test_is_val", "cache_gb", "tuning_share",
-    "pretrain_share", "share_by", "quarantine", "quarantine_budget", "allow_overlap",
+    "pretrain_share", "share_by", "quarantine", "quarantine_budget", "allow_overlap", "allow",
 }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_what_has_no_result_is_declared_and_nothing_else():
     silent = {f"{section}.{name}" for kind, section, name in FIELDS
               if section != "tracking" and marks(type(getattr(RUNS[kind], section)))[name].affects == "nothing"}  # fmt: skip
     assert silent == {
-        "general.out", "general.resume", "data.cache_gb", "probe.cache", "trainer.num_workers", "trainer.threads",
+        "general.out", "general.resume", "data.cache_gb", "data.allow", "probe.cache", "trainer.num_workers", "trainer.threads",
         "trainer.progress", "trainer.log_every", "trainer.checkpoint_every_steps", "trainer.collapse_patience",
     }  # fmt: skip
 
@@ -142,11 +142,11 @@ def test_a_data_set_is_keyed_by_all_that_is_not_declared_otherwise(name):
     config = data_class_of(name).Config(name=name)
     loading = {"crops_per_volume", "mixed_volumes"}
     # what does as runs did before the setting existed is left out, so that they keep their hashes
-    as_before = {key for key, mark in marks(type(config)).items() if mark.before == getattr(config, key)}
+    as_before = {key for key, mark in marks(type(config)).items() if mark.before == to_plain(config)[key]}
     keys = set(to_plain(config)) - as_before
     assert set(keyed(config, "store")) == keys - ELSEWHERE - loading
     assert set(keyed(config, "sample")) == (keys - ELSEWHERE | {"root"}) - {"mixed_volumes"}
-    assert set(keyed(config)) == keys - {"cache_gb"}
+    assert set(keyed(config)) == keys - {"cache_gb", "allow"}
     assert set(path_keys(type(config))) == {"root", "store", "split_file", "quarantine"}
 
 

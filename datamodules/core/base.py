@@ -21,6 +21,7 @@ from ssl_med.catalogue import nearest
 from ssl_med.config import to_plain
 from ssl_med.ranges import check_ranges
 from ssl_med.spec import DataSpec, Need, SslMedError
+from ssl_med.transforms.samples.recipe import NOTHING, Recipe
 
 INNER = "data.root holds one folder, in which the data lie"
 NO_VALIDATION = "no validation part: the last weights are used"
@@ -40,6 +41,7 @@ class MedicalData(Served, ABC):
         label_shots: subjects of each class whose labels are used, in place of a share; 0: by share.
         test: use the test part; None: when labelled.
         only_test: there is nothing but a test part: "test", that of the split; "all", every subject; "": as the split says.
+        augment: transforms of training samples, after data.transforms.
     """
 
     Config: ClassVar[type]
@@ -62,9 +64,13 @@ class MedicalData(Served, ABC):
         label_shots: int = 0,
         test: bool | None = None,
         only_test: Literal["", "test", "all"] = "",
+        augment: Recipe = NOTHING,
     ) -> None:
         super().__init__()
         check_ranges(config, "data")
+        if isinstance(config.transforms, str):
+            raise SslMedError(f"data.transforms is '{config.transforms}'; names are for commands, give the list itself")
+        self.augment = augment
         self.only_test = only_test
         self.label_shots, self.use_test = label_shots, labelled if test is None else test
         self.config, self.need, self.labelled = self.located(config), need or Need(), labelled

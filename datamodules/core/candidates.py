@@ -12,13 +12,13 @@ from torch.utils.data import Dataset
 
 from datamodules.core.cases import plain_number, read_table
 from datamodules.core.configs import VolumeConfig
-from datamodules.core.crops import cut
+from datamodules.core.crops import around, cut
 from datamodules.core.geometry import world_to_voxel
 from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
 from datamodules.core.readers import read_header
 from datamodules.core.scans import Scan, ScanData
-from datamodules.core.volumes import Cache, Sample
+from datamodules.core.volumes import Cache, Placed, Sample, world_of
 from datamodules.formats.grids import Array
 from ssl_med.ranges import Range
 from ssl_med.spec import SslMedError
@@ -204,21 +204,26 @@ class CandidateCubes(Dataset[Sample]):
         return owner
 
     def __getitem__(self, key: Key) -> Sample:
+        return self.placed(key)[0]
+
+    def placed(self, key: Key, size: tuple[int, ...] | None = None) -> Placed:
+        """A cube and where it lies; see `Placing`."""
         number, candidate = self.all[self.members(key[0])[key[1]]]
         case = self.cases[number]
         item = self.read(case)
         assert item.to_world is not None
         centre = np.rint(world_to_voxel(np.array([candidate.world]), item.to_world)[0]).astype(int)
         start = centre - np.array(self.patch) // 2
+        window = around(start, self.patch, size, item.codes.shape[1:])
         sample = {
             "id": f"{case.name}/{candidate.row}",
             "index": key[1],
-            "image": decode(cut(item.codes, start, self.patch)),
+            "image": decode(cut(item.codes, window.start, window.size)),
             "label": candidate.label,
         }
-        if self.drawn is not None:
-            return sample
-        return {**sample, "lesion": candidate.lesion, "lesions": case.lesions, "silent": self.silent}
+        if self.drawn is None:
+            sample |= {"lesion": candidate.lesion, "lesions": case.lesions, "silent": self.silent}
+        return sample, window, world_of(item, window)
 
 
 def mark_lesions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from ssl_med.ledger import salted
 from ssl_med.ranges import BelowOne, Millimetres, NonNegative, Range, Seed, Share, Side, StoredValue
@@ -62,6 +62,11 @@ class CommonConfig:
     """file of `ssl-med check` that lists what to leave out; the split is made before, so it stays the same"""
     quarantine_budget: Share = setting(default=0.05, affects="result")
     """largest share of the cases that the quarantine may leave out"""
+    transforms: tuple[Any, ...] | str = setting(default=(), affects="sample", before=[])
+    """MONAI transforms of every sample after it was read and cut, [{_target_: NAME, keys: [image, mask], ...}, ...], or the
+    name of a list (ssl-med list augment), or a file NAME.yaml; random ones act in training alone"""
+    allow: tuple[str, ...] = setting(default=(), affects="nothing")
+    """packages besides MONAI whose transforms data.transforms and task.augment may name: their code runs"""
     allow_overlap: bool = setting(default=False, affects="result")
     """finetune: go on when the pretraining saw subjects or files of val and test; every report says so"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,6 +54,33 @@ def cut(array: Array | Grid, start: Array, size: Size, *, pad: int = 0) -> Array
         target: tuple[Any, ...] = (..., *place)
         out[target] = array[window]
     return out
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is cut in place of a crop: first voxel (D,), size, and where in it the middle of the crop lies, in voxels."""
+
+    start: Array
+    size: Size
+    middle: tuple[float, ...]
+
+
+def around(start: Array, patch: Size, size: Size | None, shape: Size) -> Window:
+    """The window of `size` around the crop at `start`, without what lies outside of both the crop and the scan.
+
+    Args:
+        start: (D,) first voxel of the crop, which may lie outside of the scan.
+        patch: its size.
+        size: wanted; each side even where that of the crop is. None: the crop itself.
+        shape: of the scan.
+    """
+    low = np.asarray(start) - (np.array(size or patch) - patch) // 2
+    high = low + np.array(size or patch)
+    if size is not None:
+        inside_low, inside_high = np.minimum(start, 0), np.maximum(np.asarray(start) + patch, shape)
+        low, high = np.maximum(low, inside_low), np.minimum(high, inside_high)
+    middle = np.asarray(start) + (np.array(patch) - 1) / 2 - low
+    return Window(low, tuple((high - low).tolist()), tuple(middle.tolist()))
 
 
 def pad_to(array: Array, size: Size, *, pad: int = 0) -> Array:

@@ -16,14 +16,14 @@ from torch.utils.data import Dataset
 from datamodules.core.base import MedicalData
 from datamodules.core.cases import AbsentError
 from datamodules.core.configs import CommonConfig
-from datamodules.core.crops import Grid, cut, image_boxes, pad_to, resize, window_start
+from datamodules.core.crops import Grid, around, cut, image_boxes, pad_to, resize, window_start
 from datamodules.core.intensity import decode, encode
 from datamodules.core.lazy import image_codes
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop
 from datamodules.core.splits import Split, random_split
 from datamodules.core.store import Item, Store
-from datamodules.core.volumes import Cache, Loaded, Sample
+from datamodules.core.volumes import Cache, Loaded, Placed, Sample
 from datamodules.formats.grids import Array, Header, Volume
 from datamodules.formats.pictures import read_color, read_image2d
 from ssl_med.ranges import Range, Side, StoredValue
@@ -264,24 +264,31 @@ class Images(Dataset[Sample]):
         return np.stack(masks).astype(np.uint16)
 
     def __getitem__(self, key: Key) -> Sample:
+        return self.placed(key)[0]
+
+    def placed(self, key: Key, size: tuple[int, ...] | None = None) -> Placed:
+        """A sample and the window that it was cut from; see `Placing`. Images do not know where they lie."""
         epoch, index = key
         image, item = self.cases[index], self.read(self.cases[index])
         rng = np.random.default_rng([self.seed, epoch + 1, index] if self.train else [0, 0, index])
         sample: Sample = {"id": image.name, "index": index}
         if self.need.pair:
-            return sample | image_pair(item.codes, rng, patch=self.spec.patch_size, min_iou=self.need.min_iou)
+            pair = image_pair(item.codes, rng, patch=self.spec.patch_size, min_iou=self.need.min_iou)
+            return sample | pair, None, None
         if self.need.positions is not None:
             sample |= {"case": index, "scan": item.thumbnail(self.need.positions.thumbnail)}
-            return sample | position_crop(item.codes, rng, positions=self.need.positions, patch=self.spec.patch_size)
+            found = position_crop(item.codes, rng, positions=self.need.positions, patch=self.spec.patch_size)
+            return sample | found, None, None
         if item.mask is not None and not self.train:
             mask = torch.from_numpy(item.mask[...].astype(np.float32))
-            return sample | {"image": decode(item.codes[...]), "mask": mask}
+            return sample | {"image": decode(item.codes[...]), "mask": mask}, None, None
         codes = pad_to(item.codes[...], self.spec.patch_size)
         start = window_start(codes.shape[1:], self.spec.patch_size, rng if self.train else None)
-        sample["image"] = decode(cut(codes, start, self.spec.patch_size))
+        window = around(start, self.spec.patch_size, size, codes.shape[1:])
+        sample["image"] = decode(cut(codes, window.start, window.size))
         if item.mask is not None:
-            sample["mask"] = torch.from_numpy(cut(item.mask, start, self.spec.patch_size).astype(np.float32))
-        return sample | label_of(image.label, self.spec.target)
+            sample["mask"] = torch.from_numpy(cut(item.mask, window.start, window.size).astype(np.float32))
+        return sample | label_of(image.label, self.spec.target), window, None
 
 
 def check_levels(path: str, low: float, high: float, intensity: Intensity) -> None:

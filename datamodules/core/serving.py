@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.core import identities
 from datamodules.core.content import content_key
 from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader, Traced
-from ssl_med.spec import Need
+from ssl_med.spec import DataSpec, Need
+from ssl_med.transforms.samples.recipe import Recipe, variables_of
 
 
 class Served(pl.LightningDataModule):
@@ -29,6 +30,8 @@ class Served(pl.LightningDataModule):
     parts: dict[str, list[Any]]
     unbudgeted: list[Any]  # training cases before the label budget
     labels_of: int  # their subjects
+    augment: Recipe  # of training samples alone
+    spec: DataSpec
     _shared: frozenset[str]  # files that hold more than one subject
 
     @abstractmethod
@@ -62,7 +65,10 @@ class Served(pl.LightningDataModule):
         if not cases:
             return []
         train = part == "train"
-        dataset: Any = self.dataset(cases, part=part) if train or not self.labelled else self.traced(part)
+        if self.labelled and not train:
+            dataset: Any = self.traced(part)
+        else:
+            dataset = self.transformed(self.dataset(cases, part=part), random=train, augment=train)
         scattered = self.cache_need(cases) > self.config.cache_gb * 2**30
         batches = EpochBatches(
             len(dataset),
@@ -80,7 +86,19 @@ class Served(pl.LightningDataModule):
     def traced(self, part: str) -> Traced:
         """Labelled samples of an evaluation part that know their scan and subject, by (0, index)."""
         cases = self.parts[part]
-        return Traced(self.dataset(cases, part=part), [case.subject for case in cases])
+        return Traced(self.transformed(self.dataset(cases, part=part)), [case.subject for case in cases])
+
+    def transformed(self, samples: Any, *, random: bool = False, augment: bool = False) -> Any:
+        """Samples after data.transforms, whose random entries act where `random`, and with `augment` after task.augment."""
+        config = self.config
+        recipes = [Recipe(config.transforms, "data.transforms", config.allow, variables_of(self.spec), random)]
+        recipes += [self.augment] if augment else []
+        recipes = [recipe for recipe in recipes if recipe]
+        if not recipes:
+            return samples
+        from datamodules.core.transformed import Transformed  # MONAI's transforms take seconds to import
+
+        return Transformed(samples, recipes, seed=self.seed, patch=self.spec.patch_size)
 
     def train_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Shuffled training samples."""
@@ -93,7 +111,7 @@ class Served(pl.LightningDataModule):
     def still_loader(self, cases: Sequence[Any], *, part: str, crops: bool = False) -> EvaluationLoader:
         """Every sample of some cases once, in order; `crops`: the crops of a training epoch in place of evaluation's."""
         samples: Any = self.dataset(cases, part="train") if crops else self.still_dataset(cases, part=part)
-        dataset = Traced(samples, [case.subject for case in cases])
+        dataset = Traced(self.transformed(samples), [case.subject for case in cases])
         size = max(1, self.batch_size) if crops else self.eval_batch()
         batches = EpochBatches(len(dataset), batch_size=size, seed=self.seed, shuffle=False)
         return EvaluationLoader(dataset, batches, num_workers=self.num_workers)

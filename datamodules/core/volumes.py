@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.core.crops import Grid, cut, pad_to, resize
+from datamodules.core.crops import Grid, Window, around, cut, pad_to, resize
 from datamodules.core.geometry import spacing_of
 from datamodules.core.intensity import decode
 from datamodules.core.loader import Key
@@ -22,6 +22,15 @@ from ssl_med.spec import Need, SslMedError
 
 Size = tuple[int, ...]
 Sample = dict[str, Any]
+Placed = tuple[Sample, Window | None, Array | None]
+"""A sample, the window that it was cut from, and the window's voxel to world (4, 4) in mm; None: not known."""
+
+
+class Placing(Protocol):
+    """A dataset of samples that can cut a window around a crop in its place."""
+
+    def placed(self, key: Key, size: Size | None = None) -> Placed:
+        """The sample of a key; with `size` image and mask are the window of at most that size around its crop."""
 
 
 class Places(Protocol):
@@ -146,6 +155,10 @@ class Crops(Dataset[Sample]):
         return len(self.cases) * self.per_case
 
     def __getitem__(self, key: Key) -> Sample:
+        return self.placed(key)[0]
+
+    def placed(self, key: Key, size: Size | None = None) -> Placed:
+        """A sample and where it lies; see `Placing`."""
         epoch, index = key
         rng = np.random.default_rng([0, 0, index] if self.fixed else [self.seed, epoch + 1, index])
         case = self.cases[index // self.per_case]
@@ -154,19 +167,17 @@ class Crops(Dataset[Sample]):
         if self.need.positions is not None:
             wanted = self.need.positions
             sample |= {"case": index // self.per_case, "scan": item.thumbnail(wanted.thumbnail)}
-            return sample | position_crop(item.codes, rng, positions=wanted, patch=self.patch, margin=self.margin)
+            found = position_crop(item.codes, rng, positions=wanted, patch=self.patch, margin=self.margin)
+            return sample | found, None, None
         starts = self._starts(case, item, rng)
-        size = starts.size
         if self.need.pair:
             first, second = starts.draw_pair(self.need.min_iou, rng)
             for name, start in (("image", first), ("image2", second)):
-                sample[name] = resize(decode(self._cut(item, start, size)), self.patch).contiguous()
-        else:
-            sample["image"] = decode(self._cut(item, starts.draw(rng), size))
-        return sample
-
-    def _cut(self, item: Loaded, start: Array, size: Size) -> Array:
-        return cut(item.codes, start, size)
+                sample[name] = resize(decode(cut(item.codes, start, starts.size)), self.patch).contiguous()
+            return sample, None, None
+        window = around(starts.draw(rng), starts.size, size, item.codes.shape[1:])
+        sample["image"] = decode(cut(item.codes, window.start, window.size))
+        return sample, window, world_of(item, window)
 
     def owners(self, epoch: int) -> Array:
         """Scan of each sample."""
@@ -216,6 +227,10 @@ class LabelledCrops(Dataset[Sample]):
         return len(self.cases) * self.per_case
 
     def __getitem__(self, key: Key) -> Sample:
+        return self.placed(key)[0]
+
+    def placed(self, key: Key, size: Size | None = None) -> Placed:
+        """A sample and where it lies; see `Placing`."""
         epoch, index = key
         rng = np.random.default_rng([self.seed, epoch + 1, index])
         case = self.cases[index // self.per_case]
@@ -231,12 +246,14 @@ class LabelledCrops(Dataset[Sample]):
             region = item.foreground[int(rng.integers(len(item.foreground)))]
             voxel = np.unravel_index(region[int(rng.integers(region.size))], tuple(shape))
             start = np.clip(np.array(voxel) - rng.integers(0, patch), 0, shape - patch)
-        return {
+        window = around(start, self.patch, size, tuple(shape.tolist()))
+        sample = {
             "id": case.name,
             "index": index,
-            "image": decode(cut(item.codes, start, self.patch)),
-            "mask": torch.from_numpy(cut(item.mask, start, self.patch).astype(np.float32)),
+            "image": decode(cut(item.codes, window.start, window.size)),
+            "mask": torch.from_numpy(cut(item.mask, window.start, window.size).astype(np.float32)),
         }
+        return sample, window, world_of(item, window)
 
     def owners(self, epoch: int) -> Array:
         """Scan of each sample."""
@@ -253,16 +270,30 @@ class WholeVolumes(Dataset[Sample]):
         return len(self.cases)
 
     def __getitem__(self, key: Key) -> Sample:
+        return self.placed(key)[0]
+
+    def placed(self, key: Key, size: Size | None = None) -> Placed:
+        """A scan and where it lies; there is nothing around it."""
         index = key[1]
         item = self.read(self.cases[index])
         assert item.mask is not None
-        return {
+        sample = {
             "id": self.cases[index].name,
             "index": index,
             "image": decode(item.codes[...]),
             "mask": torch.from_numpy(item.mask[...].astype(np.float32)),
             **voxel_size(item),
         }
+        return sample, None, item.to_world
+
+
+def world_of(item: Loaded, window: Window) -> Array | None:
+    """(4, 4) voxel of a window to world in mm; None where it is not known."""
+    if item.to_world is None:
+        return None
+    moved = item.to_world.copy()
+    moved[:3, 3] += moved[:3, :3] @ window.start
+    return moved
 
 
 def voxel_size(item: Loaded) -> Sample:

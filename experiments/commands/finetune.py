@@ -13,6 +13,7 @@ from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
 from experiments.config.defaults import write_phantoms
 from experiments.config.kinds import FinetuneRun
+from experiments.config.recipes import augment_of
 from experiments.config.run import compose_finetune
 from experiments.config.sections import TrainerConfig
 from experiments.config.showing import is_shown, show
@@ -99,6 +100,7 @@ def finetune(overrides: Sequence[str]) -> Path:
         seed=config.general.seed,
         label_fraction=config.labels.fraction,
         label_shots=config.labels.shots,
+        augment=augment_of(config.task, spec, config.data.allow),
     )
     data.setup("fit")
     check_monitor_is_defined(data, config.trainer.monitor)

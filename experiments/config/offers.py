@@ -32,13 +32,14 @@ def _tables() -> dict[str, str]:
 
 
 def _augment() -> dict[str, str]:
-    """Random changes of training images that settings switch: of fine-tunings, and of the views of a method."""
+    """Lists of transforms for task.augment; and random changes that settings switch, of fine-tunings and of views."""
+    lists = {name: comment("augment", name) for name in names("augment")}
     task = {
         f"task.{item.name}": item.help
         for item in settings("ssl_med.evaluation.tasks:TaskConfig")
         if "augm" in item.help
     }
-    return task | {f"method.view.{x.name}": x.help for x in settings("ssl_med.methods.core.pair:ViewConfig")}
+    return lists | task | {f"method.view.{x.name}": x.help for x in settings("ssl_med.methods.core.pair:ViewConfig")}
 
 
 def _phantoms() -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 from experiments.config.kinds import FinetuneRun, PretrainRun, ProbeRun
 from experiments.config.online import PREFIX, check_monitor, compose_online
 from experiments.config.protocols import asked_protocol, probe_class
+from experiments.config.recipes import resolved
 from experiments.config.sections import (
     BudgetConfig,
     GeneralConfig,
@@ -115,11 +116,14 @@ def build_parts(said: Gathered, *, labelled: bool, general: type[GeneralConfig],
     """The parts of a run, as arguments of its dataclass: the sections of `schemas` and those that every run has."""
     parts = said.settings.build_sections(backbone=said.network.Config, tracking=TrackingConfig, **schemas)
     top = said.settings.top(keys_of(general)).build(general, prefix="")
-    check_backbone(parts["backbone"], said.data_class.make_spec(said.data, labelled=labelled))
+    spec = said.data_class.make_spec(said.data, labelled=labelled)
+    check_backbone(parts["backbone"], spec)
+    lists = resolved(said, parts, spec, augments=schemas.get("transfer") is TransferConfig)
     trainer = parts["trainer"]
     precision = decide(trainer.precision, accelerator=trainer.accelerator, begun=_begun(top.out))
     return {
         **parts,
+        **lists,
         "general": top,
         "trainer": replace(trainer, precision=precision.value),
         "precision": precision,

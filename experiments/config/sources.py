@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ NAMED = ("data", "task")  # their settings hold the name, too
 
 
 def names(group: str) -> list[str]:
-    """What `method=`, `data=`, `task=`, `trainer=`, `backbone=`, `map=` or `table=` can be."""
+    """What `method=`, `data=`, `task=`, `trainer=`, `backbone=`, `map=` or `table=` can be; `augment`: lists of transforms."""
     if group == "method":
         return list_names("ssl_med.methods")
     if group == "data":
@@ -98,8 +98,11 @@ class Gathered:
 
     @cached_property
     def data(self) -> Any:
-        """Settings of the family."""
-        return self.settings.section("data").build(self.data_class.Config, prefix="data")
+        """Settings of the family, its lists of transforms read."""
+        from experiments.config.recipes import read_list
+
+        found: Any = self.settings.section("data").build(self.data_class.Config, prefix="data")
+        return replace(found, transforms=read_list(found.transforms, "data.transforms"))
 
 
 def choose(

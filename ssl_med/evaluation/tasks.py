@@ -30,6 +30,7 @@ from ssl_med.losses.segmentation import dice_bce, dice_loss
 from ssl_med.networks.heads import ClassificationHead, SegmentationHead
 from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.ranges import BelowOne, Degrees, Natural, NonNegative, PositiveShare, Range
+from ssl_med.setting import setting
 from ssl_med.spec import Batch, DataSpec, SslMedError
 
 Row = dict[str, Any]
@@ -59,6 +60,12 @@ class TaskConfig:
     """2D training augmentation: smallest area share of the random resized crop; 1 switches it off"""
     rotation_deg: Degrees = 10.0
     """2D training augmentation: largest in-plane rotation"""
+    flip_axes: tuple[Literal["x", "y", "z", "row", "column"], ...] = setting(default=(), before=[])
+    """axes that flips mirror, those whose sides may be exchanged; empty: all in 3D, left and right (column) in 2D"""
+    augment: tuple[Any, ...] | str = setting(default=(), before=[])
+    """fine-tuning: MONAI transforms of training samples, [{_target_: NAME, keys: [image, mask], ...}, ...], or the name of a
+    list (ssl-med list augment), or a file NAME.yaml; in place of crop_scale and rotation_deg, and of flips and flip_axes
+    unless the list says ${mirror_axes}"""
     tolerance_mm: NonNegative = 1.0
     """surface Dice: distance up to which a piece of surface counts as found"""
     pictures: tuple[Natural, Natural, Natural, Natural] = (2, 4, 1, 1)
@@ -347,6 +354,26 @@ def task_class(spec: DataSpec) -> type[Segmentation] | type[Classification] | ty
     if spec.target not in _TASKS:
         raise SslMedError(f"data '{spec.name}' has no labels to learn; choose a task that has")
     return _TASKS[spec.target]
+
+
+def mirror_axes(config: TaskConfig, spec: DataSpec) -> tuple[int, ...]:
+    """Spatial axes that a task may mirror, 0 the first after the channels: what flips and flip_axes say.
+
+    Raises:
+        SslMedError: flip_axes names an axis that the data do not have, or flips is off.
+    """
+    if config.flip_axes and not config.flips:
+        raise SslMedError("task.flip_axes has no effect with task.flips=false; leave it out")
+    for axis in config.flip_axes:
+        if axis not in spec.axis_order:
+            raise SslMedError(
+                f"task.flip_axes: '{axis}' is no axis of '{spec.name}', which has {', '.join(spec.axis_order)}"
+            )
+    if not config.flips:
+        return ()
+    if config.flip_axes:
+        return tuple(sorted({spec.axis_order.index(axis) for axis in config.flip_axes}))
+    return (1,) if spec.spatial_dims == 2 else (0, 1, 2)
 
 
 def marks(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, int, int]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssl_med.distributed import gather, gather_objects, mean_over_processes, own_rows
 from ssl_med.evaluation.protocols.finetune import TransferConfig, parts, start_steps
-from ssl_med.evaluation.tasks import Row, Task, TaskConfig, task_class
+from ssl_med.evaluation.tasks import Row, Task, TaskConfig, mirror_axes, task_class
 from ssl_med.finite import check_rows
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.pyramid import Backbone, Decoder
@@ -70,8 +70,13 @@ class Transfer(pl.LightningModule):
         self.test_index: dict[str, int] = {}  # case -> place in the test part
 
     def augment(self, batch: Batch) -> Batch:
-        """Random flips; for images also a mild random resized crop and rotation. Masks follow their images."""
+        """Random flips; for images also a mild random resized crop and rotation. Masks follow their images.
+
+        With task.augment the loader has changed the samples already.
+        """
         config = self.task.config
+        if config.augment:
+            return batch
         generator = seeded_generator(self.seed, self.batches_seen, 0, device=batch["image"].device)
         image, mask = batch["image"], batch.get("mask")
         # of the global batch, so that nothing depends on the number of processes; each keeps its part
@@ -84,8 +89,7 @@ class Transfer(pl.LightningModule):
                 image = small_rotation(image, generator, degrees=config.rotation_deg)
         if config.flips:
             joint = image if mask is None else torch.cat([image, mask], 1)
-            axes = (1,) if self.spec.spatial_dims == 2 else None
-            joint = flip(joint, generator, p=0.5, axes=axes)
+            joint = flip(joint, generator, p=0.5, axes=mirror_axes(config, self.spec))
             image = joint[:, :channels]
             mask = None if mask is None else joint[:, channels:]
         result: Batch = {**batch, "image": own_rows(image)}
