@@ -21,6 +21,8 @@ from experiments.run.interruption import Interruption
 from experiments.run.tracking import JsonLines
 from ssl_med.files import write_file
 from ssl_med.reports.run_folder import BEST, LAST, PREVIOUS
+from ssl_med.spec import first_line
+from ssl_med.weights.core.torch_files import read_torch
 
 KEY = "ssl_med_run"  # of a checkpoint: what the run knows besides weights and loops
 Say = Callable[[str], None]
@@ -66,13 +68,13 @@ def _read(path: Path) -> tuple[dict[str, Any] | None, str]:
             bad = archive.testzip()
         if bad is not None:
             return None, f"{bad} has a wrong checksum"
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_torch(path)
         if not isinstance(state, dict) or not {"state_dict", "loops", "global_step"} <= state.keys():
             return None, "it is no checkpoint of a training"
     except OSError:
         raise  # the file could not be read now, which says nothing about what it holds
     except Exception as error:  # whatever a broken archive makes of its readers
-        return None, (str(error).splitlines() or [type(error).__name__])[0][:120]
+        return None, first_line(error)[:120]
     return state, ""
 
 

@@ -10,9 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies import DDPStrategy, Strategy
 
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
@@ -21,42 +19,35 @@ from experiments.config.kinds import RunConfig
 from experiments.config.online import PREFIX
 from experiments.config.sections import TrainerConfig
 from experiments.run.callbacks import (
-    Budget,
-    Collapse,
-    FiniteLoss,
-    Preemption,
-    Progress,
     RunError,
-    Throughput,
 )
-from experiments.run.checkpoints import BestCheckpoint, CheckpointFiles, Resumed, RunState, find_checkpoint
+from experiments.run.checkpoints import Resumed, find_checkpoint
 from experiments.run.environment import (
     git_revision,
     hardware,
     is_first_process,
     peak_mb,
-    quiet,
     reset_peak,
     say,
     versions,
 )
 from experiments.run.interruption import Interruption, held, listening
-from experiments.run.learning_curve import TestCurve
 from experiments.run.lock import FolderLock
 from experiments.run.machine import check_machine
-from experiments.run.online_probe import OnlineProbe, ProbeCheckpoint, ProbeStopping
-from experiments.run.steps import Steps
+from experiments.run.online_probe import OnlineProbe
 from experiments.run.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
+from experiments.run.trainer import equip
 from ssl_med.config import read_yaml, to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
-from ssl_med.evaluation.metrics import metric_of
 from ssl_med.files import remove_leftovers, write_text
 from ssl_med.finite import NotFiniteError
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.convolution import guard_convolutions
+from ssl_med.reading import UnreadableError
 from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, read_metrics, read_run
 from ssl_med.reports.writing import cut_metrics, write_json, write_summary
 from ssl_med.spec import SslMedError
+from ssl_med.weights.core.torch_files import read_torch
 
 C = TypeVar("C", bound=RunConfig)
 
@@ -156,73 +147,17 @@ class Session(Generic[C]):
                 "trainer.patience needs a validation part, and the split has none; set trainer.patience=0"
             )
         self.open_loggers()
-        mode, finite, preemption = metric_of(c.monitor).mode, FiniteLoss(c.log_every), Preemption()
-        self.state = RunState(
-            self.folder, c.checkpoint_every_steps, lines=self._log, asked=preemption.asked, check=finite.check
+        self.equipped = equip(
+            self.config,
+            c,
+            folder=self.folder,
+            loggers=self.loggers,
+            log=self._log,
+            resumed=self.resumed,
+            validate=validate,
+            online=online,
         )
-        curves = [TestCurve(c.test_every_steps)] if self.config.kind == "finetune" and c.test_every_steps else []
-        besides: list[TestCurve | OnlineProbe] = [*curves, *([online] if online is not None else [])]
-        callbacks: list[pl.Callback] = [
-            finite,
-            preemption,
-            Throughput(
-                c.log_every, samples=c.batch_size * c.accumulate, paused=lambda: sum(x.seconds for x in besides)
-            ),
-            self.state,
-        ]
-        if self.config.kind == "finetune" and not self.config.labels.shots:
-            callbacks.append(Budget(self.config.labels.fraction))
-        if self.config.kind == "pretrain" and c.collapse_patience:
-            callbacks.append(Collapse(c.log_every, patience=c.collapse_patience, batch_size=c.batch_size))
-        if online is not None:
-            online.before = finite.check
-            callbacks.append(online)
-        stop: dict[str, Any] = {"patience": c.patience, "mode": mode, "check_finite": False, "strict": False}
-        stop["check_on_train_epoch_end"] = False  # but after each validation, of which an epoch may have none or many
-        self.best: BestCheckpoint | None = None
-        if online is not None and probed:
-            self.best = ProbeCheckpoint(self.folder, c.monitor, mode)
-            online.watchers = [self.best]
-            if c.patience:
-                online.watchers.append(ProbeStopping(c.monitor, **stop))
-            callbacks += online.watchers
-        else:
-            if validate:
-                self.best = BestCheckpoint(self.folder, c.monitor, mode)
-                callbacks.append(self.best)
-            if c.patience:
-                callbacks.append(EarlyStopping(c.monitor, **stop))
-        callbacks += curves
-        if c.progress:
-            callbacks.append(Progress(c.log_every))
-        quiet()
-        trainer = pl.Trainer(
-            accelerator=c.accelerator,
-            devices=c.devices if c.devices == "auto" else int(c.devices),
-            num_nodes=c.num_nodes,
-            strategy=_strategy(c.strategy, c.devices, c.num_nodes),
-            precision=self.config.precision.of_trainer,
-            max_epochs=c.max_epochs if c.max_epochs >= 0 else -1,
-            max_steps=c.max_steps,
-            accumulate_grad_batches=c.accumulate,
-            gradient_clip_val=c.clip or None,
-            val_check_interval=c.val_every_steps or 1.0,
-            check_val_every_n_epoch=None if c.val_every_steps else 1,
-            limit_val_batches=1.0 if validate else 0,
-            num_sanity_val_steps=0,
-            log_every_n_steps=c.log_every,
-            use_distributed_sampler=False,  # our loaders know their part of each global batch
-            logger=self.loggers,
-            callbacks=callbacks,
-            plugins=[CheckpointFiles(self.resumed)],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=self.folder,
-        )
-        trainer.fit_loop.epoch_loop = Steps(trainer, self.state)
-        # signals are ours (see `Preemption`); Lightning's handlers would stop a training within a step
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-        return trainer
+        return self.equipped.trainer
 
     def open_loggers(self) -> None:
         """Starts metrics.jsonl and, unless it is off, the W&B run; `__exit__` ends them."""
@@ -256,7 +191,7 @@ class Session(Generic[C]):
         try:
             with held():
                 trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
-                self.state.restore(trainer)
+                self.equipped.state.restore(trainer)
                 if not (self.folder / LAST).is_file():  # a training of no steps
                     trainer.save_checkpoint(self.folder / LAST)
         except (RunError, NotFiniteError) as error:
@@ -276,14 +211,14 @@ class Session(Generic[C]):
     def best_weights(self, module: pl.LightningModule) -> str:
         """Restores the weights that the run selects, in place; says which."""
         path = self.folder / BEST
-        if self.length.select == "last" or self.best is None or self.best.best is None:
+        if self.length.select == "last" or self.equipped.best is None or self.equipped.best.best is None:
             return "last"
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a broken archive makes of its reader
-            why = "is gone" if not path.is_file() else f"is damaged ({(str(error).splitlines() or [''])[0][:120]})"
+            state = read_torch(path)
+        except UnreadableError as error:
             raise SslMedError(
-                f"{path}: {why}, and with it the chosen weights; remove {self.folder}, and the same command trains again"
+                f"{path}: {error}, and with it the chosen weights are lost; remove {self.folder}, and the same command trains "
+                "again"
             ) from None
         module.load_state_dict(state["state_dict"])
         return f"best {self.length.monitor}, step {state['global_step']}"
@@ -367,10 +302,3 @@ def _is_done(folder: Path) -> bool:
 
 def _key_of(section: Any, key: str) -> Any:
     return section.get(key) if isinstance(section, dict) else None
-
-
-def _strategy(name: str, devices: str, num_nodes: int) -> str | Strategy:
-    if name == "ddp" or (name == "auto" and (num_nodes > 1 or devices not in ("auto", "1"))):
-        # buffers agree without being sent: statistics are shared, and all processes push the same keys
-        return DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
-    return name

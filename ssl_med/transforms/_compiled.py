@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_med.spec import first_line
+
 _LINE, _PLANE = "int64[::1]", "int64[:, ::1]"
 _ARGUMENTS = f"void(int32[::1], uint8[::1], {_PLANE}, {_PLANE}, {_LINE}, {_LINE}, {_LINE}, {_PLANE}, int32[::1])"
 
@@ -29,7 +31,7 @@ def sources() -> Callable[[Any, Any], Tensor] | None:
 
         loop: Callable[..., None] = numba.njit(_ARGUMENTS, nogil=True, cache=True)(_last_writes)
     except Exception as error:  # whatever is wrong with the compiler, images can be shuffled
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         warnings.warn(
             f"numba cannot compile local shuffling ({reason}); it runs without numba: the same images, more slowly",
             stacklevel=2,
