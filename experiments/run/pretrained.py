@@ -77,7 +77,7 @@ def build_network(config: FinetuneRun | ProbeRun, *, with_decoder: bool) -> Load
     if dims != spec.spatial_dims:
         raise SslMedError(f"{path}: is a {dims}D network, '{config.name}' is {spec.spatial_dims}D")
     architecture = card.backbone_config()
-    _check_words(config, architecture)
+    _check_overrides(config, architecture)
     if swap:
         architecture = replace(architecture, norm="group")
     check_backbone(architecture, spec)  # refuses a patch size that the loaded network cannot take
@@ -92,23 +92,24 @@ def build_network(config: FinetuneRun | ProbeRun, *, with_decoder: bool) -> Load
     return LoadedNetwork(backbone, decoder, architecture, card, report)
 
 
-def _check_words(config: FinetuneRun | ProbeRun, loaded: BackboneConfig) -> None:
-    """Refuses words of the command line about a network that the file does not hold: it brings its own.
+def _check_overrides(config: FinetuneRun | ProbeRun, loaded: BackboneConfig) -> None:
+    """Refuses overrides, or a named size chosen by backbone=NAME, that ask for another network than the file holds.
 
     Raises:
-        SslMedError: names the word and what the file has.
+        SslMedError: names the setting and what the file has.
     """
     held = to_plain(loaded)
     for key, source in config.sources().items():
         section, _, name = key.partition(".")
-        if section != "backbone" or source != COMMAND_LINE or name == "init":  # of the head's initial weights
+        asked_for = source == COMMAND_LINE or source.startswith("conf/backbone/")
+        if section != "backbone" or not asked_for or name == "init":  # of the head's initial weights
             continue
         asked = to_plain(config.backbone).get(name)
         if name not in held or held[name] != asked:
             remedy = "transfer.norm=group exchanges its normalisation" if name == "norm" else "leave it out"
             has = f"has {name}={held[name]}" if name in held else f"is a {held['name']}, which has no {name}"
             raise SslMedError(
-                f"{COMMAND_LINE}: backbone.{name}={asked}: the network of init={config.general.init} {has}; {remedy}"
+                f"{source}: backbone.{name}={asked}: the network of init={config.general.init} {has}; {remedy}"
             )
 
 

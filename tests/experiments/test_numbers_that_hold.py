@@ -213,10 +213,10 @@ def test_the_digest_of_a_large_file_changes_with_its_content_and_with_its_times(
     assert content_key((), [str(path)]) != first
 
 
-# --- words beside a file of weights -------------------------------------------------------------------------------
+# --- settings of a network beside a file of weights ---------------------------------------------------------------
 
 
-def test_words_about_another_network_beside_init_are_refused(squares, tmp_path, capsys):
+def test_settings_of_another_network_beside_init_are_refused(squares, tmp_path, capsys):
     data = f"data.root={squares / 'both'}"
     words = ["pretrain", "method=simclr", "data=medmnist", data, *PRETRAIN, "trainer.max_steps=1"]
     assert main([*words, f"out={tmp_path / 'run'}"]) == 0
@@ -227,9 +227,11 @@ def test_words_about_another_network_beside_init_are_refused(squares, tmp_path, 
         ("backbone.norm=batch", "has norm=group; transfer.norm=group exchanges its normalisation"),
         ("backbone.name=resnet18", "has name=unet; leave it out"),
         ("backbone.channels=[16,32,64]", "has channels=[8, 8, 16]; leave it out"),
+        ("backbone=resnet34", "has name=unet; leave it out"),
+        ("backbone=resenc_s", "has name=unet; leave it out"),
     ):
         found = refused(capsys, *base, word, "data.allow_overlap=true", f"out={tmp_path / 'tuned'}")
-        assert found.startswith("ssl-med: command line: backbone.")
+        assert found.startswith(("ssl-med: command line: backbone.", "ssl-med: conf/backbone/resenc_s.yaml: backbone."))
         assert found.endswith(line)
     same = [*base, "backbone.channels=[8,8,16]", "data.allow_overlap=true"]  # the network that is there
     assert main([*same, f"out={tmp_path / 'tuned'}"]) == 0
