@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from argparse import Namespace
@@ -17,7 +16,7 @@ from experiments.config.kinds import RunConfig
 from experiments.config.sections import MODES, environment_mode
 from experiments.run.environment import say
 from ssl_med.files import sync
-from ssl_med.reports.escape import one_line
+from ssl_med.reports.escape import one_line, short_digest
 from ssl_med.reports.run_folder import METRICS
 from ssl_med.reports.writing import append_metrics
 
@@ -99,17 +98,13 @@ def run_id(name: str) -> str:
     """What W&B knows a run by: the name as it is where W&B takes it, else its letters and digits and a hash of the whole."""
     if re.fullmatch(rf"[A-Za-z0-9_.-]{{1,{LONGEST_NAME}}}", name):
         return name
-    return f"{re.sub('[^A-Za-z0-9_.-]', '-', name)[:50]}-{_mark(name)}"
+    return f"{re.sub('[^A-Za-z0-9_.-]', '-', name)[:50]}-{short_digest(name)}"
 
 
 def _cut(text: str, longest: int) -> str:
     """A text in one line, of at most so many letters; one that is cut ends in a hash, so that two of them stay apart."""
     text = one_line(text)
-    return text if len(text) <= longest else f"{text[: longest - 9]}~{_mark(text)}"
-
-
-def _mark(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return text if len(text) <= longest else f"{text[: longest - 9]}~{short_digest(text)}"
 
 
 def wandb_mode(setting: str) -> str:

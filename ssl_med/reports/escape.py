@@ -100,7 +100,7 @@ def file_stem(name: str) -> str:
     stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in one_line(name))
     if len(stem.encode()) <= LONGEST_STEM:
         return stem
-    return f"{stem.encode()[: LONGEST_STEM - 9].decode('utf-8', 'ignore')}-{_mark(name)}"
+    return f"{stem.encode()[: LONGEST_STEM - 9].decode('utf-8', 'ignore')}-{short_digest(name)}"
 
 
 def picture_stem(case: str) -> str:
@@ -113,10 +113,11 @@ def picture_stems(cases: Iterable[str]) -> dict[str, str]:
     """`picture_stem` of each case; those that would share one (a.png and a.jpg) end in a hash of the whole name."""
     stems = {case: picture_stem(case) for case in cases}
     count = Counter(stem.lower() for stem in stems.values())  # some disks do not tell letters' case apart
-    return {case: stem if count[stem.lower()] == 1 else f"{stem}-{_mark(case)}" for case, stem in stems.items()}
+    return {case: stem if count[stem.lower()] == 1 else f"{stem}-{short_digest(case)}" for case, stem in stems.items()}
 
 
-def _mark(name: str) -> str:
+def short_digest(name: str) -> str:
+    """Eight hex digits that keep two cut names apart."""
     return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 

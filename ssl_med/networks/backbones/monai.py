@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ssl_med.catalogue import nearest
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Level
-from ssl_med.spec import SslMedError
+from ssl_med.spec import SslMedError, first_line
 
 _PROBE = 32  # side of the image by which levels are measured, voxels; each stride divides it
 
@@ -130,7 +130,7 @@ def _build(config: MonaiConfig, spatial_dims: int, in_channels: int) -> nn.Modul
         network: nn.Module = kind(**arguments)
     except Exception as error:  # the library's own checks raise anything
         raise SslMedError(
-            f"backbone.target={config.target}: cannot be built with backbone.args ({_first(error)})"
+            f"backbone.target={config.target}: cannot be built with backbone.args ({first_line(error)})"
         ) from None
     return network
 
@@ -188,9 +188,10 @@ def _run(network: nn.Module, levels: tuple[str, ...], x: Tensor) -> list[Tensor]
         if len(found) == len(levels):
             raise _LevelsFoundError
 
-    modules = dict(network.named_modules())
+    # hooks are of one call: a copy of the network, such as a teacher, would bring along those of the original
     hooks = [
-        modules[name].register_forward_hook(lambda _, __, output, name=name: keep(name, output)) for name in levels
+        network.get_submodule(name).register_forward_hook(lambda _, __, output, name=name: keep(name, output))
+        for name in levels
     ]
     try:
         with contextlib.suppress(_LevelsFoundError):
@@ -214,7 +215,7 @@ def _measured(key: str, spatial_dims: int) -> tuple[Level, ...]:
             raise
         except Exception as error:
             raise SslMedError(
-                f"backbone.target={target}: cannot be run on an image of {_PROBE} voxels a side ({_first(error)})"
+                f"backbone.target={target}: cannot be run on an image of {_PROBE} voxels a side ({first_line(error)})"
             ) from None
     pyramid = []
     for name, output in zip(levels, found, strict=True):
@@ -227,7 +228,3 @@ def _measured(key: str, spatial_dims: int) -> tuple[Level, ...]:
             )
         pyramid.append(Level(output.shape[1], tuple(_PROBE // side for side in sides)))
     return tuple(pyramid)
-
-
-def _first(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]
