@@ -83,8 +83,6 @@ class LidcData(ScanData):
     @classmethod
     def make_spec(cls, config: LidcConfig, *, labelled: bool) -> DataSpec:
         """HU window; one region."""
-        if config.shift < 0:
-            raise SslMedError(f"data.shift is {config.shift}; it must be 0 or more")
         return volume_spec(
             config,
             channels=("ct",),

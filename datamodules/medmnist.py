@@ -104,8 +104,6 @@ class MedMNISTData(MedicalData):
             )
         found = _find(config)
         layout = _layout(found) if found else _Layout({}, (28, 28), GREY, {})
-        if config.crops_per_volume < 1:
-            raise SslMedError(f"data.crops_per_volume is {config.crops_per_volume}; it must be at least 1")
         target, names = _target(layout, config, source=found) if labelled else ("none", ())
         patch = tuple(config.patch_size) or _default_patch(layout.size, config.image_size)
         if config.image_size and config.image_size < max(patch):

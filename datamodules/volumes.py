@@ -55,8 +55,8 @@ class VolumesData(ScanData):
     def make_spec(cls, config: VolumesConfig, *, labelled: bool) -> DataSpec:
         """One channel, no target."""
         given = config.npy_spacing_mm
-        if given is not None and (len(given) != 3 or min(given) <= 0):
-            raise SslMedError(f"data.npy_spacing_mm {list(given)} must be three positive sizes in mm, or null")
+        if given is not None and len(given) != 3:
+            raise SslMedError(f"data.npy_spacing_mm {list(given)} must be three sizes in mm, or null")
         _rule(config.subject)
         return volume_spec(
             config,

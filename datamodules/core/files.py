@@ -117,8 +117,18 @@ def find_files(
     Raises:
         SslMedError: as `walk`; a link to nothing that is wanted, or has no ending and so may have been a folder.
     """
+    return _files_of(walk(root), wanted, left_out=left_out, prefer=prefer)
+
+
+def _files_of(
+    folders: list[FoundFolder],
+    wanted: Callable[[Path], object],
+    *,
+    left_out: Callable[[Path], bool],
+    prefer: Callable[[Path], object],
+) -> list[Path]:
     found: dict[str, tuple[bool, bool, Path]] = {}
-    for folder in walk(root):
+    for folder in folders:
         for file in folder.files:
             if file.broken:
                 refuse_broken(file, wanted, left_out)
@@ -147,12 +157,15 @@ def find_volumes(
     Raises:
         SslMedError: as `find_files`.
     """
+    folders = walk(root)
     series: dict[str, tuple[bool, bool, Path]] = {}
-    for folder in walk(root):
+    for folder in folders:
         if holds_series(str(folder.path), [file.path.name for file in folder.files]):
             mine = (not prefer(folder.path), folder.linked, folder.path)
             series[folder.real] = min(mine, series.get(folder.real, mine))
-    files = find_files(root, lambda path: path.name.lower().endswith(VOLUME_ENDINGS), left_out=left_out, prefer=prefer)
+    files = _files_of(
+        folders, lambda path: path.name.lower().endswith(VOLUME_ENDINGS), left_out=left_out, prefer=prefer
+    )
     return sorted([*files, *(path for _, _, path in series.values())])
 
 

@@ -32,7 +32,7 @@ from datamodules.core.starts import Starts
 from datamodules.core.store import Item
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow, grown_world
 from datamodules.formats.grids import Array, Header, Volume
-from ssl_med.ranges import Share, StoredValue
+from ssl_med.ranges import BelowOne, Share, StoredValue
 from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 
@@ -60,7 +60,7 @@ class AnyIntensityConfig(VolumeConfig):
     """lower end; null: -1000 for a window, the 0.5th percentile"""
     intensity_high: StoredValue | None = None  # type: ignore[assignment]
     """upper end; null: 1000 for a window, the 99.5th percentile"""
-    content_min: Share = 0.1
+    content_min: BelowOne = 0.1
     """unlabelled crops: least share of voxels above the lower end; 0: off"""
 
 
@@ -321,8 +321,6 @@ class ScanData(MedicalData):
 
 def any_intensity(config: AnyIntensityConfig, *, auto: Literal["window", "percentile"]) -> Intensity:
     """The intensity that a config of unknown modality asks for, with the defaults of its kind; `auto` is the family's."""
-    if not 0 <= config.content_min < 1:
-        raise SslMedError(f"data.content_min is {config.content_min:g}; it must lie in [0, 1)")
     kind = auto if config.intensity == "auto" else config.intensity
     low, high, unit = (-1000.0, 1000.0, "HU") if kind == "window" else (0.5, 99.5, "percentile of the non-zero voxels")
     low = low if config.intensity_low is None else config.intensity_low
@@ -347,12 +345,8 @@ def volume_spec(
 ) -> DataSpec:
     """The spec of a volumetric family."""
     check_orientation(config.orientation)
-    if config.spacing_mm is not None and (len(config.spacing_mm) != 3 or min(config.spacing_mm) <= 0):
-        raise SslMedError(f"data.spacing_mm {list(config.spacing_mm)} must be three positive sizes in mm, or null")
-    if config.crops_per_volume < 1:
-        raise SslMedError(f"data.crops_per_volume is {config.crops_per_volume}; it must be at least 1")
-    if config.mixed_volumes < 1:
-        raise SslMedError(f"data.mixed_volumes is {config.mixed_volumes}; it must be at least 1")
+    if config.spacing_mm is not None and len(config.spacing_mm) != 3:
+        raise SslMedError(f"data.spacing_mm {list(config.spacing_mm)} must be three sizes in mm, or null")
     return DataSpec(
         name=config.name,
         spatial_dims=3,

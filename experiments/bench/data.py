@@ -40,6 +40,7 @@ from experiments.commands.prepare import prepare
 from experiments.run.environment import hardware, say
 from ssl_med.config import build, parse_overrides
 from ssl_med.methods.pcrl import PCRL
+from ssl_med.ranges import Count
 from ssl_med.spec import DataSpec, SslMedError
 
 CROP = (64, 64, 32)
@@ -51,9 +52,9 @@ _DRAWS = 52  # boxes that the authors' code draws until two overlap enough, as c
 class BenchDataConfig:
     """How long to measure, and what."""
 
-    repeats: int = 200
+    repeats: Count = 200
     """crops of a fast row; their median is printed"""
-    slow_repeats: int = 5
+    slow_repeats: Count = 5
     """crops of a row that takes a second each"""
     size: tuple[int, ...] = (512, 512, 300)
     """voxels of the synthetic CT"""
@@ -69,9 +70,6 @@ class BenchDataConfig:
     def __post_init__(self) -> None:
         if self.batches < _PARTS:
             raise SslMedError(f"batches is {self.batches}; it must be at least {_PARTS}")
-        for key in ("repeats", "slow_repeats"):
-            if getattr(self, key) < 1:
-                raise SslMedError(f"{key} is {getattr(self, key)}; it must be at least 1")
         if len(self.size) != 3 or any(n < 2 * c for n, c in zip(self.size, CROP, strict=True)):
             raise SslMedError(f"size {list(self.size)} must be three numbers, at least twice a crop of {list(CROP)}")
 

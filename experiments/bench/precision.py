@@ -28,6 +28,7 @@ from ssl_med.methods.models_genesis import ModelsGenesis, ModelsGenesisConfig
 from ssl_med.networks.backbone import backbone_config
 from ssl_med.optim import OptimConfig
 from ssl_med.precision import AUTO, HALF, decide
+from ssl_med.ranges import Count
 from ssl_med.rng import seeded_generator
 from ssl_med.spec import Batch, DataSpec, SslMedError
 
@@ -38,15 +39,15 @@ _DRAWS = 0xC20B5  # word of the generator of the crops
 class BenchPrecisionConfig:
     """How long to train, and what."""
 
-    steps: int = 150
+    steps: Count = 150
     """optimiser steps of a run"""
-    last: int = 30
+    last: Count = 30
     """steps whose mean loss is compared"""
-    seeds: int = 3
+    seeds: Count = 3
     """runs of each precision"""
-    batch: int = 4
+    batch: Count = 4
     """crops per step"""
-    volumes: int = 4
+    volumes: Count = 4
     """synthetic CTs"""
     size: tuple[int, ...] = (96, 96, 64)
     """voxels of a CT"""
@@ -60,9 +61,6 @@ class BenchPrecisionConfig:
     """train although the processor emulates bfloat16"""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "last", "seeds", "batch", "volumes"):
-            if getattr(self, key) < 1:
-                raise SslMedError(f"{key} is {getattr(self, key)}; it must be at least 1")
         if self.last > self.steps:
             raise SslMedError(f"last is {self.last}; there are only steps={self.steps}")
         if (

@@ -37,6 +37,7 @@ from ssl_med.networks.backbone import backbone_config
 from ssl_med.networks.queue import Queue
 from ssl_med.optim import OptimConfig
 from ssl_med.precision import AUTO, HALF, decide
+from ssl_med.ranges import Count
 from ssl_med.spec import Batch, DataSpec, SslMedError
 from ssl_med.transforms import _compiled, corruptions
 from ssl_med.transforms.intensity import nonlinear
@@ -52,25 +53,25 @@ class BenchSpeedConfig:
 
     only: str = ""
     """comma-separated tables; empty: all"""
-    repeats: int = 15
+    repeats: Count = 15
     """rounds of transforms and losses; their median is printed"""
-    step_repeats: int = 3
+    step_repeats: Count = 3
     """rounds of training steps"""
-    crops: int = 16
+    crops: Count = 16
     """crops per round of a transform"""
     patch: tuple[int, ...] = (64, 64, 32)
     """size of a crop, in voxels"""
-    windows: int = 10_000
+    windows: Count = 10_000
     """windows of local shuffling"""
-    maps: int = 64
+    maps: Count = 64
     """shufflings of the pool"""
     channels: tuple[int, ...] = (32, 64, 128, 256, 512)
     """widths of the U-Net"""
-    genesis_batch: int = 2
+    genesis_batch: Count = 2
     """crops per training step of Models Genesis"""
-    pcrl_batch: int = 1
+    pcrl_batch: Count = 1
     """crop pairs per training step of PCRL"""
-    batch: int = 256
+    batch: Count = 256
     """samples per loss"""
     dim: int = 128
     """length of a contrasted embedding"""
@@ -84,9 +85,6 @@ class BenchSpeedConfig:
     """measure bfloat16 although the processor emulates it"""
 
     def __post_init__(self) -> None:
-        for key in ("repeats", "step_repeats", "crops", "windows", "maps", "genesis_batch", "pcrl_batch", "batch"):
-            if getattr(self, key) < 1:
-                raise SslMedError(f"{key} is {getattr(self, key)}; it must be at least 1")
         if len(self.patch) != 3 or min(self.patch) < 24:
             raise SslMedError(
                 f"patch {list(self.patch)} must be three numbers of 24 at least: smaller hold no painting"

@@ -22,7 +22,8 @@ from ssl_med.config import build, parse_overrides
 from ssl_med.methods.core.base import Method
 from ssl_med.networks.backbone import backbone_config
 from ssl_med.optim import OptimConfig
-from ssl_med.spec import Batch, DataSpec, SslMedError
+from ssl_med.ranges import Count
+from ssl_med.spec import Batch, DataSpec
 
 T = TypeVar("T")
 METHODS = "ssl_med.methods"
@@ -32,11 +33,11 @@ METHODS = "ssl_med.methods"
 class BenchConfig:
     """How long to measure, and what."""
 
-    steps: int = 10
+    steps: Count = 10
     """measured steps; their median is printed"""
     warmup: int = 2
     """steps before them"""
-    batch: int = 8
+    batch: Count = 8
     """samples per step"""
     methods: str = ""
     """comma-separated names; empty: all"""
@@ -46,11 +47,6 @@ class BenchConfig:
     """size of a crop, in voxels"""
     channels: tuple[int, ...] = (8, 16, 32, 64)
     """widths of the U-Net"""
-
-    def __post_init__(self) -> None:
-        for key in ("steps", "batch"):
-            if getattr(self, key) < 1:
-                raise SslMedError(f"{key} is {getattr(self, key)}; it must be at least 1")
 
 
 @dataclass

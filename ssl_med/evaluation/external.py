@@ -16,15 +16,7 @@ from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.spec import Batch, DataSpec, SslMedError, Target
 
 Uncertain = Literal["ignore", "zeros", "ones"]
-_LABEL = (
-    "label",
-    "lesion",
-    "lesions",
-    "scan",
-    "subject",
-    "silent_scans",
-    "silent_lesions",
-)  # whole numbers of a row, which a table reads as floats
+# whole numbers of a row, which a table reads as floats
 _LABEL = ("label", "lesion", "lesions", "scan", "subject", "silent_scans", "silent_lesions")
 _ELSEWHERE = -1  # label of a case whose class is not mapped
 

@@ -102,7 +102,7 @@ class Whitening(nn.Module):
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Mean and components of x (N, width)."""
-        check_rows([str(k) for k in range(len(x))], x, "features to cluster")
+        check_rows((), x, "features to cluster")
         wide = x.double()
         centred = wide - wide.mean(0)
         variance, directions = torch.linalg.eigh(centred.T @ centred / len(x))

@@ -19,7 +19,7 @@ def test_bench_times_a_method_in_2d_and_3d(capsys):
 def test_bench_refuses_in_one_line():
     with pytest.raises(SslMedError, match="method 'simcrl' is unknown; did you mean 'simclr'"):
         main(["methods=simcrl"])
-    with pytest.raises(SslMedError, match="steps is 0; it must be at least 1"):
+    with pytest.raises(SslMedError, match="'steps' is 0; it must be at least 1"):
         main(["steps=0"])
     with pytest.raises(SslMedError, match="key 'stpes' is unknown; did you mean 'steps'"):
         main(["stpes=2"])

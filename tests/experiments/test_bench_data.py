@@ -36,7 +36,7 @@ def test_the_synthetic_ct_is_as_noisy_as_a_real_one(tmp_path):
 def test_wrong_requests_are_one_line():
     with pytest.raises(SslMedError, match=r"size \[9, 9, 9\] must be three numbers, at least twice a crop"):
         main(["data", "size=[9,9,9]"])
-    with pytest.raises(SslMedError, match="repeats is 0; it must be at least 1"):
+    with pytest.raises(SslMedError, match="'repeats' is 0; it must be at least 1"):
         main(["data", "repeats=0"])
     with pytest.raises(SslMedError, match="key 'repeat' is unknown; did you mean 'repeats'"):
         main(["data", "repeat=3"])

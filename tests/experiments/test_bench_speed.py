@@ -95,7 +95,7 @@ def test_wrong_requests_are_one_line():
         main(["speed", "only=transform"])
     with pytest.raises(SslMedError, match=r"patch \[16, 64, 64\] must be three numbers of 24 at least"):
         main(["speed", "patch=[16,64,64]"])
-    with pytest.raises(SslMedError, match="repeats is 0; it must be at least 1"):
+    with pytest.raises(SslMedError, match="'repeats' is 0; it must be at least 1"):
         main(["speed", "repeats=0"])
     with pytest.raises(SslMedError, match="last is 9; there are only steps=3"):
         main(["precision", "steps=3", "last=9"])
