@@ -56,14 +56,16 @@ class Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        processes = [process for _, process in self._idle] + [process for process, _, _ in self._busy.values()]
+        idle, busy = [process for _, process in self._idle], [process for process, _, _ in self._busy.values()]
         for pipe in [*self._busy, *(pipe for pipe, _ in self._idle)]:
-            pipe.close()
-        for process in processes:
+            pipe.close()  # an idle worker then returns, and gives back what it holds of the system
+        for process in busy:
             process.terminate()
         end = time.monotonic() + STOP_SECONDS
-        for process in processes:
+        for process in [*idle, *busy]:
             process.join(max(0.0, end - time.monotonic()))
+            if process.is_alive():
+                process.terminate()
 
     @property
     def free(self) -> int:

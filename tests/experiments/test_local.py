@@ -94,5 +94,7 @@ def test_a_killed_worker_loses_its_job_alone_and_is_replaced(tmp_path):
         assert found["other"].peak_mb > 50
         workers.start(Job("again", "strange", (), tmp_path / "again.log"))  # an idle worker takes it
         assert collect(workers, 1)["again"].error.startswith("ModuleNotFoundError: No module named")
+        idle = [process for _, process in workers._idle]
     assert gone(other)
+    assert [process.exitcode for process in idle] == [0, 0]  # killed ones would leave semaphores, and Python a warning
     assert not (tmp_path / "victim.log").exists() or "ssl-med" not in (tmp_path / "victim.log").read_text()
