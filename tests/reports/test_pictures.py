@@ -122,3 +122,31 @@ def test_the_picture_of_a_case_has_one_ending():
     stems = picture_stems(["a.png", "a.jpg", "A", "b.png"])
     assert stems["b.png"] == "b"
     assert len({stem.lower() for stem in stems.values()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("size", "names", "case"),
+    [
+        ((64, 64), ("left lung", "right lung"), "MCUCXR_0006_1"),
+        ((32, 32, 20), ("whole tumour", "tumour core", "enhancing tumour"), "BraTS-GLI-00000-000"),
+        (
+            (48, 48),
+            tuple(f"region number {k}" for k in range(7)),
+            "a-case-of-a-long-name-that-fills-more-than-the-width",
+        ),
+    ],
+)
+def test_no_text_lies_on_another_or_outside(size, names, case):
+    truth = np.zeros((len(names), *size))
+    truth[:, 8:20, 8:20] = 1
+    figure = pictures.overlay(np.random.default_rng(0).random((1, *size)), truth, truth, class_names=names, case=case)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    whole, legend = figure.bbox, figure.legends[0].get_window_extent()
+    boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.texts]
+    assert not boxes[0].overlaps(boxes[1])
+    panels = [axes.get_window_extent() for axes in figure.axes]
+    for box in (*boxes, legend):
+        assert box.x0 >= whole.x0 - 1
+        assert box.x1 <= whole.x1 + 1
+        assert not any(box.y0 < panel.y1 - 1 and panel.y0 + 1 < box.y1 for panel in panels)

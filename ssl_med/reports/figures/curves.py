@@ -15,6 +15,8 @@ from ssl_med.reports.numbers.column_runs import ColumnRuns
 from ssl_med.reports.run_folder import Run
 from ssl_med.reports.style import INK, LINES, RC, Style, panel, style
 
+_INSIDE = 4  # entries of a legend that find room beside the lines
+
 
 def loss_curves(runs: Sequence[Run]) -> list[Figure]:
     """Pretraining losses, one panel per method: losses of different methods have no common scale."""
@@ -24,18 +26,22 @@ def loss_curves(runs: Sequence[Run]) -> list[Figure]:
             figure, axes = panel(f"Pretraining loss: {method}")
             look = style(method)
             members = [run for run in runs if run.method == method]
+            crowd = len(members) > len(LINES)  # more runs than kinds of lines are drawn alike, and named in no legend
             for k, run in enumerate(members):
-                name = f" · {drawn(run.name)}" if len(members) > 1 else ""
-                line = LINES[k % len(LINES)]
+                name = "" if len(members) == 1 else f" · {drawn(run.name)}"
+                name = f", {len(members)} runs" if crowd else name
+                line, shown = LINES[0 if crowd else k], not crowd or k == 0
                 steps, loss = series(run, "train/loss")
                 if len(steps):
                     axes.plot(steps, loss, color=look.color, alpha=0.25, linewidth=0.9)
-                    axes.plot(steps, smooth(loss), color=look.color, linestyle=line, label=f"train{name}")
+                    axes.plot(
+                        steps, smooth(loss), color=look.color, linestyle=line, label=f"train{name}" if shown else ""
+                    )
                 steps, loss = series(run, "val/loss")
                 if len(steps):
                     axes.plot(
                         steps, loss, color=INK, linestyle=line, marker=look.marker, markersize=4,
-                        linewidth=1.1, label=f"validation{name}",
+                        linewidth=1.1, label=f"validation{name}" if shown else "",
                     )  # fmt: skip
             axes.set_xlabel("optimiser step")
             _legend(axes)
@@ -126,5 +132,8 @@ def average(lines: Iterable[tuple[NDArray[Any], NDArray[Any]]]) -> tuple[NDArray
 
 
 def _legend(axes: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:
+    entries = len(axes.get_legend_handles_labels()[0])
+    if entries > _INSIDE:  # would lie on the lines
+        axes.figure.legend(loc="outside lower center", ncols=2, fontsize=8.5, handlelength=2.6)
+    elif entries:
         axes.legend(fontsize=8.5, handlelength=2.6)

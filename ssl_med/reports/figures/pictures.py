@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -18,6 +19,8 @@ from ssl_med.reports.style import FAINT, INK, save
 TRUTH, PREDICTION = "#00d26a", "#ff3ea5"  # green and magenta stay apart for colour-blind readers
 LINESTYLES = ("-", "--", ":", "-.")  # one for each mask channel
 MOST_LINES = 20  # said of an image below it
+_LINE = 0.3  # inches of a line of text above a picture
+_LETTERS = 12  # of a bold title in an inch
 SLICE_QUANTILES = (0.2, 0.5, 0.8)  # of the foreground voxels along z: low, middle and high in the organ
 
 Array = NDArray[Any]
@@ -50,10 +53,13 @@ def overlay(
     slices = choose_slices(masks[0] if masks[0].any() else masks[1]) if grey.ndim == 3 else [None]
     views = [_flat(grey, z) for z in slices]
     height, width = views[0].shape
-    panel = 2.3
-    figure = Figure(figsize=(panel * len(views), panel * min(max(height / width, 0.5), 2.0) + 0.62))
-    figure.subplots_adjust(left=0, right=1, top=1 - 0.3 / figure.get_figheight(), wspace=0.02)
-    figure.subplots_adjust(bottom=0.3 / figure.get_figheight())
+    panel = 2.3 if len(views) > 1 else 3.4
+    names = [drawn(name) for name in class_names] or [f"region {k + 1}" for k in range(len(masks[0]))]
+    head, foot = _head(case, names, masks, panel * len(views)), _Legend.of(names, panel * len(views))
+    tall = panel * min(max(height / width, 0.5), 2.0)
+    figure = Figure(figsize=(panel * len(views), head.height + tall + foot.height))
+    figure.subplots_adjust(left=0, right=1, top=1 - head.height / figure.get_figheight(), wspace=0.02)
+    figure.subplots_adjust(bottom=foot.height / figure.get_figheight())
     for axes, view, z in zip(figure.subplots(1, len(views), squeeze=False)[0], views, slices, strict=True):
         axes.imshow(view, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="bilinear")
         for mask, color in zip(masks, (TRUTH, PREDICTION), strict=True):
@@ -71,8 +77,8 @@ def overlay(
         if z is not None:
             _corner(axes, f"z {z + 1}/{grey.shape[2]}", 0.98, "right")
             _corner(axes, "R", 0.02, "left")
-    names = [drawn(name) for name in class_names] or [f"region {k + 1}" for k in range(len(masks[0]))]
-    _title(figure, case, names, masks)
+    head.draw(figure)
+    foot.draw(figure)
     return figure
 
 
@@ -124,7 +130,7 @@ def verdict(image: Array, *, case: str, lines: Sequence[str], channel: int = 0, 
     figure.text(
         0.01,
         top,
-        drawn(case, longest=round(13 * figure.get_figwidth())),
+        drawn(case, longest=round(_LETTERS * figure.get_figwidth())),
         ha="left",
         va="top",
         fontsize=9.5,
@@ -202,17 +208,58 @@ def _corner(axes: Any, text: str, x: float, side: str) -> None:
     )  # fmt: skip
 
 
-def _title(figure: Figure, case: str, names: Sequence[str], masks: tuple[Array, Array]) -> None:
+@dataclass(frozen=True)
+class _Head:
+    """The case and its scores: side by side where the width allows it, else the scores in lines of their own."""
+
+    case: str
+    scores: list[str]
+    height: float
+
+    def draw(self, figure: Figure) -> None:
+        """Above the panels."""
+        tall = figure.get_figheight()
+        figure.text(0.01, 1 - 0.06 / tall, self.case, ha="left", va="top", fontsize=9.5, color=INK, weight="bold")
+        beside = self.height <= _LINE
+        place = (0.99, 1 - 0.06 / tall, "right") if beside else (0.01, 1 - (0.06 + 0.19) / tall, "left")
+        figure.text(*place[:2], "\n".join(self.scores), ha=place[2], va="top", fontsize=8.5, color=INK)
+
+
+def _head(case: str, names: Sequence[str], masks: tuple[Array, Array], width: float) -> _Head:
     scores = [f"{name} {dice(t, p):.3f}" for name, t, p in zip(names, *masks, strict=True)]
-    top = 1 - 0.06 / figure.get_figheight()
-    said = f"Dice: {', '.join(scores)}"
-    room = max(12, round(13 * figure.get_figwidth() - 0.8 * len(said)))
-    figure.text(0.01, top, drawn(case, longest=room), ha="left", va="top", fontsize=9.5, color=INK, weight="bold")
-    figure.text(0.99, top, said, ha="right", va="top", fontsize=8.5, color=INK)
-    lines = [Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color=PREDICTION, label="prediction")]
-    if len(names) > 1:
-        lines += [
-            Line2D([], [], color=FAINT, linestyle=LINESTYLES[k % len(LINESTYLES)], label=name)
-            for k, name in enumerate(names)
-        ]
-    figure.legend(handles=lines, loc="lower center", ncols=len(lines), fontsize=8.5, frameon=False, borderpad=0.1)
+    said, room = f"Dice: {', '.join(scores)}", _LETTERS * width
+    if len(case) + 2 + 0.8 * len(said) <= room:
+        return _Head(drawn(case, longest=round(room)), [said], _LINE)
+    lines = wrap(said, round(14 * width), subsequent_indent="    ")[:MOST_LINES]
+    return _Head(drawn(case, longest=round(room)), lines, _LINE + 0.19 * len(lines))
+
+
+@dataclass(frozen=True)
+class _Legend:
+    """What colours and line styles mean, in as many rows as the width asks for."""
+
+    lines: list[Line2D]
+    columns: int
+
+    @classmethod
+    def of(cls, names: Sequence[str], width: float) -> _Legend:
+        """For the regions of these names; one alone needs no name."""
+        lines = [Line2D([], [], color=TRUTH, label="truth"), Line2D([], [], color=PREDICTION, label="prediction")]
+        if len(names) > 1:
+            lines += [
+                Line2D([], [], color=FAINT, linestyle=LINESTYLES[k % len(LINESTYLES)], label=name)
+                for k, name in enumerate(names)
+            ]
+        longest = max(len(str(line.get_label())) for line in lines) + 7  # letters, with the sample of the line
+        return cls(lines, min(len(lines), max(1, int(14 * width / longest))))
+
+    @property
+    def height(self) -> float:
+        """Inches."""
+        return 0.12 + 0.19 * -(-len(self.lines) // self.columns)
+
+    def draw(self, figure: Figure) -> None:
+        """Below the panels."""
+        figure.legend(
+            handles=self.lines, loc="lower center", ncols=self.columns, fontsize=8.5, frameon=False, borderpad=0.1
+        )

@@ -54,6 +54,8 @@ def traces(
                 axes.plot([place] * len(values), values, ".", color=line.look.color, alpha=0.4, markersize=4)
         if shares:
             axes.set_xscale("log")
+        if len(ticks) == 1:  # else the shifts of the lines would fill the whole axis
+            axes.set_xlim(*((ticks[0] * np.exp(end) if shares else ticks[0] + end) for end in (-0.1, 0.1)))
         axes.xaxis.set_major_locator(FixedLocator(ticks))
         axes.xaxis.set_minor_locator(NullLocator())
         if shares:
