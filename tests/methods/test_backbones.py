@@ -30,7 +30,7 @@ KINDS = ("simclr", "mae", "pcrl", "jigsaw", "byol")
 # networks of which one step takes seconds, or whose last level patches of these small images do not reach
 FEW = {
     ("densenet121", 2): ("simclr", "mae", "pcrl"),
-    ("densenet121", 3): ("mae",),
+    ("densenet121", 3): ("simclr", "mae", "pcrl"),
     ("resnet10", 3): KINDS,
     ("swin_unetr", 3): KINDS,
 }
@@ -60,8 +60,14 @@ def built(config, spec):
         pytest.param(tuple(sweep.CLASSES), id="all", marks=pytest.mark.long),
     ],
 )
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(
+    ("net", "dims"),
+    [
+        pytest.param(net, dims, marks=pytest.mark.long if (net, dims) == ("densenet121", 3) else ())
+        for net in NETS
+        for dims in (2, 3)
+    ],
+)
 def test_methods_train_on_it(net, dims, methods, tmp_path, monkeypatch):
     wrong = []
     for name in [name for name in methods if name in FEW.get((net, dims), methods)]:
