@@ -69,6 +69,7 @@ class MsData(ScanData):
             intensity=any_intensity(config, auto="percentile"),
             target="mask" if labelled else "none",
             class_names=tuple(config.classes),
+            exclusive=True,
         )
 
     @property

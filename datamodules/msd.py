@@ -83,6 +83,7 @@ class MsdData(ScanData):
             intensity=any_intensity(config, auto="window" if ct else "percentile"),
             target="mask" if labelled else "none",
             class_names=tuple(classes),
+            exclusive=len({number for part in classes.values() for number in part}) == sum(map(len, classes.values())),
         )
 
     @property

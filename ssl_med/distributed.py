@@ -109,6 +109,12 @@ class _AllReduceSum(torch.autograd.Function):
         return all_reduce_sum(grad)
 
 
+def all_reduce_sum_with_grad(x: Tensor) -> Tensor:
+    """Sum over processes; backward sums too, since x enters the loss of every process, and DDP averages those gradients."""
+    total: Tensor = _AllReduceSum.apply(x) if world_size() > 1 else x  # type: ignore[no-untyped-call]
+    return total
+
+
 class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the batch of all processes on the CPU, where torch's SyncBatchNorm does not run.
 

@@ -13,7 +13,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import Optimizer
 
-from ssl_med.ranges import BelowOne, NonNegative, Positive, Range, check_ranges
+from ssl_med.ranges import BelowOne, Natural, NonNegative, Positive, Range, check_ranges
+from ssl_med.setting import setting
 from ssl_med.spec import SslMedError
 
 Part = tuple[Iterable[nn.Parameter], float]  # parameters and their learning rate as a multiple of optim.lr
@@ -39,10 +40,14 @@ class OptimConfig:
     """L2 penalty; decoupled in adamw"""
     decay_norm_bias: bool = True
     """false: biases and normalisation weights get no decay and no layer-wise adaptation"""
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
-    """shape after the warm-up"""
+    schedule: Literal["constant", "cosine", "step", "poly"] = "cosine"
+    """shape after the warm-up; poly: lr (1 - done)^power, as nnU-Net"""
     warmup_epochs: NonNegative = 0.0
     """linear from above 0 to lr"""
+    warmup_steps: Natural = setting(default=0, before=0)
+    """as warmup_epochs, in optimiser steps; one of the two"""
+    power: Positive = setting(default=0.9, before=0.9)
+    """poly: exponent"""
     step_epochs: tuple[Positive, ...] = ()
     """step: multiply by gamma at these epochs"""
     step_every_epochs: NonNegative = 0.0
@@ -50,7 +55,7 @@ class OptimConfig:
     gamma: Positive = 0.1
     """factor of a step"""
     final_lr: Annotated[float, Range(0, 1000)] = 0.0
-    """cosine: where it ends, in the unit of lr"""
+    """cosine and poly: where it ends, in the unit of lr"""
 
     def __post_init__(self) -> None:
         if self.nesterov and self.name != "sgd":
@@ -59,6 +64,10 @@ class OptimConfig:
             raise SslMedError("optim.nesterov=true needs optim.momentum above 0")
         if self.schedule == "step" and bool(self.step_epochs) == bool(self.step_every_epochs):
             raise SslMedError("optim.schedule=step needs either optim.step_epochs or optim.step_every_epochs")
+        if self.warmup_epochs and self.warmup_steps:
+            raise SslMedError("optim.warmup_epochs and optim.warmup_steps are both given; choose one")
+        if self.power != 0.9 and self.schedule != "poly":
+            raise SslMedError(f"optim.power has no effect with optim.schedule={self.schedule}; set optim.schedule=poly")
         if self.final_lr > self.lr:
             raise SslMedError(f"optim.final_lr is {self.final_lr:g}; it must not be above optim.lr={self.lr:g}")
 
@@ -147,8 +156,11 @@ def build_optimizer(
 
 
 def lr_factor(config: OptimConfig, step: int, *, total_steps: float, steps_per_epoch: float) -> float:
-    """Learning rate at `step` as a multiple of its peak."""
-    warmup = config.warmup_epochs * steps_per_epoch
+    """Learning rate at `step` as a multiple of its peak.
+
+    poly: Isensee et al., Nature Methods 2021 (nnU-Net), with the exponent of Chen et al., DeepLab, 2017; by steps, not epochs.
+    """
+    warmup = config.warmup_steps or config.warmup_epochs * steps_per_epoch
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if config.schedule == "constant":
@@ -161,7 +173,8 @@ def lr_factor(config: OptimConfig, step: int, *, total_steps: float, steps_per_e
         return passed
     done = min(1.0, (step - warmup) / max(1.0, total_steps - warmup))
     end = config.final_lr / config.lr
-    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
+    left = (1 - done) ** config.power if config.schedule == "poly" else 0.5 * (1 + math.cos(math.pi * done))
+    return end + (1 - end) * left
 
 
 def build_schedule(
@@ -170,20 +183,23 @@ def build_schedule(
     """The schedule, advanced once per optimiser step.
 
     Raises:
-        SslMedError: the warm-up does not end before training does, cosine without a last step, or epochs without a length.
+        SslMedError: the warm-up does not end before training does, cosine or poly without a last step, or epochs without a
+            length.
     """
     if math.isinf(steps_per_epoch) and (config.warmup_epochs or config.schedule == "step"):
         raise SslMedError(
             "optim.warmup_epochs and optim.schedule=step count epochs, and the loader has no length; choose another schedule"
         )
     steps_per_epoch = steps_per_epoch if math.isfinite(steps_per_epoch) else 1
-    if config.warmup_epochs * steps_per_epoch >= total_steps:
+    if (config.warmup_steps or config.warmup_epochs * steps_per_epoch) >= total_steps:
+        long = f"_steps={config.warmup_steps}"
+        if config.warmup_epochs:
+            long = f"_epochs={config.warmup_epochs:g} is {config.warmup_epochs * steps_per_epoch:g} steps"
         raise SslMedError(
-            f"optim.warmup_epochs={config.warmup_epochs:g} is {config.warmup_epochs * steps_per_epoch:g} steps, but "
-            f"training ends after {total_steps:g}; shorten the warm-up or train longer"
+            f"optim.warmup{long}, but training ends after {total_steps:g}; shorten the warm-up or train longer"
         )
-    if config.schedule == "cosine" and math.isinf(total_steps):
-        raise SslMedError("optim.schedule=cosine needs an end: set trainer.max_steps or trainer.max_epochs")
+    if config.schedule in ("cosine", "poly") and math.isinf(total_steps):
+        raise SslMedError(f"optim.schedule={config.schedule} needs an end: set trainer.max_steps or trainer.max_epochs")
     return LambdaLR(
         optimizer, lambda step: lr_factor(config, step, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     )

@@ -107,6 +107,7 @@ class DataSpec:
       world coordinates; "" for images.
     * class_names: classes (target "class"), findings ("multilabel") or mask channels ("mask").
     * group_key: the unit that may never straddle a split.
+    * exclusive: of masks, a voxel lies in one region at most; False: regions may overlap.
     """
 
     name: str
@@ -120,6 +121,7 @@ class DataSpec:
     target: Target = "none"
     class_names: tuple[str, ...] = ()
     group_key: str = "patient"
+    exclusive: bool = False
 
     def __post_init__(self) -> None:
         if self.spatial_dims not in (2, 3):
@@ -151,6 +153,8 @@ class DataSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON and yaml."""
         values = {**asdict(self), "axis_order": self.axis_order}
+        if not self.exclusive:
+            del values["exclusive"]  # as cards had it before
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod

@@ -7,6 +7,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from ssl_med import distributed
+from ssl_med.losses.segmentation import dice_ce
 
 WORLD = 2
 
@@ -23,6 +24,15 @@ def data():
 def loss_of(z, everyone):
     """Every sample meets every sample of all processes."""
     return (z @ everyone.T).tanh().square().mean()
+
+
+def dice_gradient(first, count):
+    """Loss with Dice over the global batch, and the gradient that DDP averages, of a scale of all logits."""
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    logits, target = data()[first : first + count], (data().roll(1, 0)[first : first + count] > 0).double()
+    loss = dice_ce(scale * logits, target, exclusive=False, over_batch=True)
+    loss.backward()
+    return distributed.all_reduce_mean(torch.stack([loss.detach(), scale.grad]))
 
 
 def worker(rank, folder):
@@ -54,6 +64,7 @@ def worker(rank, folder):
         "loss": distributed.all_reduce_mean(loss),
         "sum": distributed.all_reduce_sum(torch.ones(2, 3).T * (rank + 1)),
         "pair": [x.grad for x in pair],
+        "dice": dice_gradient(4 * rank, 4),
     }
     torch.save(result, f"{folder}/result{rank}.pt")
     dist.destroy_process_group()
@@ -85,6 +96,7 @@ def agrees_with_one_process(result, net, z, loss):
     assert result["objects"] == ["case0", 0, "case1", 1]
     assert result["gathered"].tolist() == [0.0, 1.0]
     assert torch.equal(result["sum"], torch.full((3, 2), 3.0))
+    assert torch.allclose(result["dice"], dice_gradient(0, 8), atol=1e-12)
     assert [grad.tolist() for grad in result["pair"]] == [[3.0, 3.0], [3.0, 3.0]]  # 1 from rank 0, 2 from rank 1
 
 

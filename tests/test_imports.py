@@ -56,10 +56,10 @@ MAY_IMPORT = {
         "ssl_med.catalogue",
         "ssl_med.reading",
     },
-    "ssl_med.losses": {"ssl_med.spec"},
+    "ssl_med.losses": {"ssl_med.spec", "ssl_med.distributed"},
     "ssl_med.transforms": {"ssl_med.spec", "ssl_med.ranges"},
     "ssl_med.transforms.samples": {"ssl_med.spec", "ssl_med.catalogue"},
-    "ssl_med.optim": {"ssl_med.spec", "ssl_med.ranges"},
+    "ssl_med.optim": {"ssl_med.spec", "ssl_med.ranges", "ssl_med.setting"},
     "ssl_med.ledger": {"ssl_med.spec", "ssl_med.reading"},
     "ssl_med.checkpoint": {
         "ssl_med.finite",

@@ -75,6 +75,9 @@ def test_schedules():
         [1, 0.5, 0.25]
     )
     assert at(99, schedule="constant") == 1.0
+    assert at(50, schedule="poly") == pytest.approx(0.5**0.9)
+    assert at(100, schedule="poly", power=2.0, final_lr=1e-4) == pytest.approx(0.1)
+    assert [at(s, schedule="poly", warmup_steps=20, power=1.0) for s in (9, 20, 60)] == pytest.approx([10 / 21, 1, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -84,6 +87,8 @@ def test_schedules():
         ({"schedule": "step"}, "either optim.step_epochs or optim.step_every_epochs"),
         ({"nesterov": True, "momentum": 0.0}, "optim.momentum above 0"),
         ({"schedule": "step", "step_epochs": (2,), "step_every_epochs": 3}, "either"),
+        ({"warmup_epochs": 1.0, "warmup_steps": 5}, "both given; choose one"),
+        ({"power": 2.0}, "optim.power has no effect with optim.schedule=cosine"),
         ({"final_lr": 0.1}, "optim.final_lr is 0.1; it must not be above optim.lr=0.001"),
     ],
 )
@@ -112,6 +117,10 @@ def test_a_schedule_needs_room():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1)
     with pytest.raises(SslMedError, match="shorten the warm-up or train longer"):
         build_schedule(OptimConfig(warmup_epochs=10), optimizer, total_steps=50, steps_per_epoch=5)
+    with pytest.raises(SslMedError, match=r"optim.warmup_steps=50, but training ends after 50"):
+        build_schedule(OptimConfig(warmup_steps=50), optimizer, total_steps=50, steps_per_epoch=5)
+    with pytest.raises(SslMedError, match="poly needs an end"):
+        build_schedule(OptimConfig(schedule="poly"), optimizer, total_steps=math.inf, steps_per_epoch=5)
     with pytest.raises(SslMedError, match="cosine needs an end"):
         build_schedule(OptimConfig(), optimizer, total_steps=math.inf, steps_per_epoch=5)
 

@@ -342,8 +342,9 @@ def volume_spec(
     intensity: Intensity,
     target: Target,
     class_names: tuple[str, ...],
+    exclusive: bool = False,
 ) -> DataSpec:
-    """The spec of a volumetric family."""
+    """The spec of a volumetric family; `exclusive`: no voxel lies in two regions, where there are two."""
     check_orientation(config.orientation)
     if config.spacing_mm is not None and len(config.spacing_mm) != 3:
         raise SslMedError(f"data.spacing_mm {list(config.spacing_mm)} must be three sizes in mm, or null")
@@ -358,4 +359,5 @@ def volume_spec(
         channel_names=channels,
         target=target,
         class_names=class_names if target != "none" else (),
+        exclusive=exclusive and target == "mask" and len(class_names) > 1,
     )

@@ -193,10 +193,13 @@ class External(Task):
         self.metric, self.needs_decoder = self.scorer.metric, trained.needs_decoder
 
     def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
-        return self.mapped.logits(self.trained.logits(image, backbone, decoder), self.trained.spec.target)
+        return self._mapped(self.trained.logits(image, backbone, decoder))
 
     def predict(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
-        return self.mapped.logits(self.trained.predict(image, backbone, decoder), self.trained.spec.target)
+        return self._mapped(self.trained.predict(image, backbone, decoder))
+
+    def _mapped(self, logits: Tensor) -> Tensor:
+        return self.mapped.logits(self.trained.answers(logits), self.trained.spec.target)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """nan: an external test has no use for a loss."""

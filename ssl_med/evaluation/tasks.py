@@ -26,7 +26,7 @@ from ssl_med.evaluation.scores import (
     quadratic_kappa,
     surface_per_region,
 )
-from ssl_med.losses.segmentation import dice_bce, dice_loss
+from ssl_med.losses.segmentation import against_others, dice_bce, dice_ce, dice_loss, shrunk, supervision_weights
 from ssl_med.networks.heads import ClassificationHead, SegmentationHead
 from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.ranges import BelowOne, Degrees, Natural, NonNegative, PositiveShare, Range
@@ -42,8 +42,13 @@ class TaskConfig:
 
     name: str = ""
     """file name in conf/task"""
-    loss: Literal["dice", "dice_bce", "ce", "bce", "auto"] = "auto"
-    """auto: Dice and cross-entropy for masks, cross-entropy for classes, binary cross-entropy per finding for multilabel"""
+    loss: Literal["dice", "dice_bce", "dice_ce", "ce", "bce", "auto"] = "auto"
+    """auto: Dice and cross-entropy for masks, cross-entropy for classes, binary cross-entropy per finding for multilabel.
+    dice_ce: nnU-Net's sum of both, with a softmax where the data's regions exclude each other, else a sigmoid per region"""
+    batch_dice: bool = setting(default=False, before=False)
+    """masks: Dice losses sum over the voxels of a whole batch, not of each sample"""
+    deep_supervision: bool = setting(default=False, before=False)
+    """masks: the coarser levels of the decoder have losses too, of weights 1, 1/2, 1/4 ... and 0 for the coarsest, of sum 1"""
     hidden: Annotated[int, Range(0, 2**20)] = 0
     """width of a hidden layer in the classification head; 0: linear on pooled features"""
     dropout: BelowOne = 0.0
@@ -90,9 +95,17 @@ class Task(nn.Module, ABC):
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Scalar training loss."""
 
+    def training_loss(self, batch: Batch, backbone: Backbone, decoder: Decoder | None) -> Tensor:
+        """Scalar loss of a training batch."""
+        return self.loss(self.logits(batch["image"], backbone, decoder), batch)
+
     def predict(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
         """Logits for an evaluation image, which may be larger than a patch."""
         return self.logits(image, backbone, decoder)
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """Logits as they are read class by class, by another task too."""
+        return logits
 
     @abstractmethod
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:
@@ -117,7 +130,10 @@ class Task(nn.Module, ABC):
 
 
 class Segmentation(Task):
-    """Region-based segmentation: one sigmoid per region, so regions may overlap (WT, TC, ET)."""
+    """Region-based segmentation: one sigmoid per region, so regions may overlap (WT, TC, ET).
+
+    With task.loss=dice_ce and regions that exclude each other, logits are those of a softmax against the background.
+    """
 
     metric = "dice"
     needs_decoder = True
@@ -125,10 +141,19 @@ class Segmentation(Task):
     def __init__(self, config: TaskConfig, spec: DataSpec, backbone: Backbone, decoder: Decoder | None) -> None:
         super().__init__(config, spec)
         assert decoder is not None
-        self.head = SegmentationHead(decoder.out_channels, len(spec.class_names), spec.spatial_dims)
-        _check_loss(config, ("auto", "dice", "dice_bce"), "masks")
-        # Dice alone hardly sees false positives in crops without foreground: its gradient there falls with their square
-        self._loss = dice_loss if config.loss == "dice" else dice_bce
+        _check_loss(config, ("auto", "dice", "dice_bce", "dice_ce"), "masks")
+        regions = len(spec.class_names)
+        self.head = SegmentationHead(decoder.out_channels, regions, spec.spatial_dims)
+        self.softmax = config.loss == "dice_ce" and spec.exclusive
+        weights = supervision_weights(len(decoder.channels)) if config.deep_supervision else [1.0]
+        if config.deep_supervision and len(weights) < 3:
+            raise SslMedError(
+                f"task.deep_supervision: a decoder of {len(weights)} levels has none between the finest and the coarsest, "
+                "which counts 0; leave it out or take a deeper backbone"
+            )
+        self.weights = [weight for weight in weights if weight]  # of the scales, finest first
+        widths = decoder.channels[::-1][1 : len(self.weights)]
+        self.deep = nn.ModuleList(SegmentationHead(width, regions, spec.spatial_dims) for width in widths)
 
     @classmethod
     def test_metrics(cls, class_names: Sequence[str]) -> list[str]:
@@ -142,7 +167,23 @@ class Segmentation(Task):
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
-        return self._loss(logits.float(), batch["mask"])
+        logits, mask, over_batch = logits.float(), batch["mask"], self.config.batch_dice and self.training
+        if self.config.loss == "dice_ce":
+            return dice_ce(logits, mask, exclusive=self.softmax, over_batch=over_batch)
+        # Dice alone hardly sees false positives in crops without foreground: its gradient there falls with their square
+        return (dice_loss if self.config.loss == "dice" else dice_bce)(logits, mask, over_batch=over_batch)
+
+    def training_loss(self, batch: Batch, backbone: Backbone, decoder: Decoder | None) -> Tensor:
+        """With task.deep_supervision the weighted sum over the decoder's levels."""
+        if not self.deep:
+            return super().training_loss(batch, backbone, decoder)
+        assert decoder is not None
+        levels = [*decoder.scales(backbone(batch["image"]))][::-1]
+        losses = []
+        for weight, head, x in zip(self.weights, [self.head, *self.deep], levels, strict=False):
+            mask = batch["mask"] if x is levels[0] else shrunk(batch["mask"], x.shape[2:])
+            losses.append(weight * self.loss(head(x), {**batch, "mask": mask}))
+        return torch.stack(losses).sum()
 
     def predict(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
         """Gaussian-weighted sliding window over the whole image."""
@@ -159,9 +200,13 @@ class Segmentation(Task):
         assert isinstance(logits, Tensor)
         return logits
 
+    def answers(self, logits: Tensor) -> Tensor:
+        """Logits (B, K, *S) -> what is positive where a region is the answer: log odds."""
+        return against_others(logits) if self.softmax else logits
+
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
         rows = []
-        for case, prediction, truth in zip(batch["id"], logits > 0, batch["mask"] > 0.5, strict=True):
+        for case, prediction, truth in zip(batch["id"], self.answers(logits) > 0, batch["mask"] > 0.5, strict=True):
             values = dice_per_region(prediction, truth).tolist()
             regions = {f"dice/{name}": value for name, value in zip(self.spec.class_names, values, strict=True)}
             rows.append({"case": case, "dice": float(np.mean(values)), **regions})
@@ -169,7 +214,7 @@ class Segmentation(Task):
 
     def test_rows(self, logits: Tensor, batch: Batch) -> list[Row]:
         """Overlap and, where the voxel size is known, distances of surfaces; several regions also one by one."""
-        rows = self.rows(logits, batch)
+        rows, logits = self.rows(logits, batch), self.answers(logits)
         for k, row in enumerate(rows):
             truth = batch["mask"][k] > 0.5
             found = dict(zip(("iou", "iou_50_95"), iou_per_region(logits[k], truth), strict=True))
@@ -199,7 +244,10 @@ class Segmentation(Task):
 
     @torch.no_grad()
     def picture(self, logits: Tensor, batch: Batch) -> dict[str, np.ndarray]:  # noqa: D102
-        masks = {"truth": (batch["mask"][0] > 0.5).cpu().numpy(), "prediction": (logits[0] > 0).cpu().numpy()}
+        masks = {
+            "truth": (batch["mask"][0] > 0.5).cpu().numpy(),
+            "prediction": (self.answers(logits)[0] > 0).cpu().numpy(),
+        }
         return super().picture(logits, batch) | masks
 
     def summarize(self, rows: list[Row]) -> dict[str, float]:
@@ -221,6 +269,9 @@ class _PooledTask(Task):
             backbone.out_channels, len(spec.class_names), hidden=config.hidden or None, dropout=config.dropout
         )
         _check_loss(config, self.known_losses, self.labels)
+        for key in ("batch_dice", "deep_supervision"):
+            if getattr(config, key):
+                raise SslMedError(f"task.{key} is for masks, and '{spec.name}' has {self.labels}; leave it out")
 
     def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
         logits: Tensor = self.head(backbone.pool(backbone(image)))

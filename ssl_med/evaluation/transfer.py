@@ -126,7 +126,7 @@ class Transfer(pl.LightningModule):
         with torch.no_grad():
             batch = self.augment(batch)
         self.batches_seen += 1
-        loss = self.task.loss(self.task.logits(batch["image"], self.backbone, self.decoder), batch)
+        loss = self.task.training_loss(batch, self.backbone, self.decoder)
         self.log_dict(mean_over_processes({"train/loss": loss.detach()}), batch_size=len(batch["image"]))
         return loss
 

@@ -8,7 +8,7 @@ the sliding-window test is that of a segmentation task.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -80,7 +80,10 @@ class Dense(Probe):
         weight, bias, chosen, notes = fit_voxels(config, train, val, generator=generator)
         decoder = LinearDecoder(source.backbone, source.levels, len(names)).to(source.device)
         decoder.fill(weight, bias)
-        task = Segmentation(source.task, source.spec, source.backbone, decoder).to(source.device).eval()
+        # nothing is trained here, and regressions are one by region
+        plain = replace(source.task, deep_supervision=False, batch_dice=False)
+        plain = replace(plain, loss="auto") if plain.loss == "dice_ce" else plain
+        task = Segmentation(plain, source.spec, source.backbone, decoder).to(source.device).eval()
         set_head(task, torch.zeros(len(names)))
         threshold = Threshold(len(names))
         for batch, logits in predictions(source, task, decoder, "val"):
