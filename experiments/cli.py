@@ -16,11 +16,16 @@ from experiments.config import defaults, helptext, usage
 from experiments.run.interruption import Interruption, listening
 from experiments.run.output import unbreakable
 from experiments.run.threads import wait_without_spinning
-from ssl_med.files import explained
+from ssl_med.files import REMEDIES, explained, refusal
 from ssl_med.reports.escape import one_line
 from ssl_med.spec import SslMedError
 
 HELP = ("-h", "--help")
+_FULL = "the memory is full; lower trainer.batch_size or trainer.num_workers, or give the process more"
+# torch, the system's loader of libraries, Python, CUDA
+_ALLOCATION = re.compile(
+    "can't allocate memory|annot allocate memory|failed to map segment|can't start new thread|out of memory"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,21 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _tell("interrupted", 130)
     except MemoryError:
-        return _tell("the memory is full; lower trainer.batch_size or trainer.num_workers, or give the process more", 2)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        return _tell(explained(error), 2)
+        return _tell(_FULL, 2)
     except Exception as error:
+        if _ALLOCATION.search(str(error)):  # before an import, for which there may be no memory
+            return _tell(_FULL, 2)
         from experiments.run.callbacks import RunError
 
         if isinstance(error, RunError):
             return _tell(str(error), 1)
-        if not re.search(r"DataLoader worker .*(exited unexpectedly|killed by signal)", str(error)):
+        cause = refusal(error)
+        if cause is None or not (cause.errno in REMEDIES or (cause is error and cause.errno is not None)):
             raise
-        return _tell(
-            "a process that loads data was killed, perhaps because the memory is full; lower trainer.num_workers", 2
-        )
+        return _tell(explained(cause), 2)
 
 
 def _tell(line: str, code: int) -> int:

@@ -12,25 +12,32 @@ from typing import IO
 
 from ssl_med.spec import SslMedError
 
-_REMEDY = {
+REMEDIES = {
     errno.ENOSPC: "free space there, and the same command goes on",
     errno.EDQUOT: "free space within your quota, and the same command goes on",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f), and the same command goes on",
     errno.EROFS: "the disk is read-only; choose another folder, or mount it for writing",
     errno.EACCES: "choose a folder that you may use, or ask for the right",
     errno.EPERM: "choose a folder that you may use, or ask for the right",
-    errno.EMFILE: "raise the limit of open files (ulimit -n), or lower trainer.num_workers",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), or lower the number of workers",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or lower the number of workers",
+    errno.ENOMEM: "lower the number of workers or the batch, or give the process more memory",
     errno.ENFILE: "the machine has too many open files; try again later",
     errno.EIO: "the disk reports an error; look at it, and the same command goes on",
     errno.ENOTDIR: "a part of the path is a file; choose another folder",
 }
 
 
+class CannotWriteError(SslMedError):
+    """The system refuses to write: what follows could not be written either."""
+
+
 def explained(error: OSError, path: Path | str | None = None) -> str:
     """One line: the file, what the system says, and the remedy."""
     where = path if path is not None else error.filename
     what = error.strerror or str(error) or type(error).__name__
-    remedy = _REMEDY.get(error.errno or 0, "")
+    remedy = REMEDIES.get(error.errno or 0, "")
     return f"{f'{where}: ' if where else ''}{what}" + (f"; {remedy}" if remedy else "")
 
 
@@ -49,23 +56,30 @@ def explaining(path: Path) -> Iterator[None]:
         cause = refusal(error)
         if cause is None:
             raise
-        raise SslMedError(f"cannot write {explained(cause, path)}") from error
+        raise CannotWriteError(f"cannot write {explained(cause, path)}") from error
 
 
 def refusal(error: BaseException) -> OSError | None:
     """The system's error behind that of a library; None when it is no such error.
 
-    torch tells a failed write as a RuntimeError that came up while it handled the system's, safetensors as its number.
+    torch tells a failed write as a RuntimeError that came up while it handled the system's, others by its number in a text.
     """
     found: BaseException | None = error
     while found is not None:
+        if isinstance(found, OSError) and found.errno is not None:
+            return found
+        told = _NUMBER.search(str(found))
+        if told:
+            number = int(told[1] or told[2] or told[4])
+            return OSError(number, os.strerror(number), told[3])
         if isinstance(found, OSError):
             return found
-        number = re.search(r"\(os error (\d+)\)", str(found))
-        if number:
-            return OSError(int(number[1]), os.strerror(int(number[1])))
         found = found.__cause__ or found.__context__
     return None
+
+
+# safetensors; Python, also in the text of a traceback that came from another process; torch: "...: Too many open files (24)"
+_NUMBER = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\] [^:\n]+(?:: '(.+)')?\s*\Z|: [A-Z][a-z ]+ \((\d+)\)\s*\Z")
 
 
 @contextlib.contextmanager

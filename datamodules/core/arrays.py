@@ -14,7 +14,7 @@ import numpy as np
 from datamodules.core.checked import word_sum
 from datamodules.core.intensity import is_small
 from datamodules.formats.grids import Array
-from ssl_med.files import new_file
+from ssl_med.files import CannotWriteError, new_file
 from ssl_med.spec import SslMedError, first_line
 
 # measured in docs/data_engine.md: small blocks, because a crop decodes each block that it touches as a whole
@@ -111,6 +111,9 @@ class StoredArray:
         )
 
 
+_LARGE = 1 << 24  # bytes that show whether there is room
+
+
 def write_array(folder: Path, name: str, array: Array) -> ArrayRecord:
     """Compresses an array, a chunk's rows at a time, into arrays/ab/<name>.b2nd; whole numbers as such, others exactly.
 
@@ -123,8 +126,9 @@ def write_array(folder: Path, name: str, array: Array) -> ArrayRecord:
     with new_file(path) as part:
         try:
             record = _write(part, name, array)
-        except RuntimeError as error:  # blosc2 does not say what the system said
-            raise SslMedError(
+        except RuntimeError as error:  # blosc2 does not say what the system said; whoever writes plainly hears it
+            part.write_bytes(bytes(min(array.nbytes, _LARGE)))
+            raise CannotWriteError(
                 f"cannot write {path}: {error}; free space there, or raise the limit of file sizes (ulimit -f), and the same "
                 "command goes on"
             ) from None

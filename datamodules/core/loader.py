@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -11,7 +12,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from datamodules.core.sending import handing_over, tell_failed_sends
 from datamodules.formats.grids import Array
 from ssl_med.spec import SslMedError
 
@@ -120,6 +123,12 @@ class Traced(Dataset[Any]):
         return {**self.samples[key], "case": case, "subject": self.subject[case]}
 
 
+def begin_worker(worker: int) -> None:
+    """What a loader's process does first."""
+    leave_signals_to_parent()
+    tell_failed_sends()
+
+
 def leave_signals_to_parent(worker: int = 0) -> None:
     """A signal to the whole group, as schedulers and terminals send it, does not end a worker: its parent needs it still."""
     for number in (signal.SIGINT, signal.SIGUSR1):
@@ -196,7 +205,7 @@ class EvaluationLoader(DataLoader[Any]):
             collate_fn=collate,
             # else each pass would draw from the generator of the training, and a pass that is continued once more
             generator=torch.Generator(),
-            worker_init_fn=leave_signals_to_parent,
+            worker_init_fn=begin_worker,
             num_workers=num_workers,
             prefetch_factor=_PREFETCH if num_workers else None,
             pin_memory=torch.cuda.is_available(),
@@ -212,9 +221,21 @@ class EvaluationLoader(DataLoader[Any]):
         # what a worker draws from the libraries' own generators, if it does, differs between epochs
         self.generator.manual_seed((self.batches.seed << 32) + self.batches.epoch)
         try:
-            yield from super().__iter__()
+            with handing_over() if self.num_workers else contextlib.nullcontext():
+                yield from super().__iter__()
         except SslMedError as error:  # torch wraps a worker's error in its traceback
             raise SslMedError(str(error).strip().splitlines()[-1].partition("SslMedError: ")[2] or str(error)) from None
+
+    def _get_iterator(self) -> Any:
+        return _Workers(self) if self.num_workers else super()._get_iterator()
+
+
+class _Workers(_MultiProcessingDataLoaderIter):
+    """torch's iterator, of which one that could not be made complete goes without a traceback."""
+
+    def __del__(self) -> None:
+        with contextlib.suppress(AttributeError):
+            super().__del__()
 
 
 class ResumableLoader(EvaluationLoader):

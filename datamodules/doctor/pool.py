@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from datamodules.core.pools import first_done
+from datamodules.core.pools import first_done, open_pool
+from datamodules.core.sending import handing_over
 
 
 def spread(
@@ -36,8 +37,9 @@ def spread(
             waiting: dict[Future[Any], tuple[Any, ...]] = {}
             broken = False
             while not broken:
-                for task in islice(iterator, 2 * workers - len(waiting)):
-                    waiting[pool.submit(function, *task)] = task
+                with handing_over():
+                    for task in islice(iterator, 2 * workers - len(waiting)):
+                        waiting[pool.submit(function, *task)] = task
                 if not waiting:
                     break
                 try:
@@ -57,7 +59,8 @@ def spread(
     for task in suspects:  # one at a time, so that only the guilty one is lost
         with _pool(1) as pool:
             try:
-                call = pool.submit(function, *task)
+                with handing_over():
+                    call = pool.submit(function, *task)
                 first_done([call], pool)
                 yield task, call.result()
             except BrokenProcessPool:
@@ -66,4 +69,4 @@ def spread(
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # one thread each: the processes are the parallelism
-    return ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    return open_pool(workers, initializer=torch.set_num_threads, initargs=(1,))

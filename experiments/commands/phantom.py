@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssl_med.catalogue import list_names, nearest
+from ssl_med.files import explaining
 from ssl_med.spec import SslMedError
 
 USAGE = "ssl-med phantom KIND OUT [--subjects N] [--seed N]"
@@ -36,4 +37,5 @@ def run(arguments: Sequence[str]) -> None:
     kind, out = places
     if kind not in kinds:
         raise SslMedError(f"phantom '{kind}' is unknown{nearest(kind, kinds)}")
-    print(importlib.import_module(f"datamodules.phantoms.{kind}").generate(Path(out), **given))
+    with explaining(Path(out)):
+        print(importlib.import_module(f"datamodules.phantoms.{kind}").generate(Path(out), **given))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -10,12 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -23,13 +21,14 @@ from tqdm import tqdm
 from datamodules.core.base import MedicalData
 from datamodules.core.convert import convert, derive, items_of
 from datamodules.core.loader import leave_signals_to_parent
-from datamodules.core.pools import first_done
+from datamodules.core.pools import first_done, open_pool
+from datamodules.core.sending import handing_over
 from datamodules.core.store import JOURNAL, LOCK, MANIFEST, Record, Store, digest
 from experiments.config.data import compose_prepare
 from experiments.run.environment import say
 from experiments.run.lock import FolderLock
 from ssl_med.config import keyed, to_plain
-from ssl_med.files import explained
+from ssl_med.files import CannotWriteError, explained, explaining, write_text
 from ssl_med.spec import SslMedError
 
 USAGE = "ssl-med prepare data=NAME data.root=RAW store=DIR [method=NAME] [workers=N] [verify=true]"
@@ -126,7 +125,9 @@ def _run(
         mininterval=0.5 if sys.stderr.isatty() else 60,
         disable=os.environ.get("SSL_MED_QUIET") == "1",
     )
-    with bar, _journal(store) as journal:
+    journal = store.folder / JOURNAL
+    _begin_journal(journal, store)
+    with bar:
         for number, outcome in _outcomes(store, data, todo, workers=count, verify=verify):
             found[number] = outcome
             store.records.update(outcome.records)
@@ -137,20 +138,16 @@ def _run(
     return [o.error for o in outcomes if o.error], [o.note for o in outcomes if o.note]
 
 
-@contextlib.contextmanager
-def _journal(store: Store) -> Iterator[IO[str]]:
-    """Records line by line, so that a kill costs the cases in work and no others."""
-    path = store.folder / JOURNAL
+def _begin_journal(path: Path, store: Store) -> None:
+    """Keeps whole lines of a journal that a killed process left; each holds what a case or more cost."""
     whole = path.read_text().rpartition("\n")[0] if path.is_file() else ""
-    with path.open("w") as file:
-        file.write(f"{whole}\n" if whole else f"{json.dumps(store.header())}\n")
-        file.flush()
-        yield file
+    write_text(path, f"{whole or json.dumps(store.header())}\n")
 
 
-def _append(journal: IO[str], tree: dict[str, Any]) -> None:
-    journal.write(f"{json.dumps(tree)}\n")
-    journal.flush()
+def _append(path: Path, tree: dict[str, Any]) -> None:
+    """Adds a line, so that a kill costs the cases in work and no others."""
+    with explaining(path), path.open("a") as file:
+        file.write(f"{json.dumps(tree)}\n")
 
 
 def _outcomes(
@@ -161,9 +158,10 @@ def _outcomes(
         return
     begin: Callable[..., None] = _begin
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=begin, initargs=(store, data, todo, verify))
+    pool = open_pool(workers, mp_context=context, initializer=begin, initargs=(store, data, todo, verify))
     try:
-        futures = {pool.submit(_work_on, number): number for number in range(len(todo))}
+        with handing_over():
+            futures = {pool.submit(_work_on, number): number for number in range(len(todo))}
         while futures:
             for future in first_done(futures, pool):
                 yield futures.pop(future), future.result()
@@ -182,9 +180,12 @@ _TASK: dict[str, Any] = {}  # of a worker process
 
 def _begin(store: Store, data: MedicalData, todo: list[Any], verify: bool) -> None:
     _TASK.update(store=store, data=data, todo=todo, verify=verify)
-    leave_signals_to_parent()  # a terminal sends its own to all, and the parent ends the workers
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        leave_signals_to_parent()  # a terminal sends its own to all, and the parent ends the workers
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+    except RuntimeError:  # no memory for a thread: the parent says so
+        os._exit(1)
 
 
 def _end_with_parent() -> None:
@@ -208,6 +209,8 @@ def _work(store: Store, data: MedicalData, case: Any, *, verify: bool) -> Outcom
         for key, record in convert(store, data, case):
             outcome.records[key] = record
         outcome.note = derive(data, case)
+    except CannotWriteError:
+        raise
     except SslMedError as error:
         outcome.error = str(error)
     except MemoryError:

@@ -1,5 +1,10 @@
 """Loaders: the same samples whatever the number of workers, processes and interruptions."""
 
+import errno
+import gc
+import os
+import resource
+import signal
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -10,6 +15,8 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader
+from datamodules.core.pools import open_pool
+from datamodules.core.sending import handing_over
 from datamodules.core.volumes import Cache, Crops, Loaded
 from ssl_med.spec import Need, SslMedError
 
@@ -223,7 +230,83 @@ def test_a_broken_file_is_one_line_also_from_a_worker(kind, workers):
     loader = kind(Counting(6, broken=3), batches, num_workers=workers)
     with pytest.raises(SslMedError) as caught:
         list(loader)
+    ended(loader)
     assert str(caught.value) == "scan 3.mhd: is truncated; copy it again"
+
+
+class Refused(Dataset):
+    """Samples of a worker that the system refuses something."""
+
+    def __init__(self, refuse):
+        self.refuse = refuse
+
+    def __getitem__(self, key):
+        self.refuse()
+        return {"x": torch.zeros(100)}
+
+
+def ended(loader):
+    """Ends the workers at once, for whose end torch waits five seconds after an error."""
+    for worker in getattr(loader._iterator, "_workers", ()):
+        worker.terminate()
+
+
+def no_handles():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), 4096))
+
+
+def no_file_of_this_size():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+
+def no_disk():
+    raise OSError(errno.EIO, os.strerror(errno.EIO), "/data/scan 3.mhd")
+
+
+def no_shared_memory():
+    raise RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)")
+
+
+@pytest.mark.parametrize(
+    ("refuse", "said"),
+    [
+        (no_handles, "worker processes: Too many open files; raise the limit of open files (ulimit -n), or lower"),
+        (no_file_of_this_size, "worker processes: File too large; raise the limit of file sizes (ulimit -f), and"),
+        (no_disk, "/data/scan 3.mhd: Input/output error; the disk reports an error"),
+        (no_shared_memory, "/dev/shm: No space left on device; give the container or machine more shared memory"),
+        (lambda: os.kill(os.getpid(), signal.SIGBUS), "/dev/shm: is full; give the container"),
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "a process that loads data was killed, perhaps because the"),
+    ],
+)
+def test_what_the_system_refuses_a_worker_is_one_line_and_no_wait(capfd, refuse, said):
+    loader = EvaluationLoader(Refused(refuse), EpochBatches(2, batch_size=2, seed=0, shuffle=False), num_workers=1)
+    with pytest.raises(SslMedError) as caught:
+        list(loader)
+    ended(loader)
+    assert str(caught.value).startswith(said)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_without_shared_memory_the_line_names_it(monkeypatch, capfd):
+    def refused(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(torch.multiprocessing, "Event", refused)  # made after the first queue
+    loader = EvaluationLoader(Counting(4), EpochBatches(4, batch_size=2, seed=0, shuffle=False), num_workers=1)
+    with pytest.raises(SslMedError, match=r"^/dev/shm: Read-only file system; give the container"):
+        list(loader)
+    gc.collect()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    def refuse():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    loader = EvaluationLoader(Refused(refuse), EpochBatches(4, batch_size=2, seed=0, shuffle=False), num_workers=1)
+    with pytest.raises(RuntimeError, match="Caught RuntimeError in DataLoader worker"):
+        list(loader)
+    ended(loader)
 
 
 # ------------------------------------------------------------------------------- with scans and a cache
@@ -294,3 +377,14 @@ def test_workers_do_use_their_memory_again(monkeypatch):
     loader = ResumableLoader(Large(), EpochBatches(60, batch_size=2, seed=0, shuffle=True), num_workers=2)
     assert len(list(loader)) == 30
     assert len(loader.ring._mapped) <= 2 * 4, "four places a worker"
+
+
+def test_a_pool_without_a_thread_ends_its_processes(monkeypatch):
+    def refused(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    pool = open_pool(1)
+    monkeypatch.setattr("threading.Thread.start", refused)
+    with pytest.raises(SslMedError, match="worker processes: Resource temporarily unavailable"), pool, handing_over():
+        pool.submit(abs, 1)
+    assert not any(process.is_alive() for process in pool._processes.values())

@@ -1,8 +1,10 @@
 """The store holds what the files hold, to the last voxel, or says in one line why it cannot be read."""
 
+import errno
 import importlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -17,11 +19,12 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
+from datamodules.core import arrays
 from datamodules.core.arrays import StoredArray, write_array
 from datamodules.core.intensity import histogram, is_small, scale_of_counts, scale_of_values
 from datamodules.core.lazy import LazyCodes
 from datamodules.core.starts import TiledStarts, find_starts, integral, tile_starts, tissue_weight
-from datamodules.core.store import MANIFEST, Item, _same, content_hash
+from datamodules.core.store import JOURNAL, MANIFEST, Item, _same, content_hash
 from datamodules.formats.grids import Volume
 from experiments.cli import main
 from experiments.commands.prepare import prepare
@@ -517,11 +520,13 @@ def test_workers_end_with_a_killed_parent(raw, tmp_path):
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     if not children.parent.is_dir():
         pytest.skip("needs /proc")
-    wait_for(lambda: len(children.read_text().split()) >= 2)
-    workers = [Path("/proc") / pid for pid in children.read_text().split()]
-    time.sleep(0.5)  # the watch begins with the worker
-    parent.kill()
-    parent.wait()
+    try:
+        wait_for(lambda: len(children.read_text().split()) >= 2, seconds=120)
+        workers = [Path("/proc") / pid for pid in children.read_text().split()]
+        time.sleep(0.5)  # the watch begins with the worker
+    finally:
+        parent.kill()
+        parent.wait()
     wait_for(lambda: not any(worker.is_dir() and " Z " not in (worker / "stat").read_text() for worker in workers))
     prepare(asked)  # and the lock is free
 
@@ -704,5 +709,32 @@ def test_a_limit_of_file_sizes_is_one_line_and_leaves_no_part(tmp_path):
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    assert (tmp_path / "told").read_text().startswith(f"cannot write {tmp_path / 'arrays' / 'ab' / 'abcd.b2nd'}: ")
+    path = tmp_path / "arrays" / "ab" / "abcd.b2nd"
+    assert (
+        (tmp_path / "told")
+        .read_text()
+        .startswith(f"cannot write {path}: File too large; raise the limit of file sizes")
+    )
     assert list((tmp_path / "arrays" / "ab").iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_fills_up_ends_preparing_in_one_line_and_loses_no_case(raw, tmp_path, capsys, monkeypatch, workers):
+    asked = words(raw, "lits", f"store={tmp_path / 's'}", f"workers={workers}")
+    original, written = arrays._write, []
+
+    def full(part, name, array):
+        written.append(name)
+        if len(written) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(part, name, array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arrays, "_write", full)
+        assert main(["prepare", *asked]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"ssl-med: cannot write .*b2nd: No space left on device; free space there, .* goes on", line)
+    kept = (tmp_path / "s" / JOURNAL).read_text().splitlines()
+    assert len(kept) > 1 or workers == 2
+    assert main(["prepare", *asked]) == 0
+    assert len(json.loads((tmp_path / "s" / MANIFEST).read_text())["items"]) == 12

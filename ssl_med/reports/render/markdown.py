@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssl_med.files import explaining
 from ssl_med.reports.escape import alt, file_stem, link
 from ssl_med.reports.escape import markdown as escape
 from ssl_med.reports.render.blocks import (
@@ -66,8 +67,9 @@ def _block(block: Block, out: Path) -> list[str]:
             shown = []
             for picture in pictures:
                 target = out / FIGURES / f"{file_stem(picture.stem)}.png"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(picture.path, target)
+                with explaining(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(picture.path, target)
                 shown += _image(picture.alt, target, out)
             return shown
         case Listing(lines, title, warning):
