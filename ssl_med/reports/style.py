@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,13 @@ def save(figure: Figure, path: Path, *, dpi: int = 150) -> Path:
     _without_formulas(figure)
     with new_file(path) as file:  # without matplotlib's name and version, so that equal pictures are equal files
         figure.savefig(file, dpi=dpi, facecolor="white", metadata={"Software": None})
+    return path
+
+
+def copied(picture: Path, path: Path) -> Path:
+    """Writes a picture file once more; makes the folder."""
+    with new_file(path) as file:
+        shutil.copyfile(picture, file)
     return path
 
 

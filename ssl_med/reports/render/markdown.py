@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from ssl_med.files import explaining
 from ssl_med.reports.escape import alt, file_stem, link
 from ssl_med.reports.escape import markdown as escape
 from ssl_med.reports.render.blocks import (
@@ -26,7 +24,7 @@ from ssl_med.reports.render.blocks import (
     Tiles,
 )
 from ssl_med.reports.run_folder import FIGURES
-from ssl_med.reports.style import save
+from ssl_med.reports.style import copied, save
 
 
 def text(title: str, lead: str, top: Sequence[Block], sections: Sequence[Section], out: Path) -> str:
@@ -67,10 +65,7 @@ def _block(block: Block, out: Path) -> list[str]:
             shown = []
             for picture in pictures:
                 target = out / FIGURES / f"{file_stem(picture.stem)}.png"
-                with explaining(target):
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(picture.path, target)
-                shown += _image(picture.alt, target, out)
+                shown += _image(picture.alt, copied(picture.path, target), out)
             return shown
         case Listing(lines, title, warning):
             words = escape(title)
