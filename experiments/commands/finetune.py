@@ -135,6 +135,7 @@ def finetune(overrides: Sequence[str]) -> Path:
         trainer = session.trainer(length, validate="val" in data.subjects())
         session.fit(trainer, module, data)
         steps = trainer.global_step
+        module.settle()
         weights = session.best_weights(module)
         trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:

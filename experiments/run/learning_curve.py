@@ -65,7 +65,7 @@ class TestCurve(pl.Callback):
             for batch in trainer.datamodule.test_dataloader():  # type: ignore[attr-defined]
                 there = module.transfer_batch_to_device(batch, device, 0)
                 with trainer.precision_plugin.forward_context():
-                    logits = task.predict(there["image"], module.backbone, module.decoder)
+                    logits = module.answer(there["image"])
                 check_rows(batch["id"], logits, "answers")
                 subjects = batch["subject"].tolist()
                 rows += [{"subject": who, **row} for who, row in zip(subjects, task.rows(logits, there), strict=True)]

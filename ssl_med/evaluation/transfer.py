@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_med.distributed import gather, gather_objects, mean_over_processes, own_rows
+from ssl_med.evaluation.averaging import WeightAverage
 from ssl_med.evaluation.protocols.finetune import TransferConfig, parts, start_steps
 from ssl_med.evaluation.tasks import Row, Task, TaskConfig, mirror_axes, task_class
 from ssl_med.finite import check_rows
@@ -63,11 +64,30 @@ class Transfer(pl.LightningModule):
         init_weights(self.task, init)
         if self.transfer.protocol == "frozen":
             self.backbone.requires_grad_(False)
+        self.average = WeightAverage(self._trained(), self.transfer.ema) if self.transfer.ema else None
         self.batches_seen = 0
         self._rows: list[Row] = []
         self.test_rows: list[Row] = []
         self.test_metrics: dict[str, float] = {}
         self.test_index: dict[str, int] = {}  # case -> place in the test part
+
+    def _trained(self) -> nn.ModuleDict:
+        parts = {"backbone": self.backbone, "decoder": self.decoder, "task": self.task}
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+
+    def answer(self, image: Tensor) -> Tensor:
+        """Logits for evaluation images, of the averaged weights where there are some."""
+        if self.average is None:
+            return self.task.predict(image, self.backbone, self.decoder)
+        found: Any = dict(self.average.network.named_children())
+        logits: Tensor = found["task"].predict(image, found["backbone"], found.get("decoder"))
+        return logits
+
+    def settle(self) -> None:
+        """After training: the averaged weights take the place of the trained ones, for good."""
+        if self.average is not None:
+            self._trained().load_state_dict(self.average.network.state_dict())
+            self.average = None
 
     def augment(self, batch: Batch) -> Batch:
         """Random flips; for images also a mild random resized crop and rotation. Masks follow their images.
@@ -122,6 +142,11 @@ class Transfer(pl.LightningModule):
                 for parameter in module.parameters():
                     parameter.grad = None
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: D102
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update(self._trained())
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
         with torch.no_grad():
             batch = self.augment(batch)
@@ -137,7 +162,7 @@ class Transfer(pl.LightningModule):
         self._evaluate(batch, self.task.test_rows)
 
     def _evaluate(self, batch: Batch, rows: Callable[[Tensor, Batch], list[Row]]) -> None:
-        logits = self.task.predict(batch["image"], self.backbone, self.decoder)
+        logits = self.answer(batch["image"])
         loss = float(self.task.loss(logits, batch))
         sizes = logits.detach().flatten(1).abs().amax(1).tolist()  # not finite where an answer is not
         places = zip(rows(logits, batch), batch["subject"].tolist(), batch["index"].tolist(), sizes, strict=True)
@@ -149,7 +174,7 @@ class Transfer(pl.LightningModule):
     def picture(self, batch: Batch) -> dict[str, np.ndarray]:
         """What the test saw and answered for the first sample of a batch; see `Task.picture`."""
         self.eval()
-        return self.task.picture(self.task.predict(batch["image"], self.backbone, self.decoder), batch)
+        return self.task.picture(self.answer(batch["image"]), batch)
 
     def _collect(self) -> tuple[list[Row], float, dict[str, int]]:
         """Rows of all processes by case, their mean loss, and the place of each case in its part."""
@@ -172,9 +197,13 @@ class Transfer(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         checkpoint["ssl_med"] = {"batches_seen": self.batches_seen}
+        if self.average is not None:
+            self.average.swap_in(checkpoint, "average.")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # noqa: D102
         self.batches_seen = checkpoint["ssl_med"]["batches_seen"]
+        if self.average is not None:
+            self.average.swap_out(checkpoint, "average.")
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]  # noqa: D102
         return configure(

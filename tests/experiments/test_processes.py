@@ -56,6 +56,16 @@ def both(tmp_path_factory, shared_phantom):
     images, volumes = shared_phantom("medmnist", subjects=80), shared_phantom("brats", subjects=6)
     jobs = {name: ("pretrain", words_of(name, images, volumes)) for name in METHODS}
     jobs["finetune"] = ("finetune", ["task=nodule2d", f"data.root={images}", *SMALL, "task.pictures=[0,0,0,0]"])
+    masks = [
+        "task.loss=dice_ce",
+        "task.batch_dice=true",
+        "task.deep_supervision=true",
+        "transfer.ema=0.5",
+        "task.overlap=0.25",
+    ]
+    volume = ["task=brats", f"data.root={volumes}", "data.patch_size=[16,16,16]", "data.crops_per_volume=8"]
+    deep = [word for word in SMALL if "channels" not in word] + ["backbone.channels=[8,8,8,8,8]"]
+    jobs["segment"] = ("finetune", [*volume, *deep, *masks, "task.pictures=[0,0,0,0]"])
     path = {name: name.replace("/", "-") for name in jobs}
     for name, (kind, words) in jobs.items():
         {"pretrain": pretrain, "finetune": finetune}[kind]([*words, f"out={folder / 'one' / path[name]}"])
@@ -90,7 +100,7 @@ def logged(folder, start):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*METHODS, "finetune"])
+@pytest.mark.parametrize("name", [*METHODS, "finetune", "segment"])
 def test_two_processes_log_what_one_process_logs(both, name):
     one, two = (logged(folder, ("train/", "val/", "collapse/")) for folder in both[name])
     assert one.keys() == two.keys()

@@ -12,7 +12,8 @@ from torch import nn
 from ssl_med.evaluation.protocols.core.contract import Protocol
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.optim import Part
-from ssl_med.ranges import Natural, PositiveShare
+from ssl_med.ranges import BelowOne, Natural, PositiveShare
+from ssl_med.setting import setting
 from ssl_med.spec import SslMedError
 
 
@@ -38,6 +39,9 @@ class TransferConfig(InitConfig):
     layer_decay times that, and so on to the finest"""
     decoder: str = "auto"
     """true: the file's decoder is demanded; false: it starts from its initialisation; auto: the file's if it has one"""
+    ema: BelowOne = setting(default=0.0, before=0.0)
+    """validation, test and export take a moving average of the trained weights: theta <- ema theta + (1 - ema) new, at step t
+    with (1 + t) / (10 + t) where that is smaller; 0: off"""
     norm: Literal["keep", "group"] = "keep"
     """group: 8-group in place of the pretrained normalisation, as PCRL fine-tunes; scale and shift are kept"""
 
@@ -113,4 +117,5 @@ def describe(config: TransferConfig, backbone: Backbone, *, norm: str) -> dict[s
             starts, rate_factors(config, len(starts)), strict=True)],
         "norm": norm,
         "statistics": statistics,
+        **({"ema": config.ema} if config.ema else {}),
     }  # fmt: skip
