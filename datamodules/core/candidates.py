@@ -132,6 +132,12 @@ class CandidateData(ScanData):
         labels = [candidate.label for case in cases for candidate in case.candidates]
         return {word: labels.count(label) for label, word in enumerate(self.spec.class_names)}
 
+    def drawn(self, cases: Sequence[Any]) -> tuple[list[float], list[int]]:
+        """Negatives as many as data.negatives_per_positive takes of them."""
+        negatives, positives = self.positives(cases).values()
+        counts = [min(negatives, self.config.negatives_per_positive * positives), positives]
+        return counts, [sum(counts)] * 2
+
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
         """Candidates when labelled."""
         if not self.labelled:

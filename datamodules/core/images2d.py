@@ -153,6 +153,14 @@ class ImageData2D(MedicalData):
         counts = np.bincount([k for image in cases for k in self.classes_of(image)], minlength=len(names))
         return dict(zip(names, counts.tolist(), strict=True))
 
+    def drawn(self, cases: Sequence[Any]) -> tuple[list[float], list[int]]:
+        """Findings may be unknown, or be taken for something in between: see data.uncertain of CheXpert."""
+        if self.spec.target != "multilabel":
+            return super().drawn(cases)
+        trained: Any = self.dataset(cases, part="train")
+        labels = np.array([image.label for image in trained.cases], float)
+        return np.nansum(labels, 0).tolist(), (~np.isnan(labels)).sum(0).tolist()
+
     def check_budget(self, cases: Sequence[Any]) -> None:
         """A class that no training image has cannot be learned."""
         check_classes(self, cases)

@@ -42,6 +42,11 @@ class Served(pl.LightningDataModule):
         """Class -> labelled samples of it, where labels are known without decoding."""
         return {}
 
+    def drawn(self, cases: Sequence[Any]) -> tuple[list[float], list[int]]:
+        """Of each class or finding: the samples of an epoch that have it, and those whose label of it is known."""
+        counts: list[float] = [*self.positives(cases).values()]
+        return counts, [len(cases)] * len(counts)
+
     @abstractmethod
     def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
         """Samples of a part, by (epoch, index)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
@@ -32,7 +33,7 @@ from experiments.run.session import Session, prepare_process
 from experiments.run.validation import check_monitor_is_defined
 from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.protocols.finetune import describe
-from ssl_med.evaluation.tasks import task_class
+from ssl_med.evaluation.tasks import PooledTask, task_class
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.ledger import Leakage
 from ssl_med.networks.backbone import check_statistics, repeated
@@ -117,6 +118,8 @@ def finetune(overrides: Sequence[str]) -> Path:
         transfer=transfer,
         epoch_batches=epoch_batches,
     )
+    if isinstance(module.task, PooledTask) and config.task.class_weights == "balanced":
+        module.task.balance(*map(torch.tensor, data.drawn(data.parts["train"])))
     size = config.trainer.batch_size
     check_statistics(loaded.backbone, spec.patch_size, norm=loaded.config.norm, batch_size=size)
     # an external test compares itself with all who took part here

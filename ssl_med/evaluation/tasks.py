@@ -26,6 +26,7 @@ from ssl_med.evaluation.scores import (
     quadratic_kappa,
     surface_per_region,
 )
+from ssl_med.losses.classification import class_weights, finding_loss, finding_weights, soft_target
 from ssl_med.losses.segmentation import against_others, dice_bce, dice_ce, dice_loss, shrunk, supervision_weights
 from ssl_med.networks.heads import ClassificationHead, SegmentationHead
 from ssl_med.networks.pyramid import Backbone, Decoder
@@ -53,6 +54,12 @@ class TaskConfig:
     """width of a hidden layer in the classification head; 0: linear on pooled features"""
     dropout: BelowOne = 0.0
     """before the last linear layer of the classification head"""
+    label_smoothing: BelowOne = setting(default=0.0, before=0.0)
+    """classes: share of the target's probability that is spread evenly over all classes in training"""
+    mixup: Annotated[float, Range(0, 100)] = setting(default=0.0, before=0.0)
+    """classes and findings: training images and labels are mixed in pairs by shares of Beta(mixup, mixup); 0: not"""
+    class_weights: Literal["none", "balanced"] = setting(default="none", before="none")
+    """balanced: classes have the same weight in the training loss however often they occur; of findings, present and absent"""
     ordered: bool = False
     """classes are grades: kappa with quadratic weights is reported too"""
     overlap: BelowOne = 0.5
@@ -142,6 +149,9 @@ class Segmentation(Task):
         super().__init__(config, spec)
         assert decoder is not None
         _check_loss(config, ("auto", "dice", "dice_bce", "dice_ce"), "masks")
+        for key in ("label_smoothing", "mixup", "class_weights"):
+            if getattr(config, key) not in (0, "none"):
+                raise SslMedError(f"task.{key} is for classes and findings, and {spec.name} has masks; leave it out")
         regions = len(spec.class_names)
         self.head = SegmentationHead(decoder.out_channels, regions, spec.spatial_dims)
         self.softmax = config.loss == "dice_ce" and spec.exclusive
@@ -256,10 +266,11 @@ class Segmentation(Task):
         return {key: float(np.mean([row[key] for row in rows])) for key in keys}
 
 
-class _PooledTask(Task):
+class PooledTask(Task):
     """A head on the pooled last level of the encoder."""
 
     needs_decoder = False
+    weight: Tensor | None
     known_losses: ClassVar[tuple[str, ...]]
     labels: ClassVar[str]  # what they are called, for messages
 
@@ -272,13 +283,28 @@ class _PooledTask(Task):
         for key in ("batch_dice", "deep_supervision"):
             if getattr(config, key):
                 raise SslMedError(f"task.{key} is for masks, and '{spec.name}' has {self.labels}; leave it out")
+        # no part of the weights: it is made anew from the training labels, and the head travels without it
+        self.register_buffer("weight", None, persistent=False)
 
-    def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
+    def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
         logits: Tensor = self.head(backbone.pool(backbone(image)))
         return logits
 
+    @abstractmethod
+    def soft(self, label: Tensor) -> Tensor:
+        """Labels of a batch as (B, K) float32 targets, which can be mixed."""
 
-class Classification(_PooledTask):
+    @abstractmethod
+    def balance(self, present: Tensor, known: Tensor) -> None:
+        """Sets the weights of task.class_weights=balanced.
+
+        Args:
+            present: (K,) number of training samples of each class or with each finding.
+            known: (K,) number of training samples whose label of it is known.
+        """
+
+
+class Classification(PooledTask):
     """One class of K per sample; scored by AUC, its one-against-rest mean for more than two classes, and by accuracy."""
 
     metric = "auc"
@@ -291,8 +317,20 @@ class Classification(_PooledTask):
         names = [cls.metric, "accuracy", "balanced_accuracy", "kappa", "cpm", *_class_metrics()]
         return [*names, *(f"sensitivity/{rate:g}" for rate in FROC_RATES)]
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
-        return F.cross_entropy(logits.float(), batch["label"])
+    def soft(self, label: Tensor) -> Tensor:  # noqa: D102
+        return soft_target(label, len(self.spec.class_names), smoothing=self.config.label_smoothing)
+
+    def balance(self, present: Tensor, known: Tensor) -> None:  # noqa: D102
+        self.weight = class_weights(present)
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy: of soft, weighted targets in training, of the plain classes in evaluation."""
+        label, logits = batch["label"], logits.float()
+        if not self.training:
+            return F.cross_entropy(logits, label)
+        if label.ndim == 1 and (self.config.label_smoothing or self.weight is not None):
+            label = self.soft(label)
+        return F.cross_entropy(logits, label, weight=self.weight)
 
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
         scores = logits.float().softmax(1).tolist()
@@ -339,7 +377,7 @@ class Classification(_PooledTask):
         return {"auc": mean, "classes_scored": float((~np.isnan(each)).sum()), **result}
 
 
-class Multilabel(_PooledTask):
+class Multilabel(PooledTask):
     """Any number of findings per sample; scored by the mean AUROC of the findings that have both labels.
 
     A label that is nan is not known: it is left out of the loss and of its finding's AUROC.
@@ -354,10 +392,22 @@ class Multilabel(_PooledTask):
         """Names of all that a test may give, the headline first."""
         return [cls.metric, *(f"{cls.metric}/{name}" for name in class_names)]
 
-    def loss(self, logits: Tensor, batch: Batch) -> Tensor:  # noqa: D102
-        known = ~batch["label"].isnan()
-        each = F.binary_cross_entropy_with_logits(logits.float(), batch["label"].nan_to_num(), reduction="none")
-        return torch.where(known, each, 0).sum() / known.sum().clamp_min(1)
+    def __init__(self, config: TaskConfig, spec: DataSpec, backbone: Backbone, decoder: Decoder | None) -> None:
+        super().__init__(config, spec, backbone, decoder)
+        if config.label_smoothing:
+            raise SslMedError(
+                "task.label_smoothing spreads a label over classes, and findings are no classes; leave it out"
+            )
+
+    def soft(self, label: Tensor) -> Tensor:  # noqa: D102
+        return label.float()
+
+    def balance(self, present: Tensor, known: Tensor) -> None:  # noqa: D102
+        self.weight = finding_weights(present, known)
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Binary cross-entropy, weighted in training only."""
+        return finding_loss(logits.float(), batch["label"], weight=self.weight if self.training else None)
 
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
         rows = []

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ssl_med.distributed import gather, gather_objects, mean_over_processes, own_rows
 from ssl_med.evaluation.averaging import WeightAverage
 from ssl_med.evaluation.protocols.finetune import TransferConfig, parts, start_steps
-from ssl_med.evaluation.tasks import Row, Task, TaskConfig, mirror_axes, task_class
+from ssl_med.evaluation.tasks import PooledTask, Row, Task, TaskConfig, mirror_axes, task_class
 from ssl_med.finite import check_rows
+from ssl_med.losses.classification import mixed
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.pyramid import Backbone, Decoder
 from ssl_med.optim import OptimConfig, configure
@@ -117,6 +118,17 @@ class Transfer(pl.LightningModule):
             result["mask"] = own_rows(mask)
         return result
 
+    def mix(self, batch: Batch) -> Batch:
+        """Mixup of images and labels over the global batch, so that nothing depends on the number of processes."""
+        assert isinstance(self.task, PooledTask)
+        image, target = gather(batch["image"]), gather(self.task.soft(batch["label"]))
+        rng = np.random.default_rng([self.seed, self.batches_seen, 1])
+        alpha, device = self.task.config.mixup, image.device
+        share = torch.as_tensor(rng.beta(alpha, alpha, len(image)), device=device)
+        order = torch.as_tensor(rng.permutation(len(image)), device=device)
+        image, target = mixed(image, share, order), mixed(target, share, order)
+        return {**batch, "image": own_rows(image), "label": own_rows(target)}
+
     def waiting(self) -> tuple[int, ...]:
         """Levels of the encoder that are not trained at this step."""
         return tuple(level for level, start in enumerate(self.starts) if self.global_step < start)
@@ -150,6 +162,8 @@ class Transfer(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
         with torch.no_grad():
             batch = self.augment(batch)
+            if self.task.config.mixup:
+                batch = self.mix(batch)
         self.batches_seen += 1
         loss = self.task.training_loss(batch, self.backbone, self.decoder)
         self.log_dict(mean_over_processes({"train/loss": loss.detach()}), batch_size=len(batch["image"]))

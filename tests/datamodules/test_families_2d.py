@@ -256,6 +256,8 @@ def test_index_split_and_batches(name, roots):
     counts = learn.describe()["positives"]
     if family.target == "class":
         assert {part: sum(found.values()) for part, found in counts.items()} == learn.describe()["cases"]
+        count = len(learn.parts["train"])
+        assert learn.drawn(learn.parts["train"]) == (list(counts["train"].values()), [count] * family.classes)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -503,6 +505,11 @@ def test_chexpert_uncertain_policies(policy, low, high, roots):
                 else:
                     assert low - 1e-6 <= value <= high + 1e-6
     assert uncertain > 10
+    cases = data.parts["train"]
+    labels = np.array([data.dataset(cases, part="train")[(0, k)]["label"].numpy() for k in range(len(cases))])
+    present, known = data.drawn(cases)
+    np.testing.assert_allclose(present, np.nansum(labels, 0), rtol=1e-6)
+    assert known == (~np.isnan(labels)).sum(0).tolist()
     again = build("chexpert", root, labelled=True, uncertain=policy, split_ratios=(0.6, 0.2, 0.2), observations="all")
     first, second = (d.dataset(d.parts["train"], part="train").cases for d in (data, again))
     np.testing.assert_equal([f.label for f in first], [f.label for f in second])

@@ -190,6 +190,7 @@ def test_training_epochs_hold_all_nodules_and_new_negatives(chests):
     dataset = data.dataset(data.parts["train"], part="train")
     nodules = data.describe()["positives"]["train"]["nodule"]
     assert len(dataset) == 3 * nodules
+    assert data.drawn(data.parts["train"]) == ([2 * nodules, nodules], [3 * nodules] * 2)
     negatives = []
     for epoch in range(3):
         found = [dataset[epoch, index] for index in range(len(dataset))]

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -183,3 +184,24 @@ def test_start_steps_and_rates():
 def test_contradictions_are_one_line(values, line):
     with pytest.raises(SslMedError, match=line):
         TransferConfig(**values)
+
+
+def test_mixup_replays_by_seed_and_step_and_keeps_the_batch():
+    """Images and soft labels are mixed by the same shares with the same partners; other steps mix otherwise."""
+    module = module_of()
+    module.task.config.mixup = 0.4
+    image, label = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 16, 16), torch.arange(6) % 2
+    batch = {"image": image, "label": label, "id": list("abcdef")}
+    one, again = module.mix(batch), module.mix(batch)
+    assert torch.equal(one["image"], again["image"])
+    assert torch.equal(one["label"], again["label"])
+    rng = np.random.default_rng([module.seed, 0, 1])
+    share, order = rng.beta(0.4, 0.4, 6), rng.permutation(6)
+    for k in range(6):
+        assert float(one["image"][k, 0, 3, 3]) == pytest.approx(share[k] * k + (1 - share[k]) * order[k], abs=1e-5)
+        ones = share[k] * (k % 2) + (1 - share[k]) * (order[k] % 2)
+        assert one["label"][k].tolist() == pytest.approx([1 - ones, ones], abs=1e-6)
+    assert torch.equal(label, torch.arange(6) % 2)
+    assert one["id"] == batch["id"]
+    module.batches_seen = 1
+    assert not torch.equal(module.mix(batch)["image"], one["image"])

@@ -169,3 +169,35 @@ def test_how_right_a_case_is():
     assert math.isnan(task.goodness({**row, "label/a": None, "label/b": None}))
     task, *_ = task_of(spec_of("mask", ("a",)))
     assert task.goodness({"dice": 0.4}) == 0.4
+
+
+def test_training_targets_of_classes_are_smoothed_and_weighted_and_evaluation_is_plain():
+    task, *_ = task_of(spec_of("class", ("no", "yes")), label_smoothing=0.2, class_weights="balanced")
+    task.balance(torch.tensor([3, 1]), torch.tensor([4, 4]))
+    logits, label = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+    total = 0.0
+    for z, y in zip(logits.tolist(), label.tolist(), strict=True):
+        norm = math.log(sum(math.exp(v) for v in z))
+        for k, weight in enumerate((4 / 6, 2.0)):
+            total -= weight * (0.9 if k == y else 0.1) * (z[k] - norm)
+    batch = {"label": label}
+    assert float(task.train().loss(logits, batch)) == pytest.approx(total / 2, abs=1e-6)
+    assert float(task.train().loss(logits, {"label": task.soft(label)})) == pytest.approx(total / 2, abs=1e-6)
+    plain = (
+        -sum(z[y] - math.log(sum(map(math.exp, z))) for z, y in zip(logits.tolist(), label.tolist(), strict=True)) / 2
+    )
+    assert float(task.eval().loss(logits, batch)) == pytest.approx(plain, abs=1e-6)
+    assert "weight" not in task.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("target", "config", "words"),
+    [
+        ("mask", {"mixup": 0.2}, "task.mixup is for classes and findings"),
+        ("mask", {"class_weights": "balanced"}, "task.class_weights is for classes"),
+        ("multilabel", {"label_smoothing": 0.1}, "task.label_smoothing spreads"),
+    ],
+)
+def test_settings_of_other_targets_are_refused(target, config, words):
+    with pytest.raises(SslMedError, match=words):
+        task_of(spec_of(target, ("a", "b")), **config)
