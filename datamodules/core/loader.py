@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -19,6 +20,14 @@ from datamodules.formats.grids import Array
 from ssl_med.spec import SslMedError
 
 Key = tuple[int, int]  # epoch and index: all that a sample's randomness may depend on, besides the seed
+
+
+class ForegroundKey(tuple[int, int]):
+    """A key whose crop is to hold foreground for sure: a batch has its share of them, wherever its samples come from."""
+
+    __slots__ = ()
+
+
 _FAR = 1 << 32  # an epoch that no training reaches
 _PREFETCH = 2  # batches that a worker makes ahead
 _LARGE = 1 << 20  # bytes of a tensor for which memory is worth reusing
@@ -40,6 +49,7 @@ class EpochBatches(Sampler[list[Key]]):
             a time are shuffled together, so that a scan is decoded once an epoch. None: all together.
         mixed: see `owners`.
         fixed: samples are those of epoch 0 in every epoch; only their order changes.
+        foreground: share of each global batch, rounded up, with a `ForegroundKey`; its first samples, whose order is random.
     """
 
     def __init__(
@@ -54,6 +64,7 @@ class EpochBatches(Sampler[list[Key]]):
         owners: Callable[[int], Array] | None = None,
         mixed: int = 1,
         fixed: bool = False,
+        foreground: float = 0.0,
     ) -> None:
         if batch_size < 1 or batch_size % world:
             raise SslMedError(
@@ -61,6 +72,7 @@ class EpochBatches(Sampler[list[Key]]):
             )
         self.length, self.batch_size, self.seed, self.shuffle = length, batch_size, seed, shuffle
         self.rank, self.world, self.owners, self.mixed, self.fixed = rank, world, owners, mixed, fixed
+        self.sure = math.ceil(foreground * batch_size)
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
@@ -93,7 +105,9 @@ class EpochBatches(Sampler[list[Key]]):
                 last = min(last, self.length)
             # a repetition within a training epoch is the sample of a far epoch: the same case, another crop
             epoch, far = (0, 0) if self.fixed else (self.epoch, _FAR if self.shuffle else 0)
-            yield [(epoch + far * (i // self.length), int(order[i % self.length])) for i in range(first, last)]
+            keys = [(epoch + far * (i // self.length), int(order[i % self.length])) for i in range(first, last)]
+            sure = max(0, self.sure - self.rank * part)
+            yield [*map(ForegroundKey, keys[:sure]), *keys[sure:]]
 
 
 class Traced(Dataset[Any]):

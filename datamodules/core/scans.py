@@ -43,6 +43,9 @@ class SegmentationConfig(VolumeConfig):
 
     foreground_p: Share = 0.5
     """share of labelled training crops that hold a chosen foreground voxel"""
+    foreground_batch: Share = setting(default=0.0, before=0.0)
+    """share of every batch of labelled training crops, rounded up, that holds such a voxel for sure (nnU-Net: 0.33); the
+    region is drawn with equal chances from those of the scan, and foreground_p says what the other crops do"""
     mask_header: Literal["used", "ignored"] = setting(default="used", affects="store", before="used")
     """used: a mask lies where its header says, which must be on its image; ignored: voxel on voxel, for masks of the right
     shape whose headers are known to be wrong"""

@@ -85,6 +85,7 @@ class Served(pl.LightningDataModule):
             owners=dataset.owners if scattered else None,
             mixed=self.config.mixed_volumes if scattered else 1,
             fixed=self.need.fixed,
+            foreground=getattr(self.config, "foreground_batch", 0.0) if train and self.labelled else 0.0,
         )
         return (ResumableLoader if train else EvaluationLoader)(dataset, batches, num_workers=self.num_workers)
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from datamodules.core.crops import Grid, Window, around, cut, pad_to, resize
 from datamodules.core.geometry import spacing_of
 from datamodules.core.intensity import decode
-from datamodules.core.loader import Key
+from datamodules.core.loader import ForegroundKey, Key
 from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.starts import Starts, find_starts, integral, tissue_weight
 from datamodules.formats.grids import Array
@@ -208,7 +208,10 @@ class Crops(Dataset[Sample]):
 
 
 class LabelledCrops(Dataset[Sample]):
-    """Random crops with masks; a share `foreground_p` of them holds a voxel of a region, drawn with equal chances."""
+    """Random crops with masks; a share `foreground_p` of them holds a voxel of a region, drawn with equal chances.
+
+    Those that are asked for by a `ForegroundKey` hold one for sure, unless the scan has none.
+    """
 
     def __init__(
         self,
@@ -242,7 +245,7 @@ class LabelledCrops(Dataset[Sample]):
             voxels = [np.flatnonzero(region) for region in item.mask[...]]
             item.foreground = [found for found in voxels if found.size]
         start = rng.integers(0, shape - patch + 1)
-        if item.foreground and rng.random() < self.foreground_p:
+        if item.foreground and (isinstance(key, ForegroundKey) or rng.random() < self.foreground_p):
             region = item.foreground[int(rng.integers(len(item.foreground)))]
             voxel = np.unravel_index(region[int(rng.integers(region.size))], tuple(shape))
             start = np.clip(np.array(voxel) - rng.integers(0, patch), 0, shape - patch)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -66,6 +67,9 @@ class TaskConfig:
     """overlap of neighbouring windows in sliding-window prediction, as a share of the patch"""
     window_batch: Annotated[int, Range(1, 4096)] = 4
     """windows predicted at once"""
+    mirrored_test: bool = setting(default=False, before=False)
+    """masks: answers, of the validation too, are means over the image mirrored along all axes that training mirrors: 2 to 8
+    times the work"""
     flips: bool = True
     """training augmentation: random flips (images: left-right only)"""
     crop_scale: PositiveShare = 0.7
@@ -152,6 +156,11 @@ class Segmentation(Task):
         for key in ("label_smoothing", "mixup", "class_weights"):
             if getattr(config, key) not in (0, "none"):
                 raise SslMedError(f"task.{key} is for classes and findings, and {spec.name} has masks; leave it out")
+        self.mirrored = mirror_axes(config, spec) if config.mirrored_test else ()
+        if config.mirrored_test and not self.mirrored:
+            raise SslMedError(
+                "task.mirrored_test mirrors as training does, and task.flips=false; leave one of them out"
+            )
         regions = len(spec.class_names)
         self.head = SegmentationHead(decoder.out_channels, regions, spec.spatial_dims)
         self.softmax = config.loss == "dice_ce" and spec.exclusive
@@ -196,14 +205,16 @@ class Segmentation(Task):
         return torch.stack(losses).sum()
 
     def predict(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
-        """Gaussian-weighted sliding window over the whole image."""
+        """Gaussian-weighted sliding window over the whole image, each window mirrored where task.mirrored_test says so."""
         from monai.inferers import sliding_window_inference
 
         logits = sliding_window_inference(
             image,
             roi_size=self.spec.patch_size,
             sw_batch_size=self.config.window_batch,
-            predictor=lambda patch: self.logits(patch, backbone, decoder).float(),
+            predictor=lambda patch: mirrored_mean(
+                lambda x: self.logits(x, backbone, decoder).float(), patch, self.mirrored
+            ),
             overlap=self.config.overlap,
             mode="gaussian",
         )
@@ -280,7 +291,7 @@ class PooledTask(Task):
             backbone.out_channels, len(spec.class_names), hidden=config.hidden or None, dropout=config.dropout
         )
         _check_loss(config, self.known_losses, self.labels)
-        for key in ("batch_dice", "deep_supervision"):
+        for key in ("batch_dice", "deep_supervision", "mirrored_test"):
             if getattr(config, key):
                 raise SslMedError(f"task.{key} is for masks, and '{spec.name}' has {self.labels}; leave it out")
         # no part of the weights: it is made anew from the training labels, and the head travels without it
@@ -455,6 +466,16 @@ def task_class(spec: DataSpec) -> type[Segmentation] | type[Classification] | ty
     if spec.target not in _TASKS:
         raise SslMedError(f"data '{spec.name}' has no labels to learn; choose a task that has")
     return _TASKS[spec.target]
+
+
+def mirrored_mean(network: Callable[[Tensor], Tensor], image: Tensor, axes: Sequence[int]) -> Tensor:
+    """Mean of a network's answers (B, K, *S) to an image (B, C, *S) mirrored along every subset of `axes`, mirrored back."""
+    total = network(image)
+    subsets = [subset for size in range(1, len(axes) + 1) for subset in combinations(axes, size)]
+    for subset in subsets:
+        dims = [axis + 2 for axis in subset]
+        total = total + network(image.flip(dims)).flip(dims)
+    return total / (1 + len(subsets)) if subsets else total
 
 
 def mirror_axes(config: TaskConfig, spec: DataSpec) -> tuple[int, ...]:

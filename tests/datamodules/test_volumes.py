@@ -1,5 +1,6 @@
 """Samples from volumes: crops are true windows, pairs overlap, masks lie on their images, all by (seed, epoch, index)."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from datamodules.core.intensity import TOP
+from datamodules.core.loader import EpochBatches
 from datamodules.core.starts import tissue_weight
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow
 from ssl_med.spec import Need, SslMedError
@@ -192,6 +194,31 @@ def test_share_of_crops_with_foreground(foreground_p):
     if foreground_p:
         starts = [where(dataset[0, i]["image"], (40, 36, 30)) for i in range(200) if hit[i, 1]]
         assert len({tuple(s.tolist()) for s in starts}) > 20, "the voxel is not always in the middle"
+
+
+@pytest.mark.parametrize(("batch", "share", "sure"), [(2, 0.33, 1), (4, 0.33, 2), (6, 0.5, 3), (4, 1.0, 4)])
+@pytest.mark.parametrize("world", [1, 2])
+def test_every_batch_holds_its_share_of_foreground_whatever_the_workers_and_processes(batch, share, sure, world):
+    masks = np.zeros((2, 40, 36, 30), np.uint8)
+    masks[0, 2, 3, 4] = masks[1, 30:33, 20:23, 29] = 1
+    dataset = labelled(0.0, masks)
+
+    def batches(rank):
+        sampler = EpochBatches(
+            200, batch_size=batch, seed=0, shuffle=True, rank=rank, world=world, foreground=share
+        )  # fmt: skip
+        return list(sampler)
+
+    parts = [batches(rank) for rank in range(world)]
+    plain = list(EpochBatches(200, batch_size=batch, seed=0, shuffle=True))
+    found = []
+    for number, whole in enumerate(zip(*parts, strict=True)):
+        keys = [pickle.loads(pickle.dumps(key)) for part in whole for key in part]  # as a worker gets them
+        assert keys == plain[number]  # the samples are those of every other share
+        found.append([bool(dataset[key]["mask"].any()) for key in keys])
+        assert found[-1] == [place < sure for place in range(batch)]
+    hit = np.array([dataset[key]["mask"].flatten(1).any(1).tolist() for part in parts[0] for key in part[:1]])
+    assert hit[:, 0].mean() == pytest.approx(0.5, abs=0.12)  # regions have equal chances, however small
 
 
 def test_scans_without_foreground_are_cropped_anywhere():

@@ -1,5 +1,7 @@
 """Segmentation as it is trained: deep supervision on every kind of decoder, and classes that exclude each other."""
 
+from itertools import product
+
 import pytest
 import torch
 
@@ -83,7 +85,9 @@ def test_what_has_no_effect_is_refused():
         name="x", spatial_dims=2, in_channels=1, patch_size=(32, 32), target="class", class_names=("a", "b")
     )
     backbone = build_backbone(backbone_config("unet", **UNET), spatial_dims=2, in_channels=1)
-    for key in ("deep_supervision", "batch_dice"):
+    with pytest.raises(SslMedError, match=r"mirrors as training does, and task.flips=false"):
+        built("unet", 2, UNET, mirrored_test=True, flips=False)
+    for key in ("deep_supervision", "batch_dice", "mirrored_test"):
         with pytest.raises(SslMedError, match=f"task.{key} is for masks, and 'x' has classes; leave it out"):
             task_class(spec)(TaskConfig(**{key: True}), spec, backbone, None)
 
@@ -116,3 +120,28 @@ def test_dice_over_the_batch_is_for_training_alone():
     assert trained != pytest.approx(float(task.eval().loss(logits, batch)), abs=1e-3)
     each = built("unet", 2, UNET)[0]
     assert float(task.loss(logits, batch)) == float(each.loss(logits, batch))
+
+
+@pytest.mark.parametrize(
+    ("dims", "words", "axes"), [(2, (), [1]), (2, ("row", "column"), [0, 1]), (3, ("x", "z"), [0, 2])]
+)
+def test_mirrored_answers_are_the_mean_over_all_mirrorings_and_mirror_with_the_image(dims, words, axes):
+    task, backbone, decoder = built("unet", dims, UNET, mirrored_test=True, flip_axes=words)
+    for module in (task, backbone, decoder):
+        module.eval()
+    image = batch_of(dims)["image"]
+
+    def network(x):
+        return task.head(decoder(backbone(x)))
+
+    expected = torch.zeros(2, 2, *image.shape[2:], dtype=torch.float64)
+    with torch.no_grad():
+        for subset in [
+            [a for a, on in zip(axes, bits, strict=True) if on] for bits in product((0, 1), repeat=len(axes))
+        ]:
+            turned = [a + 2 for a in subset]
+            expected += network(image.flip(turned)).flip(turned).double() / 2 ** len(axes)
+        answer = task.predict(image, backbone, decoder)
+        assert torch.allclose(answer.double(), expected, atol=1e-4)
+        turned = [axes[0] + 2]
+        assert torch.allclose(task.predict(image.flip(turned), backbone, decoder).flip(turned), answer, atol=1e-4)
