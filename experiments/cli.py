@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from experiments.config import defaults, helptext, usage
+from experiments.config import defaults, files, helptext, usage
 from experiments.run.interruption import Interruption, listening
 from experiments.run.output import unbreakable
 from experiments.run.threads import wait_without_spinning
@@ -73,6 +73,7 @@ def _command(given: list[str]) -> int:
     if any(word in HELP for word in rest):
         print(helptext.of_command(about, [word for word in rest if word not in HELP]), end="")
         return 0
+    rest = files.with_files(about.name, rest, list(about.sections))
     rest = defaults.complete(about, rest, usage.check(about, rest))
     code: int = importlib.import_module(f"{usage.COMMANDS}.{about.name}").run(rest) or 0
     return code

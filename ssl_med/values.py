@@ -3,7 +3,8 @@
 An override stays the text that was typed until its field is known: `data.root=1.10` names a folder, `optim.lr=1.10` a number.
 
 * text: verbatim; one pair of quotes around all of it is taken off, within which a doubled quote is one quote.
-* lists: `[a,b]`, cut at commas; each element is read by its own type, and quotes protect a comma.
+* lists: `[a,b]`, cut at commas; each element is read by its own type; quotes, and the brackets of a list of lists, protect a
+  comma.
 * numbers, truth values, choices: decimal numbers, true/false/yes/no/on/off, one of the words. A number lies in the range that
   its field declares (ssl_med/ranges.py); NaN and infinity lie in none.
 * everything whose type is open (`Any`, mappings): yaml.
@@ -44,7 +45,8 @@ _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 _MOST_DIGITS = 20  # with the sign, of a whole number of 64 bits
 _UNBOUNDED = re.compile(r"[+-]?\.?(inf|infinity|nan)", re.IGNORECASE)
 _QUOTED = r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\""
-_ELEMENT = re.compile(rf"\s*({_QUOTED}|[^,]*?)\s*(,|\Z)", re.DOTALL)
+_LIST = rf"\[(?:{_QUOTED}|[^\[\]'\"])*\]"  # within a list
+_ELEMENT = re.compile(rf"\s*({_QUOTED}|{_LIST}|[^,]*?)\s*(,|\Z)", re.DOTALL)
 _TRUTH = {word: True for word in ("true", "yes", "on", "y", "1")} | dict.fromkeys(
     ("false", "no", "off", "n", "0"), False
 )
@@ -94,7 +96,7 @@ def unquoted(text: str) -> str:
 
 
 def elements(text: str) -> list[Text]:
-    """`[a, 'b,c']` -> a, 'b,c': the elements as they are typed, quotes included.
+    """`[a, 'b,c']` -> a, 'b,c': the elements as they are typed, quotes included; `[[1,2],[3]]` -> [1,2] and [3].
 
     Raises:
         WrongValueError: there are no brackets around, or nothing between two commas.

@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.api.overrides import overrides_of
 from experiments.api.result import Result
-from experiments.config import defaults, usage
+from experiments.config import defaults, files, usage
 
 Folder = str | os.PathLike[str]
 Section = Mapping[str, Any]
@@ -218,7 +218,8 @@ def list_methods() -> list[str]:
 
 def _run(command: str, settings: Mapping[str, Any], *words: str) -> Result:
     """The command's own function on its overrides, checked and completed as on the command line."""
-    about, given = usage.command(command), [*words, *overrides_of(settings)]
+    about = usage.command(command)
+    given = files.with_files(command, [*words, *overrides_of(settings)], list(about.sections))
     given = defaults.complete(about, given, usage.check(about, given))
     path = Path(getattr(importlib.import_module(f"{usage.COMMANDS}.{command}"), command)(given))
     return Result(path if path.is_dir() else path.parent)

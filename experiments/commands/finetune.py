@@ -40,7 +40,7 @@ from ssl_med.networks.backbone import check_statistics, repeated
 from ssl_med.reports.writing import write_cases
 from ssl_med.spec import SslMedError
 
-USAGE = "ssl-med finetune task=NAME [init=RUN|FILE|scratch] [data.root=DIR] [key=value ...] [--show]"
+USAGE = "ssl-med finetune task=NAME [init=RUN|FILE|scratch] [data.root=DIR] [config=FILE] [key=value ...] [--show]"
 EXAMPLES = (
     "ssl-med finetune task=lits init=runs/pretrain/pcrl-luna-1a2b3c4d data.root=/data/LiTS labels.fraction=0.1",
     "ssl-med finetune task=nodule2d data.root=DIR trainer=cpu labels.shots=5 transfer.protocol=frozen seed=1",

@@ -31,7 +31,7 @@ from ssl_med.config import keyed, to_plain
 from ssl_med.files import CannotWriteError, explained, explaining, write_text
 from ssl_med.spec import SslMedError
 
-USAGE = "ssl-med prepare data=NAME data.root=RAW store=DIR [method=NAME] [workers=N] [verify=true]"
+USAGE = "ssl-med prepare data=NAME data.root=RAW store=DIR [method=NAME] [config=FILE] [workers=N] [verify=true]"
 EXAMPLES = (
     "ssl-med prepare data=lits data.root=/data/LiTS store=/fast/lits",
     "ssl-med prepare data=luna data.root=/data/LUNA16 store=/fast/luna method=pcrl workers=8",

@@ -21,7 +21,7 @@ from ssl_med.ledger import Ledger
 from ssl_med.methods.core.base import Method
 from ssl_med.reports.run_folder import BACKBONE
 
-USAGE = "ssl-med pretrain method=NAME [data=NAME] [data.root=DIR] [key=value ...] [--show]"
+USAGE = "ssl-med pretrain method=NAME [data=NAME] [data.root=DIR] [config=FILE] [key=value ...] [--show]"
 EXAMPLES = (
     "ssl-med pretrain method=pcrl data=luna data.root=/data/LUNA16 trainer.max_steps=500",
     "ssl-med pretrain method=moco data=chest14 data.root=DIR online.task=nodule2d online.data.root=DIR",

@@ -51,9 +51,7 @@ from ssl_med.reports.run_folder import FIGURES
 from ssl_med.reports.writing import write_cases
 from ssl_med.spec import Batch, SslMedError
 
-USAGE = (
-    "ssl-med probe task=NAME|data=NAME protocol=NAME [init=RUN|FILE|scratch] [data.root=DIR] [key=value ...] [--show]"
-)
+USAGE = "ssl-med probe task=NAME|data=NAME protocol=NAME [init=RUN|FILE|scratch] [data.root=DIR] [config=FILE] [key=value ...]"
 EXAMPLES = (
     "ssl-med probe task=nodule2d protocol=linear init=RUN data.root=DIR",
     "ssl-med probe data=chest14 protocol=pretext_rotation init=RUN data.root=DIR",

@@ -18,6 +18,7 @@ usage: ssl-med COMMAND [NAME=... key=value ...]
 
 `ssl-med COMMAND -h` lists the settings of a command with type, default and meaning; with method=NAME, data=NAME or task=NAME
 also theirs. `ssl-med list` says what there is, `ssl-med show NAME` what one of it is. Any setting is an override, key=value.
+config=FILE takes settings from a yaml file, such as `ssl-med plan` writes; what is typed wins over it.
 SSL_MED_DATA=DIR is where data sets lie (DIR/NAME, or a yaml file of NAME: DIR); data.root=DIR names the folder of one run.
 """
 
