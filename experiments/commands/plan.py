@@ -19,12 +19,12 @@ from datamodules.core.extent import Extent, extents
 from experiments.api.overrides import overrides_of
 from experiments.config.data import PlanRequest, compose_plan
 from experiments.run.environment import say
+from ssl_med.evaluation.tasks import TaskConfig, task_class
 from ssl_med.files import write_text
-from ssl_med.losses.segmentation import dice_bce
 from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.networks.footprint import MOMENTS, step_bytes
-from ssl_med.networks.heads import SegmentationHead
 from ssl_med.networks.planning import NetworkPlan, Shape, Topology, fit, median_shape, target_spacing
+from ssl_med.spec import DataSpec
 from ssl_med.yaml_text import dump
 
 USAGE = "ssl-med plan task=NAME data.root=DIR [memory=24GB] [backbone=plainconv|resenc] [out=FILE] [key=value ...]"
@@ -36,6 +36,7 @@ NAMES = ("task", "data", "backbone")
 REQUIRED = ("task",)
 SETTINGS = {
     "": "experiments.config.data:PlanConfig",
+    "task": "ssl_med.evaluation.tasks:TaskConfig",
     "data": "datamodules.{data}:Config",
     "trainer": "experiments.config.sections:TrainerConfig batch_size",
 }
@@ -165,36 +166,32 @@ def _intensity(asked: PlanRequest, found: Sequence[Extent], data: dict[str, Any]
 
 
 def _bytes(asked: PlanRequest, patch: Shape, topology: Topology, batch: int) -> int:
-    """Of a training step of the network with its decoder, in 32-bit arithmetic."""
-    spec, config = asked.spec, backbone_config(asked.network, **_topology_settings(topology))
+    """Of a training step of the network with its decoder, as the task trains it, in 32-bit arithmetic."""
+    config = backbone_config(asked.network, **_topology_settings(topology))
 
     def loss(network: nn.Module) -> Tensor:
-        image = torch.empty(batch, spec.in_channels, *patch)
-        return dice_bce(network(image), torch.empty(batch, len(spec.class_names), *patch))
+        image = torch.empty(batch, asked.spec.in_channels, *patch)
+        return network(image, torch.empty(batch, len(asked.spec.class_names), *patch))  # type: ignore[no-any-return]
 
-    def build() -> nn.Module:
-        return _Network(config, spec.spatial_dims, spec.in_channels, len(spec.class_names))
-
-    return step_bytes(build, loss, moments=MOMENTS.get(asked.optimiser, 2))
+    return step_bytes(lambda: Trained(config, asked.task_config, asked.spec), loss, moments=MOMENTS[asked.optimiser])
 
 
 def _topology_settings(topology: Topology) -> dict[str, Any]:
     return {"features": topology.features, "strides": topology.strides, "kernels": topology.kernels}
 
 
-class _Network(nn.Module):
-    """Encoder, decoder and head, as a fine-tuning trains them."""
+class Trained(nn.Module):
+    """Encoder, decoder and head with their loss, as a fine-tuning trains them."""
 
-    def __init__(self, config: Any, dims: int, channels: int, classes: int) -> None:
+    def __init__(self, config: Any, task: TaskConfig, spec: DataSpec) -> None:
         super().__init__()
-        self.encoder = build_backbone(config, spatial_dims=dims, in_channels=channels)
+        self.encoder = build_backbone(config, spatial_dims=spec.spatial_dims, in_channels=spec.in_channels)
         self.decoder = self.encoder.build_decoder()
-        self.head = SegmentationHead(self.decoder.out_channels, classes, dims)
+        self.task = task_class(spec)(task, spec, self.encoder, self.decoder)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, C, *S) -> (B, K, *S)."""
-        logits: Tensor = self.head(self.decoder(self.encoder(image)))
-        return logits
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """(B, C, *S), (B, K, *S) -> scalar loss."""
+        return self.task.training_loss({"image": image, "mask": mask}, self.encoder, self.decoder)
 
 
 def _memory(asked: PlanRequest, network: NetworkPlan) -> str:

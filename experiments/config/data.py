@@ -12,6 +12,7 @@ from datamodules.core.base import MedicalData
 from experiments.config.sections import TrainerConfig
 from experiments.config.sources import choose, gather, keys_of, method_class_of
 from ssl_med.config import COMMAND_LINE, Layer
+from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.optim import OptimConfig
 from ssl_med.ranges import Processes
 from ssl_med.spec import DataSpec, SslMedError
@@ -54,7 +55,7 @@ class PlanConfig:
 class PlanRequest:
     """What a plan is made for.
 
-    * memory: in bytes. * network: name of the backbone. * optimiser: of the task's recipe.
+    * memory: in bytes. * network: name of the backbone. * optimiser, task_config: of the task's recipe.
     * given: dotted key -> value, of what is planned but stands on the command line: it stays, and rules the rest.
     """
 
@@ -63,6 +64,7 @@ class PlanRequest:
     memory: int
     network: str
     optimiser: str
+    task_config: TaskConfig
     data_class: type[MedicalData]
     data: Any
     spec: DataSpec
@@ -135,6 +137,7 @@ def compose_plan(overrides: Sequence[str]) -> PlanRequest:
         memory=_bytes_of(config.memory),
         network=network,
         optimiser=said.settings.section("optim").build(OptimConfig, prefix="optim").name,
+        task_config=said.settings.section("task").build(TaskConfig, prefix="task"),
         data_class=said.data_class,
         data=said.data,
         spec=spec,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2}  # tensors that an optimiser keeps for each parameter
+MOMENTS = {"sgd": 1, "lars": 1, "adam": 2, "adamw": 2}  # tensors that an optimiser keeps for each parameter
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]

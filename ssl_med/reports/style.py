@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import zlib
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

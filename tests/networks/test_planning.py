@@ -133,24 +133,26 @@ def test_bytes_of_a_step_by_hand():
 
 MEASURE = """
 import sys, torch
-from experiments.commands.plan import _Network, _topology_settings
-from ssl_med.losses.segmentation import dice_bce
+from experiments.commands.plan import Trained, _topology_settings
+from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.networks.backbone import backbone_config
 from ssl_med.networks.footprint import step_bytes
 from ssl_med.networks.planning import topology
+from ssl_med.spec import DataSpec
 side = int(sys.argv[1])
 shape = (side,) * 3
 settings = _topology_settings(topology((1, 1, 1), (32, 32, 32))) | {"features": (24, 32, 48, 64)}
 def loss(network):
-    return dice_bce(network(torch.rand(2, 1, *shape)), torch.ones(2, 2, *shape))
+    return network(torch.rand(2, 1, *shape), torch.ones(2, 2, *shape))
 def build():
-    return _Network(backbone_config("plainconv", **settings), 3, 1, 2)
+    spec = DataSpec("x", 3, 1, shape, target="mask", class_names=("a", "b"))
+    return Trained(backbone_config("plainconv", **settings), TaskConfig(name="x", deep_supervision=side == 32), spec)
 def status(key):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
 torch.set_num_threads(1)
 network = build()
 optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-dice_bce(network(torch.rand(1, 1, 16, 16, 16)), torch.ones(1, 2, 16, 16, 16)).backward()
+network(torch.rand(1, 1, 16, 16, 16), torch.ones(1, 2, 16, 16, 16)).backward()
 optimizer.step()
 weights = sum(parameter.nbytes for parameter in network.parameters())
 before = status("VmRSS") - 3 * weights  # weights, gradients and moments belong to a step
