@@ -65,12 +65,17 @@ class Transfer(pl.LightningModule):
         init_weights(self.task, init)
         if self.transfer.protocol == "frozen":
             self.backbone.requires_grad_(False)
-        self.average = WeightAverage(self._trained(), self.transfer.ema) if self.transfer.ema else None
+        self.average: WeightAverage | None = None
         self.batches_seen = 0
         self._rows: list[Row] = []
         self.test_rows: list[Row] = []
         self.test_metrics: dict[str, float] = {}
         self.test_index: dict[str, int] = {}  # case -> place in the test part
+
+    def setup(self, stage: str) -> None:
+        """Copies the network for its average, once all that is known before training is in it."""
+        if stage == "fit" and self.transfer.ema and self.average is None:
+            self.average = WeightAverage(self._trained(), self.transfer.ema)
 
     def _trained(self) -> nn.ModuleDict:
         parts = {"backbone": self.backbone, "decoder": self.decoder, "task": self.task}

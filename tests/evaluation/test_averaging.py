@@ -1,5 +1,7 @@
 """The moving average of fine-tuned weights: its values, what is tested and stored of it, and an exact resume."""
 
+from dataclasses import replace
+
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
@@ -26,11 +28,11 @@ class Kept(pl.Callback):
         self.states.append({k: v.double().clone() for k, v in state.items() if not k.startswith("average.")})
 
 
-def module_of(ema):
+def module_of(ema, spec=SPEC, **task):
     torch.manual_seed(0)
     backbone = build_backbone(backbone_config("unet", channels=(4, 8, 8)), spatial_dims=2, in_channels=1)
     return Transfer(
-        spec=SPEC, backbone=backbone, decoder=backbone.build_decoder(), task=TaskConfig(flips=False),
+        spec=spec, backbone=backbone, decoder=backbone.build_decoder(), task=TaskConfig(flips=False, **task),
         optim=OptimConfig(name="sgd", lr=0.5, schedule="constant"), batch_size=2, transfer=TransferConfig(ema=ema),
     )  # fmt: skip
 
@@ -38,7 +40,9 @@ def module_of(ema):
 def fit(module, steps, checkpoint=None, accumulate=1, batches=1):
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(2 * batches, 1, 16, 16, generator=generator)
-    samples = [{"image": x, "mask": (x > 0.7).float(), "id": str(k), "index": k} for k, x in enumerate(image)]
+    samples = [
+        {"image": x, "mask": (x > 0.7).float(), "label": k % 2, "id": str(k), "index": k} for k, x in enumerate(image)
+    ]
     kept = Kept()
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -94,3 +98,12 @@ def test_it_counts_optimiser_steps_and_off_is_off():
     assert module.average.steps == 2
     assert module_of(0.0).average is None
     assert not [key for key in module_of(0.0).state_dict() if "average" in key]
+
+
+def test_weights_of_classes_that_are_counted_before_training_are_no_weights_to_average():
+    spec = replace(SPEC, target="class", class_names=("a", "b"))
+    module = module_of(DECAY, spec, class_weights="balanced", crop_scale=1, rotation_deg=0)
+    module.task.balance(torch.tensor([1, 3]), torch.tensor([4, 4]))
+    fit(module, 2)
+    assert module.average.steps == 2
+    module.settle()
