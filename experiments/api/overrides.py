@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-GROUPS = ("method", "data", "task", "trainer", "protocol", "map", "table")  # chosen by name: `trainer=cpu`
+GROUPS = ("method", "data", "task", "recipe", "trainer", "protocol", "map", "table")  # chosen by name: `trainer=cpu`
 
 
 def overrides_of(settings: Mapping[str, Any]) -> list[str]:

@@ -45,10 +45,10 @@ EXAMPLES = (
     "ssl-med finetune task=lits init=runs/pretrain/pcrl-luna-1a2b3c4d data.root=/data/LiTS labels.fraction=0.1",
     "ssl-med finetune task=nodule2d data.root=DIR trainer=cpu labels.shots=5 transfer.protocol=frozen seed=1",
 )
-NAMES = ("task", "data", "trainer", "backbone")
+NAMES = ("task", "data", "recipe", "trainer", "backbone")
 REQUIRED = ("task",)
 SETTINGS = {
-    "": "experiments.config.sections:StartConfig",
+    "": "experiments.config.sections:TunedConfig",
     "task": "ssl_med.evaluation.tasks:TaskConfig",
     "data": "datamodules.{data}:Config",
     "labels": "experiments.config.sections:BudgetConfig",
@@ -184,6 +184,7 @@ def _finish(
         status="done",
         method=loaded.method,
         task=config.name,
+        recipe=config.general.recipe,
         init=loaded.summary(config.general.init),
         transfer=transfer,
         labels={**labels_summary(config, described), "matched": "steps" if by_steps else "epochs"},

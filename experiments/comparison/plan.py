@@ -257,6 +257,8 @@ class Plan:
         start = [f"{'task' if labelled else 'data'}={wanted.task}", *self._trainer()]
         family = family_of(wanted.task) if labelled else wanted.task
         settings = self._merged(settings, {"data": self._data(wanted.root or family)})
+        if wanted.protocol == "finetune" and table.recipe:
+            start.append(f"recipe={table.recipe}")
         if wanted.protocol != "finetune":
             start.append(f"protocol={wanted.protocol}")
             settings = for_probe(settings)

@@ -117,6 +117,8 @@ class TableConfig:
     """seeds of the runs behind each cell"""
     trainer: str = ""
     """name in conf/trainer for every run"""
+    recipe: str = ""
+    """name in conf/recipe for every fine-tuning; empty: the tasks' own protocols, as tables of papers need them"""
     settings: Tree = field(default_factory=dict)
     """settings of every run"""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

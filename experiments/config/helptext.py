@@ -87,7 +87,10 @@ def spell(value: Any) -> str:
 def recipe_of(picked: Mapping[str, str]) -> dict[str, str]:
     """Key -> value and the file that sets it, of the yamls behind the chosen names; then what dimensions or trainer change."""
     layers = []
-    for group, name in (("data", data_of(picked)), *((g, picked.get(g, "")) for g in ("method", "task", "trainer"))):
+    for group, name in (
+        ("data", data_of(picked)),
+        *((g, picked.get(g, "")) for g in ("method", "task", "recipe", "trainer")),
+    ):
         parts = [name.partition("/")[0], *([name] if "/" in name else [])] if name else []
         layers += [read_conf(group, part) for part in parts]
     plain: dict[str, str] = {}

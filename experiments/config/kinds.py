@@ -19,6 +19,7 @@ from experiments.config.sections import (
     StartConfig,
     TrackingConfig,
     TrainerConfig,
+    TunedConfig,
 )
 from ssl_med.config import Settings, config_hash, keyed, path_keys, to_plain
 from ssl_med.evaluation.protocols.finetune import InitConfig, TransferConfig
@@ -170,6 +171,7 @@ class FinetuneRun(StartedRun):
     """Training on the labels of a task, and one test."""
 
     kind = "finetune"
+    general: TunedConfig
     labels: BudgetConfig
     transfer: TransferConfig
     optim: OptimConfig

@@ -65,6 +65,7 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "protocols": _protocols,
     "tables": _tables,
     "maps": lambda: {name: comment("map", name) for name in names("map")},
+    "recipes": lambda: {name: comment("recipe", name) for name in names("recipe")},
     "augment": _augment,
     "families": _families,
     "features": _features,

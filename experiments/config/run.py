@@ -19,6 +19,7 @@ from experiments.config.sections import (
     StartConfig,
     TrackingConfig,
     TrainerConfig,
+    TunedConfig,
 )
 from experiments.config.sources import Gathered, choose, gather, keys_of, method_class_of
 from ssl_med.config import Layer, read_yaml
@@ -65,12 +66,14 @@ def compose_pretrain(overrides: Sequence[str]) -> PretrainRun:
 def compose_finetune(overrides: Sequence[str]) -> FinetuneRun:
     """`task=lits init=RUN data.root=DIR ...` -> FinetuneRun."""
     keys = (*STARTED, "task", "labels", "optim")
-    chosen, line = choose(overrides, required=("task",), optional=("data", "trainer", "backbone"), keys=keys)
-    said = gather(chosen, line, order=("data", "task", "trainer"), keys=keys)
+    groups = ("data", "recipe", "trainer", "backbone")
+    chosen, line = choose(overrides, required=("task",), optional=groups, keys=keys)
+    implied = Layer(line.source, {"recipe": chosen["recipe"]}) if "recipe" in chosen else None
+    said = gather(chosen, line, order=("data", "task", "recipe", "trainer"), keys=keys, implied=implied)
     parts = build_parts(
         said,
         labelled=True,
-        general=StartConfig,
+        general=TunedConfig,
         task=TaskConfig,
         labels=BudgetConfig,
         transfer=TransferConfig,

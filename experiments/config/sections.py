@@ -194,3 +194,14 @@ class StartConfig(GeneralConfig):
 
     init: str = setting(default=SCRATCH, named=_origin)
     """finetune, probe: run folder or backbone file to start from, or scratch"""
+
+
+PAPER = "paper"  # the recipe of a task's own yaml
+
+
+@dataclass
+class TunedConfig(StartConfig):
+    """And of what trains on labels."""
+
+    recipe: str = setting(default=PAPER, before=PAPER)
+    """finetune: how a network is trained, a name in conf/recipe; paper: the task's own protocol"""

@@ -21,11 +21,13 @@ if TYPE_CHECKING:  # names are listed and refused without the seconds that torch
 
 CONF = Path(__file__).parents[1] / "conf"
 BACKBONES = "ssl_med.networks.backbones"
+WORDS = {"mask": "masks", "class": "classes", "multilabel": "findings", "none": "data without labels"}
+KINDS_OF_LABELS = tuple(f"when_{target}" for target in WORDS)
 NAMED = ("data", "task")  # their settings hold the name, too
 
 
 def names(group: str) -> list[str]:
-    """What `method=`, `data=`, `task=`, `trainer=`, `backbone=`, `map=` or `table=` can be; `augment`: lists of transforms."""
+    """What `method=`, `data=`, `task=`, `recipe=`, `trainer=`, `backbone=`, `map=`, `table=` can be; `augment`: lists."""
     if group == "method":
         return list_names("ssl_med.methods")
     if group == "data":
@@ -146,7 +148,8 @@ def gather(
 ) -> Gathered:
     """One tree of settings from the yamls of the chosen names, in `order`, and the command line, which rules.
 
-    A yaml may hold sections for one kind of run alone: `when_cpu` holds where trainer=cpu, `when_3d` where the data are 3D.
+    A yaml may hold sections for one kind of run alone: `when_cpu` holds where trainer=cpu, `when_3d` where the data are 3D,
+    `when_strong` where recipe=strong; one of a recipe also `when_mask`, `when_class` or `when_multilabel`, by what is learned.
 
     Args:
         chosen: group -> name; the family of the data is `data`, else the one that the yaml of `task` names.
@@ -171,6 +174,8 @@ def gather(
     asked = Layer(line.source, {"data": {"name": data_name}} if "data" in chosen else {})
     plain: Any = Settings.merged([own, *yamls, asked, line]).section("data").build(data_class.Config, prefix="data")
     dims = data_class.spatial_dims(plain)
+    if "recipe" in chosen:
+        yamls = _with_recipe(chosen, yamls, data_class, plain)
     if "trainer" in chosen:  # settings of a method or a task for this trainer are more special than the trainer's own
         yamls += [layer.section(f"when_{chosen['trainer']}") for layer in yamls]
     yamls += _backbone(chosen.get("backbone", ""), line.source)
@@ -183,6 +188,39 @@ def gather(
     layers += [asked, *([implied] if implied else []), line]
     network, layers, others = choose_network(layers, dims)
     return Gathered(data_class, network, Settings.merged(layers), others)
+
+
+def _with_recipe(
+    chosen: Mapping[str, str], yamls: Sequence[Layer], data_class: type[MedicalData], data: Any
+) -> list[Layer]:
+    """The yamls with what the recipe says for these labels, and what the others say for this recipe.
+
+    A recipe is for every family: its settings of `data` that a family does not have are left out.
+
+    Raises:
+        SslMedError: the recipe says nothing for labels of this kind.
+    """
+    name = chosen["recipe"]
+    (own,) = _yamls("recipe", name)
+    place = next(k for k, layer in enumerate(yamls) if layer.source == own.source)
+    kinds = {key: value for key, value in own.tree.items() if key in KINDS_OF_LABELS}
+    found = [yamls[place]]
+    if kinds:
+        target = data_class.make_spec(data, labelled=True).target
+        if f"when_{target}" not in kinds:
+            raise SslMedError(f"recipe={name} is not for {WORDS[target]}, which '{chosen['task']}' has; leave it out")
+        found.append(own.section(f"when_{target}"))
+    only = {"data": keys_of(data_class.Config)}
+    found = [_only_deep(layer, only) for layer in found]
+    special = [layer.section(f"when_{name}") for layer in yamls[:place]]
+    return [*yamls[:place], *found, *special, *yamls[place + 1 :]]
+
+
+def _only_deep(layer: Layer, kept: Mapping[str, tuple[str, ...]]) -> Layer:
+    """`_only`, in the sections for one kind of run too."""
+    tree = _only(layer, kept).tree
+    deep = {key: _only_deep(layer.section(key), kept).tree for key in tree if key.startswith("when_")}
+    return Layer(layer.source, {**tree, **deep})
 
 
 def check_keys(layer: Layer, keys: tuple[str, ...], *, prefix: str = "") -> None:

@@ -60,7 +60,15 @@ def _groups(runs: Sequence[Run]) -> Mapping[tuple[str, ...], list[Run]]:
     for run in runs:
         if run.scored and not run.problem:
             parts = [json.dumps(run.summary.get(key) or {}, sort_keys=True) for key in ("map", "tested_on")]
-            key = (run.trained_on, run.task, run.data, run.metric, run.protocol, *(parts if run.external else ()))
+            key = (
+                run.trained_on,
+                run.task,
+                run.data,
+                run.metric,
+                run.protocol,
+                run.recipe,
+                *(parts if run.external else ()),
+            )
             found.setdefault(key, []).append(run)
     return {key: found[key] for key in sorted(found, key=lambda key: (bool(key[0]), key))}
 

@@ -70,6 +70,11 @@ class Run:
         return str(self.summary.get("protocol") or self._part("transfer").get("protocol") or "finetune")
 
     @property
+    def recipe(self) -> str:
+        """Recipe of a fine-tuning, 'paper' where it is the task's own protocol; '' for another run."""
+        return str(self.summary.get("recipe") or "paper") if self.kind == "finetune" else ""
+
+    @property
     def name(self) -> str:
         """Folder name, which carries the hash of the config unless the user chose it."""
         return self.folder.name

@@ -144,6 +144,7 @@ class Summary(TypedDict, total=False):
     method: str | None
     task: str | None
     protocol: str | None
+    recipe: str | None
     synthetic: bool | None
     backbone: dict[str, Any] | None
     network: dict[str, Any] | None

@@ -87,4 +87,5 @@ def title(run: Run) -> str:
     name = run.task if run.task == run.data else f"{run.task} on {run.data}"
     if run.external:
         return f"{run.trained_on} → {name}"
-    return name if run.protocol == "finetune" else f"{name}, {run.protocol}"
+    name = name if run.protocol == "finetune" else f"{name}, {run.protocol}"
+    return name if run.recipe in ("", "paper") else f"{name}, {run.recipe} recipe"

@@ -50,6 +50,7 @@ def _row(entry: Entry, cited: Mapping[tuple[str, str, float], Published]) -> dic
         "data": run.data,
         "task": run.task,
         "protocol": run.protocol,
+        "recipe": run.recipe,
         "label_fraction": run.fraction if run.scored else "",
         "label_subjects": run.labels.get("subjects"),
         "label_subjects_of": run.labels.get("of"),

@@ -35,6 +35,7 @@ def section(comparison: Comparison) -> list[Section]:
         f"{baseline}Seeds of the runs behind {'each cell' if design.planned else 'the cells'}: {seeds}.",
         f"Test over seeds: {comparison.test_name}, two-sided, Holm over {comparison.family_text()}; "
         "interval over test subjects: 95 % bootstrap, paired; a comparison that n cannot support has no p.",
+        *_recipes(comparison),
         *_pretrained(comparison),
         f"Leaks: {leak_status([entry.run for entry in finals])}.",
         *_fallen(comparison),
@@ -43,6 +44,12 @@ def section(comparison: Comparison) -> list[Section]:
     blocks.append(Listing(mixed(ran), "Not all runs were made alike:", warning=True))
     blocks += [block for column in design.columns for block in tuning(comparison, column)]
     return [Section("fairness", "How the comparison was made", blocks)]
+
+
+def _recipes(comparison: Comparison) -> list[str]:
+    """Which recipe the fine-tunings followed, where it is not that of their tasks alone."""
+    found = sorted({entry.run.recipe for entry in comparison.of("final") if entry.run.recipe})
+    return [] if found in ([], ["paper"]) else [f"Recipe of the fine-tunings (conf/recipe): {', '.join(found)}."]
 
 
 def tuning(comparison: Comparison, column: Column) -> list[Block]:
