@@ -9,7 +9,7 @@ from typing import Any
 
 from ssl_med.spec import SslMedError
 
-KINDS = ("steps", "data", "speed", "precision")
+KINDS = ("steps", "data", "speed", "precision", "baseline")
 
 
 def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
