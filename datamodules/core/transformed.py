@@ -61,6 +61,7 @@ class Transformed(Dataset[Sample]):
 
     def _changed(self, sample: Sample, name: str, to_world: Any) -> Sample:
         image, mask = sample[name], sample.get("mask") if name == "image" else None
+        mask = None if mask is None else mask.float()
         whole = tuple(image.shape)
         for pipeline in self.pipelines:
             image, mask = pipeline(image, mask, affine=to_world, case=sample["id"])

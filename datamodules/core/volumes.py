@@ -284,7 +284,7 @@ class WholeVolumes(Dataset[Sample]):
             "id": self.cases[index].name,
             "index": index,
             "image": decode(item.codes[...]),
-            "mask": torch.from_numpy(item.mask[...].astype(np.float32)),
+            "mask": torch.from_numpy(item.mask[...].astype(bool)),  # a quarter of the memory of what training takes
             **voxel_size(item),
         }
         return sample, None, item.to_world

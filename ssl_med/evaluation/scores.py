@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_med.slabs import LARGEST, slabs
+
 IOU_THRESHOLDS = tuple(k / 100 for k in range(50, 100, 5))
 _DENSE = 0.1  # share of voxels on surfaces from which distances are computed for all voxels
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -31,8 +33,15 @@ def dice_per_region(prediction: Tensor, truth: Tensor) -> Tensor:
     """
     from torchmetrics.functional.classification import multilabel_stat_scores
 
-    counts = multilabel_stat_scores(prediction[None], truth[None], len(truth), average=None, validate_args=False)
-    both, found_only, _, missed, _ = counts.double().view(-1, 5).unbind(1)
+    counts = torch.stack(
+        [
+            multilabel_stat_scores(
+                prediction[None, :, piece], truth[None, :, piece], len(truth), average=None, validate_args=False
+            )
+            for piece in slabs(truth, 1)
+        ]
+    )
+    both, found_only, _, missed, _ = counts.sum(0).double().view(-1, 5).unbind(1)
     total = 2 * both + found_only + missed
     return torch.where(total > 0, 2 * both / total.clamp_min(1), torch.ones_like(total))
 
@@ -51,17 +60,17 @@ def iou_per_region(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
     each = []
     for region, inside in zip(logits, truth, strict=True):
-        # other voxels can only be right
-        relevant = inside | (region > 0)
-        region, inside = region[relevant], inside[relevant]
-        line = []
-        for threshold in IOU_THRESHOLDS:
-            found = region > math.log(threshold / (1 - threshold))
-            both, found_only, _, missed, _ = binary_stat_scores(found[None], inside[None], validate_args=False).tolist()
-            union = both + found_only + missed
-            line.append(both / union if union else 1.0)
-        each.append(line)
-    values = torch.tensor(each, dtype=torch.float64)
+        counts = torch.zeros(len(IOU_THRESHOLDS), 5, dtype=torch.long)
+        for piece in slabs(inside, 0):
+            relevant = inside[piece] | (region[piece] > 0)  # other voxels can only be right
+            values, wanted = region[piece][relevant], inside[piece][relevant]
+            for row, threshold in enumerate(IOU_THRESHOLDS):
+                found = values > math.log(threshold / (1 - threshold))
+                counts[row] += binary_stat_scores(found[None], wanted[None], validate_args=False).cpu()
+        both, found_only, _, missed, _ = counts.double().unbind(1)
+        union = both + found_only + missed
+        each.append(torch.where(union > 0, both / union.clamp_min(1), torch.ones_like(union)))
+    values = torch.stack(each)
     return values[:, 0], values.mean(1)
 
 
@@ -101,14 +110,38 @@ def surface_per_region(
 def _to_surface(edge: np.ndarray, other: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Distance in mm of each voxel of `edge` to the nearest one of `other`."""
     from monai.metrics.utils import get_surface_distance
-    from scipy.ndimage import distance_transform_edt
 
     # a search tree is fast for surfaces, and takes hours for the noise of a network that has not learned
     if edge.sum() + other.sum() > _DENSE * edge.size:
-        distance: np.ndarray = distance_transform_edt(~other, sampling=spacing)[edge]
-    else:
-        distance = np.asarray(get_surface_distance(edge, other, spacing=list(spacing)), float)
-    return distance
+        return _by_transform(edge, other, spacing)
+    return np.asarray(get_surface_distance(edge, other, spacing=list(spacing)), float)
+
+
+def _by_transform(edge: np.ndarray, other: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """The same by distance transforms of slabs along the first axis, as that of a whole scan takes 50 bytes a voxel.
+
+    A slab is transformed with planes around it, as many as it takes: a voxel that found a neighbour nearer than the planes
+    that were left out has found the nearest one.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    length, found = len(edge), []
+    thick = max(1, LARGEST // max(1, edge[0].size))
+    for first in range(0, length, thick):
+        wanted, margin = edge[first : first + thick], thick
+        while True:
+            low, high = max(0, first - margin), min(length, first + thick + margin)
+            part = other[low:high]
+            if part.any():
+                near = distance_transform_edt(~part, sampling=spacing)[first - low : first - low + len(wanted)][wanted]
+                # what was left out lies at least margin + 1 planes away
+                if (low, high) == (0, length) or not near.size or near.max() <= (margin + 1) * spacing[0]:
+                    break
+            elif (low, high) == (0, length):  # unreachable: an empty mask has no surface
+                raise AssertionError
+            margin *= 2
+        found.append(near)
+    return np.concatenate(found)
 
 
 def froc_curve(score: np.ndarray, lesion: np.ndarray, *, lesions: int, scans: int) -> tuple[np.ndarray, np.ndarray]:

@@ -183,7 +183,8 @@ class Transfer(pl.LightningModule):
     def _evaluate(self, batch: Batch, rows: Callable[[Tensor, Batch], list[Row]]) -> None:
         logits = self.answer(batch["image"])
         loss = float(self.task.loss(logits, batch))
-        sizes = logits.detach().flatten(1).abs().amax(1).tolist()  # not finite where an answer is not
+        ends = torch.stack(logits.detach().flatten(1).aminmax(dim=1))
+        sizes = ends.abs().amax(0).tolist()  # not finite where an answer is not
         places = zip(rows(logits, batch), batch["subject"].tolist(), batch["index"].tolist(), sizes, strict=True)
         for row, subject, index, size in places:
             about = {"loss": loss, "index": index, "size": size}

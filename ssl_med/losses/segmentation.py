@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_med.distributed import all_reduce_sum_with_grad
+from ssl_med.slabs import slabs
 
 TINY = 1e-5  # of nnU-Net: keeps an empty region defined and does nothing else
 
@@ -16,17 +17,18 @@ def dice_loss(logits: Tensor, target: Tensor, *, smooth: float = 1.0, over_batch
 
     Args:
         logits: (B, K, *S).
-        target: (B, K, *S) in {0, 1}.
+        target: (B, K, *S) in {0, 1}, of any number type.
         smooth: added to numerator and denominator: an empty region that is predicted empty costs nothing.
         over_batch: as in `soft_dice`.
     """
-    return soft_dice(logits.sigmoid(), target, smooth=smooth, over_batch=over_batch)
+    both, total, _ = _summed(logits, target, exclusive=False, entropy=False)
+    return _dice(both, total, smooth=smooth, over_batch=over_batch)
 
 
 def dice_bce(logits: Tensor, target: Tensor, *, smooth: float = 1.0, over_batch: bool = False) -> Tensor:
     """Mean of soft Dice loss and voxel-wise binary cross-entropy; arguments as in `dice_loss`."""
-    dice = dice_loss(logits, target, smooth=smooth, over_batch=over_batch)
-    return (dice + F.binary_cross_entropy_with_logits(logits, target)) / 2
+    both, total, entropy = _summed(logits, target, exclusive=False)
+    return (_dice(both, total, smooth=smooth, over_batch=over_batch) + entropy) / 2
 
 
 def dice_ce(logits: Tensor, target: Tensor, *, exclusive: bool, over_batch: bool = False) -> Tensor:
@@ -38,15 +40,8 @@ def dice_ce(logits: Tensor, target: Tensor, *, exclusive: bool, over_batch: bool
         exclusive: a softmax over background and classes; else a sigmoid for each region, which may overlap.
         over_batch: as in `soft_dice`.
     """
-    if not exclusive:
-        dice = dice_loss(logits, target, smooth=TINY, over_batch=over_batch)
-        return dice + F.binary_cross_entropy_with_logits(logits, target)
-    whole = torch.cat([torch.zeros_like(logits[:, :1]), logits], 1).log_softmax(1)
-    label = (
-        target * torch.arange(1, target.shape[1] + 1, device=target.device).view(-1, *[1] * (target.ndim - 2))
-    ).sum(1)
-    dice = soft_dice(whole[:, 1:].exp(), target, smooth=TINY, over_batch=over_batch)
-    return dice + F.nll_loss(whole, label.long())
+    both, total, entropy = _summed(logits, target, exclusive=exclusive)
+    return _dice(both, total, smooth=TINY, over_batch=over_batch) + entropy
 
 
 def soft_dice(probability: Tensor, target: Tensor, *, smooth: float, over_batch: bool) -> Tensor:
@@ -59,9 +54,40 @@ def soft_dice(probability: Tensor, target: Tensor, *, smooth: float, over_batch:
         over_batch: sums run over all samples of the batch, those of all processes, so that a sample in which a region is
             small or absent does not count as much as one that it fills.
     """
+    return _dice(*_overlap(probability, target), smooth=smooth, over_batch=over_batch)
+
+
+def _summed(logits: Tensor, target: Tensor, *, exclusive: bool, entropy: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, K) probability inside the regions, (B, K) probability and region together, and the mean cross-entropy.
+
+    Slab by slab where nothing is learned: a whole scan may be as large as memory allows.
+    """
+    pieces = slabs(logits, 2) if not logits.requires_grad else [slice(None)]
+    found = [_terms(logits[:, :, piece], target[:, :, piece], exclusive, entropy) for piece in pieces]
+    if len(found) == 1:
+        return found[0]
+    both, total, each = (torch.stack(column) for column in zip(*found, strict=True))
+    shares = torch.tensor([logits[0, 0, piece].numel() / logits[0, 0].numel() for piece in pieces]).to(each)
+    return both.sum(0), total.sum(0), (each * shares).sum()
+
+
+def _terms(logits: Tensor, target: Tensor, exclusive: bool, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
+    target = target.to(logits.dtype)
+    if not exclusive:
+        each = F.binary_cross_entropy_with_logits(logits, target) if entropy else logits.new_zeros(())
+        return *_overlap(logits.sigmoid(), target), each
+    whole = torch.cat([torch.zeros_like(logits[:, :1]), logits], 1).log_softmax(1)
+    numbers = torch.arange(1, target.shape[1] + 1, device=target.device)
+    label = (target * numbers.view(-1, *[1] * (target.ndim - 2))).sum(1)
+    return *_overlap(whole[:, 1:].exp(), target), F.nll_loss(whole, label.long())
+
+
+def _overlap(probability: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     probability, truth = probability.flatten(2), target.flatten(2)
-    both = (probability * truth).sum(2)
-    total = probability.sum(2) + truth.sum(2)
+    return (probability * truth).sum(2), probability.sum(2) + truth.sum(2)
+
+
+def _dice(both: Tensor, total: Tensor, *, smooth: float, over_batch: bool) -> Tensor:
     if over_batch:
         both, total = all_reduce_sum_with_grad(torch.stack([both.sum(0), total.sum(0)]))
     return (1 - (2 * both + smooth) / (total + smooth)).mean()
@@ -74,6 +100,11 @@ def against_others(logits: Tensor) -> Tensor:
     """
     if logits.shape[1] == 1:
         return logits
+    if not logits.requires_grad and len(pieces := slabs(logits, 2)) > 1:
+        odds = torch.empty_like(logits)
+        for piece in pieces:
+            odds[:, :, piece] = against_others(logits[:, :, piece])
+        return odds
     top = logits.topk(2, dim=1).values
     best, second = top[:, :1], top[:, 1:]
     others = torch.where(logits == best, second, best)

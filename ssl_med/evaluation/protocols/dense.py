@@ -167,7 +167,7 @@ def sample_voxels(
     Returns:
         names of the crops' cases, (B V, D) features and (B V, K) regions, 0 or 1.
     """
-    image, mask = batch["image"], batch["mask"]
+    image, mask = batch["image"], batch["mask"].float()
     shape = image.shape[2:]
     inside = mask.flatten(2).amax(1).cpu()  # (B, voxels)
     places = torch.stack([_draw(row, count, generator) for row in inside]).to(image.device)  # (B, V)
