@@ -31,6 +31,7 @@ from experiments.run.pretrained import (
 )
 from experiments.run.session import Session, prepare_process
 from experiments.run.validation import check_monitor_is_defined
+from ssl_med.evaluation.components import Verdict
 from ssl_med.evaluation.metrics import conventions
 from ssl_med.evaluation.protocols.finetune import describe
 from ssl_med.evaluation.tasks import PooledTask, task_class
@@ -105,6 +106,10 @@ def finetune(overrides: Sequence[str]) -> Path:
     )
     data.setup("fit")
     check_monitor_is_defined(data, config.trainer.monitor)
+    if config.task.largest_component and not data.parts["val"]:
+        raise SslMedError(
+            "task.largest_component is decided by validation, and the split has no such part; set it to false"
+        )
     length, epoch_batches = matched_schedule(config, data)
     module = Transfer(
         spec=spec,
@@ -140,6 +145,11 @@ def finetune(overrides: Sequence[str]) -> Path:
         steps = trainer.global_step
         module.settle()
         weights = session.best_weights(module)
+        pieces = None
+        if config.task.largest_component:
+            module.to(trainer.strategy.root_device)
+            with trainer.precision_plugin.forward_context():
+                pieces = module.judge_pieces(data.val_dataloader())
         trainer.test(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             _finish(
@@ -153,6 +163,7 @@ def finetune(overrides: Sequence[str]) -> Path:
                 steps=steps,
                 weights=weights,
                 notes=notes,
+                pieces=pieces,
             )
     return session.folder
 
@@ -169,6 +180,7 @@ def _finish(
     steps: int,
     weights: str,
     notes: list[str],
+    pieces: Verdict | None,
 ) -> None:
     config, described = session.config, data.describe()
     labels = config.labels
@@ -185,6 +197,7 @@ def _finish(
         method=loaded.method,
         task=config.name,
         recipe=config.general.recipe,
+        pieces=pieces,
         init=loaded.summary(config.general.init),
         transfer=transfer,
         labels={**labels_summary(config, described), "matched": "steps" if by_steps else "epochs"},

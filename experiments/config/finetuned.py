@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from experiments.config.kinds import FinetuneRun
 from ssl_med.config import Tree, read_yaml, to_plain
-from ssl_med.evaluation.tasks import TaskConfig
+from ssl_med.evaluation.tasks import Segmentation, TaskConfig
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.finite import check_tensors
 from ssl_med.ledger import Ledger
@@ -115,6 +115,8 @@ class FinetunedRun:
         except Exception as error:  # torch has no family of errors for tensors that do not fit
             raise SslMedError(f"{path}: does not hold the weights of {self.folder} ({first_line(error)})") from None
         check_tensors(module.state_dict(), str(path))
+        if isinstance(module.task, Segmentation) and (pieces := self.run.summary.get("pieces")):
+            module.task.largest = tuple(bool(pieces[name]["largest_only"]) for name in self.spec.class_names)
         return module
 
     def weights(self) -> Path:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_med.evaluation.components import without_small_pieces
 from ssl_med.evaluation.metrics import ClassMetric, MaskMetric, added_metrics
 from ssl_med.evaluation.scores import (
     FROC_RATES,
@@ -67,6 +68,8 @@ class TaskConfig:
     """overlap of neighbouring windows in sliding-window prediction, as a share of the patch"""
     window_batch: Annotated[int, Range(1, 4096)] = 4
     """windows predicted at once"""
+    largest_component: bool = setting(default=False, before=False)
+    """masks: of a region only the largest connected piece is kept, where that raised its mean Dice on validation"""
     mirrored_test: bool = setting(default=False, before=False)
     """masks: answers, of the validation too, are means over the image mirrored along all axes that training mirrors: 2 to 8
     times the work"""
@@ -156,6 +159,7 @@ class Segmentation(Task):
         for key in ("label_smoothing", "mixup", "class_weights"):
             if getattr(config, key) not in (0, "none"):
                 raise SslMedError(f"task.{key} is for classes and findings, and {spec.name} has masks; leave it out")
+        self.largest: tuple[bool, ...] = ()  # regions of which small pieces are left out, once validation has decided
         self.mirrored = mirror_axes(config, spec) if config.mirrored_test else ()
         if config.mirrored_test and not self.mirrored:
             raise SslMedError(
@@ -223,7 +227,8 @@ class Segmentation(Task):
 
     def answers(self, logits: Tensor) -> Tensor:
         """Logits (B, K, *S) -> what is positive where a region is the answer: log odds."""
-        return against_others(logits) if self.softmax else logits
+        answers = against_others(logits) if self.softmax else logits
+        return without_small_pieces(answers, self.largest) if any(self.largest) else answers
 
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
         rows = []
@@ -291,7 +296,7 @@ class PooledTask(Task):
             backbone.out_channels, len(spec.class_names), hidden=config.hidden or None, dropout=config.dropout
         )
         _check_loss(config, self.known_losses, self.labels)
-        for key in ("batch_dice", "deep_supervision", "mirrored_test"):
+        for key in ("batch_dice", "deep_supervision", "mirrored_test", "largest_component"):
             if getattr(config, key):
                 raise SslMedError(f"task.{key} is for masks, and '{spec.name}' has {self.labels}; leave it out")
         # no part of the weights: it is made anew from the training labels, and the head travels without it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ssl_med.distributed import gather, gather_objects, mean_over_processes, own_rows
 from ssl_med.evaluation.averaging import WeightAverage
+from ssl_med.evaluation.components import Verdict, judged
 from ssl_med.evaluation.protocols.finetune import TransferConfig, parts, start_steps
-from ssl_med.evaluation.tasks import PooledTask, Row, Task, TaskConfig, mirror_axes, task_class
+from ssl_med.evaluation.tasks import PooledTask, Row, Segmentation, Task, TaskConfig, mirror_axes, task_class
 from ssl_med.finite import check_rows
 from ssl_med.losses.classification import mixed
 from ssl_med.networks.init import init_weights
@@ -189,6 +190,17 @@ class Transfer(pl.LightningModule):
         for row, subject, index, size in places:
             about = {"loss": loss, "index": index, "size": size}
             self._rows.append({"case": row["case"], "subject": subject, **row, **about})
+
+    @torch.no_grad()
+    def judge_pieces(self, batches: Iterable[Batch]) -> Verdict:
+        """Decides by validation batches of which regions only the largest piece is kept from now on; see `components`."""
+        assert isinstance(self.task, Segmentation)
+        self.eval()
+        moved = (self.transfer_batch_to_device(batch, self.device, 0) for batch in batches)
+        found = ((batch["id"], self.task.answers(self.answer(batch["image"])), batch["mask"]) for batch in moved)
+        verdict = judged(found, self.spec.class_names)
+        self.task.largest = tuple(one["largest_only"] for one in verdict.values())
+        return verdict
 
     @torch.no_grad()
     def picture(self, batch: Batch) -> dict[str, np.ndarray]:

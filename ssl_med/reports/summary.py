@@ -145,6 +145,7 @@ class Summary(TypedDict, total=False):
     task: str | None
     protocol: str | None
     recipe: str | None
+    pieces: dict[str, Any] | None
     synthetic: bool | None
     backbone: dict[str, Any] | None
     network: dict[str, Any] | None

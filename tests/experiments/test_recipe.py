@@ -10,6 +10,7 @@ import yaml
 from experiments.cli import main
 from experiments.comparison.plan import Plan
 from experiments.comparison.table import load_table
+from experiments.config.finetuned import FinetunedRun
 from experiments.config.run import compose_finetune
 from experiments.config.sources import CONF, names
 from ssl_med.networks.backbone import build_backbone
@@ -116,6 +117,10 @@ def test_a_strong_run_says_so_where_it_is_read(shared_phantom, tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["recipe"] == summary["config"]["recipe"] == "strong"
     assert summary["transfer"]["ema"] == 0.99
+    verdict = summary["pieces"]["liver"]
+    assert verdict["largest_only"] == (verdict["dice_largest"] > verdict["dice"])
+    module = FinetunedRun.read(tmp_path / "run").module(compose_finetune(words[1:]).task)
+    assert module.task.largest == (verdict["largest_only"],)
     assert read_run(Path(tmp_path / "run")).recipe == "strong"
     assert main(["report", str(tmp_path), f"out={tmp_path / 'page'}"]) == 0
     text = "".join(path.read_text() for path in (tmp_path / "page").rglob("*.html"))
