@@ -236,6 +236,9 @@ def _prepared(trained: FinetunedRun, own: Tree, asked: Iterable[str]) -> Layer:
         "spacing_mm": list(spec.spacing_mm) if spec.spacing_mm is not None else None,
         "orientation": spec.orientation,
     }
+    transforms = trained.settings["data"].get("transforms") or []
+    if transforms or own["transforms"]:  # what they may name is for the user of this machine to say: data.allow
+        wanted["transforms"] = transforms
     if trained.settings["data"].get("image_size"):
         wanted["image_size"] = trained.settings["data"]["image_size"]
     wanted = {key: value for key, value in wanted.items() if key in own}

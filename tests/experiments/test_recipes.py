@@ -1,14 +1,19 @@
 """Lists of transforms on the command line: names, files, what they take the place of, what is refused before work starts."""
 
+import numpy as np
 import pytest
+import torch
 
 from experiments.cli import main
 from experiments.config.offers import KINDS
+from experiments.config.recipes import read_list
 from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
 from experiments.config.sources import names
 from ssl_med.config import to_plain
 from ssl_med.evaluation.tasks import mirror_axes
-from ssl_med.spec import SslMedError
+from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.transforms.samples.pipeline import Pipeline
+from ssl_med.transforms.samples.recipe import Recipe, variables_of
 
 LITS, FILMS = ["task=lits", "trainer=cpu"], ["task=shenzhen", "trainer=cpu"]
 
@@ -112,3 +117,38 @@ def test_axes_whose_sides_may_be_exchanged():
     assert axes(*LITS, "task.flip_axes=[z,x]") == (0, 2)
     assert axes(*FILMS) == (1,)
     assert axes("task=hippocampus", "trainer=cpu") == ()
+
+
+MASKS = DataSpec(name="x", spatial_dims=3, in_channels=1, patch_size=(8, 8, 8), target="mask", class_names=("a",))
+
+
+def test_law_of_strong_3d():
+    """Share of samples that each entry changes, and the range of what it does, as nnU-Net's trainer has them."""
+    rng = np.random.default_rng(0)
+    image, mask = torch.from_numpy(0.2 + 0.6 * rng.random((1, 8, 8, 8), np.float32)), torch.ones(1, 8, 8, 8)
+    shares, found = [], []
+    draws = 500
+    for entry in read_list("strong_3d", "task.augment"):
+        pipeline = Pipeline(Recipe((entry,), variables=variables_of(MASKS, (0, 1, 2))))
+        pipeline.seed(1)
+        results = [pipeline(image, mask)[0] for _ in range(draws)]
+        found.append(torch.stack([x for x in results if not torch.equal(x, image)]).flatten(1))
+        shares.append(len(found[-1]) / draws)
+    np.testing.assert_allclose(shares, [0.36, 0.1, 0.1, 0.15, 0.15, 0.125, 0.1, 0.3, 0.875], atol=0.065)
+    _, noise, _, bright, contrast, low, inverted, gamma, _ = found
+    x = image.flatten()
+    assert ((noise - x).std(1) / x.std()).max() < 0.115
+    ratio = (bright / x).mean(1)
+    assert (bright / x - ratio[:, None]).abs().max() < 1e-5
+    assert 0.75 <= ratio.min() < 0.8
+    assert 1.2 < ratio.max() <= 1.25
+    slope = ((contrast - contrast.mean(1, keepdim=True)) * (x - x.mean())).sum(1) / ((x - x.mean()) ** 2).sum()
+    assert 0.7499 <= slope.min() < 0.8
+    assert slope.max() < 1.25
+    assert contrast.max() <= x.max()
+    assert contrast.min() >= x.min()
+    for curve in (gamma, inverted):
+        torch.testing.assert_close(curve.mean(1), x.mean().expand(len(curve)), atol=1e-4, rtol=0)
+        torch.testing.assert_close(curve.std(1), x.std().expand(len(curve)), atol=1e-3, rtol=0)
+        assert (curve[:, x.argsort()].diff() >= -1e-6).all()  # order is kept
+    assert (low.std(1) < x.std()).all()

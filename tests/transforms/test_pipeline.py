@@ -167,6 +167,10 @@ def test_transforms_see_where_voxels_lie():
     assert seen[0].affine[:3, 3].tolist() == [-5, -6, 7]  # RAS
 
 
+def test_what_only_blurs_may_leave_masks_alone():
+    check_pipeline(recipe(entry("RandSimulateLowResolutiond", keys=["image"], prob=0.5)), MASKS)
+
+
 def test_images_without_masks():
     check_pipeline(
         recipe(entry("RandMirrord", keys=BOTH, axes="${mirror_axes}", allow_missing_keys=True), spec=FILMS), FILMS

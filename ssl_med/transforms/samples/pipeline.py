@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data import MetaTensor
+from monai.data import MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import Compose, MapTransform, Randomizable, Transform
 
 from ssl_med.spec import SslMedError, first_line
@@ -49,12 +49,14 @@ class Pipeline:
         steps = [step for k, entry in enumerate(recipe.entries, 1) for step in _steps(recipe, k, entry)]
         self.steps = [step for step in steps if recipe.random or not is_random(step.transform)]
         self.drawers = [one for step in self.steps for one in randomizables(step.transform)]
+        self._state = np.random.RandomState(0)  # seeded again and again: a new one takes longer than most transforms
+        for one in self.drawers:
+            one.R = self._state
+        self._placed = not all(_needs_no_place(leaf) for step in self.steps for leaf in _leaves(step.transform))
 
     def seed(self, *words: int) -> None:
         """Every draw that follows depends on these numbers alone, such as (seed, epoch, index)."""
-        state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(words)))
-        for one in self.drawers:
-            one.R = state
+        self._state.seed(np.random.SeedSequence(words).generate_state(4))
 
     def window(self, patch: Size) -> Size | None:
         """Size of what the first transform wants to see around a crop of size `patch`, drawn now; None: the crop alone."""
@@ -84,12 +86,53 @@ class Pipeline:
         Raises:
             SslMedError: a transform fails.
         """
-        data: dict[str, Any] = {"image": wrapped(image, affine)}
-        if mask is not None:
-            data["mask"] = wrapped(mask, affine)
-        for step in self.steps:
-            data = applied(step, data, case)
+        data: dict[str, Any] = {}
+        for key, x in (("image", image), ("mask", mask)):
+            if x is not None:
+                data[key] = wrapped(x, affine) if self._placed else x.clone()
+        with _tracking(self._placed):
+            for step in self.steps:
+                data = applied(step, data, case)
         return tuple(plain(data.get(key)) for key in ("image", "mask"))  # type: ignore[return-value]
+
+
+_BLIND = ("monai.transforms.intensity.", "ssl_med.transforms.samples.")  # modules that never ask where voxels lie
+
+
+_STILL = ("RandSimulateLowResolution", "RandSimulateLowResolutiond")  # MONAI counts them as spatial, but no voxel moves
+_MOVERS = ("monai.transforms.spatial.", "monai.transforms.croppad.")
+
+
+def moves(transform: Any) -> bool:
+    """Whether a transform moves voxels, so that image and mask must go together."""
+    kind = type(transform)
+    return bool(getattr(transform, "moves", kind.__module__.startswith(_MOVERS) and kind.__name__ not in _STILL))
+
+
+def _needs_no_place(transform: Any) -> bool:
+    return type(transform).__module__.startswith(_BLIND) or type(transform).__name__ in _STILL
+
+
+def _leaves(transform: Any) -> Iterator[Any]:
+    """A transform, or in place of a Compose or one of its kind what it holds."""
+    if isinstance(transform, Compose):
+        for child in transform.transforms:
+            yield from _leaves(child)
+    else:
+        yield transform
+        if isinstance(getattr(transform, "transform", None), Transform):
+            yield from _leaves(transform.transform)
+
+
+@contextmanager
+def _tracking(on: bool) -> Iterator[None]:
+    """MONAI's switch for MetaTensors, whose bookkeeping is a third of the time of nnU-Net's recipe on a small crop."""
+    before = get_track_meta()
+    set_track_meta(on)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 def wrapped(x: torch.Tensor, affine: Any) -> MetaTensor:

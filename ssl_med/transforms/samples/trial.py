@@ -14,10 +14,8 @@ import torch
 from monai.transforms import Compose, MapTransform, OneOf, RandomOrder, SomeOf
 
 from ssl_med.spec import DataSpec, SslMedError
-from ssl_med.transforms.samples.pipeline import Pipeline, Size, Step, applied, own_globals, plain, wrapped
+from ssl_med.transforms.samples.pipeline import Pipeline, Size, Step, applied, moves, own_globals, plain, wrapped
 from ssl_med.transforms.samples.recipe import Recipe
-
-_MOVERS = ("monai.transforms.spatial.", "monai.transforms.croppad.")  # modules whose transforms move voxels
 
 
 def check_pipeline(recipe: Recipe, spec: DataSpec, *, whole: bool = False) -> None:
@@ -62,8 +60,7 @@ def _check_keys(step: Step, transform: Any, keys: Sequence[str], data: str) -> N
             raise SslMedError(
                 f"{step.name}: keys: '{key}' is not in the samples of '{data}', which have {there}; leave it out"
             )
-    moves = getattr(transform, "moves", type(transform).__module__.startswith(_MOVERS))
-    if moves and "mask" in keys and len({"image", "mask"} & set(transform.keys)) == 1:
+    if moves(transform) and "mask" in keys and len({"image", "mask"} & set(transform.keys)) == 1:
         raise SslMedError(
             f"{step.name}: moves {transform.keys[0]} alone; say keys: [image, mask], so that masks stay on images"
         )
