@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -59,21 +59,21 @@ class MsdData(ScanData):
     Config = MsdConfig
     layout = "dataset.json, imagesTr/ and labelsTr/ of one task"
     public_names = r"(BRATS|la|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)_\d+"
-    store_keys = ("orientation", "spacing_mm", "modalities", "mask_header")
+    store_keys: ClassVar[tuple[str, ...]] = ("orientation", "spacing_mm", "modalities", "mask_header")
 
     @classmethod
     def make_spec(cls, config: MsdConfig, *, labelled: bool) -> DataSpec:
         """Channels and classes of dataset.json; without a root one nameless channel and class."""
         config = cls.located(config)
         nothing = Task(Path(), ("image",), {1: "foreground"}, {}, ())
-        task = Task.read(Path(config.root), layout=cls.layout) if config.root else nothing
+        task = cls.task_of(config) if config.root else nothing
         chosen = [task.modalities[k] for k in task.channels(config.modalities if config.root else ())]
         classes = task.classes(config.classes if config.root else ())
         if labelled and not classes:
-            raise SslMedError(f"{Path(config.root) / TABLE}: 'labels' has no label besides 0")
+            raise SslMedError(f"{task.table}: 'labels' has no label besides 0")
         if labelled and task.ignore:
             raise SslMedError(
-                f"{Path(config.root) / TABLE}: 'labels' has '{IGNORE}', a label that counts for nothing, which is not read; "
+                f"{task.table}: 'labels' has '{IGNORE}', a label that counts for nothing, which is not read; "
                 "give those voxels a class"
             )
         ct = all(name.upper().startswith("CT") for name in chosen)
@@ -98,18 +98,27 @@ class MsdData(ScanData):
 
     def index(self, root: Path) -> Sequence[Scan]:
         """All cases of dataset.json; files that it does not name are noted."""
-        task = Task.read(root, layout=self.layout)
+        task = self.task_of(self.config)
         self.channel_numbers = task.channels(self.config.modalities)
         self.labels_of_class = task.classes(self.config.classes)
         self.known_labels = (0, *task.labels)
         self.stored_channels = len(task.modalities)
+        scans = [self._scan(case) for case in self.listed(task, root)]
+        if self.labelled and not any(self.usable(scan) for scan in scans):
+            raise SslMedError(f"{task.table}: names no case with a label")
+        return scans
+
+    @classmethod
+    def task_of(cls, config: Any) -> Task:
+        """What the table of the data set says."""
+        return Task.read(Path(config.root), layout=cls.layout)
+
+    def listed(self, task: Task, root: Path) -> list[Listed]:
+        """The cases that the table names."""
         paths = self.find(root, lambda path: path.name.lower().endswith(VOLUME_ENDINGS))
         cases, notes = task.cases(paths, left_out=self.quarantined, alone=self.only_test == "all")
         self.notes += notes
-        scans = [self._scan(case) for case in cases]
-        if self.labelled and not any(self.usable(scan) for scan in scans):
-            raise SslMedError(f"{root / TABLE}: names no case with a label")
-        return scans
+        return cases
 
     def _scan(self, case: Listed) -> MsdScan:
         separate = len(case.images) > 1 or not case.images[0].name.lower().endswith((".nii", ".nii.gz"))

@@ -15,7 +15,7 @@ def _place(folder: str) -> str:
     return str(Path(folder).resolve())
 
 
-def _content(file: str) -> str:
+def content_name(file: str) -> str:
     """A file that other runs may have by another name; one that is not there keeps its name."""
     return salted(Path(file).read_bytes()) if file and Path(file).is_file() else file
 
@@ -58,7 +58,7 @@ class CommonConfig:
     on this share of the training subjects; 0: off"""
     share_by: Literal["subject", "image"] = setting(default="subject", affects="result")
     """pretrain_share counts subjects; image: scans or images, as PCRL's lists, and patients may then be on both sides"""
-    quarantine: str = setting(default="", affects="result", named=_content, path=True)
+    quarantine: str = setting(default="", affects="result", named=content_name, path=True)
     """file of `ssl-med check` that lists what to leave out; the split is made before, so it stays the same"""
     quarantine_budget: Share = setting(default=0.05, affects="result")
     """largest share of the cases that the quarantine may leave out"""

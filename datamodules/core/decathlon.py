@@ -43,7 +43,7 @@ class Task:
 
     * modalities: names of the channels. * labels: number -> name, without background.
     * unions: name -> numbers, where classes are regions of several labels. * rows: (image, label) as listed; None: no list.
-    * ignore: there is a label that counts for nothing.
+    * ignore: there is a label that counts for nothing. * source: the table itself, for messages; "": dataset.json of the root.
     """
 
     root: Path
@@ -52,6 +52,12 @@ class Task:
     unions: dict[str, tuple[int, ...]]
     rows: tuple[tuple[str, str | None], ...] | None
     ignore: bool = False
+    source: str = ""
+
+    @property
+    def table(self) -> str:
+        """File that says all this."""
+        return self.source or str(self.root / TABLE)
 
     @classmethod
     def read(cls, root: Path, *, layout: str) -> Task:
@@ -67,7 +73,7 @@ class Task:
             tree = read_json(path)
             second = "channel_names" in tree
             modalities = {int(key): str(name) for key, name in tree["channel_names" if second else "modality"].items()}
-            labels, unions = _labels(tree["labels"])
+            labels, unions = read_labels(tree["labels"])
             rows = None if second and "training" not in tree else _rows(tree)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             what = str(error) if isinstance(error, UnreadableError) else f"{type(error).__name__} {error}"
@@ -85,11 +91,11 @@ class Task:
                     raise SslMedError(f"{path}: names {name}, which lies outside of {root}; name files below it")
         ignore = IGNORE in labels.values()
         named = {number: name for number, name in sorted(labels.items()) if number and name != IGNORE}
-        return cls(root, _distinct([modalities[k] for k in range(len(modalities))]), named, unions, rows, ignore)
+        return cls(root, distinct([modalities[k] for k in range(len(modalities))]), named, unions, rows, ignore)
 
     def channels(self, chosen: Sequence[str]) -> list[int]:
         """Numbers of the chosen modalities."""
-        numbers = [_number(word, dict(enumerate(self.modalities)), key="data.modalities") for word in chosen]
+        numbers = [self._number(word, dict(enumerate(self.modalities)), key="data.modalities") for word in chosen]
         if len(set(numbers)) < len(numbers):
             raise SslMedError(f"data.modalities {list(chosen)} names a modality twice")
         return numbers or list(range(len(self.modalities)))
@@ -103,9 +109,16 @@ class Task:
         return {
             word: list(self.unions[word])
             if word in self.unions
-            else [_number(part, self.labels, key="data.classes") for part in _parts(word, self.labels)]
+            else [self._number(part, self.labels, key="data.classes") for part in _parts(word, self.labels)]
             for word in chosen
         }
+
+    def _number(self, word: str, names: Mapping[int, str], *, key: str) -> int:
+        """Number of a name, or of a number written as text."""
+        found = [number for number, name in names.items() if word in (name, str(number))]
+        if not found:
+            raise SslMedError(f"{key}: '{word}' is not in {Path(self.table).name}{nearest(word, list(names.values()))}")
+        return found[0]
 
     def cases(
         self, paths: Sequence[Path], *, left_out: Callable[[Path], bool], alone: bool
@@ -218,7 +231,7 @@ class _Files:
         return path
 
 
-def _labels(tree: Mapping[str, Any]) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
+def read_labels(tree: Mapping[str, Any]) -> tuple[dict[int, str], dict[str, tuple[int, ...]]]:
     """Number -> name, and name -> numbers where a class is a region of several labels."""
     if all(str(key).isdigit() for key in tree):
         return {int(key): str(name) for key, name in tree.items()}, {}
@@ -242,14 +255,6 @@ def _parts(word: str, labels: Mapping[int, str]) -> list[str]:
     return [word] if word in labels.values() else [part.strip() for part in word.split("+")]
 
 
-def _number(word: str, names: Mapping[int, str], *, key: str) -> int:
-    """Number of a name, or of a number written as text."""
-    found = [number for number, name in names.items() if word in (name, str(number))]
-    if not found:
-        raise SslMedError(f"{key}: '{word}' is not in {TABLE}{nearest(word, list(names.values()))}")
-    return found[0]
-
-
-def _distinct(names: Sequence[str]) -> tuple[str, ...]:
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
     """Names of channels, equal ones numbered: two CT scans of a patient are both called CT, as nnU-Net asks for it."""
     return tuple(f"{name} ({names[:k].count(name) + 1})" if name in names[:k] else name for k, name in enumerate(names))

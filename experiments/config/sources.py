@@ -104,7 +104,8 @@ class Gathered:
         from experiments.config.recipes import read_list
 
         found: Any = self.settings.section("data").build(self.data_class.Config, prefix="data")
-        return replace(found, transforms=read_list(found.transforms, "data.transforms"))
+        lists = [key for key in ("transforms", "preprocess") if hasattr(found, key)]
+        return replace(found, **{key: read_list(getattr(found, key), f"data.{key}") for key in lists})
 
 
 def choose(

@@ -21,6 +21,7 @@ from datamodules.lidc import LidcConfig, LidcData
 from datamodules.lits import LitsConfig, LitsData
 from datamodules.luna import LunaConfig, LunaData
 from datamodules.medmnist import MedMNISTConfig, MedMNISTData
+from datamodules.monai import MonaiConfig, MonaiData
 from datamodules.montgomery import MontgomeryConfig, MontgomeryData
 from datamodules.ms import MsConfig, MsData
 from datamodules.msd import MsdConfig, MsdData
@@ -49,7 +50,7 @@ def picture(path, seed=0):
 
 
 def data_of(family, config, name, root, *, labelled=False, only_test="", **settings):
-    if name in ("lits", "brats", "luna", "ms", "msd", "volumes", "candidates", "lidc"):
+    if name in ("lits", "brats", "luna", "ms", "msd", "monai", "volumes", "candidates", "lidc"):
         settings = {"patch_size": (8, 8, 8), **settings}
     made = config(name=name, root=str(root), **settings)
     return family(made, labelled=labelled, batch_size=1, only_test=only_test)
@@ -187,7 +188,17 @@ def eyepacs(root):
     return data_of(EyePacsData, TableConfig, "eyepacs", root)
 
 
-FAMILIES = {f.__name__: f for f in (lits, brats, chest14, luna, ms, msd, medmnist, images, volumes)}
+def monai(root):
+    rows = []
+    for k in range(5):
+        volume(root / "scans" / f"{k}.nii.gz", seed=k)
+        volume(root / "masks" / f"{k}.nii.gz", labels=True)
+        rows.append({"image": f"scans/{k}.nii.gz", "label": f"masks/{k}.nii.gz"})
+    (root / "datalist.json").write_text(json.dumps({"labels": {"0": "background", "1": "a"}, "training": rows}))
+    return data_of(MonaiData, MonaiConfig, "monai", root)
+
+
+FAMILIES = {f.__name__: f for f in (lits, brats, chest14, luna, ms, msd, monai, medmnist, images, volumes)}
 FAMILIES |= {f.__name__: f for f in (candidates, lidc, chexpert, eyepacs)}
 FAMILIES |= {
     "bach": named_pictures(BachData, "bach", "{folder}/n{k}.tif"),

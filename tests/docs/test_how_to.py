@@ -188,3 +188,17 @@ def test_a_protocol_is_one_file(example):
         SslMedError, match="protocol=finetune is that of `ssl-med finetune`; a probe has: centroid, dense"
     ):
         compose_probe(["task=lits", "protocol=finetune"])
+
+
+def test_lists_of_transforms_are_taken_as_they_stand(tmp_path, monkeypatch):
+    from experiments.config.run import compose_finetune, compose_pretrain
+
+    text = (HOW_TO / "use-monai-transforms.md").read_text()
+    for name, body in re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", text, re.DOTALL):
+        (tmp_path / name).write_text(body)
+    monkeypatch.chdir(tmp_path)
+    run = compose_finetune(["task=lits", "trainer=cpu", "task.augment=mine.yaml"])
+    assert [entry["_target_"] for entry in run.task.augment][:2] == ["RandRotateScaled", "OneOf"]
+    assert compose_pretrain(
+        ["method=moco", "data=monai", "trainer=cpu", "data.preprocess=prepare.yaml"]
+    ).data.preprocess

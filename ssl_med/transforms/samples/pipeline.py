@@ -142,6 +142,21 @@ def wrapped(x: torch.Tensor, affine: Any) -> MetaTensor:
     return MetaTensor(x.clone(), affine=torch.from_numpy(_RAS @ np.asarray(affine, np.float64)))
 
 
+def from_ras(x: MetaTensor) -> np.ndarray:
+    """Voxel to world (4, 4) in mm, LPS, of a MetaTensor; the inverse of what `wrapped` does."""
+    return np.asarray(_RAS @ np.asarray(x.affine, np.float64))
+
+
+def allow_missing(step: Step, keys: Sequence[str]) -> None:
+    """Lets a step pass over keys that a sample does not have; refuses keys that no sample has."""
+    for one in _leaves(step.transform):
+        if isinstance(one, MapTransform):
+            for key in one.keys:
+                if key not in keys:
+                    raise SslMedError(f"{step.name}: keys: '{key}' is not there; there are: {', '.join(keys)}")
+            one.allow_missing_keys = True
+
+
 def plain(x: Any) -> torch.Tensor | None:
     """The tensor of a MetaTensor or array, floating numbers as float32; None for None."""
     if x is None:
