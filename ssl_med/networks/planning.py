@@ -17,6 +17,7 @@ from ssl_med.spec import SslMedError
 
 ANISOTROPIC = 3  # times as thick as the other axes' voxels, and as few of them
 _EDGE = 4  # least side of the deepest level
+_LEVELS = 2  # that a network has at least
 _START = {2: 2048, 3: 256}  # side of the square or cube that has the first patch's volume
 _WIDEST = {2: 512, 3: 320}  # channels of the deepest levels
 _FIRST = 32  # channels of the first level
@@ -137,12 +138,13 @@ def reduced(patch: Shape, spacing: Sequence[float], median: Shape) -> tuple[Shap
     longest = max(range(len(patch)), key=lambda a: patch[a] / median[a])
     shorter = list(patch)
     shorter[longest] -= topology(spacing, patch).divisor[longest]
-    if shorter[longest] < _EDGE:
+    if shorter[longest] < 1:
         return None
     # a step of the shorter patch's own divisor, which may be smaller: 224 lies between 256 and 192
     step = topology(spacing, shorter).divisor[longest]
     shorter[longest] = patch[longest] - step
-    return padded(shorter, spacing)
+    smaller = padded(shorter, spacing)
+    return smaller if len(smaller[1].strides) >= _LEVELS else None
 
 
 def fit(
@@ -185,9 +187,14 @@ def fit(
             if smaller is None:
                 break
             patch, network = smaller
+    sides, smaller_one = "x".join(map(str, patch)), "a smaller batch" if batch else "a smaller data.patch_size"
+    if len(network.strides) < _LEVELS:
+        raise SslMedError(
+            f"data.patch_size of {sides} voxels is too small for a network of two levels; give patches, by a finer "
+            "data.spacing_mm if need be, of 12 voxels or more along an axis"
+        )
     used = count(patch, network, least)
     if used > budget:
-        sides, smaller_one = "x".join(map(str, patch)), "a smaller batch" if batch else "a smaller data.patch_size"
         raise SslMedError(
             f"memory holds {budget / 2**30:.2f} GiB for a training step, a batch of {least} patches of {sides} voxels needs "
             f"{used / 2**30:.2f}: give more memory, or {smaller_one}"

@@ -81,7 +81,7 @@ def test_patches():
     # 256 is halved six times, 192 five times: a step is 32, and 224 comes between them
     assert reduced((256, 256), (1, 1), (256, 256))[0] == (224, 256)
     assert reduced((224, 256), (1, 1), (256, 256))[0] == (224, 224)
-    assert reduced((4, 4), (1, 1), (4, 4)) is None
+    assert reduced((8, 8), (1, 1), (8, 8)) is None  # 4 x 8 voxels: neither side can be halved
 
 
 def test_a_given_patch_stays_and_odd_sides_are_not_halved():
@@ -116,6 +116,8 @@ def test_too_little_memory_is_one_line():
         fit((1, 1, 1), (64, 64, 64), 9, count=voxels, budget=5000, patch=(64, 64, 64))
     with pytest.raises(SslMedError, match="give more memory, or a smaller data"):
         fit((1, 1, 1), (64, 64, 64), 9, count=voxels, budget=900)
+    with pytest.raises(SslMedError, match="of 6x6x6 voxels is too small for a network of two levels"):
+        fit((1, 1, 1), (6, 6, 6), 9, count=voxels, budget=10**9)
 
 
 def test_bytes_of_a_step_by_hand():
