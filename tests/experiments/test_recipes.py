@@ -1,10 +1,13 @@
 """Lists of transforms on the command line: names, files, what they take the place of, what is refused before work starts."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from experiments.cli import main
+from experiments.config.external import _prepared
 from experiments.config.offers import KINDS
 from experiments.config.recipes import read_list
 from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
@@ -152,3 +155,15 @@ def test_law_of_strong_3d():
         torch.testing.assert_close(curve.std(1), x.std().expand(len(curve)), atol=1e-3, rtol=0)
         assert (curve[:, x.argsort()].diff() >= -1e-6).all()  # order is kept
     assert (low.std(1) < x.std()).all()
+
+
+def test_a_test_on_another_data_set_changes_samples_as_the_training_did():
+    half = [{"_target_": "ScaleIntensityd", "keys": ["image"], "maxv": 0.5}]
+    for trained, asked, wanted in ((half, [], half), ([], half, None), ([], [], None), (half, half, half)):
+        run = SimpleNamespace(spec=MASKS, folder="RUN", settings={"data": {"transforms": trained}})
+        own = {"patch_size": [8, 8, 8], "transforms": asked, "allow": []}
+        if asked and not trained:
+            with pytest.raises(SslMedError, match=r"data.transforms=.*but RUN was trained with \[\].*leave it out"):
+                _prepared(run, own, asked=["transforms"])
+        else:
+            assert _prepared(run, own, asked=[]).tree["data"].get("transforms") == wanted
