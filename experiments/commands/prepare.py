@@ -6,12 +6,10 @@ import json
 import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from datamodules.core.store import JOURNAL, LOCK, MANIFEST, Record, Store, diges
 from experiments.config.data import compose_prepare
 from experiments.run.environment import say
 from experiments.run.lock import FolderLock
+from experiments.run.parent import end_with_parent
 from ssl_med.config import keyed, to_plain
 from ssl_med.files import CannotWriteError, explained, explaining, write_text
 from ssl_med.spec import SslMedError
@@ -183,17 +182,9 @@ def _begin(store: Store, data: MedicalData, todo: list[Any], verify: bool) -> No
     torch.set_num_threads(1)
     try:
         leave_signals_to_parent()  # a terminal sends its own to all, and the parent ends the workers
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        end_with_parent()
     except RuntimeError:  # no memory for a thread: the parent says so
         os._exit(1)
-
-
-def _end_with_parent() -> None:
-    """A worker waits for work for ever, also when its parent was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _work_on(number: int) -> Outcome:

@@ -16,6 +16,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from experiments.run.interruption import SIGNALS
+from experiments.run.parent import end_with_parent
+
 STOP_SECONDS = 20  # that runs have to finish their step; what is killed then goes on from its checkpoint
 RETIRE_AFTER_MB = 1500  # growth of a worker beyond what it had after its first run
 
@@ -41,14 +44,13 @@ class Finished:
 
 
 class Workers:
-    """`count` processes with `threads` threads each.
+    """`count` processes with `threads` threads each, forked from one that has imported what runs need.
 
     Workers start anew after a crash and when they have grown, and die with the process that holds them.
     """
 
     def __init__(self, count: int, *, threads: int) -> None:
         self.count, self.threads = count, threads
-        self._context = multiprocessing.get_context("spawn")
         self._busy: dict[Connection, tuple[Any, Job, float]] = {}
         self._idle: list[tuple[Connection, Any]] = []
 
@@ -103,11 +105,40 @@ class Workers:
             yield Finished(job, error, time.monotonic() - start, peak)
 
     def _new(self) -> tuple[Connection, Any]:
-        mine, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self.threads, os.getpid()), daemon=False)
+        mine, theirs = multiprocessing.Pipe()
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
+        context = warm_context(self.threads)
+        process = context.Process(target=_serve, args=(theirs, self.threads, environment), daemon=False)
         process.start()
         theirs.close()
         return mine, process
+
+
+def warm_context(threads: int) -> Any:
+    """Context of `multiprocessing` whose processes are forked from one that has imported what runs need, once.
+
+    That one is started by the first call, with `threads` threads, ends with the last process that may ask it, and
+    leaves signals to commands and their workers: they are blocked in the processes that it forks until these let them in.
+    Elsewhere than on Linux, libraries of the system may have threads that a forked process lacks; there, processes start anew.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["experiments.comparison.warm"])
+    before = os.environ.get("OMP_NUM_THREADS")
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # libraries read it when they are loaded
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
+    return context
 
 
 def _death(code: int | None) -> str:
@@ -117,11 +148,13 @@ def _death(code: int | None) -> str:
     return f"its process ended with code {code}"
 
 
-def _serve(pipe: Connection, threads: int, parent: int) -> None:
+def _serve(pipe: Connection, threads: int, environment: dict[str, str]) -> None:
     """Runs jobs until the pipe closes."""
-    _die_with(parent)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.clear()  # a server has the environment of the first command that it served
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    end_with_parent()
     import torch
 
     from experiments.run.environment import host_peak_mb
@@ -166,16 +199,6 @@ def carry_out(kind: str, overrides: Sequence[str], log: Path) -> str:
             traceback.print_exc()
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return ""
-
-
-def _die_with(parent: int) -> None:
-    """Linux: a worker whose parent was killed does not go on alone in a folder that the next start continues."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
 
 
 def _resident_mb() -> float:
