@@ -1,9 +1,9 @@
 """Two gloo processes against one process."""
 
+import commands
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from ssl_med import distributed
@@ -78,7 +78,7 @@ def test_two_processes_equal_one(tmp_path):
     z = net(data())
     loss = loss_of(z, z)
     loss.backward()
-    mp.spawn(worker, (str(tmp_path),), nprocs=WORLD)
+    commands.together(worker, str(tmp_path), count=WORLD)
     results = [torch.load(tmp_path / f"result{rank}.pt", weights_only=True) for rank in range(WORLD)]
     for result in results:  # every process knows the same
         agrees_with_one_process(result, net, z, loss)

@@ -6,13 +6,12 @@ import os
 import pickle
 import resource
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run, script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -420,7 +419,8 @@ def test_memory_is_not_taken_for_what_a_file_only_claims(golden, tmp_path):
     kinds = {".safetensors": "card", ".json": "json", ".yaml": "yaml", ".ckpt": "state"}
     files = [f"{kinds[path.suffix]}={path}" for path in sorted(tmp_path.iterdir())]
     files += [f"state={path}" for path in sorted(tmp_path.glob("*.safetensors")) if path.stem != "card"]
-    done = subprocess.run([sys.executable, "-c", BOUNDED, *files], capture_output=True, text=True, check=True)
+    done = run(BOUNDED, *files, function=script)
+    assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == len(files)
     assert [line for line in lines if "refused:" not in line] == []

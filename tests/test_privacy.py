@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import nibabel as nib
 import numpy as np
 import pytest
@@ -151,15 +152,19 @@ sys.exit(max(main(words) for words in json.loads(sys.argv[2])))
 """
 
 
-def watched(server, tmp_path, *commands):
+def watched(server, tmp_path, *asked, fresh=False):
     """Runs commands whose W&B, and whose proxy to every other host, is `server`; the addresses that Python used.
 
-    W&B's own process is no Python: what it sends arrives at the server.
+    W&B's own process is no Python: what it sends arrives at the server. With `fresh` the imports are watched, too.
     """
     seen = tmp_path / "addresses.txt"
-    command = [sys.executable, "-c", WATCHED, str(seen), json.dumps([[str(word) for word in c] for c in commands])]
-    environment = {**server.environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    words = [WATCHED, str(seen), json.dumps([[str(word) for word in words] for words in asked])]
+    if fresh:
+        environment = {**server.environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", *words]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    else:
+        done = commands.run(*words, function=commands.script, env=server.environment(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return seen.read_text().splitlines()
 
@@ -186,6 +191,7 @@ def test_offline_is_the_default_and_opens_no_connection(nodules, wandb_server, t
         ["report", "pre", "fine", "probe", "out=report"],
         ["sweep", "method=rotation", "data=medmnist", "out=sweep.yaml"],
         ["dashboard", "out=dashboard.json"],
+        fresh=True,
     )
     for run in ("pre", "fine", "probe"):
         assert "wandb: offline" in (tmp_path / run / "config.yaml").read_text()

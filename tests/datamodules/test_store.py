@@ -8,11 +8,10 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import commands
 import nibabel as nib
 import numpy as np
 import pytest
@@ -491,8 +490,7 @@ prepare.prepare(sys.argv[1:])
 @pytest.mark.slow
 def test_a_kill_costs_no_finished_case(raw, tmp_path):
     asked = words(raw, "lits", f"store={tmp_path / 's'}", "workers=1")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", KILL, *asked], env=environment, capture_output=True, text=True)
+    done = commands.run(KILL, *asked, function=commands.script)
     assert done.returncode == -signal.SIGKILL, done.stderr
     store = tmp_path / "s"
     refused(raw, store, "is not finished; run the same `ssl-med prepare` again")
@@ -514,9 +512,8 @@ def test_a_kill_costs_no_finished_case(raw, tmp_path):
 def test_workers_end_with_a_killed_parent(raw, tmp_path):
     slow = "import time, experiments.commands.prepare as p; w = p._work; p._work = lambda *a, **k: time.sleep(60)\n"
     code = f"{slow}import sys; p.prepare(sys.argv[1:])"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     asked = words(raw, "lits", f"store={tmp_path / 's'}", "workers=2")
-    parent = subprocess.Popen([sys.executable, "-c", code, *asked], env=environment, stderr=subprocess.DEVNULL)
+    parent = commands.Forked(code, *asked, function=commands.script)
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     if not children.parent.is_dir():
         pytest.skip("needs /proc")
@@ -526,7 +523,6 @@ def test_workers_end_with_a_killed_parent(raw, tmp_path):
         time.sleep(0.5)  # the watch begins with the worker
     finally:
         parent.kill()
-        parent.wait()
     wait_for(lambda: not any(worker.is_dir() and " Z " not in (worker / "stat").read_text() for worker in workers))
     prepare(asked)  # and the lock is free
 
@@ -639,9 +635,7 @@ def test_peak_memory_is_three_volumes(raw, tmp_path):
     mask = nib.Nifti1Image((array > -400).astype(np.uint8), np.diag([0.8, 0.8, 1.2, 1]))
     nib.save(mask, tmp_path / "big" / "segmentation-0.nii.gz")
     first = ["data=lits", f"data.root={raw / 'lits'}", "workers=1"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SSL_MED_QUIET": "1"}
-    command = [sys.executable, "-c", PEAK, *first, str(tmp_path), str(tmp_path / "big")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = commands.run(PEAK, *first, tmp_path, tmp_path / "big", function=commands.script)
     assert done.returncode == 0, done.stderr
     peaks = [int(line) * 1024 / array.nbytes for line in done.stdout.splitlines() if line.isdecimal()]
     assert len(peaks) == 2

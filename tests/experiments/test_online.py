@@ -3,9 +3,9 @@
 import json
 import os
 import signal
-import subprocess
-import sys
+import socket
 
+import commands
 import numpy as np
 import pytest
 import torch
@@ -287,13 +287,16 @@ def test_a_run_without_a_probe_keeps_its_name_and_paths_stay_here(base, nodules,
 def test_two_processes_agree_on_the_probe_and_stop_together(base, nodules, tmp_path):
     words = [*base, *nodules, "online.every_steps=1", "trainer.monitor=online/knn_auc", "trainer.patience=1"]
     words += ["trainer.max_steps=12", "trainer.devices=2", "trainer.strategy=ddp", f"out={tmp_path / 'two'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli", *map(str, words)], capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(found.getsockname()[1])}
+    ranks = [commands.Forked(*words, env={**os.environ, **place, "LOCAL_RANK": r, "RANK": r}) for r in "01"]
+    told = [rank.communicate() for rank in ranks]
+    assert [rank.poll() for rank in ranks] == [0, 0], told
+    printed = told[0][0] + told[1][0]
     summary = summary_of(tmp_path / "two")
     online = summary["online"]
     assert summary["steps"] == online["steps"][-1]
     assert online["steps"] == list(range(summary["steps"] + 1))
     assert summary["steps"] < 12 or len(set(np.sign(np.diff(online["values"][1:])))) == 1
-    assert done.stdout.count("online probe cost: ") == 1
+    assert printed.count("online probe cost: ") == 1

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import commands
 import pytest
 import torch
 from chaos import differences, facts
@@ -284,15 +285,16 @@ with FolderLock(Path(sys.argv[1]), "a run is under way here"):
 @pytest.mark.slow
 def test_one_writer_per_folder_until_it_dies(words, tmp_path, capsys):
     words = [*words, "trainer.max_steps=1", f"out={tmp_path / 'run'}"]
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path / "run"], stdout=subprocess.PIPE, text=True)
+    os.mkfifo(tmp_path / "told")
+    holder = commands.Forked(HOLDER, tmp_path / "run", function=commands.script, out=tmp_path / "told")
     try:
-        assert holder.stdout.readline() == "held\n"
+        with (tmp_path / "told").open() as told:
+            assert told.readline() == "held\n"
         run(*words, code=2)
         line = capsys.readouterr().err.strip()
         assert f"run: a run is under way here (process {holder.pid} on " in line
     finally:
         holder.kill()
-        holder.wait()
     run(*words)
 
 
@@ -359,10 +361,19 @@ def test_equal_nodes_of_a_table_run_once(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["head", "closed", "full"])
 def test_output_that_nobody_takes_stops_nothing(words, tmp_path, how):
-    command = " ".join(f"'{w}'" for w in [sys.executable, "-m", "experiments.cli", *words, "trainer.max_steps=2"])
-    command = command.replace("progress=false", "progress=true") + f" out={tmp_path / 'run'}"
-    redirected = {"head": "2>&1 | head -c 1", "closed": ">&- 2>&-", "full": "> /dev/full 2>&1"}[how]
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", f"{command} {redirected}"], capture_output=True, timeout=200)
-    assert done.returncode == 0
+    words = [word.replace("progress=false", "progress=true") for word in (*words, "trainer.max_steps=2")]
+    words.append(f"out={tmp_path / 'run'}")
+    if how == "closed":  # as a new interpreter finds it
+        command = " ".join(f"'{word}'" for word in [sys.executable, "-m", "experiments.cli", *words])
+        code = subprocess.run(["bash", "-c", f"{command} >&- 2>&-"], timeout=240).returncode
+    elif how == "full":
+        code = commands.run(*words, out="/dev/full").returncode
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        process = commands.Forked(*words, out=tmp_path / "pipe")
+        with (tmp_path / "pipe").open("rb", buffering=0) as pipe:
+            assert len(pipe.read(1)) == 1
+        code = process.wait()
+    assert code == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "done"
     assert [line["step"] for line in read_metrics(tmp_path / "run") if "train/loss" in line] == [0, 1]
