@@ -99,11 +99,15 @@ def build(schema: type[T], layers: Sequence[Layer], *, prefix: str) -> T:
 
 @dataclass(frozen=True)
 class Given:
-    """A value and who gave it; `below` is the mapping of weaker layers that a text might extend: `view={flip: 0.5}`."""
+    """A value and who gave it.
+
+    * below: the mapping of weaker layers that a text might extend: `view={flip: 0.5}`. * weaker: what it replaced.
+    """
 
     value: Any
     source: str
     below: dict[str, Node] | None = None
+    weaker: Given | None = None
 
 
 Node: TypeAlias = "Given | dict[str, Node]"
@@ -149,6 +153,17 @@ class Settings:
     def build_sections(self, **schemas: type) -> dict[str, Any]:
         """Section -> instance of its schema."""
         return {name: self.section(name).build(schema, prefix=name) for name, schema in schemas.items()}
+
+    def changes(self, schema: type, source: str) -> dict[str, Any]:
+        """Key -> value of the fields whose values a source changes, of those that are no mappings."""
+        found = {}
+        for key, node in self.tree.items():
+            if isinstance(node, Given) and node.source == source and key in (hints := _hints(schema)):
+                value = _converted(hints[key], node, key)
+                weaker = default_of(schema, key) if node.weaker is None else _converted(hints[key], node.weaker, key)
+                if value != weaker:
+                    found[key] = value
+        return found
 
     def over(self, layer: Layer) -> Settings:
         """These settings with a stronger layer laid over them."""
@@ -208,7 +223,8 @@ def _lay(below: dict[str, Node], above: Mapping[Any, Any], source: str) -> None:
             below[key] = inner
             _lay(inner, value, source)
         else:
-            below[key] = Given(value, source, old if isinstance(old, dict) and isinstance(value, Text) else None)
+            extended = old if isinstance(old, dict) and isinstance(value, Text) else None
+            below[key] = Given(value, source, extended, old if isinstance(old, Given) else None)
 
 
 def _leaves(tree: dict[str, Node], prefix: str = "") -> Iterator[tuple[str, Given]]:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import Optimizer
 
 from ssl_med.ranges import BelowOne, Natural, NonNegative, Positive, Range, check_ranges
-from ssl_med.setting import setting
+from ssl_med.setting import SET, setting
 from ssl_med.spec import SslMedError
 
 Part = tuple[Iterable[nn.Parameter], float]  # parameters and their learning rate as a multiple of optim.lr
@@ -30,15 +30,15 @@ class OptimConfig:
     """peak learning rate"""
     lr_per_256: bool = False
     """lr is per 256 samples of a step: multiplied by batch / 256"""
-    momentum: BelowOne = 0.9
+    momentum: BelowOne = setting(default=0.9, needs={"name": ("sgd", "lars")})
     """sgd and lars"""
     nesterov: bool = False
     """sgd"""
-    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    betas: tuple[BelowOne, BelowOne] = setting(default=(0.9, 0.999), needs={"name": ("adam", "adamw")})
     """adam and adamw"""
     weight_decay: Annotated[float, Range(0, 1000)] = 0.0
     """L2 penalty; decoupled in adamw"""
-    decay_norm_bias: bool = True
+    decay_norm_bias: bool = setting(default=True, needs=({"weight_decay": SET}, {"name": ("lars",)}))
     """false: biases and normalisation weights get no decay and no layer-wise adaptation"""
     schedule: Literal["constant", "cosine", "step", "poly"] = "cosine"
     """shape after the warm-up; poly: lr (1 - done)^power, as nnU-Net"""
@@ -46,15 +46,15 @@ class OptimConfig:
     """linear from above 0 to lr"""
     warmup_steps: Natural = setting(default=0, before=0)
     """as warmup_epochs, in optimiser steps; one of the two"""
-    power: Positive = setting(default=0.9, before=0.9)
+    power: Positive = setting(default=0.9, before=0.9, needs={"schedule": ("poly",)})
     """poly: exponent"""
-    step_epochs: tuple[Positive, ...] = ()
+    step_epochs: tuple[Positive, ...] = setting(default=(), needs={"schedule": ("step",)})
     """step: multiply by gamma at these epochs"""
-    step_every_epochs: NonNegative = 0.0
+    step_every_epochs: NonNegative = setting(default=0.0, needs={"schedule": ("step",)})
     """step: multiply by gamma every so many epochs"""
-    gamma: Positive = 0.1
+    gamma: Positive = setting(default=0.1, needs={"schedule": ("step",)})
     """factor of a step"""
-    final_lr: Annotated[float, Range(0, 1000)] = 0.0
+    final_lr: Annotated[float, Range(0, 1000)] = setting(default=0.0, needs={"schedule": ("cosine", "poly")})
     """cosine and poly: where it ends, in the unit of lr"""
 
     def __post_init__(self) -> None:
@@ -66,8 +66,6 @@ class OptimConfig:
             raise SslMedError("optim.schedule=step needs either optim.step_epochs or optim.step_every_epochs")
         if self.warmup_epochs and self.warmup_steps:
             raise SslMedError("optim.warmup_epochs and optim.warmup_steps are both given; choose one")
-        if self.power != 0.9 and self.schedule != "poly":
-            raise SslMedError(f"optim.power has no effect with optim.schedule={self.schedule}; set optim.schedule=poly")
         if self.final_lr > self.lr:
             raise SslMedError(f"optim.final_lr is {self.final_lr:g}; it must not be above optim.lr={self.lr:g}")
 

@@ -7,7 +7,7 @@ of files of features (`ssl_med.config.keyed`): there is no list in which a new s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -20,6 +20,16 @@ Affects = Literal["store", "sample", "result", "nothing"]
 """
 LEVELS: tuple[Affects, ...] = ("store", "sample", "result", "nothing")
 MARK = "ssl_med"
+Needs = Mapping[str, Any]
+"""Setting -> the values with which another one has an effect: a tuple of them, or `Other(...)`. A name without a dot is of the
+same section, one of `FACTS` is what a run is about."""
+FACTS = {
+    "run": "ssl-med {} does not use it",
+    "dims": "the data are {}",
+    "labels": "the labels are {}",
+    "validation": "the split has no validation part",
+}
+"""run: its command. dims: 2D or 3D. labels: classes, findings, masks or none. validation: whether there is such a part."""
 ALWAYS = object()  # no plain value is equal to it: the setting existed from the beginning
 
 
@@ -31,6 +41,24 @@ class Mark:
     before: Any = ALWAYS
     named: Callable[[Any], Any] | None = None
     path: bool = False
+    needs: tuple[Needs, ...] = ()
+
+
+class Other:
+    """What another setting must not be.
+
+    Args:
+        values: that it must not be; none: it must be set, that is neither 0 nor empty nor false.
+    """
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+    def __contains__(self, value: Any) -> bool:
+        return value not in self.values if self.values else bool(value)
+
+
+SET = Other()
 
 
 def setting(
@@ -41,6 +69,7 @@ def setting(
     before: Any = ALWAYS,
     named: Callable[[Any], Any] | None = None,
     path: bool = False,
+    needs: Needs | tuple[Needs, ...] = (),
 ) -> Any:
     """A dataclass field with its promise.
 
@@ -51,8 +80,10 @@ def setting(
         before: what runs did before the setting existed, as its plain value; with it, a run keeps the hash that it had.
         named: what replaces the value in a hash, such as a digest of the file that it names.
         path: whether it names a file or folder, which is not shown to others.
+        needs: with what it has an effect: all of a mapping, any of several. Where it has none, a command line that sets it is
+            refused.
     """
-    mark = Mark(affects, before, named, path)
+    mark = Mark(affects, before, named, path, (needs,) if isinstance(needs, Mapping) else needs)
     if default_factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=default_factory, metadata={MARK: mark})
     return dataclasses.field(default=default, metadata={MARK: mark})

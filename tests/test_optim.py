@@ -88,7 +88,6 @@ def test_schedules():
         ({"nesterov": True, "momentum": 0.0}, "optim.momentum above 0"),
         ({"schedule": "step", "step_epochs": (2,), "step_every_epochs": 3}, "either"),
         ({"warmup_epochs": 1.0, "warmup_steps": 5}, "both given; choose one"),
-        ({"power": 2.0}, "optim.power has no effect with optim.schedule=cosine"),
         ({"final_lr": 0.1}, "optim.final_lr is 0.1; it must not be above optim.lr=0.001"),
     ],
 )

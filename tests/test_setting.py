@@ -153,7 +153,9 @@ def test_a_data_set_is_keyed_by_all_that_is_not_declared_otherwise(name):
 
 
 def test_paths_of_data_are_hidden_from_others_and_seen_in_the_tree():
-    run = compose_finetune(["task=lits", "data.root=/patients/Miller", "data.split_file=/patients/x.json"])
+    run = compose_finetune(
+        ["task=lits", "data.root=/patients/Miller", "data.split=file", "data.split_file=/patients/x.json"]
+    )
     assert "/patients" in str(run.tree())
     assert "/patients" not in str(run.public_tree())
 

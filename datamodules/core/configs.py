@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from ssl_med.ledger import salted
 from ssl_med.ranges import BelowOne, Millimetres, NonNegative, Range, Seed, Share, Side, StoredValue
-from ssl_med.setting import Affects, setting
+from ssl_med.setting import SET, Affects, Other, setting
 
 
 def _place(folder: str) -> str:
@@ -18,6 +18,10 @@ def _place(folder: str) -> str:
 def content_name(file: str) -> str:
     """A file that other runs may have by another name; one that is not there keeps its name."""
     return salted(Path(file).read_bytes()) if file and Path(file).is_file() else file
+
+
+_DRAWN = {"split": Other("file")}
+_STARTED = {"run": ("finetune", "probe", "external"), ".init": Other("scratch")}
 
 
 @dataclass
@@ -40,34 +44,40 @@ class CommonConfig:
     """upper end"""
     split: str = setting(default="random", affects="result")
     """random, file, or one the family offers"""
-    split_file: str = setting(default="", affects="result", path=True)
+    split_file: str = setting(default="", affects="result", path=True, needs={"split": ("file",)})
     """split=file: JSON with train, val and test lists of subject ids, or FILE:key"""
-    split_ratios: tuple[Share, Share, Share] = setting(default=(0.7, 0.1, 0.2), affects="result")
+    split_ratios: tuple[Share, Share, Share] = setting(
+        default=(0.7, 0.1, 0.2), affects="result", needs={"split": Other("file")}
+    )
     """split=random: shares of the subjects"""
-    split_seed: Seed = setting(default=0, affects="result")
+    split_seed: Seed = setting(
+        default=0, affects="result", needs=({"split": Other("file")}, {"tuning_share": SET}, {"pretrain_share": SET})
+    )
     """split=random: its own seed, so that all training seeds share one test set"""
-    test_is_val: bool = setting(default=False, affects="result")
+    test_is_val: bool = setting(default=False, affects="result", needs={"split": ("file",)})
     """split=file without a test list: test on the val list, and validate on nobody"""
     cache_gb: NonNegative = setting(default=4.0, affects="nothing")
     """memory for decoded scans, per loader process"""
     pretrain_share: BelowOne = setting(default=0.0, affects="result")
     """PCRL's semi-supervised splits on one data set, 9:1 is 0.9: this share of the training subjects is for pretraining
     alone, the rest for labels alone; give it to both commands; 0: both use all"""
-    tuning_share: BelowOne = setting(default=0.0, affects="result")
+    tuning_share: BelowOne = setting(default=0.0, affects="result", needs={"run": ("finetune", "probe")})
     """finetune, probe: put the test part away to choose settings, and test on the validation part or, where there is none,
     on this share of the training subjects; 0: off"""
-    share_by: Literal["subject", "image"] = setting(default="subject", affects="result")
+    share_by: Literal["subject", "image"] = setting(default="subject", affects="result", needs={"pretrain_share": SET})
     """pretrain_share counts subjects; image: scans or images, as PCRL's lists, and patients may then be on both sides"""
     quarantine: str = setting(default="", affects="result", named=content_name, path=True)
     """file of `ssl-med check` that lists what to leave out; the split is made before, so it stays the same"""
-    quarantine_budget: Share = setting(default=0.05, affects="result")
+    quarantine_budget: Share = setting(default=0.05, affects="result", needs={"quarantine": SET})
     """largest share of the cases that the quarantine may leave out"""
     transforms: tuple[Any, ...] | str = setting(default=(), affects="sample", before=[])
     """MONAI transforms of every sample after it was read and cut, [{_target_: NAME, keys: [image, mask], ...}, ...], or the
     name of a list (ssl-med list augment), or a file NAME.yaml; random ones act in training alone"""
-    allow: tuple[str, ...] = setting(default=(), affects="nothing")
+    allow: tuple[str, ...] = setting(default=(), affects="nothing", needs=({"transforms": SET}, {"task.augment": SET}))
     """packages besides MONAI whose transforms data.transforms and task.augment may name: their code runs"""
-    allow_overlap: bool = setting(default=False, affects="result")
+    allow_overlap: bool = setting(
+        default=False, affects="result", needs={"run": ("finetune", "probe", "external"), ".init": Other("scratch")}
+    )
     """finetune: go on when the pretraining saw subjects or files of val and test; every report says so"""
 
 

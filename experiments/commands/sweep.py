@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.config.effects import facts_of, sections_of, why_without
 from experiments.config.kinds import PretrainRun
 from experiments.config.run import compose_pretrain
 from ssl_med.config import Layer, build, parse_overrides, to_plain, to_yaml
@@ -140,8 +141,10 @@ def parameters(config: PretrainRun, given: set[str]) -> dict[str, dict[str, Any]
         else {"values": [0.0, 1e-6, 1e-5, 1e-4]},
         "trainer.batch_size": {"values": sorted({max(2, batch // 2), batch, 2 * batch})},
     }
+    sections, facts = sections_of(config), facts_of(config.kind, config.spec)
     for key, value in to_plain(config.method).items():
-        around = None if key.endswith(WIDTHS) else _around(value)
+        idle = why_without("method", config.method, key, sections, facts)
+        around = None if key.endswith(WIDTHS) or idle else _around(value)
         if around is not None:
             found[f"method.{key}"] = _within(config.method, key, around)
     found = {key: value for key, value in found.items() if key not in given}

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.comparison.execute import kind_of
 from experiments.comparison.local import Finished, Job, Workers
-from experiments.comparison.plan import Plan, PlannedRun
+from experiments.comparison.plan import Plan, PlannedRun, besides
 from experiments.comparison.records import Prediction, read_record
 from experiments.config.kinds import FinetuneRun, PretrainRun
 from experiments.config.run import compose_finetune, compose_pretrain
@@ -144,7 +144,7 @@ class _Stopwatch:
             seconds, memory, disk = self._time(node, {})
             return Estimate(0, 0, 0, seconds, 0.0, 0.0, 0.0, memory, disk)
         steps, validations, curves = _rhythm(
-            (compose_pretrain if node.role == "pretrain" else compose_finetune)(node.overrides)
+            (compose_pretrain if node.role == "pretrain" else compose_finetune)(node.overrides, shared=True)
         )
         short, long = min(SHORT, steps), min(LONG, steps)
         quiet = {"trainer.val_every_steps": LONG, "trainer.test_every_steps": 0}
@@ -176,7 +176,8 @@ class _Stopwatch:
             place = self.folder / str(self.count)
             places.append(place)
             log = self.folder / f"{self.count}.log"
-            self.workers.start(Job(place, node.kind, (*overrides, f"out={place}", "trainer.progress=false"), log))
+            job = (*overrides, f"out={place}", *besides(node, "dry-run"))
+            self.workers.start(Job(place, node.kind, job, log))
         while self.workers.running:
             ended += self.workers.finished()
         for finished in ended:

@@ -12,12 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.comparison.local import Finished, Job
-from experiments.comparison.plan import Plan, PlannedRun
+from experiments.comparison.plan import Plan, PlannedRun, besides
 from experiments.comparison.progress import Bar
 from experiments.run.environment import say
 from ssl_med.evaluation.metrics import Metric, metric_of
 from ssl_med.reports.writing import write_json
-from ssl_med.values import spell
 
 PROGRESS, CHOICES = "progress.json", "choices.json"
 AGAIN = 20  # times that a run which was asked to stop is started again
@@ -88,9 +87,7 @@ class Execution:
                 self.waiting.remove(node)
                 busy.add(folder)
                 log = self.plan.out / "logs" / f"{folder.parent.name}-{folder.name}.log"
-                watched = () if node.kind == "external" else (f"tracking.table={spell(self.plan.name[:58])}",)
-                besides = ("trainer.progress=false", *watched)
-                workers.start(Job(node, node.kind, (*self.plan.command(node), *besides), log))
+                workers.start(Job(node, node.kind, (*self.plan.command(node), *besides(node, self.plan.name)), log))
         return bool(workers.running)
 
     def _account(self, finished: Finished) -> None:

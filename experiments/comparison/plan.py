@@ -22,6 +22,7 @@ from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.tasks import task_class
 from ssl_med.reports.run_folder import Run, read_run
 from ssl_med.spec import SslMedError
+from ssl_med.values import spell
 
 Role = Literal["pretrain", "tune", "final"]
 
@@ -62,21 +63,21 @@ class PlannedRun:
     def config(self) -> RunConfig:
         """Its resolved config; of an external test before what it tests was trained, too."""
         if self.kind == "external":
-            trained = compose_finetune(self.needs[0].overrides)
+            trained = compose_finetune(self.needs[0].overrides, shared=True)
             try:
                 return compose_external(self.overrides, FinetunedRun.planned(Path(self.overrides[0]), trained))
             except SslMedError as error:
                 raise SslMedError(f"{self.name}: {error}") from None
         compose = _COMPOSE[self.kind]
         try:
-            config = compose(self.overrides)
+            config = compose(self.overrides, shared=True)
             check_texts(config, self.overrides)
             return config
         except SslMedError as error:
             raise SslMedError(f"{self.name}: {error}") from None
 
 
-_COMPOSE: dict[str, Callable[[Sequence[str]], RunConfig]] = {
+_COMPOSE: dict[str, Callable[..., RunConfig]] = {
     "pretrain": compose_pretrain,
     "finetune": compose_finetune,
     "probe": compose_probe,
@@ -299,6 +300,12 @@ class Plan:
         for tree in trees:
             found = merge(found, tree)
         return found
+
+
+def besides(node: PlannedRun, table: str) -> tuple[str, ...]:
+    """Overrides that change no result: a run of a table knows its name, and shows no bar."""
+    named = () if node.kind == "external" else (f"tracking.table={spell(table[:58])}",)
+    return ("trainer.progress=false", *named)
 
 
 def root_names(table: TableConfig) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from experiments.config.finetuned import FinetunedRun
 from experiments.config.kinds import Plain, StartedRun
-from experiments.config.run import build_parts
+from experiments.config.run import build_parts, checked
 from experiments.config.sections import LoadingConfig, StartConfig
 from experiments.config.sources import check_keys, choose, gather, keys_of, names, read_conf
 from ssl_med.catalogue import nearest
@@ -129,7 +129,7 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
             f"channels, in this order: trained on {', '.join(trained.spec.channel_names)}; "
             f"here {', '.join(spec.channel_names)}"
         )
-    return ExternalRun(
+    config = ExternalRun(
         name=chosen["task"],
         protocol="finetune",
         external=external,
@@ -138,6 +138,7 @@ def compose_external(overrides: Sequence[str], trained: FinetunedRun | None = No
         notes=tuple(notes),
         **parts,
     )
+    return checked(config)
 
 
 def _single(own: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from ssl_med.evaluation.tasks import TaskConfig, task_class
 from ssl_med.networks.backbone import check_backbone
 from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.ranges import LARGEST, Count, Level, Natural, Positive, Range
-from ssl_med.setting import Affects
+from ssl_med.setting import Affects, setting
 from ssl_med.spec import DataSpec, SslMedError
 
 PREFIX = "online/"
@@ -31,7 +31,7 @@ class OnlineConfig:
     """task with classes or findings whose labels are probed while pretraining; empty: off"""
     protocol: Literal["knn", "linear"] = "knn"
     """weighted votes of nearest neighbours, or logistic regression"""
-    every_steps: Count = 200
+    every_steps: Count = setting(default=200, needs={"every_epochs": (0,)})
     """optimiser steps between probes; there is one before the first step and one after the last, too"""
     every_epochs: Natural = 0
     """epochs between probes, in place of steps; 0: by steps"""
@@ -39,9 +39,9 @@ class OnlineConfig:
     """about so many labelled samples of the task's training part, and of its validation part: whole subjects, by class"""
     levels: tuple[Level, ...] = (-1,)
     """levels of the encoder whose pooled features are joined, 0: finest, -1: last"""
-    neighbours: Count = 20
+    neighbours: Count = setting(default=20, needs={"protocol": ("knn",)})
     """knn: number of neighbours, at most all samples"""
-    l2: Positive = 1.0
+    l2: Positive = setting(default=1.0, needs={"protocol": ("linear",)})
     """linear: L2 value, on the sum of the losses"""
 
 

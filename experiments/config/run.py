@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from experiments.config.kinds import FinetuneRun, PretrainRun, ProbeRun
-from experiments.config.online import PREFIX, check_monitor, compose_online
+from experiments.config.effects import facts_of, refuse_without_effect, sections_of
+from experiments.config.kinds import FinetuneRun, PretrainRun, ProbeRun, RunConfig
+from experiments.config.online import PREFIX, check_monitor, compose_online, spelled
 from experiments.config.protocols import asked_protocol, probe_class
 from experiments.config.recipes import resolved
 from experiments.config.sections import (
@@ -32,12 +33,13 @@ from ssl_med.reports.run_folder import CONFIG
 from ssl_med.spec import SslMedError
 from ssl_med.values import unquoted
 
+R = TypeVar("R", bound=RunConfig)
 SHARED = ("data", "backbone", "trainer", "tracking", "seed", "out", "resume")
 STARTED = (*SHARED, "transfer", "init")
 
 
-def compose_pretrain(overrides: Sequence[str]) -> PretrainRun:
-    """`method=pcrl data=luna data.root=DIR ...` -> PretrainRun."""
+def compose_pretrain(overrides: Sequence[str], *, shared: bool = False) -> PretrainRun:
+    """`method=pcrl data=luna data.root=DIR ...` -> PretrainRun; `shared`: see `checked`."""
     keys = (*SHARED, "method", "optim")
     chosen, line = choose(
         overrides, required=("method", "data"), optional=("trainer", "backbone"), keys=(*keys, "online")
@@ -60,11 +62,11 @@ def compose_pretrain(overrides: Sequence[str]) -> PretrainRun:
     if online is not None:
         online.check(config.spec, config.backbone)
     check_monitor(config.trainer.monitor, online)
-    return config
+    return config if shared else checked(config)
 
 
-def compose_finetune(overrides: Sequence[str]) -> FinetuneRun:
-    """`task=lits init=RUN data.root=DIR ...` -> FinetuneRun."""
+def compose_finetune(overrides: Sequence[str], *, shared: bool = False) -> FinetuneRun:
+    """`task=lits init=RUN data.root=DIR ...` -> FinetuneRun; `shared`: see `checked`."""
     keys = (*STARTED, "task", "labels", "optim")
     groups = ("data", "recipe", "trainer", "backbone")
     chosen, line = choose(overrides, required=("task",), optional=groups, keys=keys)
@@ -82,10 +84,10 @@ def compose_finetune(overrides: Sequence[str]) -> FinetuneRun:
     )
     config = FinetuneRun(name=chosen["task"], protocol=parts["transfer"].protocol, **parts)
     check_monitor(config.trainer.monitor, None)
-    return config
+    return config if shared else checked(config)
 
 
-def compose_probe(overrides: Sequence[str]) -> ProbeRun:
+def compose_probe(overrides: Sequence[str], *, shared: bool = False) -> ProbeRun:
     """`task=luna protocol=linear init=RUN data.root=DIR ...` -> ProbeRun; pretext protocols take data=NAME.
 
     What yamls say of training (optim, most of trainer) has no meaning here and is left out; on the command line it is refused.
@@ -112,7 +114,27 @@ def compose_probe(overrides: Sequence[str]) -> ProbeRun:
         probe=probe.Config,
         trainer=LoadingConfig,
     )
-    return ProbeRun(name=chosen[group], protocol=protocol, **parts)
+    config = ProbeRun(name=chosen[group], protocol=protocol, **parts)
+    return config if shared else checked(config)
+
+
+def checked(config: R) -> R:
+    """The config, whose command line sets nothing without an effect.
+
+    A table shares its settings among runs of many kinds, and not each concerns all of them: there nothing is refused.
+    """
+    if config.tracking.table:
+        return config
+    sections, facts = sections_of(config), facts_of(config.kind, config.spec)
+    online = getattr(config, "online", None)
+    if online is not None:
+        sections["online"] = online.settings
+        facts["validation"] = True  # a monitored probe needs none
+        with spelled():
+            labelled = facts_of(config.kind, online.spec)
+            refuse_without_effect({"data": online.data}, config.given.section("online"), labelled)
+    refuse_without_effect(sections, config.given, facts)
+    return config
 
 
 def build_parts(said: Gathered, *, labelled: bool, general: type[GeneralConfig], **schemas: type) -> dict[str, Any]:

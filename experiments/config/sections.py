@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from ssl_med.ranges import Count, Limit, Natural, NonNegative, PositiveShare, Processes, Range, Seed
-from ssl_med.setting import Affects, setting
+from ssl_med.setting import SET, Affects, Other, setting
 from ssl_med.spec import SslMedError
 
 SCRATCH = "scratch"
+_VALIDATED = {"validation": (True,)}
+_IN_EPOCHS = {"trainer.max_epochs": Other(-1)}
 
 
 def _origin(init: str) -> str:
@@ -59,22 +61,24 @@ class TrainerConfig(LoadingConfig):
     """number of machines"""
     strategy: str = "auto"
     """auto, ddp, ddp_spawn or another Lightning strategy"""
-    sync_batchnorm: bool = True
+    sync_batchnorm: bool = setting(default=True, needs=({"devices": Other("1")}, {"num_nodes": Other(1)}))
     """with several devices: batch statistics over the global batch, so that the result does not depend on their number"""
-    val_every_steps: Natural = 0
+    val_every_steps: Natural = setting(default=0, needs=_VALIDATED)
     """validate every so many batches; 0: after each epoch"""
-    patience: Natural = 0
+    patience: Natural = setting(default=0, needs=_VALIDATED)
     """stop when the monitored value has not improved for so many validations, of an online probe: probes; 0: never"""
-    monitor: str = "val/loss"
+    monitor: str = setting(
+        default="val/loss", needs=({**_VALIDATED, "select": ("best",)}, {**_VALIDATED, "patience": SET})
+    )
     """value that names the best weights: of the validation (val/...), the collapse monitors or the online probe; whether
     higher or lower is better is declared in ssl_med/evaluation/metrics.py"""
-    select: Literal["best", "last"] = "best"
+    select: Literal["best", "last"] = setting(default="best", needs=_VALIDATED)
     """weights that leave the run: best validation, or the last"""
-    test_every_steps: Natural = 0
+    test_every_steps: Natural = setting(default=0, needs={"run": ("finetune",)})
     """finetune: test every so many steps for a learning curve (curve/METRIC), on which nothing is chosen; 0: never"""
     checkpoint_every_steps: Count = setting(default=500, affects="nothing")
     """write last.ckpt every so many steps, besides each validation and the end"""
-    collapse_patience: Natural = setting(default=20, affects="nothing")
+    collapse_patience: Natural = setting(default=20, affects="nothing", needs={"run": ("pretrain",)})
     """pretraining: stop when the features have been collapsed in so many monitors (one each log_every steps); 0: never"""
     log_every: Count = setting(default=10, affects="nothing")
     """steps between lines of metrics.jsonl"""
@@ -125,13 +129,13 @@ class TrackingConfig:
     AFFECTS: ClassVar[Affects] = "nothing"
     wandb: Literal["off", "offline", "online"] = "offline"
     """offline writes a wandb folder into the run, to be sent by `wandb sync`; WANDB_MODE makes it stricter, never wider"""
-    project: str = "ssl_med"
+    project: str = setting(default="ssl_med", needs={"wandb": ("offline", "online")})
     """W&B project"""
-    entity: str = ""
+    entity: str = setting(default="", needs={"wandb": ("offline", "online")})
     """W&B team or user; empty: the account's default"""
     table: str = ""
     """comparison that the run belongs to, one of its tags"""
-    pictures: bool = False
+    pictures: bool = setting(default=False, needs={"wandb": ("offline", "online")})
     """W&B gets the pictures of test cases too: they show the scans"""
 
     def __post_init__(self) -> None:
@@ -171,7 +175,9 @@ class LabelsConfig:
 class BudgetConfig(LabelsConfig):
     """Label budget, and whether budgets of different size match in epochs or in steps."""
 
-    match: Literal["epochs", "steps"] = "epochs"
+    match: Literal["epochs", "steps"] = setting(
+        default="epochs", needs=({"fraction": Other(1.0), **_IN_EPOCHS}, {"shots": SET, **_IN_EPOCHS})
+    )
     """what trainer.max_epochs counts: epochs of the budget, so that fewer labels mean fewer steps; or steps: every budget
     takes the steps, the schedule and the validations of all labels. trainer.max_steps alone always matches steps"""
 

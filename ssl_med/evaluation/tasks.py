@@ -37,6 +37,12 @@ from ssl_med.setting import setting
 from ssl_med.spec import Batch, DataSpec, SslMedError
 
 Row = dict[str, Any]
+_TRAINED = {"run": ("finetune",)}
+_MASKS = {"labels": ("masks",)}
+_CLASSIFIED = {**_TRAINED, "labels": ("classes", "findings")}
+_DICE = {**_TRAINED, **_MASKS, "loss": ("auto", "dice", "dice_bce", "dice_ce")}
+_FLIPPED = {**_TRAINED, "flips": (True,)}
+_CUT = {**_TRAINED, "dims": ("2D",), "augment": ((),)}
 
 
 @dataclass
@@ -45,47 +51,47 @@ class TaskConfig:
 
     name: str = ""
     """file name in conf/task"""
-    loss: Literal["dice", "dice_bce", "dice_ce", "ce", "bce", "auto"] = "auto"
+    loss: Literal["dice", "dice_bce", "dice_ce", "ce", "bce", "auto"] = setting(default="auto", needs=_TRAINED)
     """auto: Dice and cross-entropy for masks, cross-entropy for classes, binary cross-entropy per finding for multilabel.
     dice_ce: nnU-Net's sum of both, with a softmax where the data's regions exclude each other, else a sigmoid per region"""
-    batch_dice: bool = setting(default=False, before=False)
+    batch_dice: bool = setting(default=False, before=False, needs=_DICE)
     """masks: Dice losses sum over the voxels of a whole batch, not of each sample"""
-    deep_supervision: bool = setting(default=False, before=False)
+    deep_supervision: bool = setting(default=False, before=False, needs={**_TRAINED, **_MASKS})
     """masks: the coarser levels of the decoder have losses too, of weights 1, 1/2, 1/4 ... and 0 for the coarsest, of sum 1"""
-    hidden: Annotated[int, Range(0, 2**20)] = 0
+    hidden: Annotated[int, Range(0, 2**20)] = setting(default=0, needs=_CLASSIFIED)
     """width of a hidden layer in the classification head; 0: linear on pooled features"""
-    dropout: BelowOne = 0.0
+    dropout: BelowOne = setting(default=0.0, needs=_CLASSIFIED)
     """before the last linear layer of the classification head"""
-    label_smoothing: BelowOne = setting(default=0.0, before=0.0)
+    label_smoothing: BelowOne = setting(default=0.0, before=0.0, needs={**_TRAINED, "labels": ("classes",)})
     """classes: share of the target's probability that is spread evenly over all classes in training"""
-    mixup: Annotated[float, Range(0, 100)] = setting(default=0.0, before=0.0)
+    mixup: Annotated[float, Range(0, 100)] = setting(default=0.0, before=0.0, needs=_CLASSIFIED)
     """classes and findings: training images and labels are mixed in pairs by shares of Beta(mixup, mixup); 0: not"""
-    class_weights: Literal["none", "balanced"] = setting(default="none", before="none")
+    class_weights: Literal["none", "balanced"] = setting(default="none", before="none", needs=_CLASSIFIED)
     """balanced: classes have the same weight in the training loss however often they occur; of findings, present and absent"""
-    ordered: bool = False
+    ordered: bool = setting(default=False, needs={"labels": ("classes",)})
     """classes are grades: kappa with quadratic weights is reported too"""
-    overlap: BelowOne = 0.5
+    overlap: BelowOne = setting(default=0.5, needs=_MASKS)
     """overlap of neighbouring windows in sliding-window prediction, as a share of the patch"""
-    window_batch: Annotated[int, Range(1, 4096)] = 4
+    window_batch: Annotated[int, Range(1, 4096)] = setting(default=4, needs=_MASKS)
     """windows predicted at once"""
-    largest_component: bool = setting(default=False, before=False)
+    largest_component: bool = setting(default=False, before=False, needs={**_TRAINED, **_MASKS})
     """masks: of a region only the largest connected piece is kept, where that raised its mean Dice on validation"""
-    mirrored_test: bool = setting(default=False, before=False)
+    mirrored_test: bool = setting(default=False, before=False, needs=_MASKS)
     """masks: answers, of the validation too, are means over the image mirrored along all axes that training mirrors: 2 to 8
     times the work"""
-    flips: bool = True
+    flips: bool = setting(default=True, needs=_TRAINED)
     """training augmentation: random flips (images: left-right only)"""
-    crop_scale: PositiveShare = 0.7
+    crop_scale: PositiveShare = setting(default=0.7, needs=_CUT)
     """2D training augmentation: smallest area share of the random resized crop; 1 switches it off"""
-    rotation_deg: Degrees = 10.0
+    rotation_deg: Degrees = setting(default=10.0, needs=_CUT)
     """2D training augmentation: largest in-plane rotation"""
-    flip_axes: tuple[Literal["x", "y", "z", "row", "column"], ...] = setting(default=(), before=[])
+    flip_axes: tuple[Literal["x", "y", "z", "row", "column"], ...] = setting(default=(), before=[], needs=_FLIPPED)
     """axes that flips mirror, those whose sides may be exchanged; empty: all in 3D, left and right (column) in 2D"""
-    augment: tuple[Any, ...] | str = setting(default=(), before=[])
+    augment: tuple[Any, ...] | str = setting(default=(), before=[], needs=_TRAINED)
     """fine-tuning: MONAI transforms of training samples, [{_target_: NAME, keys: [image, mask], ...}, ...], or the name of a
     list (ssl-med list augment), or a file NAME.yaml; in place of crop_scale and rotation_deg, and of flips and flip_axes
     unless the list says ${mirror_axes}"""
-    tolerance_mm: NonNegative = 1.0
+    tolerance_mm: NonNegative = setting(default=1.0, needs=_MASKS)
     """surface Dice: distance up to which a piece of surface counts as found"""
     pictures: tuple[Natural, Natural, Natural, Natural] = (2, 4, 1, 1)
     """pictures of test cases: the first ones, which are the same in all runs; the worst; middle ones; the best"""

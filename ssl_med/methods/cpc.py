@@ -40,6 +40,7 @@ from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.predictive import PatchConfig, PatchMethod
 from ssl_med.ranges import Range, Share, Width
+from ssl_med.setting import setting
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.spatial import flip
 
@@ -56,7 +57,7 @@ class CPCConfig(PatchConfig):
     """how far a patch moves within its cell, as a share of the cell's side"""
     flip: Share = 0.5
     """probability of each patch to be mirrored along the first axis"""
-    steps: Annotated[int, Range(1, 64)] = 5
+    steps: Annotated[int, Range(1, 64)] = setting(default=5, needs={"loss": ("nce",)})
     """nce: rows predicted ahead, at most what the grid holds"""
     code_dim: Width = 1024
     """dimension d of a code z"""

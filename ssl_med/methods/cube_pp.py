@@ -30,6 +30,7 @@ from ssl_med.methods.core.critic import Critic
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.restoration import Restoration, RestorationConfig, cell_side
 from ssl_med.ranges import NonNegative, Positive, PositiveShare, Side, Width
+from ssl_med.setting import SET, setting
 from ssl_med.spec import Batch, SslMedError
 from ssl_med.transforms.cells import rearrange
 
@@ -48,9 +49,9 @@ class CubePPConfig(RestorationConfig):
     """part of the cubes that it happens to"""
     adversarial: NonNegative = 0.0
     """weight of the critic's score; 0: no critic"""
-    critic_channels: tuple[Width, ...] = (32, 64, 128)
+    critic_channels: tuple[Width, ...] = setting(default=(32, 64, 128), needs={"adversarial": SET})
     """widths of the critic's levels"""
-    critic_lr: Positive = 1e-4
+    critic_lr: Positive = setting(default=1e-4, needs={"adversarial": SET})
     """learning rate of the critic's Adam"""
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ from ssl_med.methods.core.schedule import Schedule, cosine_to
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector, Prototypes
 from ssl_med.ranges import Positive, Range, Share, Width
+from ssl_med.setting import SET, setting
 from ssl_med.spec import Batch
 
 
@@ -55,7 +56,7 @@ class DINOConfig(MultiCropConfig):
     """tau_s of the student"""
     teacher_temperature: Positive = 0.07
     """tau_t of the teacher after its warm-up"""
-    warmup_temperature: Positive = 0.04
+    warmup_temperature: Positive = setting(default=0.04, needs={"warmup": SET})
     """tau_t at the start"""
     warmup: Share = 50 / 800
     """share of the training over which tau_t rises linearly"""

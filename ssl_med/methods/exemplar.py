@@ -28,6 +28,7 @@ from ssl_med.methods.core.about import RETRIEVAL, Paper
 from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.ranges import BelowOne, Positive, Share, Width
+from ssl_med.setting import SET, setting
 from ssl_med.spec import Batch
 from ssl_med.transforms._sampling import uniform
 from ssl_med.transforms.intensity import brightness_contrast
@@ -48,13 +49,13 @@ class ExemplarConfig:
     """probability of quarter turns in the plane of the first two axes"""
     jitter: Share = 0.5
     """probability of brightness and contrast changes"""
-    brightness: Share = 0.125
+    brightness: Share = setting(default=0.125, needs={"jitter": SET})
     """largest relative change"""
-    contrast: Share = 0.5
+    contrast: Share = setting(default=0.5, needs={"jitter": SET})
     """largest relative change"""
     zoom_p: Share = 0.15
     """probability of a zoom"""
-    zoom: BelowOne = 0.2
+    zoom: BelowOne = setting(default=0.2, needs={"zoom_p": SET})
     """share of a side that a zoom leaves out at most"""
 
 

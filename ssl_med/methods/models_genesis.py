@@ -21,6 +21,7 @@ from torch import Tensor
 from ssl_med.methods.core.about import Paper
 from ssl_med.methods.core.restoration import ShuffleConfig, Shuffling
 from ssl_med.ranges import Share
+from ssl_med.setting import SET, setting
 from ssl_med.transforms.corruptions import models_genesis
 
 
@@ -34,7 +35,7 @@ class ModelsGenesisConfig(ShuffleConfig):
     """Bezier intensity mapping, half of the draws decreasing"""
     paint: Share = 0.9
     """in- or out-painting, mutually exclusive"""
-    inpaint_rate: Share = 0.2
+    inpaint_rate: Share = setting(default=0.2, needs={"paint": SET})
     """share of painting that is in-painting"""
 
 

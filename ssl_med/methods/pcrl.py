@@ -40,6 +40,7 @@ from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
 from ssl_med.networks.queue import Queue, own_keys
 from ssl_med.ranges import BelowOne, Count, Degrees, NonNegative, Positive, Share, Width
+from ssl_med.setting import setting
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 from ssl_med.transforms.corruptions import local_shuffle, paint
 from ssl_med.transforms.intensity import brightness_contrast, cutout, gaussian_blur
@@ -63,9 +64,9 @@ class PCRLConfig:
     """the hybrid branch"""
     attention: Literal["gate", "paper"] = "gate"
     """form of TransAtt: channel gate from the indicator alone, or outer product of indicator and features"""
-    alpha: Positive = 1.0
+    alpha: Positive = setting(default=1.0, needs={"crossmix": (True,)})
     """CrossMix: lambda ~ Beta(alpha, alpha)"""
-    lambda_fold: bool = False
+    lambda_fold: bool = setting(default=False, needs={"crossmix": (True,)})
     """max(lambda, 1 - lambda): the ordinary branch always weighs more, as in the official code"""
     temperature: Positive = 0.2
     """tau of InfoNCE"""
@@ -79,13 +80,13 @@ class PCRLConfig:
     """weight of the contrastive loss"""
     restore_weight: NonNegative = 0.5
     """weight of the sum of the branches' squared errors, or of RotNet's cross-entropy"""
-    shuffle: Share = 0.5
+    shuffle: Share = setting(default=0.5, needs={"dims": ("3D",)})
     """3D: probability of local pixel shuffling"""
-    paint: Share = 0.9
+    paint: Share = setting(default=0.9, needs={"dims": ("3D",)})
     """3D: probability of in- or out-painting; it takes thousands of steps to tell painted crops from each other"""
     min_iou: BelowOne = 0.2
     """least overlap of the two crops of a pair"""
-    rotation_deg: Degrees = 10.0
+    rotation_deg: Degrees = setting(default=10.0, needs={"dims": ("3D",)})
     """3D: largest in-plane rotation of a crop"""
 
     def __post_init__(self) -> None:

@@ -43,6 +43,7 @@ from ssl_med.methods.core.restoration import RestorationConfig, Restorer, better
 from ssl_med.methods.core.schedule import Schedule, ScheduleConfig, cosine_to
 from ssl_med.networks.heads import Projector, RestorationHead
 from ssl_med.ranges import Degrees, Natural, NonNegative, PositiveShare, Range, Share
+from ssl_med.setting import SET, setting
 from ssl_med.spec import Batch, DataSpec, Need
 from ssl_med.transforms.corruptions import swap_patches
 from ssl_med.transforms.intensity import brightness_contrast, cutout, gamma, gaussian_blur, gaussian_noise
@@ -63,19 +64,19 @@ class PCRLv2Config(RestorationConfig, ScheduleConfig):
     """probability per axis that a view is mirrored; an image is mirrored left-right only"""
     rotation_deg: Degrees = 10.0
     """largest in-plane rotation of a view"""
-    large_scale: tuple[PositiveShare, PositiveShare] = (0.3, 1.0)
+    large_scale: tuple[PositiveShare, PositiveShare] = setting(default=(0.3, 1.0), needs={"dims": ("2D",)})
     """images: area of the large views, as a share of the image"""
-    min_iou: Share = 0.3
+    min_iou: Share = setting(default=0.3, needs={"dims": ("3D",)})
     """volumes: least overlap of the two large views"""
-    small_scale: tuple[PositiveShare, PositiveShare] = (0.05, 0.3)
+    small_scale: tuple[PositiveShare, PositiveShare] = setting(default=(0.05, 0.3), needs={"small_crops": SET})
     """area or volume of the small views, as a share of the image's or the large view's"""
-    small_share: PositiveShare = 96 / 224
+    small_share: PositiveShare = setting(default=96 / 224, needs={"small_crops": SET})
     """side of a small view as a share of a large one's"""
     small_crops: Annotated[int, Range(0, 1000)] = 6
     """number of small views"""
-    noise: NonNegative = 0.25
+    noise: NonNegative = setting(default=0.25, needs={"dims": ("3D",)})
     """volumes: largest standard deviation of the noise"""
-    swaps: Natural = 50
+    swaps: Natural = setting(default=50, needs={"dims": ("3D",)})
     """volumes: pairs of patches that change places in a large view"""
     deep_weight: NonNegative = 1.0
     """beta at the beginning"""

@@ -20,6 +20,7 @@ from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.measures import to_float32
 from ssl_med.methods.core.rubik import Rubik, RubikConfig
 from ssl_med.ranges import NonNegative, Share
+from ssl_med.setting import SET, setting
 from ssl_med.spec import Batch
 from ssl_med.transforms._sampling import uniform
 
@@ -30,7 +31,7 @@ class RubikCubePlusConfig(RubikConfig):
 
     mask: Share = 0.5
     """probability of a sub-cube to be masked"""
-    mask_voxels: Share = 0.5
+    mask_voxels: Share = setting(default=0.5, needs={"mask": SET})
     """probability of a voxel of a masked sub-cube to be 0"""
     order_weight: NonNegative = 1 / 3
     """weight of the order's cross-entropy"""

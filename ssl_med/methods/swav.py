@@ -36,6 +36,7 @@ from ssl_med.methods.core.schedule import Schedule
 from ssl_med.networks.heads import Projector, Prototypes
 from ssl_med.networks.queue import Queue
 from ssl_med.ranges import Natural, Positive, Range, Share, Width
+from ssl_med.setting import SET, setting
 from ssl_med.spec import Batch
 
 
@@ -55,7 +56,7 @@ class SwAVConfig(MultiCropConfig):
     """iterations of Sinkhorn's algorithm"""
     queue: Natural = 3840
     """embeddings of former batches that take part in the assignment, per large crop; 0: none"""
-    queue_from: Share = 15 / 400
+    queue_from: Share = setting(default=15 / 400, needs={"queue": SET})
     """share of the training after which they do"""
     hidden_dim: Width = 2048
     """width of the projection head"""

@@ -13,7 +13,7 @@ from ssl_med.evaluation.protocols.core.contract import Protocol
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.optim import Part
 from ssl_med.ranges import BelowOne, Natural, PositiveShare
-from ssl_med.setting import setting
+from ssl_med.setting import Other, setting
 from ssl_med.spec import SslMedError
 
 
@@ -21,7 +21,7 @@ from ssl_med.spec import SslMedError
 class InitConfig:
     """How a backbone file is read."""
 
-    adapt_channels: bool = False
+    adapt_channels: bool = setting(default=False, needs={".init": Other("scratch")})
     """spread a first convolution over another number of input channels, keeping the mean"""
 
 
@@ -37,7 +37,7 @@ class TransferConfig(InitConfig):
     layer_decay: PositiveShare = 1.0
     """learning rate of a level as a multiple of that of the next one; head and decoder have optim.lr, the last level
     layer_decay times that, and so on to the finest"""
-    decoder: str = "auto"
+    decoder: str = setting(default="auto", needs={"labels": ("masks",), ".init": Other("scratch")})
     """true: the file's decoder is demanded; false: it starts from its initialisation; auto: the file's if it has one"""
     ema: BelowOne = setting(default=0.0, before=0.0)
     """validation, test and export take a moving average of the trained weights: theta <- ema theta + (1 - ema) new, at step t

@@ -15,6 +15,7 @@ from ssl_med.evaluation.metrics import METRICS
 from ssl_med.evaluation.protocols.core.choice import CHUNK, Outcome, check_choice, class_value, finding_values
 from ssl_med.evaluation.protocols.core.contract import LevelsConfig, Probe, Result, Source, pooled_features, scored
 from ssl_med.ranges import Count, Positive
+from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -26,7 +27,7 @@ class KnnConfig(LevelsConfig):
     """numbers of neighbours, of which the best on validation is taken; those above the number of samples are left out"""
     temperature: Positive = 0.07
     """temperature of the votes' weights exp(similarity / temperature) (Wu et al. 2018)"""
-    select: Literal["accuracy", "balanced_accuracy"] = "accuracy"
+    select: Literal["accuracy", "balanced_accuracy"] = setting(default="accuracy", needs={"labels": ("classes",)})
     """validation value that chooses; findings: mean AUROC"""
 
     def __post_init__(self) -> None:

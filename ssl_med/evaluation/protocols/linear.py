@@ -22,6 +22,7 @@ from ssl_med.evaluation.metrics import METRICS
 from ssl_med.evaluation.protocols.core.choice import Outcome, check_choice, class_value, finding_values
 from ssl_med.evaluation.protocols.core.contract import LevelsConfig, Probe, Result, Source, pooled_features, scored
 from ssl_med.ranges import Count, Positive, Range
+from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -35,7 +36,7 @@ class LinearConfig(LevelsConfig):
     """smallest L2 value, on the sum of the losses"""
     strength_max: Positive = 1e5
     """largest L2 value"""
-    select: Literal["accuracy", "balanced_accuracy"] = "accuracy"
+    select: Literal["accuracy", "balanced_accuracy"] = setting(default="accuracy", needs={"labels": ("classes",)})
     """validation value that chooses the L2 value of classes; findings are chosen one by one by AUROC"""
     refit_on: Literal["auto", "train", "train+val"] = "auto"
     """samples of the final fit; auto: train+val as in the paper, but train alone when the label budget is a part of train"""

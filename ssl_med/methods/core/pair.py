@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssl_med.methods.core.checks import check_order
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.ranges import NonNegative, PositiveShare, Share
+from ssl_med.setting import SET, setting
 from ssl_med.transforms.intensity import brightness_contrast, gaussian_blur, solarize
 from ssl_med.transforms.spatial import flip, random_resized_crop
 
@@ -23,15 +24,15 @@ class ViewConfig:
     """area or volume of the random resized crop, as a share of the image"""
     flip: Share = 0.5
     """probability per flipped axis; an image is flipped left-right only"""
-    brightness: Share = 0.4
+    brightness: Share = setting(default=0.4, needs={"jitter": SET})
     """largest relative change"""
-    contrast: Share = 0.4
+    contrast: Share = setting(default=0.4, needs={"jitter": SET})
     """largest relative change"""
     jitter: Share = 0.8
     """probability of brightness and contrast changes"""
     blur: Share = 0.5
     """probability of a Gaussian blur"""
-    blur_sigma: tuple[NonNegative, NonNegative] = (0.1, 2.0)
+    blur_sigma: tuple[NonNegative, NonNegative] = setting(default=(0.1, 2.0), needs={"blur": SET})
     """standard deviation of the blur in voxels"""
     solarize: Share = 0.0
     """probability that all values from 0.5 upwards are inverted"""
