@@ -19,7 +19,7 @@ PARTS = {
     "ssl_med.networks",
 }
 PARTS |= {"ssl_med.losses", "ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint", "ssl_med.ledger"}
-PARTS |= {"ssl_med.reading", "ssl_med.files", "ssl_med.finite"}
+PARTS |= {"ssl_med.reading", "ssl_med.files", "ssl_med.finite", "ssl_med.slabs"}
 # for SslMedError, the nearest name, directions of metrics, and statistics, which need no torch
 REPORTS = {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.reading", "ssl_med.files"}
 REPORTS |= {f"ssl_med.evaluation.{name}" for name in ("metrics", "statistics", "bootstrap", "analysis")}
@@ -56,7 +56,8 @@ MAY_IMPORT = {
         "ssl_med.catalogue",
         "ssl_med.reading",
     },
-    "ssl_med.losses": {"ssl_med.spec", "ssl_med.distributed"},
+    "ssl_med.losses": {"ssl_med.spec", "ssl_med.distributed", "ssl_med.slabs"},
+    "ssl_med.slabs": set(),
     "ssl_med.transforms": {"ssl_med.spec", "ssl_med.ranges"},
     "ssl_med.transforms.samples": {"ssl_med.spec", "ssl_med.catalogue"},
     "ssl_med.optim": {"ssl_med.spec", "ssl_med.ranges", "ssl_med.setting"},
