@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import commands
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -240,9 +241,7 @@ def test_killed_without_warning_goes_on_from_the_last_checkpoint(scans, tmp_path
     words = ["pretrain", "method=moco", *VOLUME, *TINY, f"data.root={scans}", "trainer.max_steps=40", "method.queue=32"]
     words += ["method.momentum=0.5", "trainer.checkpoint_every_steps=5"]
     run(*words, f"out={tmp_path / 'whole'}")
-    command = [sys.executable, "-m", "experiments.cli", *map(str, words), f"out={tmp_path / 'run'}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = commands.Forked(*words, f"out={tmp_path / 'run'}")
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "run" / "last.ckpt").is_file():
@@ -251,7 +250,6 @@ def test_killed_without_warning_goes_on_from_the_last_checkpoint(scans, tmp_path
             time.sleep(0.02)
     finally:
         process.kill()
-        process.wait()
     capsys.readouterr()
     run(*words, f"out={tmp_path / 'run'}")
     assert capsys.readouterr().out.count("resuming from") == 1

@@ -159,7 +159,7 @@ def draw(scans, wanted, patch, rng, count):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_finds_groups_of_patients_and_names_positions_in_unseen_ones():
     torch.manual_seed(0)
     dims, patch = 2, (32, 32)
