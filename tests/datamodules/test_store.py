@@ -8,6 +8,8 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -635,7 +637,9 @@ def test_peak_memory_is_three_volumes(raw, tmp_path):
     mask = nib.Nifti1Image((array > -400).astype(np.uint8), np.diag([0.8, 0.8, 1.2, 1]))
     nib.save(mask, tmp_path / "big" / "segmentation-0.nii.gz")
     first = ["data=lits", f"data.root={raw / 'lits'}", "workers=1"]
-    done = commands.run(PEAK, *first, tmp_path, tmp_path / "big", function=commands.script)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SSL_MED_QUIET": "1"}
+    command = [sys.executable, "-c", PEAK, *first, str(tmp_path), str(tmp_path / "big")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     peaks = [int(line) * 1024 / array.nbytes for line in done.stdout.splitlines() if line.isdecimal()]
     assert len(peaks) == 2
