@@ -65,8 +65,15 @@ def test_the_page_tells_all(tmp_path):
     assert all(image["alt"] for image in images)
 
 
-def test_the_page_needs_no_network_and_no_script(run_folders, tmp_path):
-    page, path = build(run_folders, tmp_path)
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Folder of the runs, with their report in `report`, and its page."""
+    folder = tmp_path_factory.mktemp("loose")
+    return folder, *build(write_runs(folder / "runs"), folder)
+
+
+def test_the_page_needs_no_network_and_no_script(built):
+    _, page, path = built
     assert not [tag for tag, _ in page.tags if tag in ("script", "link", "iframe")]
     sources = [attrs["src"] for _, attrs in page.tags if "src" in attrs]
     assert all(source.startswith("data:image/") for source in sources)
@@ -77,14 +84,14 @@ def test_the_page_needs_no_network_and_no_script(run_folders, tmp_path):
     assert set(links) <= ids
 
 
-def test_markdown_and_csv_stand_beside_it(run_folders, tmp_path):
-    build(run_folders, tmp_path)
-    text = (tmp_path / "report" / "report.md").read_text()
+def test_markdown_and_csv_stand_beside_it(built):
+    folder, _, _ = built
+    text = (folder / "report" / "report.md").read_text()
     assert "| pcrl | 0.750 (± 0.014 · n 2) | 0.900 (± 0.014 · n 2) |" in text
     for picture in re.findall(r"\]\((figures/.*?)\)", text):
-        assert (tmp_path / "report" / picture).read_bytes().startswith(b"\x89PNG")
+        assert (folder / "report" / picture).read_bytes().startswith(b"\x89PNG")
     assert text.count("](figures/") == 1 + 2 + 2  # label budgets, validation at two of them, two losses
-    assert len((tmp_path / "report" / "results.csv").read_text().splitlines()) == 16
+    assert len((folder / "report" / "results.csv").read_text().splitlines()) == 16
 
 
 def test_names_from_run_folders_cannot_inject(tmp_path):
@@ -138,10 +145,10 @@ def test_nothing_to_report(tmp_path):
     assert not (tmp_path / "report").exists()
 
 
-def test_equal_runs_make_equal_reports(run_folders, tmp_path):
-    _, path = build(run_folders, tmp_path)
+def test_equal_runs_make_equal_reports(built):
+    folder, _, path = built
     first = path.read_bytes()
-    build(run_folders, tmp_path)
+    build(folder / "runs", folder)
     assert path.read_bytes() == first
 
 
