@@ -8,12 +8,13 @@ error in the data. Help and the refusal of an unknown name or key read source fi
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Sequence
 
 from experiments.config import defaults, files, helptext, usage
-from experiments.run.interruption import Interruption, listening
+from experiments.run.interruption import Interruption, end_with_parent, listening
 from experiments.run.output import unbreakable
 from experiments.run.threads import wait_without_spinning
 from ssl_med.files import REMEDIES, explained, refusal
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     if arguments is None:
         unbreakable()
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            end_with_parent()
     wait_without_spinning()
     try:
         with listening():

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 
 import commands
 import pytest
@@ -280,6 +281,37 @@ with FolderLock(Path(sys.argv[1]), "a run is under way here"):
     print("held", flush=True)
     time.sleep(60)
 """
+
+
+CHAIN = """
+import subprocess, sys
+code = "import time; import experiments.run.interruption as i; i.end_with_parent(0.05); print(1, flush=True); time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+child.stdout.readline()
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+def test_a_further_process_ends_with_the_first():
+    first = subprocess.Popen([sys.executable, "-c", CHAIN], stdout=subprocess.PIPE, text=True)
+    other = int(first.stdout.readline())
+    first.kill()
+    first.wait()
+    end = time.monotonic() + 20
+    while gone := alive(other):
+        assert time.monotonic() < end, "the other process is left over"
+        time.sleep(0.02)
+    assert not gone
+
+
+def alive(number):
+    try:
+        with open(f"/proc/{number}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.slow
