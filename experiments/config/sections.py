@@ -14,7 +14,6 @@ from ssl_med.spec import SslMedError
 
 SCRATCH = "scratch"
 _VALIDATED = {"validation": (True,)}
-_IN_EPOCHS = {"trainer.max_epochs": Other(-1)}
 
 
 def _origin(init: str) -> str:
@@ -175,9 +174,7 @@ class LabelsConfig:
 class BudgetConfig(LabelsConfig):
     """Label budget, and whether budgets of different size match in epochs or in steps."""
 
-    match: Literal["epochs", "steps"] = setting(
-        default="epochs", needs=({"fraction": Other(1.0), **_IN_EPOCHS}, {"shots": SET, **_IN_EPOCHS})
-    )
+    match: Literal["epochs", "steps"] = "epochs"
     """what trainer.max_epochs counts: epochs of the budget, so that fewer labels mean fewer steps; or steps: every budget
     takes the steps, the schedule and the validations of all labels. trainer.max_steps alone always matches steps"""
 

@@ -48,7 +48,6 @@ def compose(root, words):
         ((*PROBE, "task.crop_scale=0.3"), "ssl-med probe does not use it"),
         ((*MASKS, "optim.momentum=0.5"), "optim.name is adam; leave it out, or set optim.name=sgd or optim.name=lars"),
         ((*MASKS, "optim.power=2"), "optim.schedule is constant; leave it out, or set optim.schedule=poly"),
-        ((*MASKS, "labels.match=steps"), "labels.fraction is 1; leave it out, or set labels.fraction to another value"),
         ((*MASKS, "data.split_file=x.json"), "data.split is random; leave it out, or set data.split=file"),
         ((*MASKS, "data.allow_overlap=true"), "init is scratch"),
         ((*PRETRAIN, "trainer.test_every_steps=4"), "ssl-med pretrain does not use it"),
@@ -71,7 +70,6 @@ def test_without_an_effect_is_refused(tmp_path, words, reason):
     [
         (*MASKS, "task.tolerance_mm=2"),
         (*MASKS, "optim.name=sgd", "optim.momentum=0.5"),
-        (*MASKS, "labels.fraction=0.5", "labels.match=steps", "trainer.max_epochs=2"),
         (*MASKS, "task.hidden=0"),  # what it is anyhow changes nothing and hides nothing
         (*MASKS, "task.hidden=10", "tracking.table=of many kinds of runs"),
         (*CLASSES, "task.crop_scale=0.3"),
@@ -143,12 +141,12 @@ KINDS = (PretrainRun, FinetuneRun, ProbeRun)
 
 
 def test_any_of_several_needs_suffices_and_unknown_facts_hold():
-    config = BudgetConfig(shots=3)
-    sections = {"labels": config, "trainer": TrainerConfig(max_epochs=2)}
-    assert why_without("labels", config, "match", sections, {}) == ""
-    assert "labels.fraction is 1" in why_without(
-        "labels", BudgetConfig(), "match", {**sections, "labels": BudgetConfig()}, {}
-    )
+    for optim, idle in (
+        (OptimConfig(), True),
+        (OptimConfig(weight_decay=1.0), False),
+        (OptimConfig(name="lars"), False),
+    ):
+        assert bool(why_without("optim", optim, "decay_norm_bias", {"optim": optim}, {})) == idle
     trainer = TrainerConfig(max_steps=1)
     assert why_without("trainer", trainer, "patience", {}, {}) == ""
     assert why_without("trainer", trainer, "patience", {}, {"validation": False}).startswith(

@@ -37,7 +37,7 @@ class TransferConfig(InitConfig):
     layer_decay: PositiveShare = 1.0
     """learning rate of a level as a multiple of that of the next one; head and decoder have optim.lr, the last level
     layer_decay times that, and so on to the finest"""
-    decoder: str = setting(default="auto", needs={"labels": ("masks",), ".init": Other("scratch")})
+    decoder: str = setting(default="auto", needs={"labels": ("masks",)})
     """true: the file's decoder is demanded; false: it starts from its initialisation; auto: the file's if it has one"""
     ema: BelowOne = setting(default=0.0, before=0.0)
     """validation, test and export take a moving average of the trained weights: theta <- ema theta + (1 - ema) new, at step t
