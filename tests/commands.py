@@ -40,7 +40,7 @@ def _child(function, words, environment, folder, out, err):
         os.dup2(file, number)
         os.close(file)
     sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115 - the child's own
-    function(*words)
+    sys.exit(function(*words))
 
 
 class Forked:

@@ -3,17 +3,14 @@
 import json
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
+import commands
 import pytest
 
 from experiments.commands.finetune import finetune
 from experiments.commands.pretrain import pretrain
 from experiments.config.sources import method_class_of, names
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS = 3
 SMALL = [
     "trainer=cpu", "trainer.progress=false", "trainer.batch_size=8", f"trainer.max_steps={STEPS}", "trainer.log_every=1",
@@ -31,13 +28,12 @@ WORDS = {
     "semantic_genesis": ["method.classes=3", "method.memory=4", "method.thumbnail=16"],
 }
 METHODS = [*names("method"), "deep_cluster/v2"]
-CHILD = """\
-import sys, json
-from experiments.commands.finetune import finetune
-from experiments.commands.pretrain import pretrain
-for kind, words in json.loads(sys.argv[1]):
-    {"pretrain": pretrain, "finetune": finetune}[kind](words)
-"""
+
+
+def train(asked):
+    """Runs, one after another: kind and words of each."""
+    for kind, words in asked:
+        {"pretrain": pretrain, "finetune": finetune}[kind](words)
 
 
 def words_of(name, images, volumes):
@@ -68,7 +64,7 @@ def both(tmp_path_factory, shared_phantom):
     jobs["segment"] = ("finetune", [*volume, *deep, *masks, "task.pictures=[0,0,0,0]"])
     path = {name: name.replace("/", "-") for name in jobs}
     for name, (kind, words) in jobs.items():
-        {"pretrain": pretrain, "finetune": finetune}[kind]([*words, f"out={folder / 'one' / path[name]}"])
+        train([(kind, [*words, f"out={folder / 'one' / path[name]}"])])
     shared = ["trainer.devices=2", "trainer.strategy=ddp"]
     asked = [(kind, [*words, *shared, f"out={folder / 'two' / path[name]}"]) for name, (kind, words) in jobs.items()]
     with socket.socket() as found:
@@ -76,17 +72,13 @@ def both(tmp_path_factory, shared_phantom):
         port = found.getsockname()[1]
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "SSL_MED_QUIET": "1"}
     children = [
-        subprocess.Popen(
-            [sys.executable, "-c", CHILD, json.dumps(asked)],
-            cwd=ROOT, env={**os.environ, **place, "LOCAL_RANK": str(rank), "RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
+        commands.Forked(asked, function=train, env={**os.environ, **place, "LOCAL_RANK": str(rank), "RANK": str(rank)})
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     try:
         for child in children:
             _, errors = child.communicate(timeout=900)
-            assert child.returncode == 0, errors[-3000:]
+            assert child.poll() == 0, errors[-3000:]
     finally:
         for child in children:
             child.kill()
