@@ -34,7 +34,7 @@ def main(request: Path) -> None:
     for name in ("raw", "preprocessed", "results"):
         (folder / name).mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{name}"] = str(folder / name)
-    os.environ |= {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}  # before nnunetv2 is imported, which reads them once
+    os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}  # planning takes it for a number of threads
     lay_out(asked, folder / "raw" / DATASET)
 
     import numpy as np
@@ -55,6 +55,7 @@ def main(request: Path) -> None:
     split = [{"train": names, "val": names[:1]}]  # the last weights are used: its validation chooses nothing
     (folder / "preprocessed" / DATASET / "splits_final.json").write_text(json.dumps(split))
 
+    os.environ["nnUNet_n_proc_DA"] = "0"  # samples are augmented in this process
     trainer = get_trainer_from_args(str(number), configuration, 0, device=device)
     trainer.on_train_start()
     trainer.network.train()
