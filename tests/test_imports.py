@@ -106,7 +106,7 @@ ONLY_IN = {
     "omegaconf": {"ssl_med.yaml_text"},
     "wandb": {"experiments.run.tracking", "experiments.commands.dashboard"},
     "wandb_workspaces": {"experiments.commands.dashboard"},
-    "nibabel": {"datamodules"},
+    "nibabel": {"datamodules", "experiments.bench.baselines"},  # baselines: what others do, in their own libraries
     "PIL": {"datamodules"},
     "pydicom": {"datamodules"},
     "matplotlib": {"ssl_med.reports", "ssl_med.features"},
@@ -114,7 +114,10 @@ ONLY_IN = {
 # slow to import: inside the function that needs them, except where every user of the module needs them
 LAZY = {
     # for pipelines of MONAI: nothing of ours imports these at its top
-    "monai": {f"ssl_med.transforms.{name}" for name in ("monai", "_monai", "_monai_geometry", "samples")},
+    "monai": {
+        *(f"ssl_med.transforms.{name}" for name in ("monai", "_monai", "_monai_geometry", "samples")),
+        "experiments.bench.baselines",
+    },
     "sklearn": set(),
     "pydicom": set(),
     "matplotlib": {"ssl_med.reports"},

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 
+from datamodules.core.readers import read_volume
 from datamodules.msd import MsdConfig, MsdData
 from experiments.bench import baselines
 from experiments.run.environment import hardware, say
@@ -160,7 +160,7 @@ def _other(
 
 def dice_of(predicted: Path, truth: Path) -> np.ndarray:
     """(2,) Dice of anterior and posterior hippocampus of two label maps."""
-    found, true = (torch.from_numpy(np.asarray(nib.load(path).dataobj)).round().long() for path in (predicted, truth))
+    found, true = (torch.from_numpy(read_volume(str(path)).array).round().long() for path in (predicted, truth))
     regions = [torch.stack([labels == 1, labels == 2]) for labels in (found, true)]
     return dice_per_region(*regions).numpy()
 

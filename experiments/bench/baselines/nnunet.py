@@ -55,7 +55,7 @@ def main(request: Path) -> None:
     split = [{"train": names, "val": names[:1]}]  # the last weights are used: its validation chooses nothing
     (folder / "preprocessed" / DATASET / "splits_final.json").write_text(json.dumps(split))
 
-    os.environ["nnUNet_n_proc_DA"] = "0"  # samples are augmented in this process
+    os.environ["nnUNet_n_proc_DA"] = "0"  # noqa: SIM112 - its name; samples are augmented in this process
     trainer = get_trainer_from_args(str(number), configuration, 0, device=device)
     trainer.on_train_start()
     trainer.network.train()

@@ -1,0 +1,1 @@
+"""What can be learned of labels: one file per kind."""
