@@ -23,9 +23,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.core.cases import read_table
+from datamodules.core.configs import LABELLED
 from datamodules.core.files import spelled
 from datamodules.core.images2d import Image2D, ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
+from ssl_med.setting import setting
 from ssl_med.spec import SslMedError, Target
 
 OBSERVATIONS = (
@@ -48,7 +50,9 @@ class CheXpertConfig(TableConfig):
     """radiographs that are used; the split does not depend on it"""
     observations: Literal["competition", "all"] = "competition"
     """the five of the competition, or all 14"""
-    uncertain: Literal["zeros", "ones", "ignore", "zeros_smoothed", "ones_smoothed"] = "ones"
+    uncertain: Literal["zeros", "ones", "ignore", "zeros_smoothed", "ones_smoothed"] = setting(
+        default="ones", needs=LABELLED
+    )
     """training value of an uncertain label: 0, 1, left out of the loss, or uniform in 0..0.3 or 0.55..0.85"""
 
 

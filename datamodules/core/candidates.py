@@ -11,7 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.core.cases import plain_number, read_table
-from datamodules.core.configs import VolumeConfig
+from datamodules.core.configs import LABELLED, VolumeConfig
 from datamodules.core.crops import around, cut
 from datamodules.core.geometry import world_to_voxel
 from datamodules.core.intensity import decode
@@ -21,6 +21,7 @@ from datamodules.core.scans import Scan, ScanData
 from datamodules.core.volumes import Cache, Placed, Sample, world_of
 from datamodules.formats.grids import Array
 from ssl_med.ranges import Range
+from ssl_med.setting import setting
 from ssl_med.spec import SslMedError
 
 
@@ -28,7 +29,7 @@ from ssl_med.spec import SslMedError
 class CandidateConfig(VolumeConfig):
     """Settings of families with candidates."""
 
-    negatives_per_positive: Annotated[int, Range(1, 10**6)] = 2
+    negatives_per_positive: Annotated[int, Range(1, 10**6)] = setting(default=2, needs=LABELLED)
     """labelled training: negative candidates drawn per positive and epoch; validation and test use all"""
 
 

@@ -20,6 +20,7 @@ def content_name(file: str) -> str:
     return salted(Path(file).read_bytes()) if file and Path(file).is_file() else file
 
 
+LABELLED = {"run": ("finetune", "probe")}  # needs of what matters where labels are learned
 _DRAWN = {"split": Other("file")}
 _STARTED = {"run": ("finetune", "probe", "external"), ".init": Other("scratch")}
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from datamodules.core.arrays import StoredArray
 from datamodules.core.base import MedicalData
-from datamodules.core.configs import VolumeConfig
+from datamodules.core.configs import LABELLED, VolumeConfig
 from datamodules.core.geometry import (
     change_between,
     check_orientation,
@@ -41,9 +41,9 @@ from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 class SegmentationConfig(VolumeConfig):
     """Settings of families with masks."""
 
-    foreground_p: Share = 0.5
+    foreground_p: Share = setting(default=0.5, needs=LABELLED)
     """share of labelled training crops that hold a chosen foreground voxel"""
-    foreground_batch: Share = setting(default=0.0, before=0.0)
+    foreground_batch: Share = setting(default=0.0, before=0.0, needs=LABELLED)
     """share of every batch of labelled training crops, rounded up, that holds such a voxel for sure (nnU-Net: 0.33); the
     region is drawn with equal chances from those of the scan, and foreground_p says what the other crops do"""
     mask_header: Literal["used", "ignored"] = setting(default="used", affects="store", before="used")

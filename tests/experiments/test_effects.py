@@ -22,6 +22,7 @@ from ssl_med.values import convert
 MASKS = ("finetune", "task=lits", "init=scratch", "trainer=cpu")
 CLASSES = ("finetune", "task=nodule2d", "init=scratch", "trainer=cpu")
 PRETRAIN = ("pretrain", "method=moco", "data=medmnist", "trainer=cpu")
+VOLUMES = ("pretrain", "method=moco", "data=lits", "trainer=cpu")
 PROBED = (*PRETRAIN, "online.task=nodule2d", "online.data.root=ROOT")
 PROBE = ("probe", "task=nodule2d", "protocol=linear", "init=scratch", "trainer=cpu")
 COMPOSE = {"finetune": compose_finetune, "pretrain": compose_pretrain, "probe": compose_probe}
@@ -38,6 +39,8 @@ def compose(root, words):
     ("words", "reason"),
     [
         ((*MASKS, "task.crop_scale=0.5"), "the data are 3D; leave it out"),
+        ((*VOLUMES, "data.foreground_batch=0.3"), "ssl-med pretrain does not use it"),
+        ((*VOLUMES, "data.foreground_p=0.3"), "ssl-med pretrain does not use it"),
         ((*MASKS, "task.hidden=10"), "the labels are masks"),
         ((*CLASSES, "task.tolerance_mm=2"), "the labels are classes"),
         ((*CLASSES, "task.overlap=0"), "the labels are classes"),
