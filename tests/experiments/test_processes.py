@@ -14,7 +14,7 @@ from experiments.config.sources import method_class_of, names
 STEPS = 3
 SMALL = [
     "trainer=cpu", "trainer.progress=false", "trainer.batch_size=8", f"trainer.max_steps={STEPS}", "trainer.log_every=1",
-    "trainer.val_every_steps=2", "trainer.collapse_patience=0", "backbone.channels=[8,8,16]", "trainer.precision=32",
+    "trainer.val_every_steps=2", "backbone.channels=[8,8,16]", "trainer.precision=32",
 ]  # fmt: skip
 WORDS = {
     "dino": ["method.out_dim=64"],
@@ -42,7 +42,7 @@ def words_of(name, images, volumes):
     data = ["data=medmnist", f"data.root={images}"]
     if 2 not in kind.dims or kind.min_channels > 1:
         data = ["data=brats", f"data.root={volumes}", "data.patch_size=[32,32,16]", "data.crops_per_volume=8"]
-    return [f"method={name}", *data, *SMALL, *WORDS.get(name, [])]
+    return [f"method={name}", "trainer.collapse_patience=0", *data, *SMALL, *WORDS.get(name, [])]
 
 
 @pytest.fixture(scope="module")
