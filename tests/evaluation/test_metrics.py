@@ -17,7 +17,7 @@ from ssl_med.methods.core.measures import collapse, retrieval
 from ssl_med.methods.core.predictive import classify
 from ssl_med.spec import DataSpec, SslMedError
 
-BACKBONE = SimpleNamespace(out_channels=4)
+BACKBONE = SimpleNamespace(out_channels=4, channels=(4,))
 
 
 def summary(target, names, logits, **batch):

@@ -26,7 +26,8 @@ DATA = {2: "chest14", 3: "lits"}
 SMALL = {
     "byol": ["method.hidden_dim=64", "method.out_dim=32"],
     "c2l": ["method.queue=64", "method.momentum=0.9"],
-    "deep_cluster": ["method.every=1", "method.clusters=16", "method.hidden_dim=64"],
+    "deep_cluster": ["method.every=1", "method.clusters=16"],
+    "deep_cluster/v2": ["method.every=1", "method.clusters=16", "method.hidden_dim=64"],
     "dino": [
         "method.hidden_dim=64",
         "method.bottleneck=32",
@@ -54,7 +55,9 @@ SWEEP = [pytest.param(name, dims, id=f"{name}-{dims}d") for name, found in CLASS
 def make(name, dims, *words, norm="batch", small=SMALL, laptop=True):
     """A method, or a preset of it, at the settings of a laptop; with `laptop=False` at those of its paper."""
     family = name.partition("/")[0]
+    own = small.get(name, small.get(family, []))
     given = {word.partition("=")[0] for word in words}
+    given |= {"method.queue_from"} if "method.queue=0" in words else set()  # it would have no effect
     config = compose_pretrain(
         [
             f"method={name}",
@@ -63,11 +66,7 @@ def make(name, dims, *words, norm="batch", small=SMALL, laptop=True):
             f"data.patch_size={str(list(SIZE[dims])).replace(' ', '')}",
             "backbone.name=unet",
             f"backbone.norm={norm}",
-            *(
-                word
-                for word in ["backbone.channels=[8,16,32]", *small.get(family, [])]
-                if word.partition("=")[0] not in given
-            ),
+            *(word for word in ["backbone.channels=[8,16,32]", *own] if word.partition("=")[0] not in given),
             *words,
         ]
     )
