@@ -131,7 +131,7 @@ def checked(config: R) -> R:
         sections["online"] = online.settings
         facts["validation"] = True  # a monitored probe needs none
         with spelled():
-            labelled = facts_of(config.kind, online.spec)
+            labelled = facts_of("probe", online.spec)  # its data are read as those of a probe
             refuse_without_effect({"data": online.data}, config.given.section("online"), labelled)
     refuse_without_effect(sections, config.given, facts)
     return config

@@ -42,6 +42,7 @@ OTHER = {
     "test": "test=wilcoxon",
     "seeds": "seeds=[0,1]",
     "trainer": "trainer=gpu",
+    "recipe": "recipe=strong",
     "settings": "settings.data.patch_size=[8,8,8]",
     "pretrain.seeds": "pretrain.seeds=[5]",
     "pretrain.data": "pretrain.data=luna",
