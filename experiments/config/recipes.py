@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,31 +104,19 @@ def augment_of(task: TaskConfig, spec: DataSpec, allow: tuple[str, ...], label: 
     return Recipe(task.augment, label, allow, variables_of(spec, mirror_axes(task, spec)))
 
 
+_CHECKED: set[str] = set()  # a table composes the same run many times, and a trial takes seconds
+
+
 def _check(recipe: Recipe, spec: DataSpec, *, whole: bool) -> set[str]:
-    """Packages that the list names."""
-    _checked(json.dumps(recipe.entries, sort_keys=True, default=repr), _Same(recipe), _Same(spec), whole)
+    """Packages that the list names, after it was tried."""
+    said = repr((recipe, spec, whole))
+    if said not in _CHECKED:
+        from ssl_med.transforms.samples.trial import check_pipeline  # MONAI's transforms take seconds to import
+
+        check_pipeline(recipe, spec, whole=whole)
+        check_pipeline(replace(recipe, random=False), spec, whole=whole)
+        _CHECKED.add(said)
     return set(_packages(recipe.entries))
-
-
-class _Same:
-    """Equal to all others: the key of the cache stands beside it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and repr(self.value) == repr(other.value)
-
-    def __hash__(self) -> int:
-        return hash(repr(self.value))
-
-
-@cache  # a table composes the same run many times
-def _checked(entries: str, recipe: _Same, spec: _Same, whole: bool) -> None:
-    from ssl_med.transforms.samples.trial import check_pipeline  # MONAI's transforms take seconds to import
-
-    check_pipeline(recipe.value, spec.value, whole=whole)
-    check_pipeline(replace(recipe.value, random=False), spec.value, whole=whole)
 
 
 def _packages(value: Any) -> list[str]:
@@ -164,5 +151,5 @@ def _check_superseded(said: Gathered, entries: tuple[Any, ...]) -> None:
             continue
         raise SslMedError(
             f"{node.source}: task.{key} has no effect, task.augment takes the place of the built-in augmentation; leave one out"
-            + (", or give the list an entry RandMirrord with axes: ${mirror_axes}" if key.startswith("flip") else "")
+            + (", or give the list an entry RandFlipAxesd with axes: ${mirror_axes}" if key.startswith("flip") else "")
         )

@@ -45,6 +45,8 @@ class Rand(RandomizableTransform):  # type: ignore[misc]
     """the function of `ssl_med.transforms`"""
     in_unit_range: ClassVar[bool] = True
     """whether it assumes intensities in [0, 1]; false where values only change places"""
+    moves: ClassVar[bool] = False
+    """whether voxels come to lie elsewhere in the world of the image, so that a mask has to follow"""
     backend: ClassVar[list[str]] = [TransformBackends.TORCH]
 
     prob: Share = 1.0
@@ -130,6 +132,7 @@ class Interpolating(Rand):
     """A transform that interpolates: images linearly, label maps by their nearest voxel."""
 
     in_unit_range: ClassVar[bool] = False
+    moves: ClassVar[bool] = True
 
     mode: Mode | Sequence[Mode] = "bilinear"
     """"bilinear", or "nearest" for a label map; the dictionary form takes one for all keys or one each"""
@@ -159,6 +162,8 @@ class Interpolating(Rand):
 
 class Labelled(Rand):
     """A pretext task: what was done is the label that a network predicts; the dictionary form writes it under `label_key`."""
+
+    moves: ClassVar[bool] = True
 
     label: int = 0
     """of the latest image"""

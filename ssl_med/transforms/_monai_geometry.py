@@ -53,6 +53,7 @@ class _FlipRot(Rand):
     """What mirrors and turns by quarters: exact, for images and label maps alike."""
 
     in_unit_range: ClassVar[bool] = False
+    moves: ClassVar[bool] = True
 
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> spatial.FlipRot:
         """Parameters of a batch of one."""

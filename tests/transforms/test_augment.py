@@ -12,8 +12,9 @@ from scipy import ndimage
 
 from datamodules.core.crops import around, cut
 from ssl_med.spec import SslMedError
-from ssl_med.transforms.samples.augment import RandChannelsd, RandDeviationNoised, RandMirrord
-from ssl_med.transforms.samples.resampled import RandResizedCropd, RandRotateScaled, Resampled, rotation
+from ssl_med.transforms.monai import RandFlipAxesd
+from ssl_med.transforms.samples.augment import RandChannelsd, RandDeviationNoised
+from ssl_med.transforms.samples.resampled import RandCropRotated, RandRotateScaled, Resampled, rotation
 
 BOTH = ["image", "mask"]
 
@@ -25,7 +26,7 @@ def drawn(transform, size, count, seed=0):
 
 
 @pytest.mark.parametrize("shape", [(20, 24), (14, 18, 16)])
-@pytest.mark.parametrize("make", [RandRotateScaled, RandResizedCropd])
+@pytest.mark.parametrize("make", [RandRotateScaled, RandCropRotated])
 def test_a_window_of_a_scan_gives_what_the_whole_scan_gives(shape, make):
     """Crop, rotation and scale equal one linear interpolation of the whole scan in float64 with its border repeated."""
     options = {"rotate_deg": 30, "prob_rotate": 1, "prob_scale": 1} if make is RandRotateScaled else {"rotate_deg": 20}
@@ -57,7 +58,7 @@ def test_the_affine_follows_the_voxels():
     """The world position of a voxel of the result is where its value comes from."""
     ramp = torch.stack(torch.meshgrid(*[torch.arange(n, dtype=torch.float32) for n in (9, 11, 7)], indexing="ij"))
     affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0], dtype=torch.float64))
-    for transform in (RandRotateScaled(["image"], 10, 1, (0.5, 0.6), 1), RandMirrord(["image"], axes=[0, 2], prob=1)):
+    for transform in (RandRotateScaled(["image"], 10, 1, (0.5, 0.6), 1), RandFlipAxesd(["image"], axes=[0, 2], p=1.0)):
         found = transform.set_random_state(1)({"image": MetaTensor(ramp, affine=affine)})["image"]
         assert isinstance(found, MetaTensor)
         index = torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=torch.float64)
@@ -119,7 +120,7 @@ def test_auto_follows_the_shape_of_the_crop(size, plane, largest):
 
 def test_law_of_resized_crops():
     size = (64, 48)
-    maps = drawn(RandResizedCropd(BOTH, area=(0.35, 1.0)), size, 3000)
+    maps = drawn(RandCropRotated(BOTH, area=(0.35, 1.0)), size, 3000)
     shares = np.array([abs(np.linalg.det(matrix)) for matrix, _ in maps])
     assert 0.33 < shares.min() < 0.38
     assert shares.max() <= 1
@@ -127,21 +128,7 @@ def test_law_of_resized_crops():
     for matrix, shift in maps[:200]:
         corners = np.array([[a, b] for a in (-1, 1) for b in (-1, 1)]) * np.array(size) / 2 @ matrix.T + shift
         assert (np.abs(corners) <= np.array(size) / 2 + 1e-9).all()
-    assert drawn(RandResizedCropd(BOTH, prob=0), size, 3) == [None] * 3
-
-
-def test_mirroring():
-    x = torch.arange(24.0).reshape(1, 2, 3, 4)
-    found = RandMirrord(BOTH, axes=[1, 2], prob=1)({"image": x, "mask": x + 1})
-    assert torch.equal(found["image"], x.flip([2, 3]))
-    assert torch.equal(found["mask"], x.flip([2, 3]) + 1)
-    mirror = RandMirrord(["image"], axes=[0, 1]).set_random_state(0)
-    axes = []
-    for _ in range(2000):
-        mirror.randomize()
-        axes.append(tuple(mirror.mirrored))
-    assert all(axes.count(one) / 2000 == pytest.approx(0.25, abs=0.04) for one in ((), (0,), (1,), (0, 1)))
-    assert torch.equal(RandMirrord(["image"], axes=[])({"image": x})["image"], x)
+    assert drawn(RandCropRotated(BOTH, prob=0), size, 3) == [None] * 3
 
 
 def test_noise_follows_the_deviation_of_each_channel():
@@ -169,7 +156,7 @@ def test_they_work_in_plain_monai():
             RandRotateScaled(BOTH, prob_rotate=1),
             RandDeviationNoised(["image"], prob=1),
             RandChannelsd(["image"], RandGaussianSmooth(prob=1)),
-            RandMirrord(BOTH, axes=[0]),
+            RandFlipAxesd(BOTH, axes=[0]),
         ]
     )
     data = {"image": MetaTensor(torch.rand(1, 8, 8, 8)), "mask": MetaTensor(torch.ones(1, 8, 8, 8))}

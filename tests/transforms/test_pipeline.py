@@ -58,7 +58,9 @@ FLIP = entry("RandFlipd", keys=BOTH, prob=0.5, spatial_axis=0)
         (entry("ScaleIntensityd", keys=["image"], minv="${low}"), r"'\$\{low\}' means nothing; there are: \$\{patch_size\}"),
         (entry("OneOf", transforms=[FLIP, BYTES]), r"\(OneOf\) makes image uint8"),
         (entry("Compose", transforms=[FLIP, entry("Zoomm")]), r"\(Compose\), within: _target_ 'Zoomm' is unknown; did you"),
-        (entry("RandMirrord", keys=BOTH, axes=[0], prob=2), r"argument 'prob' is 2; it must be a number from 0 to 1"),
+        (entry("RandFlipAxesd", keys=BOTH, p=2), r"p is 2|'p' is 2"),
+        (entry("RandFlipAxesd", keys=["image"]), r"moves image alone; say keys: \[image, mask\]"),
+        (entry("RandSmallRotationd", keys=["image"]), r"moves image alone; say keys: \[image, mask\]"),
         (entry("RandChannelsd", keys=["image"], transform=FLIP), "argument 'transform' must be an array transform"),
     ],
 )  # fmt: skip
@@ -173,7 +175,7 @@ def test_what_only_blurs_may_leave_masks_alone():
 
 def test_images_without_masks():
     check_pipeline(
-        recipe(entry("RandMirrord", keys=BOTH, axes="${mirror_axes}", allow_missing_keys=True), spec=FILMS), FILMS
+        recipe(entry("RandFlipAxesd", keys=BOTH, axes="${mirror_axes}", allow_missing_keys=True), spec=FILMS), FILMS
     )
     with pytest.raises(SslMedError, match="'mask' is not in the samples of 'films', which have image"):
-        check_pipeline(recipe(entry("RandMirrord", keys=BOTH, axes=[0]), spec=FILMS), FILMS)
+        check_pipeline(recipe(entry("RandFlipAxesd", keys=BOTH, axes=[0]), spec=FILMS), FILMS)

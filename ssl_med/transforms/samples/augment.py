@@ -1,4 +1,4 @@
-"""Augmentations that MONAI has no equal of, in its dictionary form: mirroring, noise by deviation, changes by channel.
+"""Augmentations that MONAI has no equal of, in its dictionary form: noise by deviation, changes by channel.
 
 Values are those of nnU-Net (Isensee et al., Nature Methods 18, 2021; its batchgeneratorsv2), whose images have mean 0 and
 deviation 1; ours lie in [0, 1], so a strength that is given in deviations is multiplied by that of the image.
@@ -17,46 +17,6 @@ from monai.transforms import MapTransform, Randomizable, RandomizableTransform, 
 
 from ssl_med.spec import SslMedError
 from ssl_med.transforms.samples.arguments import chance, span
-from ssl_med.transforms.samples.resampled import with_affine
-
-
-class RandMirrord(RandomizableTransform, MapTransform):  # type: ignore[misc]
-    """Mirrors each of some axes with a chance of its own, all keys alike.
-
-    Args:
-        keys: image, and mask where there is one.
-        axes: spatial axes, 0 the first after the channels; `${mirror_axes}` is what task.flips and task.flip_axes say.
-        prob: chance of each axis.
-        allow_missing_keys: as in MONAI.
-    """
-
-    moves = True
-
-    def __init__(
-        self, keys: KeysCollection, axes: Sequence[int], prob: float = 0.5, allow_missing_keys: bool = False
-    ) -> None:
-        MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, chance(prob, "prob"))
-        self.axes = tuple(int(axis) for axis in axes)
-
-    def randomize(self, data: Any = None) -> None:
-        """Draws the axes."""
-        self.mirrored = [
-            axis for axis, draw in zip(self.axes, self.R.random_sample(len(self.axes)), strict=True) if draw < self.prob
-        ]
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Mirrors all keys."""
-        found = dict(data)
-        self.randomize()
-        for key in self.key_iterator(found) if self.mirrored else ():
-            x = torch.as_tensor(found[key])
-            plain = x.as_tensor() if isinstance(x, MetaTensor) else x
-            size, dims = tuple(plain.shape[1:]), plain.ndim - 1
-            matrix = np.diag([-1.0 if axis in self.mirrored else 1.0 for axis in range(dims)])
-            flipped = plain.flip([axis + 1 for axis in self.mirrored])
-            found[key] = with_affine(flipped, x, size, matrix, (np.array(size) - 1) / 2)
-        return found
 
 
 class RandDeviationNoised(RandomizableTransform, MapTransform):  # type: ignore[misc]
@@ -87,9 +47,8 @@ class RandDeviationNoised(RandomizableTransform, MapTransform):  # type: ignore[
         for key in self.key_iterator(found) if self._do_transform else ():
             x = torch.as_tensor(found[key])
             share = torch.from_numpy(self.R.uniform(*self.std, len(x)).astype(np.float32))
-            generator = torch.Generator().manual_seed(
-                int(self.R.randint(2**31 - 1))
-            )  # ten times as fast as RandomState
+            # ten times as fast as RandomState
+            generator = torch.Generator().manual_seed(int(self.R.randint(2**31 - 1)))
             noise = torch.randn(x.shape, generator=generator)
             spread = x.flatten(1).std(1) if not isinstance(x, MetaTensor) else x.as_tensor().flatten(1).std(1)
             found[key] = x + noise * (share * spread).view(-1, *[1] * (x.ndim - 1))

@@ -96,9 +96,7 @@ class Pipeline:
         return tuple(plain(data.get(key)) for key in ("image", "mask"))  # type: ignore[return-value]
 
 
-_BLIND = ("monai.transforms.intensity.", "ssl_med.transforms.samples.")  # modules that never ask where voxels lie
-
-
+_BLIND = ("monai.transforms.intensity.", "ssl_med.transforms.")  # modules that never ask where voxels lie
 _STILL = ("RandSimulateLowResolution", "RandSimulateLowResolutiond")  # MONAI counts them as spatial, but no voxel moves
 _MOVERS = ("monai.transforms.spatial.", "monai.transforms.croppad.")
 

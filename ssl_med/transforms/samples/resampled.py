@@ -196,7 +196,7 @@ def _plane(size: Size) -> tuple[int, int]:
     return first, second
 
 
-class RandResizedCropd(Resampled):
+class RandCropRotated(Resampled):
     """A random part of a 2D or 3D crop at its full size, turned a little: area, aspect, place and angle in one resampling.
 
     Args:
