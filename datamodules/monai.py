@@ -30,7 +30,7 @@ from datamodules.msd import MsdConfig, MsdData, MsdScan
 from ssl_med.ranges import Range
 from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, SslMedError
-from ssl_med.transforms.samples.recipe import Recipe
+from ssl_med.transforms.samples.lists import TransformList
 
 _OWN = "datalist"
 
@@ -259,7 +259,7 @@ def _steps(config: Any) -> list[Any]:
         raise SslMedError(f"data.preprocess is '{config.preprocess}'; names are for commands, give the list itself")
     from ssl_med.transforms.samples.pipeline import Pipeline, allow_missing, is_random  # MONAI's take seconds to import
 
-    steps = Pipeline(Recipe(config.preprocess, "data.preprocess", config.allow)).steps
+    steps = Pipeline(TransformList(config.preprocess, "data.preprocess", config.allow)).steps
     for step in steps:
         if is_random(step.transform):
             raise SslMedError(f"{step.name}: is random, but a scan is prepared once; put it into data.transforms")

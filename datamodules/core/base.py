@@ -21,7 +21,7 @@ from ssl_med.catalogue import nearest
 from ssl_med.config import to_plain
 from ssl_med.ranges import check_ranges
 from ssl_med.spec import DataSpec, Need, SslMedError
-from ssl_med.transforms.samples.recipe import NOTHING, Recipe
+from ssl_med.transforms.samples.lists import NOTHING, TransformList
 
 INNER = "data.root holds one folder, in which the data lie"
 NO_VALIDATION = "no validation part: the last weights are used"
@@ -64,7 +64,7 @@ class MedicalData(Served, ABC):
         label_shots: int = 0,
         test: bool | None = None,
         only_test: Literal["", "test", "all"] = "",
-        augment: Recipe = NOTHING,
+        augment: TransformList = NOTHING,
     ) -> None:
         super().__init__()
         check_ranges(config, "data")

@@ -13,7 +13,7 @@ from datamodules.core import identities
 from datamodules.core.content import content_key
 from datamodules.core.loader import EpochBatches, EvaluationLoader, ResumableLoader, Traced
 from ssl_med.spec import DataSpec, Need
-from ssl_med.transforms.samples.recipe import Recipe, variables_of
+from ssl_med.transforms.samples.lists import TransformList, variables_of
 
 
 class Served(pl.LightningDataModule):
@@ -30,7 +30,7 @@ class Served(pl.LightningDataModule):
     parts: dict[str, list[Any]]
     unbudgeted: list[Any]  # training cases before the label budget
     labels_of: int  # their subjects
-    augment: Recipe  # of training samples alone
+    augment: TransformList  # of training samples alone
     spec: DataSpec
     _shared: frozenset[str]  # files that hold more than one subject
 
@@ -97,14 +97,14 @@ class Served(pl.LightningDataModule):
     def transformed(self, samples: Any, *, random: bool = False, augment: bool = False) -> Any:
         """Samples after data.transforms, whose random entries act where `random`, and with `augment` after task.augment."""
         config = self.config
-        recipes = [Recipe(config.transforms, "data.transforms", config.allow, variables_of(self.spec), random)]
-        recipes += [self.augment] if augment else []
-        recipes = [recipe for recipe in recipes if recipe]
-        if not recipes:
+        lists = [TransformList(config.transforms, "data.transforms", config.allow, variables_of(self.spec), random)]
+        lists += [self.augment] if augment else []
+        lists = [one for one in lists if one]
+        if not lists:
             return samples
         from datamodules.core.transformed import Transformed  # MONAI's transforms take seconds to import
 
-        return Transformed(samples, recipes, seed=self.seed, patch=self.spec.patch_size)
+        return Transformed(samples, lists, seed=self.seed, patch=self.spec.patch_size)
 
     def train_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Shuffled training samples."""

@@ -12,25 +12,25 @@ from torch.utils.data import Dataset
 from datamodules.core.loader import Key
 from datamodules.core.volumes import Sample
 from ssl_med.spec import SslMedError
+from ssl_med.transforms.samples.lists import TransformList
 from ssl_med.transforms.samples.pipeline import Pipeline, own_globals
-from ssl_med.transforms.samples.recipe import Recipe
 
 _TAG = 0x40A1  # keeps these draws apart from those of crops
 
 
 class Transformed(Dataset[Sample]):
-    """Samples of a dataset, changed: image and mask by each recipe in turn, `image2` of a pair with draws of its own.
+    """Samples of a dataset, changed: image and mask by each list in turn, `image2` of a pair with draws of its own.
 
     Args:
         samples: the dataset, by (epoch, index).
-        recipes: what is done, in order; only the last may look around the crop.
+        lists: what is done, in order; only the last may look around the crop.
         seed: of the draws.
         patch: size of a crop.
     """
 
-    def __init__(self, samples: Any, recipes: Sequence[Recipe], *, seed: int, patch: tuple[int, ...]) -> None:
+    def __init__(self, samples: Any, lists: Sequence[TransformList], *, seed: int, patch: tuple[int, ...]) -> None:
         self.samples, self.seed, self.patch = samples, seed, patch
-        self.pipelines = [pipeline for pipeline in map(Pipeline, recipes) if pipeline.steps]
+        self.pipelines = [pipeline for pipeline in map(Pipeline, lists) if pipeline.steps]
         if hasattr(samples, "owners"):
             self.owners = samples.owners
 

@@ -14,10 +14,10 @@ from datamodules.core.base import MedicalData
 from datamodules.core.splits import PARTS
 from experiments.config.defaults import write_phantoms
 from experiments.config.kinds import FinetuneRun
-from experiments.config.recipes import augment_of
 from experiments.config.run import compose_finetune
 from experiments.config.sections import TrainerConfig
 from experiments.config.showing import is_shown, show
+from experiments.config.transform_lists import augment_of
 from experiments.run.environment import say
 from experiments.run.error_analysis import error_analysis, interval_of, picture_cases
 from experiments.run.pretrained import (

@@ -11,7 +11,6 @@ from experiments.config.effects import facts_of, refuse_without_effect, sections
 from experiments.config.kinds import FinetuneRun, PretrainRun, ProbeRun, RunConfig
 from experiments.config.online import PREFIX, check_monitor, compose_online, spelled
 from experiments.config.protocols import asked_protocol, probe_class
-from experiments.config.recipes import resolved
 from experiments.config.sections import (
     BudgetConfig,
     GeneralConfig,
@@ -23,6 +22,7 @@ from experiments.config.sections import (
     TunedConfig,
 )
 from experiments.config.sources import Gathered, choose, gather, keys_of, method_class_of
+from experiments.config.transform_lists import resolved
 from ssl_med.config import Layer, read_yaml
 from ssl_med.evaluation.protocols.finetune import InitConfig, TransferConfig
 from ssl_med.evaluation.tasks import TaskConfig

@@ -101,7 +101,7 @@ class Gathered:
     @cached_property
     def data(self) -> Any:
         """Settings of the family, its lists of transforms read."""
-        from experiments.config.recipes import read_list
+        from experiments.config.transform_lists import read_list
 
         found: Any = self.settings.section("data").build(self.data_class.Config, prefix="data")
         lists = [key for key in ("transforms", "preprocess") if hasattr(found, key)]

@@ -8,13 +8,13 @@ from datamodules.core.loader import EpochBatches, ResumableLoader
 from datamodules.core.transformed import Transformed
 from datamodules.core.volumes import Crops, LabelledCrops, Loaded
 from datamodules.msd import MsdConfig, MsdData
-from experiments.config.recipes import read_list
+from experiments.config.transform_lists import read_list
 from ssl_med.spec import DataSpec, Need, SslMedError
-from ssl_med.transforms.samples.recipe import Recipe, variables_of
+from ssl_med.transforms.samples.lists import TransformList, variables_of
 
 PATCH = (12, 10, 8)
 SPEC = DataSpec(name="x", spatial_dims=3, in_channels=1, patch_size=PATCH, target="mask", class_names=("a",))
-STRONG = Recipe(read_list("strong_3d", "task.augment"), variables=variables_of(SPEC, (0, 1, 2)))
+STRONG = TransformList(read_list("strong_3d", "task.augment"), variables=variables_of(SPEC, (0, 1, 2)))
 SHADE = {"_target_": "RandScaleIntensityd", "keys": ["image"], "prob": 1, "factors": 0.5}
 
 
@@ -38,8 +38,8 @@ def crops(need=None):
     return LabelledCrops(cases, read, patch=PATCH, per_case=2, seed=0, foreground_p=0.5)
 
 
-def batches(workers, *, start=0, steps=8, recipes=(STRONG,), need=None, seed=0):
-    samples = Transformed(crops(need), recipes, seed=seed, patch=PATCH)
+def batches(workers, *, start=0, steps=8, lists=(STRONG,), need=None, seed=0):
+    samples = Transformed(crops(need), lists, seed=seed, patch=PATCH)
     order = EpochBatches(len(samples), batch_size=2, seed=0, shuffle=True)
     loader = ResumableLoader(samples, order, num_workers=workers)
     loader.load_state_dict({"epoch": start // 4, "position": start % 4})
@@ -83,7 +83,7 @@ def test_epochs_and_seeds_differ(alone):
 
 
 def test_the_loaders_crops_are_what_they_were():
-    """Without recipes and windows a crop is the same; with a window the crop lies in its middle."""
+    """Without lists and windows a crop is the same; with a window the crop lies in its middle."""
     samples = crops()
     for index in range(4):
         plain = samples[0, index]
@@ -97,18 +97,20 @@ def test_the_loaders_crops_are_what_they_were():
 
 def test_crops_of_a_pair_are_drawn_for_themselves():
     need = Need(pair=True, min_iou=0.3, pair_scales=((1.0, 1.0, 1.0),))
-    shade = Recipe((SHADE,), "data.transforms")
-    plain, (found, *_) = batches(0, steps=4, recipes=(), need=need), batches(0, steps=4, recipes=(shade,), need=need)
+    shade = TransformList((SHADE,), "data.transforms")
+    plain, (found, *_) = batches(0, steps=4, lists=(), need=need), batches(0, steps=4, lists=(shade,), need=need)
     first, second = (found[key].mean() / plain[0][key].mean() for key in ("image", "image2"))
     assert abs(first - 1) > 0.01
     assert abs(first - second) > 0.01
 
 
 def test_a_transform_that_fails_names_the_case_and_the_entry():
-    crop = Recipe(({"_target_": "RandSpatialCropd", "keys": ["image", "mask"], "roi_size": [4, 4, 4]},), "mine.yaml")
+    crop = TransformList(
+        ({"_target_": "RandSpatialCropd", "keys": ["image", "mask"], "roi_size": [4, 4, 4]},), "mine.yaml"
+    )
     for workers in (0, 1):
         with pytest.raises(SslMedError, match=r"\d: mine.yaml made image 1x4x4x4 float32; training needs .* 12x10x8"):
-            batches(workers, steps=1, recipes=(crop,))
+            batches(workers, steps=1, lists=(crop,))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def test_random_entries_act_in_training_alone(folder):
 
     def data(transforms=(), augment=()):
         config = MsdConfig(name="msd", root=str(folder), patch_size=PATCH, crops_per_volume=2, transforms=transforms)
-        return MsdData(config, labelled=True, batch_size=2, augment=Recipe(augment))
+        return MsdData(config, labelled=True, batch_size=2, augment=TransformList(augment))
 
     def images(data, loader):
         return torch.cat([batch["image"].flatten() for batch in getattr(data, loader)()])

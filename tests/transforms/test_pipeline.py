@@ -10,8 +10,8 @@ import torch
 from monai.data import MetaTensor
 
 from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.transforms.samples.lists import TransformList, variables_of
 from ssl_med.transforms.samples.pipeline import Pipeline, own_globals
-from ssl_med.transforms.samples.recipe import Recipe, variables_of
 from ssl_med.transforms.samples.trial import check_pipeline
 
 MASKS = DataSpec(name="lits", spatial_dims=3, in_channels=2, patch_size=(12, 10, 8), target="mask", class_names=("a",))
@@ -19,8 +19,8 @@ FILMS = DataSpec(name="films", spatial_dims=2, in_channels=1, patch_size=(12, 10
 BOTH = ["image", "mask"]
 
 
-def recipe(*entries, spec=MASKS, **more):
-    return Recipe(entries, "mine.yaml", variables=variables_of(spec, (0, 1)), **more)
+def listed(*entries, spec=MASKS, **more):
+    return TransformList(entries, "mine.yaml", variables=variables_of(spec, (0, 1)), **more)
 
 
 def entry(name, **arguments):
@@ -66,12 +66,12 @@ FLIP = entry("RandFlipd", keys=BOTH, prob=0.5, spatial_axis=0)
 )  # fmt: skip
 def test_what_is_wrong_with_an_entry_is_one_line(wrong, said):
     with pytest.raises(SslMedError, match=rf"^mine.yaml: .*{said}" if "entry" in said else said) as error:
-        check_pipeline(recipe(entry("ScaleIntensityd", keys=["image"]), wrong), MASKS)
+        check_pipeline(listed(entry("ScaleIntensityd", keys=["image"]), wrong), MASKS)
     assert "entry 2" in str(error.value)
 
 
 def test_shapes_and_types_may_change_on_the_way():
-    fixed = recipe(
+    fixed = listed(
         entry("CastToTyped", keys=["image"], dtype="float64"),
         entry("RandSpatialCropd", keys=BOTH, roi_size=[6, 6, 6]),
         entry("Resized", keys=BOTH, spatial_size="${patch_size}", mode=["trilinear", "nearest"]),
@@ -95,15 +95,15 @@ def test_a_package_that_the_user_allows(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     mine = entry("my_transforms.Shadedd", keys=["image"])
     with pytest.raises(SslMedError, match=r"data.allow=\[my_transforms\] allows a package that you trust"):
-        check_pipeline(recipe(mine), MASKS)
+        check_pipeline(listed(mine), MASKS)
     assert "my_transforms" not in sys.modules
-    allowed = recipe(mine, allow=("my_transforms",))
+    allowed = listed(mine, allow=("my_transforms",))
     check_pipeline(allowed, MASKS)
     for name, said in (("Broken", "is no transform"), ("Shaded", "did you mean 'Shadedd'|there are: ")):
         with pytest.raises(SslMedError, match=said):
-            check_pipeline(recipe(entry(f"my_transforms.{name}"), allow=("my_transforms",)), MASKS)
+            check_pipeline(listed(entry(f"my_transforms.{name}"), allow=("my_transforms",)), MASKS)
     with pytest.raises(SslMedError, match="not_there cannot be imported"):
-        check_pipeline(recipe(entry("not_there.X"), allow=("not_there",)), MASKS)
+        check_pipeline(listed(entry("not_there.X"), allow=("not_there",)), MASKS)
     found = []
     for _ in range(2):  # it draws from numpy's own generator, which is seeded for it and left as it was
         with own_globals(1, 2):
@@ -113,7 +113,7 @@ def test_a_package_that_the_user_allows(tmp_path, monkeypatch):
 
 TURN = entry("RandAffined", keys=BOTH, prob=0.5, rotate_range=0.3, mode=["bilinear", "nearest"], padding_mode="border")
 NOISE = entry("RandGaussianNoised", keys=["image"], prob=1)
-NESTED = recipe(
+NESTED = listed(
     entry("OneOf", transforms=[NOISE, entry("RandAdjustContrastd", keys=["image"], prob=1)]),
     entry("RandomOrder", transforms=[FLIP, entry("RandRotate90d", keys=BOTH, prob=0.5, spatial_axes=[0, 1])]),
     entry("Compose", transforms=[entry("RandZoomd", keys=BOTH, prob=0.5, mode=["trilinear", "nearest"]), TURN]),
@@ -145,7 +145,7 @@ def test_draws_depend_on_the_seed_alone_and_global_generators_stay():
 
 
 def test_random_entries_are_left_out_where_nothing_may_be_random():
-    mixed = recipe(
+    mixed = listed(
         FLIP, entry("Compose", transforms=[entry("ScaleIntensityd", keys=["image"], maxv=2.0), FLIP]), random=False
     )
     assert [type(step.transform).__name__ for step in Pipeline(mixed).steps] == ["ScaleIntensityd"]
@@ -159,7 +159,7 @@ def test_transforms_see_where_voxels_lie():
             seen.append(data["image"])
             return data
 
-    pipeline = Pipeline(recipe(FLIP))
+    pipeline = Pipeline(listed(FLIP))
     pipeline.steps = [type(pipeline.steps[0])(Looking(["image"]), "looking")]
     affine = np.diag([2.0, 3.0, 4.0, 1.0])
     affine[:3, 3] = 5, 6, 7
@@ -170,12 +170,12 @@ def test_transforms_see_where_voxels_lie():
 
 
 def test_what_only_blurs_may_leave_masks_alone():
-    check_pipeline(recipe(entry("RandSimulateLowResolutiond", keys=["image"], prob=0.5)), MASKS)
+    check_pipeline(listed(entry("RandSimulateLowResolutiond", keys=["image"], prob=0.5)), MASKS)
 
 
 def test_images_without_masks():
     check_pipeline(
-        recipe(entry("RandFlipAxesd", keys=BOTH, axes="${mirror_axes}", allow_missing_keys=True), spec=FILMS), FILMS
+        listed(entry("RandFlipAxesd", keys=BOTH, axes="${mirror_axes}", allow_missing_keys=True), spec=FILMS), FILMS
     )
     with pytest.raises(SslMedError, match="'mask' is not in the samples of 'films', which have image"):
-        check_pipeline(recipe(entry("RandFlipAxesd", keys=BOTH, axes=[0]), spec=FILMS), FILMS)
+        check_pipeline(listed(entry("RandFlipAxesd", keys=BOTH, axes=[0]), spec=FILMS), FILMS)

@@ -20,7 +20,7 @@ from monai.transforms import Compose, MapTransform, Randomizable, Transform
 
 from ssl_med.spec import SslMedError, first_line
 from ssl_med.transforms.samples import targets
-from ssl_med.transforms.samples.recipe import Recipe
+from ssl_med.transforms.samples.lists import TransformList
 
 Size = tuple[int, ...]
 _RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # MONAI's world, from the LPS of this project
@@ -35,19 +35,19 @@ class Step:
 
 
 class Pipeline:
-    """The transforms of a recipe, one after the other, on `image` (C, *S) and, where there is one, `mask` (K, *S).
+    """The transforms of a list, one after the other, on `image` (C, *S) and, where there is one, `mask` (K, *S).
 
     Args:
-        recipe: the list.
+        listed: the list.
 
     Raises:
         SslMedError: an entry cannot be built.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.label = recipe.label
-        steps = [step for k, entry in enumerate(recipe.entries, 1) for step in _steps(recipe, k, entry)]
-        self.steps = [step for step in steps if recipe.random or not is_random(step.transform)]
+    def __init__(self, listed: TransformList) -> None:
+        self.label = listed.label
+        steps = [step for k, entry in enumerate(listed.entries, 1) for step in _steps(listed, k, entry)]
+        self.steps = [step for step in steps if listed.random or not is_random(step.transform)]
         self.drawers = [one for step in self.steps for one in randomizables(step.transform)]
         self._state = np.random.RandomState(0)  # seeded again and again: a new one takes longer than most transforms
         for one in self.drawers:
@@ -124,7 +124,7 @@ def _leaves(transform: Any) -> Iterator[Any]:
 
 @contextmanager
 def _tracking(on: bool) -> Iterator[None]:
-    """MONAI's switch for MetaTensors, whose bookkeeping is a third of the time of nnU-Net's recipe on a small crop."""
+    """MONAI's switch for MetaTensors, whose bookkeeping is a third of the time of nnU-Net's augmentation on a small crop."""
     before = get_track_meta()
     set_track_meta(on)
     try:
@@ -236,10 +236,10 @@ def own_globals(*words: int) -> Iterator[None]:
 # --- building --------------------------------------------------------------------------------------------------------
 
 
-def _steps(recipe: Recipe, number: int, entry: Any) -> Iterator[Step]:
+def _steps(listed: TransformList, number: int, entry: Any) -> Iterator[Step]:
     """The transforms of an entry; those of a plain Compose one by one."""
-    where = f"{recipe.label}: entry {number}"
-    transform = targets.build(entry, where, allow=recipe.allow, variables=recipe.variables)
+    where = f"{listed.label}: entry {number}"
+    transform = targets.build(entry, where, allow=listed.allow, variables=listed.variables)
     name = f"{where} ({type(transform).__name__})"
     if not isinstance(transform, MapTransform | Compose):
         targets.refuse_array(transform, name)

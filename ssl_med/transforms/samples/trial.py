@@ -14,15 +14,15 @@ import torch
 from monai.transforms import Compose, MapTransform, OneOf, RandomOrder, SomeOf
 
 from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.transforms.samples.lists import TransformList
 from ssl_med.transforms.samples.pipeline import Pipeline, Size, Step, applied, moves, own_globals, plain, wrapped
-from ssl_med.transforms.samples.recipe import Recipe
 
 
-def check_pipeline(recipe: Recipe, spec: DataSpec, *, whole: bool = False) -> None:
-    """Refuses a recipe that cannot be built, or after which training could not use the samples.
+def check_pipeline(listed: TransformList, spec: DataSpec, *, whole: bool = False) -> None:
+    """Refuses a list that cannot be built, or after which training could not use the samples.
 
     Args:
-        recipe: the list.
+        listed: the list.
         spec: of the data: channels, crop size, and whether there is a mask.
         whole: it also acts on images that are larger than a crop.
 
@@ -31,7 +31,7 @@ def check_pipeline(recipe: Recipe, spec: DataSpec, *, whole: bool = False) -> No
     """
     keys = ("image", "mask") if spec.target == "mask" else ("image",)
     patch = spec.patch_size
-    pipeline = Pipeline(recipe)
+    pipeline = Pipeline(listed)
     for step in pipeline.steps:
         _check_keys(step, step.transform, keys, spec.name)
     sizes = [patch, *([tuple(n + 3 for n in patch)] if whole else [])]

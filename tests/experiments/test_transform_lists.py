@@ -9,14 +9,14 @@ import torch
 from experiments.cli import main
 from experiments.config.external import _prepared
 from experiments.config.offers import KINDS
-from experiments.config.recipes import read_list
 from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
 from experiments.config.sources import names
+from experiments.config.transform_lists import read_list
 from ssl_med.config import to_plain
 from ssl_med.evaluation.tasks import mirror_axes
 from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.transforms.samples.lists import TransformList, variables_of
 from ssl_med.transforms.samples.pipeline import Pipeline
-from ssl_med.transforms.samples.recipe import Recipe, variables_of
 
 LITS, FILMS = ["task=lits", "trainer=cpu"], ["task=shenzhen", "trainer=cpu"]
 
@@ -132,7 +132,7 @@ def test_law_of_strong_3d():
     shares, found = [], []
     draws = 500
     for entry in read_list("strong_3d", "task.augment"):
-        pipeline = Pipeline(Recipe((entry,), variables=variables_of(MASKS, (0, 1, 2))))
+        pipeline = Pipeline(TransformList((entry,), variables=variables_of(MASKS, (0, 1, 2))))
         pipeline.seed(1)
         results = [pipeline(image, mask)[0] for _ in range(draws)]
         found.append(torch.stack([x for x in results if not torch.equal(x, image)]).flatten(1))

@@ -10,7 +10,7 @@ from ssl_med.spec import DataSpec
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TransformList:
     """Mappings with `_target_` and arguments, and what their words mean.
 
     * label: how the user names the list, for messages.
@@ -28,7 +28,7 @@ class Recipe:
         return bool(self.entries)
 
 
-NOTHING = Recipe()
+NOTHING = TransformList()
 
 
 def variables_of(spec: DataSpec, mirror: tuple[int, ...] | None = None) -> dict[str, Any]:

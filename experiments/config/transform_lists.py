@@ -14,7 +14,7 @@ from ssl_med.config import COMMAND_LINE, Given
 from ssl_med.evaluation.tasks import TaskConfig, mirror_axes
 from ssl_med.reading import MB, UnreadableError, read_text
 from ssl_med.spec import DataSpec, SslMedError
-from ssl_med.transforms.samples.recipe import NOTHING, Recipe, variables_of
+from ssl_med.transforms.samples.lists import NOTHING, TransformList, variables_of
 from ssl_med.yaml_text import YamlError, parse
 
 _BUILT_IN = ("flips", "flip_axes", "crop_scale", "rotation_deg")  # what a list takes the place of
@@ -72,8 +72,8 @@ def resolved(said: Gathered, parts: Mapping[str, Any], spec: DataSpec, *, augmen
     labelled, used = spec.target != "none", set()
     if data.transforms:
         label = label_of(_given(said, "data", "transforms"), "data.transforms")
-        recipe = Recipe(data.transforms, label, data.allow, variables_of(spec))
-        used |= _check(recipe, spec, whole=labelled or bool(task and task.augment))
+        listed = TransformList(data.transforms, label, data.allow, variables_of(spec))
+        used |= _check(listed, spec, whole=labelled or bool(task and task.augment))
     if task is None or not task.augment:
         _check_allow(data.allow, used)
         return {} if task is None else {"task": task}
@@ -82,8 +82,8 @@ def resolved(said: Gathered, parts: Mapping[str, Any], spec: DataSpec, *, augmen
     entries = read_list(task.augment, "task.augment")
     _check_superseded(said, entries)
     given = replace(task, augment=entries)
-    recipe = augment_of(given, spec, data.allow, label=label_of(task.augment, "task.augment"))
-    used |= _check(recipe, spec, whole=False)
+    listed = augment_of(given, spec, data.allow, label=label_of(task.augment, "task.augment"))
+    used |= _check(listed, spec, whole=False)
     _check_allow(data.allow, used)
     return {"task": given}
 
@@ -96,27 +96,27 @@ def _without(said: Gathered, task: TaskConfig) -> TaskConfig:
     return replace(task, augment=())
 
 
-def augment_of(task: TaskConfig, spec: DataSpec, allow: tuple[str, ...], label: str = "task.augment") -> Recipe:
+def augment_of(task: TaskConfig, spec: DataSpec, allow: tuple[str, ...], label: str = "task.augment") -> TransformList:
     """The list of a fine-tuning."""
     if not task.augment:
         return NOTHING
     assert not isinstance(task.augment, str)
-    return Recipe(task.augment, label, allow, variables_of(spec, mirror_axes(task, spec)))
+    return TransformList(task.augment, label, allow, variables_of(spec, mirror_axes(task, spec)))
 
 
 _CHECKED: set[str] = set()  # a table composes the same run many times, and a trial takes seconds
 
 
-def _check(recipe: Recipe, spec: DataSpec, *, whole: bool) -> set[str]:
+def _check(listed: TransformList, spec: DataSpec, *, whole: bool) -> set[str]:
     """Packages that the list names, after it was tried."""
-    said = repr((recipe, spec, whole))
+    said = repr((listed, spec, whole))
     if said not in _CHECKED:
         from ssl_med.transforms.samples.trial import check_pipeline  # MONAI's transforms take seconds to import
 
-        check_pipeline(recipe, spec, whole=whole)
-        check_pipeline(replace(recipe, random=False), spec, whole=whole)
+        check_pipeline(listed, spec, whole=whole)
+        check_pipeline(replace(listed, random=False), spec, whole=whole)
         _CHECKED.add(said)
-    return set(_packages(recipe.entries))
+    return set(_packages(listed.entries))
 
 
 def _packages(value: Any) -> list[str]:
