@@ -8,6 +8,8 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+import torch
+
 from experiments.comparison.local import warm_context
 from experiments.run.parent import end_with_parent
 
@@ -35,6 +37,7 @@ def _child(function, words, environment, folder, out, err):
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     end_with_parent()
+    torch.set_num_threads(1)  # as in the tests' own process; the server may have been started with more
     for number, name in ((1, out), (2, err)):
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, number)

@@ -51,7 +51,7 @@ class BenchBaselineConfig:
     """ours, monai, nnunet"""
     python: str = ""
     """Python of an environment with nnunetv2"""
-    ours: tuple[str, ...] = ("recipe=strong",)
+    ours: tuple[str, ...] = ("recipe=strong", "trainer=cpu")
     """settings of ours on top of task=hippocampus"""
     patch: tuple[Count, Count, Count] = (32, 48, 32)
     """MONAI's crop, voxels; divisible by 16"""
