@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -176,14 +177,14 @@ class Transfer(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch, self.task.rows)
+        self._evaluate(batch, self.task.rows, with_loss=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch, self.task.test_rows)
+        self._evaluate(batch, self.task.test_rows, with_loss=False)
 
-    def _evaluate(self, batch: Batch, rows: Callable[[Tensor, Batch], list[Row]]) -> None:
+    def _evaluate(self, batch: Batch, rows: Callable[[Tensor, Batch], list[Row]], *, with_loss: bool) -> None:
         logits = self.answer(batch["image"])
-        loss = float(self.task.loss(logits, batch))
+        loss = float(self.task.loss(logits, batch)) if with_loss else math.nan
         ends = torch.stack(logits.detach().flatten(1).aminmax(dim=1))
         sizes = ends.abs().amax(0).tolist()  # not finite where an answer is not
         places = zip(rows(logits, batch), batch["subject"].tolist(), batch["index"].tolist(), sizes, strict=True)

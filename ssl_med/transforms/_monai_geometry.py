@@ -7,6 +7,7 @@ leaves the affine of the image that it deforms.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -55,9 +56,9 @@ class _FlipRot(Rand):
     in_unit_range: ClassVar[bool] = False
     moves: ClassVar[bool] = True
 
+    @abstractmethod
     def draw(self, shape: Sequence[int], generator: torch.Generator) -> spatial.FlipRot:
         """Parameters of a batch of one."""
-        raise NotImplementedError
 
     def apply(self, x: Tensor, generator: torch.Generator, number: int) -> Tensor:
         """Mirrors, then turns."""

@@ -1,7 +1,6 @@
 """Augmentations in the form of MONAI: right values against slow references, the law of their draws, plain MONAI."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,5 +173,5 @@ def test_arguments_are_checked():
     for wrong in ({"rotate_deg": 200}, {"scale": [2, 1]}, {"prob_scale": -1}):
         with pytest.raises(SslMedError, match=f"argument '{next(iter(wrong))}'"):
             RandRotateScaled(BOTH, **wrong)
-    with pytest.raises(NotImplementedError):
-        SimpleNamespace(draw=Resampled.draw).draw(None, (2, 2))
+    with pytest.raises(TypeError, match="abstract"):
+        Resampled(BOTH)

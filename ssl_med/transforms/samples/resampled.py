@@ -7,6 +7,7 @@ scan than the crop.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -42,9 +43,9 @@ class Resampled(Randomizable, MapTransform):  # type: ignore[misc]
         self._size: Size | None = None
         self._map: tuple[np.ndarray, np.ndarray] | None = None
 
+    @abstractmethod
     def draw(self, size: Size) -> tuple[np.ndarray, np.ndarray] | None:
         """Matrix (D, D) and shift (D,): what is p away from the middle comes from matrix @ p + shift; None: no change."""
-        raise NotImplementedError
 
     def randomize(self, data: Any = None) -> None:
         """Draws the map of a crop of size `data`."""
