@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from experiments.config import defaults, files, helptext, usage
-from experiments.run.interruption import Interruption, end_with_parent, listening
+from experiments.run.interruption import Interruption, listening
 from experiments.run.output import unbreakable
 from experiments.run.threads import wait_without_spinning
 from ssl_med.files import REMEDIES, explained, refusal
@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         unbreakable()
         if os.environ.get("LOCAL_RANK", "0") != "0":
-            end_with_parent()
+            from experiments.run.parent import end_with_parent
+
+            end_with_parent()  # a further process of a training would wait for the first one for ever
     wait_without_spinning()
     try:
         with listening():

@@ -6,10 +6,8 @@ Imports no torch: the command line catches `Interruption` before it knows which 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -73,22 +71,6 @@ def listening() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _State.listening = False
-
-
-def end_with_parent(every: float = 1.0) -> None:
-    """Ends this process when the one that started it is gone: a further process of a training waits for the first for ever.
-
-    Args:
-        every: seconds between looks.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(every)
-        os._exit(128 + signal.SIGKILL)  # it writes nothing that could be lost
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -285,7 +285,7 @@ with FolderLock(Path(sys.argv[1]), "a run is under way here"):
 
 CHAIN = """
 import subprocess, sys
-code = "import time; import experiments.run.interruption as i; i.end_with_parent(0.05); print(1, flush=True); time.sleep(60)"
+code = "import time; import experiments.run.parent as i; i.end_with_parent(0.05); print(1, flush=True); time.sleep(60)"
 child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 child.stdout.readline()
 print(child.pid, flush=True)
