@@ -432,8 +432,8 @@ def altered(array, rng):
 @pytest.mark.parametrize(
     ("pattern", "copies"),
     [
-        ("luna16/subset*/*.mhd", 1.0),
-        ("lits/volume*.nii.gz", 1.0),
+        pytest.param("luna16/subset*/*.mhd", 1.0, marks=pytest.mark.long),
+        pytest.param("lits/volume*.nii.gz", 1.0, marks=pytest.mark.long),
         ("hippocampus/imagesTr/*.nii.gz", 0.9),
         ("chest14/images/*.png", 0.8),
     ],

@@ -27,6 +27,7 @@ WORDS = {
     "deep_cluster/v2": ["method.clusters=4"],
     "semantic_genesis": ["method.classes=3", "method.memory=4", "method.thumbnail=16"],
 }
+FEW_PIXELS = ["data.patch_size=[32,32]", "data.image_size=40"]
 METHODS = [*names("method"), "deep_cluster/v2"]
 
 
@@ -39,7 +40,7 @@ def train(asked):
 def words_of(name, images, volumes):
     """A few steps of a method, on images where it takes them."""
     kind = method_class_of(name)
-    data = ["data=medmnist", f"data.root={images}"]
+    data = ["data=medmnist", f"data.root={images}", *FEW_PIXELS]
     if 2 not in kind.dims or kind.min_channels > 1:
         data = ["data=brats", f"data.root={volumes}", "data.patch_size=[32,32,16]", "data.crops_per_volume=8"]
     return [f"method={name}", "trainer.collapse_patience=0", *data, *SMALL, *WORDS.get(name, [])]
@@ -51,7 +52,10 @@ def both(tmp_path_factory, shared_phantom):
     folder = tmp_path_factory.mktemp("processes")
     images, volumes = shared_phantom("medmnist", subjects=80), shared_phantom("brats", subjects=6)
     jobs = {name: ("pretrain", words_of(name, images, volumes)) for name in METHODS}
-    jobs["finetune"] = ("finetune", ["task=nodule2d", f"data.root={images}", *SMALL, "task.pictures=[0,0,0,0]"])
+    jobs["finetune"] = (
+        "finetune",
+        ["task=nodule2d", f"data.root={images}", *FEW_PIXELS, *SMALL, "task.pictures=[0,0,0,0]"],
+    )
     masks = [
         "task.loss=dice_ce",
         "task.batch_dice=true",
