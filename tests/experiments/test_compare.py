@@ -16,7 +16,6 @@ from typing import ClassVar
 import pytest
 from launchers import Inline
 
-from datamodules.phantoms import chest14
 from experiments.cli import main
 from experiments.commands import compare as module
 from experiments.comparison.execute import CHOICES
@@ -326,8 +325,8 @@ def descendants(pid):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
-def test_a_killed_command_leaves_no_process_and_goes_on(tmp_path, capsys):
-    images = chest14.generate(tmp_path / "images", subjects=24, seed=0)
+def test_a_killed_command_leaves_no_process_and_goes_on(tmp_path, shared_phantom, capsys):
+    images = shared_phantom("chest14", subjects=24, seed=0)
     (tmp_path / "images.yaml").write_text(textwrap.dedent(REAL))
     words = [
         "compare",

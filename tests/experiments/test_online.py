@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.phantoms import chest14, luna, medmnist
+from datamodules.phantoms import luna, medmnist
 from experiments.cli import main
 from experiments.config.run import compose_pretrain
 from experiments.run.callbacks import Preemption
@@ -28,10 +28,10 @@ SIMCLR = ["method=simclr", "method.hidden_dim=16"]
 
 
 @pytest.fixture(scope="module")
-def roots(tmp_path_factory):
+def roots(tmp_path_factory, shared_phantom):
     root = tmp_path_factory.mktemp("data")
     medmnist.generate(root / "nodules", subjects=120, seed=0)
-    chest14.generate(root / "images", subjects=24, seed=0)
+    (root / "images").symlink_to(shared_phantom("chest14", subjects=24, seed=0))
     luna.generate(root / "luna", subjects=6, seed=0, size=(32, 32, 32))
     return root
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from datamodules.phantoms import brats, chest14, lits, medmnist
+from datamodules.phantoms import brats, lits, medmnist
 from experiments.cli import main
 from experiments.commands.finetune import matched_schedule
 from experiments.config.run import compose_finetune
@@ -21,10 +21,10 @@ VOLUME = ["data.patch_size=[16,16,16]", "data.crops_per_volume=2"]
 
 
 @pytest.fixture(scope="module")
-def roots(tmp_path_factory):
+def roots(tmp_path_factory, shared_phantom):
     root = tmp_path_factory.mktemp("data")
     medmnist.generate(root / "nodules", subjects=150, seed=0)
-    chest14.generate(root / "images", subjects=24, seed=0)
+    (root / "images").symlink_to(shared_phantom("chest14", subjects=24, seed=0))
     lits.generate(root / "lits", subjects=8, seed=0, size=(40, 40, 24))
     brats.generate(root / "brats", subjects=5, seed=0, size=(32, 32, 32))
     return root
