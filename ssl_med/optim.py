@@ -45,7 +45,9 @@ class OptimConfig:
     warmup_epochs: NonNegative = 0.0
     """linear from above 0 to lr"""
     warmup_steps: Natural = setting(default=0, before=0)
-    """as warmup_epochs, in optimiser steps; one of the two"""
+    """as warmup_epochs, in optimiser steps; one of the three"""
+    warmup_share: BelowOne = setting(default=0.0, before=0.0)
+    """as warmup_epochs, as a share of the whole training; one of the three"""
     power: Positive = setting(default=0.9, before=0.9, needs={"schedule": ("poly",)})
     """poly: exponent"""
     step_epochs: tuple[Positive, ...] = setting(default=(), needs={"schedule": ("step",)})
@@ -64,8 +66,9 @@ class OptimConfig:
             raise SslMedError("optim.nesterov=true needs optim.momentum above 0")
         if self.schedule == "step" and bool(self.step_epochs) == bool(self.step_every_epochs):
             raise SslMedError("optim.schedule=step needs either optim.step_epochs or optim.step_every_epochs")
-        if self.warmup_epochs and self.warmup_steps:
-            raise SslMedError("optim.warmup_epochs and optim.warmup_steps are both given; choose one")
+        given = [key for key in ("warmup_epochs", "warmup_steps", "warmup_share") if getattr(self, key)]
+        if len(given) > 1:
+            raise SslMedError(f"optim.{given[0]} and optim.{given[1]} are both given; set one of them to 0")
         if self.final_lr > self.lr:
             raise SslMedError(f"optim.final_lr is {self.final_lr:g}; it must not be above optim.lr={self.lr:g}")
 
@@ -153,12 +156,19 @@ def build_optimizer(
     return kind(groups, lr=lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
+def warmup_length(config: OptimConfig, *, total_steps: float, steps_per_epoch: float) -> float:
+    """Optimiser steps of the warm-up, a fraction where epochs or shares make one."""
+    if config.warmup_share:
+        return config.warmup_share * total_steps
+    return config.warmup_steps or config.warmup_epochs * steps_per_epoch
+
+
 def lr_factor(config: OptimConfig, step: int, *, total_steps: float, steps_per_epoch: float) -> float:
     """Learning rate at `step` as a multiple of its peak.
 
     poly: Isensee et al., Nature Methods 2021 (nnU-Net), with the exponent of Chen et al., DeepLab, 2017; by steps, not epochs.
     """
-    warmup = config.warmup_steps or config.warmup_epochs * steps_per_epoch
+    warmup = warmup_length(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     if config.schedule == "constant":
@@ -188,8 +198,10 @@ def build_schedule(
         raise SslMedError(
             "optim.warmup_epochs and optim.schedule=step count epochs, and the loader has no length; choose another schedule"
         )
+    if config.warmup_share and math.isinf(total_steps):
+        raise SslMedError("optim.warmup_share needs an end: set trainer.max_steps or trainer.max_epochs")
     steps_per_epoch = steps_per_epoch if math.isfinite(steps_per_epoch) else 1
-    if (config.warmup_steps or config.warmup_epochs * steps_per_epoch) >= total_steps:
+    if warmup_length(config, total_steps=total_steps, steps_per_epoch=steps_per_epoch) >= total_steps:
         long = f"_steps={config.warmup_steps}"
         if config.warmup_epochs:
             long = f"_epochs={config.warmup_epochs:g} is {config.warmup_epochs * steps_per_epoch:g} steps"

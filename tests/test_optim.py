@@ -77,7 +77,8 @@ def test_schedules():
     assert at(99, schedule="constant") == 1.0
     assert at(50, schedule="poly") == pytest.approx(0.5**0.9)
     assert at(100, schedule="poly", power=2.0, final_lr=1e-4) == pytest.approx(0.1)
-    assert [at(s, schedule="poly", warmup_steps=20, power=1.0) for s in (9, 20, 60)] == pytest.approx([10 / 21, 1, 0.5])
+    for warmup in ({"warmup_steps": 20}, {"warmup_share": 0.2}):
+        assert [at(s, schedule="poly", power=1.0, **warmup) for s in (9, 20, 60)] == pytest.approx([10 / 21, 1, 0.5])
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,11 @@ def test_schedules():
         ({"schedule": "step"}, "either optim.step_epochs or optim.step_every_epochs"),
         ({"nesterov": True, "momentum": 0.0}, "optim.momentum above 0"),
         ({"schedule": "step", "step_epochs": (2,), "step_every_epochs": 3}, "either"),
-        ({"warmup_epochs": 1.0, "warmup_steps": 5}, "both given; choose one"),
+        (
+            {"warmup_epochs": 1.0, "warmup_steps": 5},
+            "warmup_epochs and optim.warmup_steps are both given; set one of them to 0",
+        ),
+        ({"warmup_epochs": 1.0, "warmup_share": 0.1}, "warmup_epochs and optim.warmup_share are both given"),
         ({"final_lr": 0.1}, "optim.final_lr is 0.1; it must not be above optim.lr=0.001"),
     ],
 )
@@ -118,6 +123,9 @@ def test_a_schedule_needs_room():
         build_schedule(OptimConfig(warmup_epochs=10), optimizer, total_steps=50, steps_per_epoch=5)
     with pytest.raises(SslMedError, match=r"optim.warmup_steps=50, but training ends after 50"):
         build_schedule(OptimConfig(warmup_steps=50), optimizer, total_steps=50, steps_per_epoch=5)
+    endless = OptimConfig(schedule="constant", warmup_share=0.1)
+    with pytest.raises(SslMedError, match="warmup_share needs an end"):
+        build_schedule(endless, optimizer, total_steps=math.inf, steps_per_epoch=5)
     with pytest.raises(SslMedError, match="poly needs an end"):
         build_schedule(OptimConfig(schedule="poly"), optimizer, total_steps=math.inf, steps_per_epoch=5)
     with pytest.raises(SslMedError, match="cosine needs an end"):

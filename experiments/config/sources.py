@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config.network import choose_network
+from experiments.config.sections import SCRATCH
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.config import Layer, Settings, parse_overrides, read_yaml
 from ssl_med.spec import SslMedError
@@ -150,7 +151,8 @@ def gather(
     """One tree of settings from the yamls of the chosen names, in `order`, and the command line, which rules.
 
     A yaml may hold sections for one kind of run alone: `when_cpu` holds where trainer=cpu, `when_3d` where the data are 3D,
-    `when_strong` where recipe=strong; one of a recipe also `when_mask`, `when_class` or `when_multilabel`, by what is learned.
+    `when_strong` where recipe=strong, `when_pretrained` where an encoder is trained that `init` filled; one of a recipe also
+    `when_mask`, `when_class` or `when_multilabel`, by what is learned.
 
     Args:
         chosen: group -> name; the family of the data is `data`, else the one that the yaml of `task` names.
@@ -177,6 +179,8 @@ def gather(
     dims = data_class.spatial_dims(plain)
     if "recipe" in chosen:
         yamls = _with_recipe(chosen, yamls, data_class, plain)
+    if _trains_pretrained(line):
+        yamls += [layer.section("when_pretrained") for layer in yamls]
     if "trainer" in chosen:  # settings of a method or a task for this trainer are more special than the trainer's own
         yamls += [layer.section(f"when_{chosen['trainer']}") for layer in yamls]
     yamls += _backbone(chosen.get("backbone", ""), line.source)
@@ -189,6 +193,12 @@ def gather(
     layers += [asked, *([implied] if implied else []), line]
     network, layers, others = choose_network(layers, dims)
     return Gathered(data_class, network, Settings.merged(layers), others)
+
+
+def _trains_pretrained(line: Layer) -> bool:
+    """Whether a fine-tuning starts from weights that it changes."""
+    init = unquoted(line.tree.get("init", SCRATCH))
+    return init != SCRATCH and unquoted(line.section("transfer").tree.get("protocol", "")) != "frozen"
 
 
 def _with_recipe(

@@ -12,14 +12,23 @@ from experiments.comparison.plan import Plan
 from experiments.comparison.table import load_table
 from experiments.config.finetuned import FinetunedRun
 from experiments.config.run import compose_finetune
-from experiments.config.sources import CONF, names
+from experiments.config.sources import CONF, KINDS_OF_LABELS, names, read_conf
+from experiments.config.transform_lists import augment_of
 from ssl_med.networks.backbone import build_backbone
 from ssl_med.reports.run_folder import read_run
 from ssl_med.spec import SslMedError
+from ssl_med.yaml_text import parse
 
 TASKS = names("task")
-FEW = ("hippocampus", "montgomery_lungs", "lidc", "chest14")  # of crops that a list of transforms is quick with
-STRONG = yaml.safe_load((CONF / "recipe" / "strong.yaml").read_text())["when_mask"]
+FEW = (
+    "hippocampus",
+    "montgomery_lungs",
+    "lidc",
+    "chest14",
+    "shenzhen",
+)  # of crops that a list of transforms is quick with
+STRONG = parse((CONF / "recipe" / "strong.yaml").read_text())
+OWN = {"images": ["data.class_names=[a,b]"]}  # what a task needs to be composed
 
 
 def test_paper_is_what_tasks_do_by_themselves():
@@ -30,28 +39,86 @@ def test_paper_is_what_tasks_do_by_themselves():
 
 
 @pytest.mark.parametrize("trainer", ["default", "cpu"])
-def test_the_strong_recipe_is_for_every_task_with_masks_and_refused_for_the_others(trainer):
+def test_the_strong_recipe_is_for_every_task(trainer):
     """Its networks are deep enough for deep supervision, whatever the family of the data."""
-    masks = 0
+    kinds = set()
     for task in TASKS if trainer == "cpu" else FEW:
-        words = [f"task={task}", f"trainer={trainer}"]
-        plain = compose_finetune([*words, *(["data.class_names=[a,b]"] if task == "images" else [])])
-        if plain.spec.target != "mask":
-            with pytest.raises(SslMedError, match=rf"recipe=strong is not for (classes|findings), which '{task}' has"):
-                compose_finetune([*words, "recipe=strong", *(["data.class_names=[a,b]"] if task == "images" else [])])
-            continue
-        masks += 1
-        config = compose_finetune([*words, "recipe=strong"])
+        config = compose_finetune([f"task={task}", f"trainer={trainer}", "recipe=strong", *OWN.get(task, [])])
+        kinds.add(config.spec.target)
+        own = read_conf("task", task).section("when_strong").section("task").tree
         for section in ("optim", "task", "transfer"):
-            for key, value in STRONG[section].items():
-                assert getattr(getattr(config, section), key) == value, (task, section, key)
+            for key, value in STRONG[f"when_{config.spec.target}"].get(section, {}).items():
+                if key != "augment" and not (section == "task" and key in own):
+                    assert getattr(getattr(config, section), key) == value, (task, section, key)
         assert config.task.augment
+        if config.spec.target != "mask":
+            assert config.trainer.max_epochs == {"cpu": -1, "default": 100}[trainer]
+            continue
         assert getattr(config.data, "foreground_batch", 0.33) == 0.33
         dims = config.spec.spatial_dims
         with torch.device("meta"):  # widths without the seconds of their weights
             network = build_backbone(config.backbone, spatial_dims=dims, in_channels=1)
             assert len(network.build_decoder().channels) >= 3, task
-    assert masks >= 3
+    assert kinds == {"mask", "class", "multilabel"}
+
+
+@pytest.mark.parametrize(
+    ("task", "axes"),
+    [
+        ("shenzhen", None),
+        ("montgomery_lungs", None),
+        ("chest14", None),
+        ("images", []),
+        ("bach", [0, 1]),
+        ("luna", [0, 1, 2]),
+    ],
+)
+def test_images_are_mirrored_only_where_sides_may_be_exchanged(task, axes):
+    """Radiographs never are, and of images that nobody described none is; None: their list has no mirroring."""
+    config = compose_finetune([f"task={task}", "recipe=strong", *OWN.get(task, [])])
+    listed = augment_of(config.task, config.spec, ())
+    mirrors = [one for one in listed.entries if one["_target_"] == "RandFlipAxesd"]
+    assert (listed.variables["mirror_axes"] if mirrors else None) == axes
+    assert mirrors or not config.task.mirrored_test
+
+
+def test_layers_of_a_pretrained_encoder_learn_more_slowly_unless_it_is_frozen_or_starts_from_scratch():
+    def rates(*words):
+        config = compose_finetune(["task=shenzhen", "recipe=strong", *words])
+        return config.optim.lr, config.transfer.layer_decay
+
+    assert rates() == rates("init=scratch") == (1e-3, 1.0)
+    assert rates("init=x.safetensors") == (3e-4, 0.75)
+    assert rates("init='x.safetensors'", "transfer.layer_decay=0.9") == (3e-4, 0.9)
+    assert rates("init=x.safetensors", "transfer.protocol=frozen") == (1e-3, 1.0)
+
+
+def test_a_recipe_that_says_nothing_for_these_labels_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text("when_class:\n  task: {mixup: 0.1}\n")
+    for group in ("task", "trainer", "data"):
+        (tmp_path / group).symlink_to(CONF / group)
+    monkeypatch.setattr("experiments.config.sources.CONF", tmp_path)
+    with pytest.raises(SslMedError, match="recipe=mine is not for masks, which 'lits' has; leave it out"):
+        compose_finetune(["task=lits", "recipe=mine"])
+    with pytest.raises(SslMedError, match="recipe=mine is not for findings, which 'chest14' has"):
+        compose_finetune(["task=chest14", "recipe=mine"])
+    assert compose_finetune(["task=luna", "recipe=mine"]).task.mixup == 0.1
+
+
+def test_sections_for_one_kind_of_run_are_spelled_as_they_are_read():
+    known = {f"when_{name}" for name in (*names("recipe"), *names("trainer"), "2d", "3d", "pretrained")} | set(
+        KINDS_OF_LABELS
+    )
+
+    def sections(tree):
+        for key, value in tree.items() if isinstance(tree, dict) else ():
+            yield from [key] if key.startswith("when_") else []
+            yield from sections(value)
+
+    for path in CONF.rglob("*.yaml"):
+        found = set(sections(parse(path.read_text())))
+        assert found <= known, path
 
 
 def test_the_user_is_stronger_then_the_task_for_the_recipe_then_the_recipe(capsys):
@@ -97,6 +164,27 @@ def test_a_table_declares_it_for_its_fine_tunings(tmp_path):
     assert config["dice"].general.recipe == "strong"
     assert config["dice"].transfer.ema == 0.99
     assert config["voxels"].kind == "probe"  # trains nothing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "small"),
+    [
+        ("nodule2d", ["data.patch_size=[16,16]", "data.image_size=20"]),
+        ("montgomery", ["data.patch_size=[16,16]", "data.image_size=20"]),
+        ("luna", ["data.patch_size=[16,16,16]"]),
+        ("chest14", ["data.patch_size=[16,16]", "data.image_size=20"]),
+    ],
+)
+def test_classes_and_findings_are_trained_by_the_strong_recipe(task, small, shared_phantom, tmp_path):
+    root = shared_phantom({"nodule2d": "medmnist"}.get(task, task), subjects=5 if task == "luna" else 12)
+    words = ["finetune", f"task={task}", "recipe=strong", "trainer=cpu", f"data.root={root}", *small]
+    words += ["trainer.max_steps=3", "trainer.val_every_steps=3", "trainer.batch_size=4", "trainer.progress=false"]
+    words += ["backbone.channels=[8,16]", "trainer.monitor=val/loss", "task.pictures=[0,0,0,0]"]
+    assert main([*words, f"out={tmp_path / 'run'}"]) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["recipe"], summary["transfer"]["ema"], summary["steps"]) == ("strong", 0.999, 3)
+    assert set(summary["transfer"]["level_rates"]) == {1.0}
 
 
 @pytest.mark.slow
