@@ -87,7 +87,7 @@ def test_what_has_no_effect_is_refused():
     backbone = build_backbone(backbone_config("unet", **UNET), spatial_dims=2, in_channels=1)
     with pytest.raises(SslMedError, match=r"mirrors as training does, and task.flips=false"):
         built("unet", 2, UNET, mirrored_test=True, flips=False)
-    for key in ("deep_supervision", "batch_dice", "mirrored_test"):
+    for key in ("deep_supervision", "batch_dice"):
         with pytest.raises(SslMedError, match=f"task.{key} is for masks, and 'x' has classes; leave it out"):
             task_class(spec)(TaskConfig(**{key: True}), spec, backbone, None)
 

@@ -201,3 +201,19 @@ def test_training_targets_of_classes_are_smoothed_and_weighted_and_evaluation_is
 def test_settings_of_other_targets_are_refused(target, config, words):
     with pytest.raises(SslMedError, match=words):
         task_of(spec_of(target, ("a", "b")), **config)
+
+
+@pytest.mark.parametrize(("target", "dims", "axes"), [("class", 2, ("row", "column")), ("multilabel", 3, ("x",))])
+def test_mirrored_answers_of_whole_images_do_not_know_which_mirroring_they_saw(target, dims, axes):
+    torch.manual_seed(0)
+    task, backbone, _ = task_of(spec_of(target, ("a", "b"), dims), mirrored_test=True, flip_axes=axes)
+    task.eval(), backbone.eval()
+    image = torch.rand(2, 1, *(16,) * dims)
+    sides = [[], [2]] if len(axes) == 1 else [[], [2], [3], [2, 3]]
+    with torch.no_grad():
+        each = [task.logits(image.flip(side), backbone, None) for side in sides]
+        answer = task.predict(image, backbone, None)
+        turned = task.predict(image.flip(sides[-1]), backbone, None)
+    assert not torch.allclose(each[0], each[-1], atol=1e-5)
+    assert torch.allclose(answer, torch.stack(each).mean(0), atol=1e-6)
+    assert torch.allclose(answer, turned, atol=1e-6)

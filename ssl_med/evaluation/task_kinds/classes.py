@@ -20,7 +20,7 @@ from ssl_med.evaluation.scores import (
     multilabel_auroc,
     quadratic_kappa,
 )
-from ssl_med.evaluation.task_kinds.core import Row, Task, TaskConfig, check_loss
+from ssl_med.evaluation.task_kinds.core import Row, Task, TaskConfig, check_loss, mirrored_mean
 from ssl_med.losses.classification import class_weights, soft_target
 from ssl_med.networks.heads import ClassificationHead
 from ssl_med.networks.pyramid import Backbone, Decoder
@@ -41,7 +41,7 @@ class PooledTask(Task):
             backbone.out_channels, len(spec.class_names), hidden=config.hidden or None, dropout=config.dropout
         )
         check_loss(config, self.known_losses, self.labels)
-        for key in ("batch_dice", "deep_supervision", "mirrored_test", "largest_component"):
+        for key in ("batch_dice", "deep_supervision", "largest_component"):
             if getattr(config, key):
                 raise SslMedError(f"task.{key} is for masks, and '{spec.name}' has {self.labels}; leave it out")
         # no part of the weights: it is made anew from the training labels, and the head travels without it
@@ -50,6 +50,10 @@ class PooledTask(Task):
     def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:  # noqa: D102
         logits: Tensor = self.head(backbone.pool(backbone(image)))
         return logits
+
+    def predict(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
+        """Logits (B, K) of whole images, the mean over mirrorings where task.mirrored_test says so."""
+        return mirrored_mean(lambda x: self.logits(x, backbone, decoder), image, self.mirrored, spatial=False)
 
     @abstractmethod
     def soft(self, label: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -55,8 +57,8 @@ class TaskConfig:
     """windows predicted at once"""
     largest_component: bool = setting(default=False, before=False, needs={**_TRAINED, **_MASKS})
     """masks: of a region only the largest connected piece is kept, where that raised its mean Dice on validation"""
-    mirrored_test: bool = setting(default=False, before=False, needs=_MASKS)
-    """masks: answers, of the validation too, are means over the image mirrored along all axes that training mirrors: 2 to 8
+    mirrored_test: bool = setting(default=False, before=False, needs=(_MASKS, _CLASSIFIED))
+    """answers (logits), of the validation too, are means over the image mirrored along all axes that training mirrors: 2 to 8
     times the work"""
     flips: bool = setting(default=True, needs=_TRAINED)
     """training augmentation: random flips (images: left-right only)"""
@@ -85,6 +87,11 @@ class Task(nn.Module, ABC):
     def __init__(self, config: TaskConfig, spec: DataSpec) -> None:
         super().__init__()
         self.config, self.spec = config, spec
+        self.mirrored = mirror_axes(config, spec) if config.mirrored_test else ()
+        if config.mirrored_test and not self.mirrored:
+            raise SslMedError(
+                "task.mirrored_test mirrors as training does, and task.flips=false; leave one of them out"
+            )
 
     @abstractmethod
     def logits(self, image: Tensor, backbone: Backbone, decoder: Decoder | None) -> Tensor:
@@ -146,6 +153,26 @@ def mirror_axes(config: TaskConfig, spec: DataSpec) -> tuple[int, ...]:
     if config.flip_axes:
         return tuple(sorted({spec.axis_order.index(axis) for axis in config.flip_axes}))
     return (1,) if spec.spatial_dims == 2 else (0, 1, 2)
+
+
+def mirrored_mean(
+    network: Callable[[Tensor], Tensor], image: Tensor, axes: Sequence[int], *, spatial: bool = True
+) -> Tensor:
+    """Mean of a network's answers to an image (B, C, *S) mirrored along every subset of `axes`.
+
+    Args:
+        network: images -> answers (B, K, *S), or (B, K) without `spatial`.
+        image: the image.
+        axes: spatial axes, 0 the first after the channels.
+        spatial: answers lie on the grid of the image, and are mirrored back.
+    """
+    total = network(image)
+    subsets = [subset for size in range(1, len(axes) + 1) for subset in combinations(axes, size)]
+    for subset in subsets:
+        dims = [axis + 2 for axis in subset]
+        answer = network(image.flip(dims))
+        total = total + (answer.flip(dims) if spatial else answer)
+    return total / (1 + len(subsets)) if subsets else total
 
 
 def check_loss(config: TaskConfig, allowed: tuple[str, ...], kind: str) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from ssl_med.evaluation.scores import (
     iou_per_region,
     surface_per_region,
 )
-from ssl_med.evaluation.task_kinds.core import Row, Task, TaskConfig, check_loss, mirror_axes
+from ssl_med.evaluation.task_kinds.core import Row, Task, TaskConfig, check_loss, mirrored_mean
 from ssl_med.losses.segmentation import against_others, dice_bce, dice_ce, dice_loss, shrunk, supervision_weights
 from ssl_med.networks.heads import SegmentationHead
 from ssl_med.networks.pyramid import Backbone, Decoder
@@ -40,11 +39,6 @@ class Segmentation(Task):
             if getattr(config, key) not in (0, "none"):
                 raise SslMedError(f"task.{key} is for classes and findings, and {spec.name} has masks; leave it out")
         self.largest: tuple[bool, ...] = ()  # regions of which small pieces are left out, once validation has decided
-        self.mirrored = mirror_axes(config, spec) if config.mirrored_test else ()
-        if config.mirrored_test and not self.mirrored:
-            raise SslMedError(
-                "task.mirrored_test mirrors as training does, and task.flips=false; leave one of them out"
-            )
         regions = len(spec.class_names)
         self.head = SegmentationHead(decoder.out_channels, regions, spec.spatial_dims)
         self.softmax = config.loss == "dice_ce" and spec.exclusive
@@ -160,16 +154,6 @@ class Segmentation(Task):
         """Mean over cases, in all and by region."""
         keys = [key for key in rows[0] if key not in ("case", "subject")]
         return {key: float(np.mean([row[key] for row in rows])) for key in keys}
-
-
-def mirrored_mean(network: Callable[[Tensor], Tensor], image: Tensor, axes: Sequence[int]) -> Tensor:
-    """Mean of a network's answers (B, K, *S) to an image (B, C, *S) mirrored along every subset of `axes`, mirrored back."""
-    total = network(image)
-    subsets = [subset for size in range(1, len(axes) + 1) for subset in combinations(axes, size)]
-    for subset in subsets:
-        dims = [axis + 2 for axis in subset]
-        total = total + network(image.flip(dims)).flip(dims)
-    return total / (1 + len(subsets)) if subsets else total
 
 
 def _mask_metrics() -> dict[str, MaskMetric]:
