@@ -1,4 +1,4 @@
-"""What `make bench ARGS=speed` measures against: transforms, losses and a training step in the form their definitions suggest.
+"""What `make bench` measures against: transforms, losses, a training step and crop pairs in the form their definitions suggest.
 
 They are written from the papers and the descriptions in `ssl_med`: one image after the other, one window after the other,
 numpy for what lies inside a window, autograd for gradients. Transforms take and give (1, *S) float32 in [0, 1]; scalars are
@@ -7,8 +7,10 @@ drawn by `random`, arrays by numpy's Mersenne Twister in double precision, as is
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.core.crops import resize
+from experiments.bench.scans import CROP
 from ssl_med.methods.core.pair import Embedding
 from ssl_med.methods.models_genesis import ModelsGenesisConfig
 from ssl_med.methods.pcrl import PCRL
@@ -26,6 +30,7 @@ Image = NDArray[np.float32]
 Box = tuple[slice, ...]
 _NODES = 100_000  # points on a Bezier curve, as in the official code
 _BOXES, _CHAIN, _EDGE = 5, 0.95, 3
+_DRAWS = 52  # boxes that PCRL's code draws until two overlap enough, as counted when it was run
 
 # --- Models Genesis (Zhou et al. 2021) --------------------------------------------------------------------------------
 
@@ -180,3 +185,42 @@ def pcrl_loss(method: PCRL, views: dict[str, Tensor]) -> Tensor:
 def pcrl_after_step(method: PCRL) -> None:
     """The teacher follows."""
     update_teacher(method.teacher, Embedding(method.backbone, method.projector), method.config.momentum)
+
+
+def authors_pair(
+    unit: NDArray[Any], size: Sequence[int], pair: Sequence[NDArray[Any]], *, rng: np.random.Generator
+) -> list[torch.Tensor]:
+    """What an accepted pair costs in the authors' preprocessing: boxes drawn one by one, copies, loops over voxels.
+
+    Two boxes are drawn and their overlap taken, `_DRAWS` times; for each crop the volume is copied, the crop resized, and its
+    tissue counted voxel by voxel. The pair itself is given, one that the filter lets pass, so that acceptance is equal and no
+    rejected attempt, of which the procedure makes several a pair, is counted against it.
+
+    Args:
+        unit: the scan, windowed to [0, 1] in double precision once.
+        size: of both crops.
+        pair: their starts.
+        rng: of the boxes.
+    """
+    for _ in range(_DRAWS):
+        starts = rng.integers(0, np.array(unit.shape) - np.array(size) + 1, (2, 3))
+        shared = math.prod(int(max(0, n - abs(a - b))) for n, a, b in zip(size, *starts, strict=True))
+        _ = shared / (2 * math.prod(size) - shared)
+    found = []
+    for start in pair:
+        crop = unit.copy()[tuple(slice(int(a), int(a) + n) for a, n in zip(start, size, strict=True))]
+        small = resize(torch.from_numpy(crop)[None], CROP)[0]
+        _tissue_by_loops(small.tolist())
+        found.append(small)
+    return found
+
+
+def _tissue_by_loops(crop: list[list[list[float]]]) -> float:
+    """Sum of the tissue indicator of Models Genesis, -150 HU and above."""
+    total = 0.0
+    for x, y, z in itertools.product(range(CROP[0]), range(CROP[1]), range(CROP[2])):
+        for k in range(2):
+            if crop[x][y][min(z + k, CROP[2] - 1)] >= 0.425:
+                total += 1 if k == 0 else 0.5
+                break
+    return total

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from experiments.bench.__main__ import main
-from experiments.bench.data import synthetic_ct
+from experiments.bench.scans import synthetic_ct
 from ssl_med.spec import SslMedError
 
 TINY = ["data", "size=[128,128,64]", "repeats=3", "slow_repeats=1", "batches=10", "tissue_max=0.9"]

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from experiments.bench import references as reference
 from experiments.bench.__main__ import main
-from experiments.bench.speed import BenchSpeedConfig, Variant, _method, crops_like_ct, race
+from experiments.bench.material import crops_like_ct, method_of_size
+from experiments.bench.race import BenchSpeedConfig, Variant, race
 from ssl_med.losses.contrastive import info_nce, nt_xent
 from ssl_med.losses.distillation import sinkhorn
 from ssl_med.methods.pcrl import PCRL, PCRLConfig
@@ -134,7 +135,7 @@ def test_the_teacher_of_the_definition_is_ours():
 
 def test_the_pcrl_step_of_the_definition_is_ours():
     config = BenchSpeedConfig(patch=(24, 24, 24), channels=(2, 4, 4))
-    plain, fast = (_method(PCRL, PCRLConfig(queue=8), config, fast_up=up) for up in (False, True))
+    plain, fast = (method_of_size(PCRL, PCRLConfig(queue=8), config, fast_up=up) for up in (False, True))
     images = crops_like_ct(4, config.patch, gen())
     views = fast.views({"image": images[:2], "image2": images[2:]}, gen(1))
     ours, theirs = fast.terms(views)["loss"], reference.pcrl_loss(plain, views)
