@@ -19,7 +19,7 @@ from scipy import ndimage
 from datamodules.core.base import MedicalData
 from datamodules.core.files import stem
 from datamodules.core.readers import read_header, read_volume, source_files, voxel_file
-from datamodules.lidc import Mark, Outline, Reading, agree, interior
+from datamodules.formats.lidc_xml import Mark, Outline, Reading, agree, interior
 from datamodules.phantoms._dicom import write_series
 from datamodules.phantoms._files import write_metaimage, write_nifti, write_nrrd
 from datamodules.phantoms.lidc import outline
@@ -550,7 +550,8 @@ def test_an_exclusion_is_cut_out(tmp_path):
     disc, hole = ((x - 9) ** 2 + (y - 9) ** 2 <= r**2 for r in (6, 2))
     outlines = tuple(Outline(images[1], tuple(outline(m)), m is disc) for m in (hole, disc))
     reading = Reading(tmp_path / "r.xml", 1, ((0, outlines),))
-    (mark,) = reading.marks(read_series_header(str(tmp_path / "s")), folder=tmp_path)
+    series = read_series_header(str(tmp_path / "s"))
+    (mark,) = reading.marks(series.images, series.grid.shape, folder=tmp_path)
     seen = np.zeros(array.shape, bool)
     seen[tuple(slice(s, s + n) for s, n in zip(mark.start, mark.mask.shape, strict=True))] = mark.mask
     assert np.array_equal(seen[:, :, 1], disc & ~hole)
