@@ -16,7 +16,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from datamodules.core.scans import Scan, ScanData, SegmentationConfig, volume_spec
+from datamodules.core.scans import Scan, ScanData
+from datamodules.core.volume_settings import SegmentationConfig, volume_spec
 from datamodules.core.volumes import Content
 from datamodules.formats.grids import Array
 from ssl_med.ranges import Range, Side

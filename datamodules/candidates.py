@@ -16,7 +16,7 @@ from typing import Any, Literal
 from datamodules.core.candidates import CandidateConfig, CandidateData, CandidateScan, mark_lesions, read_candidates
 from datamodules.core.cases import read_table
 from datamodules.core.files import find_volumes, stem
-from datamodules.core.scans import volume_spec
+from datamodules.core.volume_settings import volume_spec
 from datamodules.core.volumes import Content
 from ssl_med.ranges import Side
 from ssl_med.spec import DataSpec, Intensity, SslMedError

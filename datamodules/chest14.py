@@ -13,7 +13,8 @@ from typing import Any
 
 from datamodules.core.cases import plain_number, read_table
 from datamodules.core.files import spelled, visible
-from datamodules.core.images2d import Image2D, ImageData2D, TableConfig, has_ending
+from datamodules.core.image_samples import Image2D
+from datamodules.core.images2d import ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
 from ssl_med.reading import UnreadableError, read_text
 from ssl_med.spec import SslMedError, Target

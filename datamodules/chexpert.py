@@ -25,7 +25,8 @@ from torch.utils.data import Dataset
 from datamodules.core.cases import read_table
 from datamodules.core.configs import LABELLED
 from datamodules.core.files import spelled
-from datamodules.core.images2d import Image2D, ImageData2D, TableConfig, has_ending
+from datamodules.core.image_samples import Image2D
+from datamodules.core.images2d import ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
 from ssl_med.setting import setting
 from ssl_med.spec import SslMedError, Target

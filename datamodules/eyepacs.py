@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.core.cases import plain_number, read_table
-from datamodules.core.images2d import RGB, Image2D, ImageData2D, TableConfig, has_ending
+from datamodules.core.image_samples import Image2D
+from datamodules.core.images2d import RGB, ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
 from ssl_med.spec import SslMedError, Target
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datamodules.core.images2d import RGB, Image2D, ImageConfig2D, ImageData2D, match_files
+from datamodules.core.image_samples import Image2D
+from datamodules.core.images2d import RGB, ImageConfig2D, ImageData2D, match_files
 from ssl_med.spec import Target
 
 

@@ -23,7 +23,8 @@ from typing import Any, Literal
 from datamodules.core.cases import plain_number, read_table
 from datamodules.core.dicom import is_dicom, read_dicom_image
 from datamodules.core.files import spelled
-from datamodules.core.images2d import GREY, RGB, Image2D, ImageData2D, TableConfig
+from datamodules.core.image_samples import Image2D
+from datamodules.core.images2d import GREY, RGB, ImageData2D, TableConfig
 from datamodules.core.splits import PARTS, Split
 from datamodules.formats.grids import Array
 from ssl_med.ledger import salted

@@ -21,8 +21,8 @@ from datamodules.core.candidates import (
     read_lesions,
 )
 from datamodules.core.intensity import code_of
-from datamodules.core.scans import volume_spec
 from datamodules.core.splits import Split
+from datamodules.core.volume_settings import volume_spec
 from datamodules.core.volumes import Content
 from ssl_med.ranges import Natural, Share, Side
 from ssl_med.spec import DataSpec, Intensity, SslMedError

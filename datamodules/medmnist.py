@@ -11,9 +11,6 @@ budget counts samples, and whether the parts share patients is in the hands of w
 
 from __future__ import annotations
 
-import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,18 +23,19 @@ from torch.utils.data import Dataset
 from datamodules.core.base import MedicalData
 from datamodules.core.crops import around, cut, pad_to, window_start
 from datamodules.core.files import find_files
-from datamodules.core.images2d import GREY, RGB, ImageConfig2D, check_classes, image_pair, label_of, resized
+from datamodules.core.image_samples import image_pair, label_of, resized
+from datamodules.core.images2d import GREY, RGB, ImageConfig2D, check_classes
 from datamodules.core.intensity import decode, encode
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.splits import PARTS, Split
 from datamodules.core.volumes import Crops, Loaded, Placed, Sample
 from datamodules.formats.grids import Array
+from datamodules.formats.npz import npz_array, npz_header, npz_keys
 from ssl_med.ranges import Range, Side
 from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, Intensity, Need, SslMedError, Target
 
-_DEFLATE = 1032  # bytes that one byte of a zip file stands for at most
 _STEP = 32  # a multiple that every backbone can halve
 
 
@@ -286,12 +284,12 @@ def _layout(path: Path) -> _Layout:
 @lru_cache(maxsize=4)
 def _read_layout(path: Path, changed: int, size: int) -> _Layout:
     counts, shapes, labels = {}, set(), {}
-    keys = _keys(path)
+    keys = npz_keys(path)
     present = [part for part in PARTS if f"{part}_images" in keys]
     if not present:
         raise SslMedError(f"{path}: holds no train_images, val_images or test_images; is it in the layout of MedMNIST?")
     for part in present:
-        shape, dtype = _header(path, f"{part}_images")
+        shape, dtype = npz_header(path, f"{part}_images")
         if dtype != np.uint8 or len(shape) not in (3, 4):
             raise SslMedError(
                 f"{path}: {part}_images is {dtype} of shape {shape}; MedMNIST holds uint8 (N, rows, columns[, 3]) or "
@@ -299,7 +297,7 @@ def _read_layout(path: Path, changed: int, size: int) -> _Layout:
             )
         counts[part] = shape[0]
         shapes.add(shape[1:])
-        label = _array(path, f"{part}_labels")
+        label = npz_array(path, f"{part}_labels")
         if label.ndim == 1:
             label = label[:, None]
         if label.ndim != 2 or len(label) != shape[0] or label.dtype.kind not in "iub" or (label < 0).any():
@@ -341,47 +339,4 @@ def _default_patch(size: tuple[int, ...], image_size: int) -> tuple[int, ...]:
 
 
 def _images(path: Path, part: str) -> Array:
-    return _array(path, f"{part}_images")
-
-
-def _keys(path: Path) -> set[str]:
-    """Names of the arrays of a file."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name.removesuffix(".npy") for name in archive.namelist()}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise _damaged(path, error) from None
-
-
-def _header(path: Path, key: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of an array without decoding it."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-            entry = archive.getinfo(f"{key}.npy")
-            need, holds = math.prod(shape) * dtype.itemsize, entry.file_size - file.tell()
-            # numpy takes the memory first; the sum of an array that is longer than its header says would not be compared
-            if need != holds or entry.file_size > _DEFLATE * max(entry.compress_size, 1) + 1024:
-                raise ValueError(f"the header of {key} asks for {need} bytes, {holds} are there")
-    except KeyError:
-        raise SslMedError(f"{path}: holds no {key}; is it in the layout of MedMNIST?") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, error) from None
-    return shape, dtype
-
-
-def _array(path: Path, key: str) -> Array:
-    """One array of the file, decoded."""
-    _header(path, key)
-    try:
-        with np.load(path) as arrays:
-            array: Array = arrays[key]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _damaged(path, error) from None
-    return array
-
-
-def _damaged(path: Path, error: Exception) -> SslMedError:
-    return SslMedError(f"{path}: is truncated or no .npz file ({error}); download it again")
+    return npz_array(path, f"{part}_images")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 from datamodules.core.files import spelled
-from datamodules.core.images2d import Image2D, ImageConfig2D, ImageData2D, has_ending, match_files
+from datamodules.core.image_samples import Image2D
+from datamodules.core.images2d import ImageConfig2D, ImageData2D, has_ending, match_files
 from ssl_med.spec import SslMedError, Target
 
 _MASKS = ("leftMask", "rightMask")

@@ -17,10 +17,9 @@ import numpy as np
 
 from datamodules.core.files import stem
 from datamodules.core.readers import VOLUME_ENDINGS
-from datamodules.core.scans import (
+from datamodules.core.scans import Scan, ScanData
+from datamodules.core.volume_settings import (
     AnyIntensityConfig,
-    Scan,
-    ScanData,
     SegmentationConfig,
     any_content,
     any_intensity,

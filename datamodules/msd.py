@@ -19,10 +19,9 @@ import numpy as np
 
 from datamodules.core.decathlon import IGNORE, TABLE, Listed, Task
 from datamodules.core.readers import VOLUME_ENDINGS, check_channels, read_channels, read_header
-from datamodules.core.scans import (
+from datamodules.core.scans import Scan, ScanData
+from datamodules.core.volume_settings import (
     AnyIntensityConfig,
-    Scan,
-    ScanData,
     SegmentationConfig,
     any_content,
     any_intensity,

@@ -20,7 +20,8 @@ import numpy as np
 from datamodules.core.files import find_volumes, stem, visible
 from datamodules.core.geometry import axes_matrix
 from datamodules.core.readers import read_header
-from datamodules.core.scans import AnyIntensityConfig, Scan, ScanData, any_content, any_intensity, volume_spec
+from datamodules.core.scans import Scan, ScanData
+from datamodules.core.volume_settings import AnyIntensityConfig, any_content, any_intensity, volume_spec
 from datamodules.core.volumes import Content
 from datamodules.formats.grids import Header, Volume
 from ssl_med.ranges import Millimetres, Side
