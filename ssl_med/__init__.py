@@ -6,7 +6,7 @@
 from typing import Any
 
 _CALLS = ("compare", "external", "finetune", "list_methods", "pretrain", "probe", "report")
-_NETWORKS = ("embed", "load_backbone")
+_NETWORKS = ("embed", "load_backbone", "load_weights")
 __all__ = [*_CALLS, *_NETWORKS]
 
 

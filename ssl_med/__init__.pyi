@@ -9,5 +9,6 @@ from experiments.api.calls import probe as probe
 from experiments.api.calls import report as report
 from experiments.api.networks import embed as embed
 from experiments.api.networks import load_backbone as load_backbone
+from experiments.api.networks import load_weights as load_weights
 
 __all__: list[str]

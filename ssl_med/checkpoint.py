@@ -13,10 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ssl_med.contract import InputContract
 from ssl_med.files import new_file
 from ssl_med.finite import check_tensors
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.backbone import build_backbone, stored_config
+from ssl_med.networks.channels import spread_input
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
 from ssl_med.reading import UnreadableError, mismatch, parse_json, safetensors_header, shown
 from ssl_med.spec import DataSpec, SslMedError, first_line
@@ -34,6 +36,7 @@ class Card:
     * skips: whether the decoder uses the encoder's skip connections; None when the file holds no decoder.
     * subjects, volumes: keys of the subjects and files that took part, see `ssl_med.ledger`; validated: those of them that
       were validated on and not trained on; salt: mark of the salt of these keys.
+    * contract: what images must be, of weights from elsewhere; None: as `spec` says.
     """
 
     method: str
@@ -50,10 +53,19 @@ class Card:
     validated: tuple[str, ...] = ()
     salt: str = ""
     format: int = FORMAT
+    contract: dict[str, Any] | None = None
 
     def data_spec(self) -> DataSpec:
         """The data the backbone was pretrained on."""
         return DataSpec.from_dict(self.spec)
+
+    def input_contract(self) -> InputContract:
+        """What images must be for these weights."""
+        return InputContract.of(self.data_spec()) if self.contract is None else InputContract.from_dict(self.contract)
+
+    def plain(self) -> dict[str, Any]:
+        """Plain types, as the file holds them; without a contract as cards had it before."""
+        return {key: value for key, value in asdict(self).items() if key != "contract" or value is not None}
 
     def ledger(self) -> Ledger | None:
         """Who took part in the pretraining; None when the card names nobody."""
@@ -66,7 +78,7 @@ class Card:
 
     def summary(self) -> dict[str, Any]:
         """The card as summary.json quotes it: files as numbers, of which there may be many."""
-        return {**asdict(self), "volumes": len(self.volumes), "validated": len(self.validated)}
+        return {**self.plain(), "volumes": len(self.volumes), "validated": len(self.validated)}
 
     def backbone_config(self) -> BackboneConfig:
         """The architecture, resolved."""
@@ -107,7 +119,7 @@ def save_backbone(path: Path, *, backbone: nn.Module, decoder: nn.Module | None,
     tensors = {key: value.detach().cpu().contiguous() for key, value in _tensors(backbone, decoder).items()}
     check_tensors(tensors, str(path))
     with new_file(path) as file:
-        save_file(tensors, file, metadata={_METADATA_KEY: json.dumps(asdict(card), sort_keys=True)})
+        save_file(tensors, file, metadata={_METADATA_KEY: json.dumps(card.plain(), sort_keys=True)})
 
 
 def read_card(path: Path) -> Card:
@@ -144,6 +156,7 @@ def read_card(path: Path) -> Card:
     try:
         card.data_spec()
         card.backbone_config()
+        card.input_contract()
     except SslMedError as error:
         raise SslMedError(f"{path}: its card is damaged ({error}); {remedy}") from None
     return card
@@ -176,13 +189,59 @@ def load_backbone(
             decoder is demanded that the file does not hold.
     """
     card = read_card(path)
+    _check_size(path, card)
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except Exception as error:
+        raise SslMedError(f"{path}: its tensors cannot be read ({first_line(error)}); give another file") from None
+    check_tensors(stored, str(path))
+    backbone, decoder, report = build_filled(
+        path,
+        card,
+        stored,
+        in_channels=in_channels,
+        adapt_channels=adapt_channels,
+        with_decoder=with_decoder,
+        fill_decoder=fill_decoder,
+        group_norm=group_norm,
+    )
+    return backbone, decoder, card, report
+
+
+def build_filled(
+    path: Path,
+    card: Card,
+    stored: dict[str, Tensor],
+    *,
+    in_channels: int,
+    adapt_channels: bool,
+    with_decoder: bool,
+    fill_decoder: bool | None,
+    group_norm: bool,
+) -> tuple[Backbone, Decoder | None, LoadReport]:
+    """The network of a card, filled with `stored`: tensors by a backbone file's names, "encoder.KEY" and "decoder.KEY".
+
+    What else is given, and the errors, are as in `load_backbone`; `path` is for complaints.
+    """
     config = card.backbone_config()
     swapped = group_norm and config.norm != "group"
     before = config.norm
     if swapped:
         config = replace(config, norm="group")
     spec = card.data_spec()
-    _check_size(path, card)
+    notes: list[str] = []
+    stored = dict(stored)
+    if in_channels != spec.in_channels:
+        if not adapt_channels:
+            raise SslMedError(
+                f"{path}: pretrained on {spec.in_channels} channel(s), this data has {in_channels}; "
+                "set transfer.adapt_channels=true to spread the first convolution over them"
+            )
+        config, note = spread_input(
+            config, stored, spatial_dims=spec.spatial_dims, was=spec.in_channels, now=in_channels
+        )
+        notes.append(note)
     backbone = build_backbone(config, spatial_dims=spec.spatial_dims, in_channels=in_channels)
     if fill_decoder and not with_decoder:
         raise SslMedError("transfer.decoder=true: this task needs no decoder; leave transfer.decoder=auto")
@@ -193,25 +252,6 @@ def load_backbone(
     file_decoder = card.skips is not None and fill_decoder is not False
     skips = card.skips is not False or not file_decoder
     decoder = backbone.build_decoder(skips=skips) if with_decoder else None
-    notes: list[str] = []
-    try:
-        with safe_open(path, framework="pt") as file:
-            stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except Exception as error:
-        raise SslMedError(f"{path}: its tensors cannot be read ({first_line(error)}); give another file") from None
-    check_tensors(stored, str(path))
-    if in_channels != spec.in_channels:
-        if not adapt_channels:
-            raise SslMedError(
-                f"{path}: pretrained on {spec.in_channels} channel(s), this data has {in_channels}; "
-                "set transfer.adapt_channels=true to spread the first convolution over them"
-            )
-        first = f"encoder.{first_convolution(backbone)}.weight"
-        weight = stored[first]
-        stored[first] = weight.mean(1, keepdim=True).repeat_interleave(in_channels, 1) * (
-            spec.in_channels / in_channels
-        )
-        notes.append(f"first convolution spread from {spec.in_channels} to {in_channels} channels, mean preserved")
     if swapped:
         running = [
             key for key in stored if key.rsplit(".")[-1] in ("running_mean", "running_var", "num_batches_tracked")
@@ -229,7 +269,7 @@ def load_backbone(
     report = _fill(backbone, decoder if file_decoder else None, stored, notes)
     if not report.complete:
         raise SslMedError(f"{path}: does not fit the network its card describes: {report}")
-    return backbone, decoder, card, report
+    return backbone, decoder, report
 
 
 def _check_size(path: Path, card: Card) -> None:
@@ -251,13 +291,6 @@ def _check_size(path: Path, card: Card) -> None:
     wrong = [key for key, value in described.items() if held.get(f"encoder.{key}") != tuple(value.shape)]
     if wrong:
         raise SslMedError(f"{path}: does not fit the network its card describes: {wrong[0]} is another or missing")
-
-
-def first_convolution(backbone: nn.Module) -> str:
-    """Dotted name of the convolution that sees the image."""
-    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    name: str = next(name for name, module in backbone.named_modules() if isinstance(module, kinds))
-    return name
 
 
 def find_backbone(init: str) -> Path:

@@ -32,7 +32,7 @@ from ssl_med.evaluation.features import Features, cached
 from ssl_med.reports.run_folder import read_run
 from ssl_med.spec import LONGEST_LINE, SslMedError
 from ssl_med.values import Text, WrongValueError, convert
-from ssl_med.weights.core.family import read_state
+from ssl_med.weights.core.files import read_document
 from ssl_med.yaml_text import YamlError, parse
 
 GOLDEN = Path(__file__).parent / "golden" / "runs.zip"
@@ -210,7 +210,7 @@ def test_backbone_files(golden, tmp_path_factory, data):
     whole = claimed.to_bytes(8, "little") + text + content[8 + size :]
     path.write_bytes(data.draw(damaged(content)) if kind == "bytes" else whole)
     one_line(lambda: opened(path))
-    one_line(lambda: read_state(path))
+    one_line(lambda: read_tensors(path))
 
 
 @FEW
@@ -218,7 +218,12 @@ def test_backbone_files(golden, tmp_path_factory, data):
 def test_checkpoints_of_torch(golden, tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "strange.ckpt"
     path.write_bytes(data.draw(damaged((golden / "finetune" / "best.ckpt").read_bytes())))
-    one_line(lambda: read_state(path))
+    one_line(lambda: read_tensors(path))
+
+
+def read_tensors(path):
+    document = read_document(path)
+    return document.open(document.containers())
 
 
 class Code:
@@ -240,7 +245,7 @@ def test_code_in_a_pickle_never_runs(golden, tmp_path, ending):
     ):
         write()
         with pytest.raises(SslMedError, match="would run code when it is read"):
-            read_state(path)
+            read_tensors(path)
     run = shutil.copytree(golden / "finetune", tmp_path / "run")
     torch.save({"state_dict": Code(mark)}, run / "best.ckpt")
     with pytest.raises(SslMedError, match="would run code when it is read"):
@@ -374,14 +379,14 @@ from ssl_med.config import read_yaml
 from ssl_med.reading import read_json, UnreadableError
 from ssl_med.reports.run_folder import read_run
 from ssl_med.spec import LONGEST_LINE, SslMedError
-from ssl_med.weights.core.family import read_state
+from ssl_med.weights.core.files import read_document
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + 700 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 calls = {
     "yaml": lambda path: read_yaml(path, "x"),
     "json": read_json,
-    "state": read_state,
+    "state": lambda path: read_document(path).open([""]),
     "card": lambda path: load_backbone(path, in_channels=1, with_decoder=False),
 }
 for word in sys.argv[1:]:

@@ -19,7 +19,7 @@ PARTS = {
     "ssl_med.networks",
 }
 PARTS |= {"ssl_med.losses", "ssl_med.transforms", "ssl_med.optim", "ssl_med.checkpoint", "ssl_med.ledger"}
-PARTS |= {"ssl_med.reading", "ssl_med.files", "ssl_med.finite", "ssl_med.slabs"}
+PARTS |= {"ssl_med.contract", "ssl_med.reading", "ssl_med.files", "ssl_med.finite", "ssl_med.slabs"}
 # for SslMedError, the nearest name, directions of metrics, and statistics, which need no torch
 REPORTS = {"ssl_med.spec", "ssl_med.catalogue", "ssl_med.reading", "ssl_med.files"}
 REPORTS |= {f"ssl_med.evaluation.{name}" for name in ("metrics", "statistics", "bootstrap", "analysis")}
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "ssl_med.files": {"ssl_med.spec"},
     "ssl_med.ranges": {"ssl_med.spec"},
     "ssl_med.finite": {"ssl_med.spec"},
+    "ssl_med.contract": {"ssl_med.spec", "ssl_med.reading"},
     "ssl_med.distributed": set(),
     "ssl_med.processor": set(),
     "ssl_med.precision": {"ssl_med.spec", "ssl_med.processor"},
@@ -63,6 +64,7 @@ MAY_IMPORT = {
     "ssl_med.optim": {"ssl_med.spec", "ssl_med.ranges", "ssl_med.setting"},
     "ssl_med.ledger": {"ssl_med.spec", "ssl_med.reading"},
     "ssl_med.checkpoint": {
+        "ssl_med.contract",
         "ssl_med.finite",
         "ssl_med.files",
         "ssl_med.spec",
@@ -73,7 +75,16 @@ MAY_IMPORT = {
     "ssl_med.methods": PARTS | {"ssl_med.evaluation.metrics"},
     "ssl_med.evaluation": PARTS,
     "ssl_med.evaluation.metrics": {"ssl_med.spec", "ssl_med.catalogue"},
-    "ssl_med.weights": {"ssl_med.finite", "ssl_med.spec", "ssl_med.networks", "ssl_med.checkpoint", "ssl_med.reading"},
+    "ssl_med.weights": {
+        "ssl_med.finite",
+        "ssl_med.files",
+        "ssl_med.spec",
+        "ssl_med.catalogue",
+        "ssl_med.contract",
+        "ssl_med.networks",
+        "ssl_med.checkpoint",
+        "ssl_med.reading",
+    },
     "ssl_med.features": {*PARTS, "ssl_med.evaluation"},
     "ssl_med.reports": REPORTS,
     # rooms of the report: run_folder, style <- numbers <- figures <- sections; render knows blocks, and for the CSV numbers

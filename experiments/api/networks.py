@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from experiments.run.environment import git_revision, versions
 from ssl_med import checkpoint
 from ssl_med.evaluation.features import check_levels, kept_mode, pooled
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.weights.core.convert import Wishes
+from ssl_med.weights.core.load import Weights, load
 
 
 def load_backbone(path: str | os.PathLike[str], *, in_channels: int | None = None) -> tuple[Backbone, DataSpec]:
@@ -37,6 +41,36 @@ def load_backbone(path: str | os.PathLike[str], *, in_channels: int | None = Non
     channels = spec.in_channels if in_channels is None else in_channels
     backbone, _, _, _ = checkpoint.load_backbone(file, in_channels=channels, adapt_channels=True, with_decoder=False)
     return backbone.eval(), spec
+
+
+def load_weights(
+    path: str | os.PathLike[str],
+    family: str | None = None,
+    *,
+    allow: Iterable[str] = (),
+    inflate: Literal["", "i3d", "centre"] = "",
+    channels: int | None = None,
+    backbone: Mapping[str, Any] | None = None,
+) -> Weights:
+    """A pretrained network from anywhere, with the contract of its images.
+
+    Args:
+        path: folder of a pretraining, backbone file, or foreign file (`ssl-med list families`).
+        family: whose foreign weights they are; None: the family that recognises them.
+        allow: keys, or patterns with *, that may be unexplained, missing or mismatched; the card lists them.
+        inflate: 2D weights for volumes: "i3d" repeats and divides by depth, "centre" puts them into the middle of the kernel.
+        channels: of the images; None: as trained.
+        backbone: settings of a foreign network that are to be other than its family says, such as {"dilated": False}.
+
+    Returns:
+        `Weights` with `network`, `decoder`, `contract`, `transform`, `card`, `account` and `notes`.
+
+    Raises:
+        SslMedError: no such file, a damaged one, one of no or several families, or one that does not fill the network
+        completely.
+    """
+    wishes = Wishes(tuple(allow), inflate, channels or 0, backbone)
+    return load(Path(path), family or "", wishes=wishes, versions=versions(), git=git_revision())
 
 
 @torch.inference_mode()
@@ -81,7 +115,9 @@ def embed(
 
 def _checked(image: Tensor, backbone: Backbone) -> Tensor:
     sides = image.shape[2:]
-    if image.shape[1:2] != (backbone.in_channels,) or len(sides) != backbone.spatial_dims:
+    # a network with a mean for each of its channels repeats a grey image
+    grey = image.shape[1:2] == (1,) and len(backbone.config.input_mean) == backbone.in_channels
+    if (image.shape[1:2] != (backbone.in_channels,) and not grey) or len(sides) != backbone.spatial_dims:
         axes = ("N", backbone.in_channels, *"XYZ"[: backbone.spatial_dims])
         raise SslMedError(
             f"embed: images have shape {tuple(image.shape)}; the network takes ({', '.join(map(str, axes))})"

@@ -10,8 +10,8 @@ from ssl_med.catalogue import nearest
 from ssl_med.spec import SslMedError
 
 USAGE = (
-    "ssl-med list methods|presets|backbones|data|tasks|protocols|tables|maps|recipes|augment|families|features|phantoms "
-    "[--json]"
+    "ssl-med list methods|presets|backbones|data|tasks|protocols|tables|maps|recipes|augment|families|exporters|features|"
+    "phantoms [--json]"
 )
 EXAMPLES = ("ssl-med list data", "ssl-med list methods --json")
 OPTIONS = {"--json": "one object, name -> line, for programs"}

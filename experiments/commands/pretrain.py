@@ -13,10 +13,10 @@ from experiments.config.run import compose_pretrain
 from experiments.config.showing import is_shown, show
 from experiments.run.environment import git_revision, is_first_process, say, versions
 from experiments.run.online_probe import OnlineProbe
-from experiments.run.pretrained import differences
 from experiments.run.session import Session, ledger_of, prepare_process
 from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.config import to_plain
+from ssl_med.contract import InputContract
 from ssl_med.ledger import Ledger
 from ssl_med.methods.core.base import Method
 from ssl_med.reports.run_folder import BACKBONE
@@ -112,7 +112,9 @@ def _with_probed(ledger: Ledger, online: OnlineProbe, config: PretrainRun) -> tu
     """
     probed = ledger_of(online.data).parts
     name = f"online probe of {online.online.settings.task}"
-    notes = [f"{name}: {note}" for note in (*online.data.notes, *differences(config.spec, online.spec))]
+    notes = [
+        f"{name}: {note}" for note in (*online.data.notes, *InputContract.of(config.spec).differences(online.spec))
+    ]
     both = probed["val"] & ledger.parts["train"]
     if both:
         words = f"{len(both.subjects)} subjects and {len(both.volumes)} files of its validation part are pretrained on"

@@ -52,6 +52,11 @@ def _families() -> dict[str, str]:
     return {name: first_sentence(docstring(f"ssl_med.weights.{name}")) for name in list_names("ssl_med.weights")}
 
 
+def _exporters() -> dict[str, str]:
+    package = "ssl_med.weights.export"
+    return {name: first_sentence(docstring(f"{package}.{name}")) for name in list_names(package)}
+
+
 def _features() -> dict[str, str]:
     return {name: first_sentence(docstring(f"ssl_med.features.{name}")) for name in list_names("ssl_med.features")}
 
@@ -68,6 +73,7 @@ KINDS: dict[str, Callable[[], dict[str, str]]] = {
     "recipes": lambda: {name: comment("recipe", name) for name in names("recipe")},
     "augment": _augment,
     "families": _families,
+    "exporters": _exporters,
     "features": _features,
     "phantoms": _phantoms,
 }

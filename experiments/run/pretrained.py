@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from datamodules.core.base import MedicalData
 from experiments.config.kinds import FinetuneRun, ProbeRun, RunConfig
 from experiments.config.sections import SCRATCH
+from experiments.run.environment import git_revision, versions
 from experiments.run.session import ledger_of
-from ssl_med.checkpoint import Card, LoadReport, find_backbone, load_backbone, read_card
+from ssl_med.checkpoint import Card, LoadReport, build_filled, find_backbone, load_backbone, read_card
 from ssl_med.config import COMMAND_LINE, to_plain
 from ssl_med.evaluation.protocols.finetune import TransferConfig
 from ssl_med.ledger import Leakage, Ledger, compare
 from ssl_med.networks.backbone import build_backbone, check_backbone
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
-from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.spec import SslMedError
+from ssl_med.weights.core.convert import Converted, convert
+from ssl_med.weights.core.load import is_ours, origin_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class LoadedNetwork:
             "method": self.card.method if self.card is not None else None,
             "card": self.card.summary() if self.card is not None else None,
             "report": str(self.report) if self.report is not None else None,
+            **({"origin": origin_of(self.card)} if self.card is not None and origin_of(self.card) else {}),
         }
 
 
@@ -71,8 +77,10 @@ def build_network(config: FinetuneRun | ProbeRun, *, with_decoder: bool) -> Load
         if decoder is not None:
             init_weights(decoder, architecture.init)
         return LoadedNetwork(backbone, decoder, architecture)
-    path = find_backbone(config.general.init)
-    card = read_card(path)
+    path = Path(config.general.init)
+    foreign = None if is_ours(path) else convert(path, versions=versions(), git=git_revision())
+    path = find_backbone(config.general.init) if foreign is None else path
+    card = read_card(path) if foreign is None else foreign.card
     dims = card.data_spec().spatial_dims
     if dims != spec.spatial_dims:
         raise SslMedError(f"{path}: is a {dims}D network, '{config.name}' is {spec.spatial_dims}D")
@@ -81,15 +89,30 @@ def build_network(config: FinetuneRun | ProbeRun, *, with_decoder: bool) -> Load
     if swap:
         architecture = replace(architecture, norm="group")
     check_backbone(architecture, spec)  # refuses a patch size that the loaded network cannot take
-    backbone, decoder, card, report = load_backbone(
-        path,
-        in_channels=spec.in_channels,
-        adapt_channels=transfer.adapt_channels,
-        with_decoder=with_decoder,
-        fill_decoder={"auto": None, "true": True, "false": False}[tuned.decoder],
-        group_norm=swap,
-    )
-    return LoadedNetwork(backbone, decoder, architecture, card, report)
+    wanted: dict[str, Any] = {
+        "in_channels": spec.in_channels,
+        "adapt_channels": transfer.adapt_channels,
+        "with_decoder": with_decoder,
+        "fill_decoder": {"auto": None, "true": True, "false": False}[tuned.decoder],
+        "group_norm": swap,
+    }
+    if foreign is None:
+        backbone, decoder, card, report = load_backbone(path, **wanted)
+    else:
+        backbone, decoder, report = build_filled(path, card, _tensors(foreign), **wanted)
+        report = replace(report, notes=(*report.notes, f"imported in memory: {foreign.account}", *foreign.notes))
+    return LoadedNetwork(backbone, decoder, backbone.config, card, report)
+
+
+def _tensors(foreign: Converted) -> dict[str, Tensor]:
+    """Of an imported file, by the names that a backbone file has."""
+    parts = {"encoder": foreign.backbone, "decoder": foreign.decoder}
+    return {
+        f"{prefix}.{key}": value
+        for prefix, module in parts.items()
+        if module is not None
+        for key, value in module.state_dict().items()
+    }
 
 
 def _check_overrides(config: FinetuneRun | ProbeRun, loaded: BackboneConfig) -> None:
@@ -135,21 +158,10 @@ def notes_of(
     """What the reader of the result should know before it starts."""
     notes: list[str] = list(data.describe().get("notes", []))
     if loaded.card is not None:
-        notes += differences(loaded.card.data_spec(), config.spec)
+        notes += loaded.card.input_contract().differences(config.spec)
         notes += _share(loaded.card, config, ledger)
     if leakage is not None and leakage.status != "none":
         notes.append(str(leakage))
-    return notes
-
-
-def differences(was: DataSpec, now: DataSpec) -> list[str]:
-    """Where the data differ from those of the pretraining, although the user may have chosen it."""
-    notes = []
-    for name in ("intensity", "spacing_mm", "orientation"):
-        before, after = getattr(was, name), getattr(now, name)
-        if before != after:
-            shown = [asdict(x) if name == "intensity" else x for x in (before, after)]
-            notes.append(f"{name} differs: pretrained on {shown[0]}, task has {shown[1]}")
     return notes
 
 
@@ -182,5 +194,7 @@ def tell(loaded: LoadedNetwork, notes: Sequence[str], say: Any) -> None:
     """Prints what was loaded, and the notes."""
     if loaded.report is not None:
         say(f"init: {loaded.report}")
+    if loaded.card is not None and (origin := origin_of(loaded.card)):
+        say(origin)
     for note in notes:
         say(f"note: {note}")

@@ -91,8 +91,29 @@ def hashed_tree(own: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, 
 
 
 def build_backbone(config: BackboneConfig, *, spatial_dims: int, in_channels: int) -> Backbone:
-    """The encoder of settings whose name is not `auto`; its decoder is `Backbone.build_decoder`."""
-    return backbone_class(config.name)(config, spatial_dims=spatial_dims, in_channels=in_channels)
+    """The encoder of settings whose name is not `auto`; its decoder is `Backbone.build_decoder`.
+
+    Args:
+        config: settings.
+        spatial_dims: 2 or 3.
+        in_channels: of the images. Where the settings have a mean for each of several channels and images have one, the
+        network has
+            as many as there are means, and a grey image is repeated.
+
+    Raises:
+        SslMedError: means and standard deviations that do not fit each other or the images.
+    """
+    means, stds = len(config.input_mean), len(config.input_std)
+    if means != stds or any(value <= 0 for value in config.input_std):
+        raise SslMedError(
+            f"backbone.input_mean has {means} numbers and backbone.input_std {stds}; give as many of each, deviations above 0"
+        )
+    if means > 1 and in_channels not in (1, means):
+        raise SslMedError(
+            f"backbone.input_mean has {means} numbers, images have {in_channels} channels; give one for all, or one each"
+        )
+    stem = means if means > 1 else in_channels
+    return backbone_class(config.name)(config, spatial_dims=spatial_dims, in_channels=stem)
 
 
 def check_backbone(config: BackboneConfig, spec: DataSpec) -> None:

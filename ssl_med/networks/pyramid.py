@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, SslMedError
 
 Norm = Literal["batch", "group", "instance"]
@@ -32,6 +33,10 @@ class BackboneConfig:
     """normalisation layers; group means 8 groups"""
     init: Literal["torch", "uniform", "xavier", "msra"] = "torch"
     """scheme of the initial weights, see networks.init"""
+    input_mean: tuple[float, ...] = setting(default=(), before=[])
+    """subtracted from the channels of an image before the first layer, one for all or one each; foreign weights bring theirs"""
+    input_std: tuple[float, ...] = setting(default=(), before=[])
+    """by which they are divided then; empty: the image is taken as it is"""
 
 
 class Level(NamedTuple):
@@ -57,6 +62,11 @@ class Backbone(nn.Module, ABC):
     def __init__(self, config: Any, *, spatial_dims: int, in_channels: int) -> None:
         super().__init__()
         self.config, self.spatial_dims, self.in_channels = config, spatial_dims, in_channels
+        if config.input_mean:  # constants of the settings, so they stand in no file of weights
+            for key in ("input_mean", "input_std"):
+                values = torch.tensor(getattr(config, key)).view(1, -1, *[1] * spatial_dims)
+                self.register_buffer(key, values, persistent=False)
+            self.register_forward_pre_hook(_normalise)
         finest = [Level(in_channels, (1,) * spatial_dims)] if self.image_level else []
         self.channels, self.strides = zip(*finest, *self.pyramid_of(config, spatial_dims), strict=True)
 
@@ -120,6 +130,19 @@ class Backbone(nn.Module, ABC):
         )
 
     # --- shared --------------------------------------------------------------------------------------------------
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """(B, C, *S) -> the same minus `input_mean`, divided by `input_std`, where the settings have them.
+
+        Calling the network does it; who calls a part of it, such as `ViT.tokens`, does it first. A grey image is repeated
+        where there is one mean for each of several channels.
+        """
+        mean: Any = getattr(self, "input_mean", None)
+        if mean is None:
+            return x
+        std: Any = self.input_std
+        result: Tensor = (x - mean.to(x.dtype)) / std.to(x.dtype)
+        return result
 
     channels: tuple[int, ...]
     """channels of each level"""
@@ -223,6 +246,10 @@ class PyramidDecoder(Decoder):
             x = F.interpolate(x, scale_factor=factors, mode="nearest")
             x = level(torch.cat([x, skip], 1) if self.skips and skip is not None else x)
             yield x
+
+
+def _normalise(backbone: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (backbone.normalised(inputs[0]), *inputs[1:])
 
 
 def divisor_of(pyramid: Sequence[Level]) -> tuple[int, ...]:

@@ -1,75 +1,144 @@
-"""ResNet-18 and ResNet-50 as torchvision names their tensors: supervised ImageNet weights, and what was trained from them.
+"""ResNets and DenseNet-121 as torchvision names them: supervised ImageNet weights, and what was trained from them.
 
-Network: He et al., "Deep residual learning for image recognition", CVPR 2016. Keys: conv1, bn1, layerN.M.*, downsample.{0,1},
-fc; they are also those of MONAI's 2D ResNet, which is our encoder. Images: RGB, 224 x 224, scaled to [0, 1], then normalised
-by ImageNet's mean and standard deviation of each channel.
-
-Where we deviate: our data modules hand out [0, 1] without that normalisation, so it is folded into the first layer: weights are
-divided by the standard deviation, and the constant that the mean contributes moves into the running mean of the first batch
-normalisation. The features are the same except where the first convolution reaches over the border of the image, since zero
-padding is black here and ImageNet's mean grey there.
+Networks: He et al., "Deep residual learning for image recognition", CVPR 2016; Huang et al., "Densely connected
+convolutional networks",
+CVPR 2017. Keys of a ResNet: conv1, bn1, layerN.M.{conv,bn}K, downsample.{0,1}, fc; of a DenseNet: features.{conv0, norm0},
+denseblockN.denselayerM.{norm,conv}K (before 2018 norm.K, conv.K), transitionN.{norm,conv}, norm5, classifier. Images: RGB,
+224 x 224, scaled to [0, 1], then normalised by ImageNet's mean and standard deviation of each channel.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-import torch
-from torch import Tensor
-
+from ssl_med.contract import InputContract
 from ssl_med.networks.backbone import backbone_config
-from ssl_med.networks.pyramid import BackboneConfig
-from ssl_med.spec import DataSpec, Intensity
-from ssl_med.weights.core.family import Family, State
+from ssl_med.spec import SslMedError
+from ssl_med.weights.core.family import Architecture, Family
+from ssl_med.weights.core.files import ForeignFile
+from ssl_med.weights.core.rules import Drop, Rename, Rule, strip
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images in [0, 1]
-_PREFIXES = ("module.", "backbone.", "encoder.")
+# bottleneck blocks?, blocks of each stage -> network
+RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
+    (False, (2, 2, 2, 2)): "resnet18",
+    (False, (3, 4, 6, 3)): "resnet34",
+    (True, (3, 4, 6, 3)): "resnet50",
+    (True, (3, 4, 23, 3)): "resnet101",
+    (True, (3, 8, 36, 3)): "resnet152",
+}
+DENSENET121 = (6, 12, 24, 16)
+WRAPPERS = ("module.", "model.", "backbone.", "encoder.")
+_STATISTICS = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+_RESNET = re.compile(
+    rf"conv1\.weight|bn1\.{_STATISTICS}|layer[1-4]\.\d+\.(conv[1-3]\.weight|bn[1-3]\.{_STATISTICS}|"
+    rf"downsample\.0\.weight|downsample\.1\.{_STATISTICS})|fc\.(weight|bias)"
+)
+_DENSENET = re.compile(
+    rf"features\.(conv0\.weight|norm[05]\.{_STATISTICS}|transition\d\.(norm\.{_STATISTICS}|conv\.weight)|"
+    rf"denseblock\d\.denselayer\d+\.(norm\.?[12]\.{_STATISTICS}|conv\.?[12]\.weight))|classifier\.(weight|bias)"
+)
 
 
 class Torchvision(Family):
-    """torchvision's ResNet-18 and ResNet-50."""
+    """torchvision's ResNet and DenseNet-121."""
 
-    citation = "He et al. 2016; torchvision"
+    citation = "He et al. 2016, Huang et al. 2017; torchvision"
     licence = "BSD-3-Clause (code); ImageNet's terms for the images"
+    commercial = False
+    source = "https://download.pytorch.org/models, or torchvision.models.resnet50(weights=...).state_dict()"
+    saw = ("ImageNet-1k",)
+    traps = (
+        "ImageNet's mean and standard deviation belong to the network: images in [0, 1] without them give other features.",
+        "DenseNet files of before 2018 name their layers norm.1 and conv.1; a load that is not strict leaves them random.",
+        "A bottleneck's stride lies in its 3x3 convolution, in the original paper in its first 1x1.",
+    )
 
-    def recognises(self, state: Mapping[str, Tensor]) -> bool:
-        """The stem and four stages are there; the classifier may be."""
-        keys = {self._bare(key) for key in state}
-        return {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "layer4.1.conv2.weight"} <= keys
+    def recognises(self, file: ForeignFile) -> bool:
+        """Every key is one of a 2D ResNet's or DenseNet's, behind the prefixes of wrappers."""
+        keys = [bare(key) for key in file.state]
+        first = {"conv1.weight": _RESNET, "features.conv0.weight": _DENSENET}
+        layout = next((pattern for key, pattern in first.items() if key in keys), None)
+        if layout is None or not all(layout.fullmatch(key) for key in keys):
+            return False
+        return all(tensor.ndim == 4 for key, tensor in file.state.items() if re.search(r"conv\d?\.?\d?\.weight$", key))
 
-    def architecture(self, state: Mapping[str, Tensor]) -> tuple[BackboneConfig, DataSpec]:
-        """ResNet-50 has bottleneck blocks of three convolutions."""
-        deep = any(self._bare(key) == "layer1.0.conv3.weight" for key in state)
-        channels = next(value.shape[1] for key, value in state.items() if self._bare(key) == "conv1.weight")
-        config = backbone_config("resnet50" if deep else "resnet18")
-        spec = DataSpec(
-            name="imagenet",
-            spatial_dims=2,
-            in_channels=channels,
-            patch_size=(224, 224),
-            intensity=Intensity("window", 0.0, 255.0, unit="grey level"),
-            orientation="",
-            channel_names=("red", "green", "blue") if channels == 3 else (),
+    def architecture(self, file: ForeignFile) -> Architecture:
+        """By the number of blocks, and whether they are bottlenecks."""
+        return network(file)
+
+    def contract(self, file: ForeignFile) -> InputContract:
+        """ImageNet's; of a network for another number of channels nobody knows the normalisation."""
+        return photograph(network(file).in_channels)
+
+    def rules(self, file: ForeignFile) -> list[Rule]:
+        """Prefixes of wrappers go, the classifier is left out, and MONAI's DenseNet has one more level of names."""
+        return [*strip(*WRAPPERS), *ENCODER]
+
+
+# of a network without prefixes, for other families that hold one
+ENCODER: tuple[Rule, ...] = (
+    Drop(r"(fc|classifier)\.(weight|bias)", "classification head"),
+    Rename(r"(features\.denseblock\d\.denselayer\d+)\.(norm|conv)\.?([12]\..+)", r"\1.layers.\2\3"),
+)
+
+
+def photograph(channels: int) -> InputContract:
+    """Images as ImageNet's, 224 x 224."""
+    colour = channels == len(MEAN)
+    return InputContract(
+        modality="photograph",
+        patch_size=(224, 224),
+        mean=MEAN if colour else (),
+        std=STD if colour else (),
+        channels=("red", "green", "blue") if colour else (),
+        notes=() if colour else (f"the first layer has {channels} channel(s), for which no normalisation is known",),
+    )
+
+
+def bare(key: str) -> str:
+    """A key without the prefixes of wrappers."""
+    for prefix in WRAPPERS:
+        key = key.removeprefix(prefix)
+    return key
+
+
+def network(file: ForeignFile, *, prefix: str = "") -> Architecture:
+    """The ResNet or DenseNet whose keys lie behind `prefix` (and the prefixes of wrappers).
+
+    Raises:
+        SslMedError: wide or grouped convolutions, or a number of blocks that no network here has.
+    """
+    state = {bare(key.removeprefix(prefix)): value for key, value in file.state.items() if key.startswith(prefix)}
+    if "features.conv0.weight" in state:
+        layers = tuple(_count(state, rf"features\.denseblock{block}\.denselayer(\d+)\..*") for block in (1, 2, 3, 4))
+        if layers != DENSENET121:
+            raise SslMedError(
+                f"is a DenseNet with {_shown(layers)} layers; only DenseNet-121 ({_shown(DENSENET121)}) exists here"
+            )
+        return Architecture(backbone_config("densenet121"), 2, state["features.conv0.weight"].shape[1])
+    deep = "layer1.0.conv3.weight" in state
+    blocks = tuple(_count(state, rf"layer{stage}\.(\d+)\..*") for stage in (1, 2, 3, 4))
+    middle = state["layer1.0.conv2.weight"].shape
+    if middle[0] != middle[1]:
+        raise SslMedError(
+            f"is a ResNeXt ({middle[0] // middle[1]} groups), which does not exist here; bring a plain ResNet"
         )
-        return config, spec
+    if middle[0] != 64:
+        raise SslMedError(
+            f"is a wide ResNet ({middle[0]} channels in its first block), which does not exist here; bring one of 64"
+        )
+    name = RESNETS.get((deep, blocks))
+    if name is None:
+        kind = "bottleneck" if deep else "basic"
+        raise SslMedError(f"is a ResNet with {_shown(blocks)} {kind} blocks; there are {', '.join(RESNETS.values())}")
+    return Architecture(backbone_config(name), 2, state["conv1.weight"].shape[1])
 
-    def rename(self, key: str) -> str:
-        """Prefixes of wrappers go; the classifier is left out."""
-        bare = self._bare(key)
-        return "" if bare in ("fc.weight", "fc.bias") else bare
 
-    def adjust(self, state: State) -> list[str]:
-        """Folds the normalisation by ImageNet's mean and standard deviation into the first layer."""
-        weight = state["conv1.weight"]
-        if weight.shape[1] != len(MEAN):
-            return [f"first layer kept: it has {weight.shape[1]} channel(s), and ImageNet's normalisation has three"]
-        mean, std = (torch.tensor(values, dtype=weight.dtype).view(1, 3, 1, 1) for values in (MEAN, STD))
-        state["conv1.weight"] = weight / std
-        state["bn1.running_mean"] = state["bn1.running_mean"] + (weight * mean / std).sum((1, 2, 3))
-        return ["ImageNet's mean and standard deviation are folded into the first layer: images in [0, 1] are right"]
+def _count(state: Mapping[str, object], pattern: str) -> int:
+    return len({match[1] for key in state if (match := re.fullmatch(pattern, key))})
 
-    @staticmethod
-    def _bare(key: str) -> str:
-        for prefix in _PREFIXES:
-            key = key.removeprefix(prefix)
-        return key
+
+def _shown(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, numbers))

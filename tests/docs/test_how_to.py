@@ -95,20 +95,20 @@ def test_an_analysis_is_one_file(example):
 
 def test_an_importer_is_one_file(example, tmp_path):
     from ssl_med.networks.backbone import backbone_config, build_backbone
-    from ssl_med.weights.core.family import Family, convert
+    from ssl_med.weights.core.convert import convert
 
-    found = get_class(*example("add-an-importer"), kind="family", base=Family)
+    _, name = example("add-an-importer")
     config = backbone_config("unet", channels=(8, 8, 16))
     theirs = build_backbone(config, spatial_dims=3, in_channels=1).eval()
     state = {f"net.{key}": value for key, value in theirs.state_dict().items()}
     torch.save(state | {"head.weight": torch.zeros(2)}, tmp_path / "lab.pth")
-    ours = convert(tmp_path / "lab.pth", "lab_unet", found(), versions={}, git="")
-    assert ours.account.dropped == ("head.weight",)
+    ours = convert(tmp_path / "lab.pth", versions={}, git="")  # the family recognises it
+    assert ours.account.dropped == {"head.weight": "segmentation head"}
     image = torch.rand(1, 1, 8, 8, 8)
     with torch.no_grad():
         for mine, other in zip(ours.backbone.eval()(image), theirs(image), strict=True):
             assert torch.equal(mine, other)
-    assert ours.card.method == "lab_unet"
+    assert ours.card.method == name
 
 
 def test_a_metric_is_one_file(example):

@@ -14,8 +14,8 @@ from experiments.api.overrides import overrides_of
 from experiments.api.result import Result
 from experiments.cli import main
 from experiments.config.run import compose_pretrain
-from ssl_med.checkpoint import first_convolution
 from ssl_med.evaluation.transfer import Transfer
+from ssl_med.networks.channels import first_convolution
 from ssl_med.spec import SslMedError
 
 TINY = {

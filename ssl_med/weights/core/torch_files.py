@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ssl_med.reading import UnreadableError
 from ssl_med.spec import first_line
 
 _FACTOR = 2  # torch stores its records uncompressed; a file that unpacks to more than this was not written by it
+# plain values that training scripts store beside their tensors; numpy's scalars were at `numpy.core` before numpy 2
+_SCALAR = np.float32(0).__reduce__()[0]
+_PLAIN: list[Any] = [argparse.Namespace, np.dtype, _SCALAR, (_SCALAR, "numpy.core.multiarray.scalar")]
+_PLAIN += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")]
 
 
 def read_torch(path: Path) -> Any:
-    """What a .ckpt, .pt or .pth file holds, on the CPU.
+    """What a file of torch holds, on the CPU: tensors, plain containers, numbers, text and the arguments of a command line.
 
     Raises:
         UnreadableError: no such file, damaged, compressed, or it would run code when it is read.
@@ -27,12 +34,15 @@ def read_torch(path: Path) -> Any:
                 unpacked = sum(record.file_size for record in archive.infolist())
             if unpacked > _FACTOR * path.stat().st_size:
                 raise UnreadableError(f"would unpack to {unpacked} bytes, which torch never writes")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnreadableError:
         raise
-    except pickle.UnpicklingError:
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        code = f" ({named[1]})" if named else ""
         raise UnreadableError(
-            "would run code when it is read; load it where you trust it and save its state_dict() alone"
+            f"would run code when it is read{code}; load it where you trust it and save its state_dict() alone"
         ) from None
     except IsADirectoryError:
         raise UnreadableError("is a folder, not a file") from None

@@ -1,0 +1,212 @@
+"""Reads foreign weights into plain containers and tensors: no code runs, and no more memory is taken than they hold.
+
+Formats: what torch writes (.pth .pt .ckpt .tar .model .bin), .safetensors, .npz, a folder of Hugging Face (config.json beside
+model.safetensors, whole or in parts), a folder of nnssl (adaptation_plan.json beside checkpoint_final.pth).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ssl_med.reading import DEEPEST, UnreadableError, read_json, safetensors_header, shown
+from ssl_med.spec import SslMedError, first_line
+from ssl_med.weights.core.arrays import read_npz
+from ssl_med.weights.core.torch_files import read_torch
+
+State = dict[str, Tensor]
+TORCH = (".pth", ".pt", ".ckpt", ".tar", ".model", ".bin")
+ENDINGS = (*TORCH, ".safetensors", ".npz")
+_NODES = 10**6  # values of one file; containers that hold each other many times over would never end
+# files of a folder that may hold its weights, the first one that is there; an index lists parts
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "checkpoint_final.pth", "pytorch_model.bin")
+_BESIDE = ("config.json", "adaptation_plan.json", "plans.json", "dataset.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """The tensors of one container of a foreign file.
+
+    * state: tensors by key. * container: the keys by which it was reached, "state_dict" or "model/teacher"; "" for the file
+      itself.
+    * extra: everything else that the file, or the folder beside it, holds as plain values: `hyper_parameters`, `init_args`,
+      `nnssl_adaptation_plan`, and `config.json` under its file name.
+    """
+
+    path: Path
+    state: State
+    container: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def has(self, *keys: str) -> bool:
+        """Whether all of these tensors are there."""
+        return all(key in self.state for key in keys)
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        """Of a tensor; () where it is not there."""
+        return tuple(self.state[key].shape) if key in self.state else ()
+
+
+@dataclass(frozen=True)
+class Document:
+    """All that a file or folder holds: containers, tensors and plain values, and what lies beside it."""
+
+    path: Path
+    tree: Mapping[str, Any]
+    beside: Mapping[str, Any] = field(default_factory=dict)
+
+    def open(self, containers: Sequence[str]) -> ForeignFile | None:
+        """The first of the containers that holds tensors; None when none of them does.
+
+        Args:
+            containers: paths of keys such as "state_dict", "model/teacher", "" for the file itself, best first.
+        """
+        for name in containers:
+            node: Any = self.tree
+            for key in name.split("/") if name else ():
+                node = node.get(key) if isinstance(node, Mapping) else None
+            if isinstance(node, Mapping) and (state := _tensors(node, self.path)):
+                return ForeignFile(self.path, state, name, {**_plain(self.tree), **self.beside})
+        return None
+
+    def containers(self) -> list[str]:
+        """Every place that holds tensors, for complaints."""
+        found: list[str] = []
+        level: list[tuple[str, Mapping[str, Any]]] = [("", self.tree)]
+        while level and len(found) < 20:
+            name, node = level.pop(0)
+            if any(isinstance(value, Tensor) for value in node.values()):
+                found.append(name)
+            level += [(f"{name}/{key}".lstrip("/"), value) for key, value in node.items() if isinstance(value, Mapping)]
+            if name.count("/") > DEEPEST:
+                break
+        return found
+
+
+def read_document(path: Path) -> Document:
+    """Reads a file or folder of weights.
+
+    Raises:
+        SslMedError: no such file, another ending, a damaged one, one that would run code, or one that claims more than it
+        holds.
+    """
+    try:
+        if path.is_dir():
+            return _folder(path)
+        if not path.is_file():
+            raise SslMedError(f"{path}: no such file or folder")
+        return Document(path, _mapping(_reader(path)(path)))
+    except UnreadableError as error:
+        raise SslMedError(f"{path}: {error}") from None
+
+
+def _reader(path: Path) -> Callable[[Path], Any]:
+    if path.suffix in TORCH:
+        return read_torch
+    readers: dict[str, Callable[[Path], Any]] = {".safetensors": _safetensors, ".npz": read_npz}
+    if path.suffix not in readers:
+        raise UnreadableError(f"ends in '{path.suffix}'; weights end in {', '.join(ENDINGS)}, or are a folder")
+    return readers[path.suffix]
+
+
+def _folder(path: Path) -> Document:
+    held = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
+    if held is None:
+        raise SslMedError(f"{path}: is a folder without weights; one holds {' or '.join(_WEIGHTS)}")
+    beside = {}
+    for name in _BESIDE:
+        if (path / name).is_file():
+            try:
+                beside[name] = read_json(path / name)
+            except UnreadableError as error:
+                raise SslMedError(f"{path / name}: {error}") from None
+    tree = _parts(path, held) if held.suffix == ".json" else _mapping(_reader(held)(held))
+    return Document(path, tree, beside)
+
+
+def _parts(folder: Path, index: Path) -> State:
+    """Tensors of the files that model.safetensors.index.json names."""
+    tree = read_json(index)
+    where = tree.get("weight_map") if isinstance(tree, dict) else None
+    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+        raise UnreadableError(f"its {index.name} has no 'weight_map' of tensors and files")
+    found: State = {}
+    for name in sorted(set(where.values())):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UnreadableError(f"its {index.name} names {shown(name)}, which is no .safetensors file in that folder")
+        if not (folder / name).is_file():
+            raise UnreadableError(f"its {index.name} names {name}, which is not there; bring all parts")
+        found |= _safetensors(folder / name)
+    if absent := sorted(where.keys() - found.keys()):
+        raise UnreadableError(f"its parts do not hold {len(absent)} tensors of {index.name}, such as {absent[0]}")
+    return found
+
+
+def _safetensors(path: Path) -> State:
+    safetensors_header(path)
+    try:
+        return load_file(path)
+    except Exception as error:  # the library has an error of its own, and lets others through
+        raise UnreadableError(f"is not a readable file of weights ({first_line(error)[:120]})") from None
+
+
+def _mapping(found: Any) -> Mapping[str, Any]:
+    if not isinstance(found, Mapping):
+        raise UnreadableError(f"holds a {type(found).__name__}, no tensors by name")
+    return found
+
+
+def _tensors(node: Mapping[str, Any], path: Path) -> State:
+    """Tensors of a container, checked to claim no more than the file can hold."""
+    state: State = {}
+    size = (
+        sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else path.stat().st_size
+    )
+    for key, value in node.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            value = torch.from_numpy(value)
+        if not isinstance(value, Tensor):
+            continue
+        if value.layout != torch.strided or value.is_quantized:
+            raise SslMedError(f"{path}: tensor {key} is sparse or quantised; save its dense form")
+        if value.numel() * value.element_size() > max(
+            value.untyped_storage().nbytes(), size if path.suffix == ".npz" else 0
+        ):
+            raise SslMedError(f"{path}: tensor {key} claims {value.numel()} values, more than its storage holds")
+        state[str(key)] = value
+    return state
+
+
+def _plain(tree: Any) -> dict[str, Any]:
+    """What a file holds besides tensors, as plain values; a container without any is left out.
+
+    Raises:
+        SslMedError: containers that are nested too deeply, or hold each other too many times.
+    """
+    count = 0
+
+    def walk(node: Any, depth: int) -> Any:
+        nonlocal count
+        count += 1
+        if depth > DEEPEST or count > _NODES:
+            raise SslMedError("the file's values are nested too deeply or are too many")
+        if isinstance(node, Mapping):
+            inner = {str(key): walk(value, depth + 1) for key, value in node.items() if not isinstance(value, Tensor)}
+            return {key: value for key, value in inner.items() if value is not None and value != {}}
+        if isinstance(node, list | tuple):
+            return [walk(value, depth + 1) for value in node if not isinstance(value, Tensor)]
+        if isinstance(node, np.generic):
+            return node.item()
+        if hasattr(node, "__dict__") and type(node).__name__ == "Namespace":
+            return walk(vars(node), depth + 1)
+        return node if isinstance(node, str | int | float | bool) else None
+
+    found: dict[str, Any] = walk(tree, 0)
+    return found

@@ -1,0 +1,95 @@
+"""Which family a foreign file belongs to: the one that recognises it, or the one that the user names."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ssl_med.catalogue import get_class, list_names, nearest
+from ssl_med.spec import SslMedError
+from ssl_med.weights.core.family import Family
+from ssl_med.weights.core.files import Document, ForeignFile
+
+PACKAGE = "ssl_med.weights"
+
+
+class Match(NamedTuple):
+    """A family by name, and the container of a file that it knows."""
+
+    name: str
+    family: Family
+    file: ForeignFile
+
+
+def family_of(name: str) -> Family:
+    """The family in ssl_med/weights/NAME.py.
+
+    Raises:
+        SslMedError: there is none; the text offers the nearest name.
+    """
+    known = list_names(PACKAGE)
+    if name not in known:
+        raise SslMedError(f"family '{name}' is unknown{nearest(name, known)}")
+    found: Family = get_class(PACKAGE, name, kind="family", base=Family)()
+    return found
+
+
+def matches(document: Document) -> list[Match]:
+    """Every family that recognises a file."""
+    found = [_match(document, name) for name in list_names(PACKAGE)]
+    return [match for match in found if match is not None]
+
+
+def choose(document: Document, name: str = "") -> Match:
+    """The family that a file belongs to.
+
+    Args:
+        document: what was read.
+        name: of the family; "": the one that recognises the file.
+
+    Raises:
+        SslMedError: no family, several, or not the named one.
+    """
+    path = document.path
+    held = document.containers()
+    if not held:
+        raise SslMedError(f"{path}: holds no tensors by name")
+    if name:
+        family_of(name)
+        match = _match(document, name)
+        if match is None:
+            raise SslMedError(f"{path}: does not have the layout of family={name} ({_some(document)})")
+        return match
+    fitting = matches(document)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = ", ".join(match.name for match in fitting)
+        raise SslMedError(f"{path}: several families recognise it: {names}; name the one that it is, family=NAME")
+    raise SslMedError(
+        f"{path}: no family knows its layout ({_some(document)}); there are: {', '.join(list_names(PACKAGE))}"
+    )
+
+
+def _match(document: Document, name: str) -> Match | None:
+    family = family_of(name)
+    for container in family.containers:
+        file = document.open((container,))
+        try:
+            if file is not None and family.recognises(file):
+                return Match(name, family, file)
+        except (
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ):  # a shape or a value that no file of the family has
+            continue
+    return None
+
+
+def _some(document: Document) -> str:
+    held = document.containers()
+    file = document.open(held)
+    keys = list(file.state) if file else []
+    where = f" in '{held[0]}'" if held and held[0] else ""
+    return f"{len(keys)} tensors{where}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
