@@ -141,6 +141,15 @@ class BratsData(ScanData):
             files["seg"] = renamed[0]
         return files
 
+    def channel_of(self, path: Path) -> tuple[str, int] | None:
+        """In the names of either time of BraTS, or as for every family."""
+        sequence = _sequence(path)
+        if sequence not in self.config.modalities:
+            return None if sequence else super().channel_of(path)
+        match = _FILE.fullmatch(path.name)
+        assert match is not None
+        return match[1], self.config.modalities.index(sequence)
+
     def usable(self, case: Scan) -> bool:
         """Cases that lack a file take part in the split only, so that it is the same for all `modalities`."""
         return bool(case.images)

@@ -79,6 +79,7 @@ class LidcData(ScanData):
     known_labels = (0, 1)
     public_names = r"LIDC-IDRI-\d{4}(/\d+)?"
     store_keys = ("orientation", "spacing_mm", "consensus")
+    takes_whole = False  # crops around nodules
 
     @classmethod
     def make_spec(cls, config: LidcConfig, *, labelled: bool) -> DataSpec:

@@ -76,6 +76,11 @@ class MonaiData(MsdData):
         self.steps = _steps(config)
         self._last: tuple[tuple[str, bool], list[tuple[str, Volume]], Volume | None] | None = None
 
+    def new_scan(self, name: str, files: tuple[str, ...]) -> Any:
+        """As a row without a label."""
+        scan = super().new_scan(name, files)
+        return MonaiScan(scan.name, scan.subject, scan.images, separate=scan.separate)
+
     @classmethod
     def make_spec(cls, config: Any, *, labelled: bool) -> DataSpec:
         """Channels and classes of the datalist; without a root one nameless channel and class."""

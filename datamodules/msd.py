@@ -85,6 +85,15 @@ class MsdData(ScanData):
             exclusive=len({number for part in classes.values() for number in part}) == sum(map(len, classes.values())),
         )
 
+    def new_scan(self, name: str, files: tuple[str, ...]) -> Any:
+        """One file a channel, or a NIfTI file of the channels that the run was trained on."""
+        self.stored_channels, self.channel_numbers = self.spec.in_channels, list(range(self.spec.in_channels))
+        return MsdScan(name, name, files, separate=len(files) == self.spec.in_channels)
+
+    def holds_channels(self, path: Path) -> bool:
+        """Refused at reading when they are another number."""
+        return True
+
     @property
     def content(self) -> Content | None:
         """Against empty crops."""

@@ -42,6 +42,7 @@ class MedicalData(Served, ABC):
         test: use the test part; None: when labelled.
         only_test: there is nothing but a test part: "test", that of the split; "all", every subject; "": as the split says.
         augment: transforms of training samples, after data.transforms.
+        spec: contract of the data set that a finished run was trained on, where there is no root to read it from.
     """
 
     Config: ClassVar[type]
@@ -65,6 +66,7 @@ class MedicalData(Served, ABC):
         test: bool | None = None,
         only_test: Literal["", "test", "all"] = "",
         augment: TransformList = NOTHING,
+        spec: DataSpec | None = None,
     ) -> None:
         super().__init__()
         check_ranges(config, "data")
@@ -76,7 +78,7 @@ class MedicalData(Served, ABC):
         self.config, self.need, self.labelled = self.located(config), need or Need(), labelled
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.label_fraction = label_fraction
-        self.spec = self.make_spec(config, labelled=labelled)
+        self.spec = spec or self.make_spec(config, labelled=labelled)
         self.notes: list[str] = [] if self.config.root == config.root else [INNER]
         self.odd: dict[str, list[str]] = {}  # kind of an odd header -> what is said of each file
         self.store: Store | None = None

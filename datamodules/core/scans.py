@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 
 from datamodules.core.arrays import StoredArray
 from datamodules.core.base import MedicalData
+from datamodules.core.files import stem
 from datamodules.core.geometry import (
     change_between,
     laid_on,
@@ -31,6 +33,8 @@ from datamodules.core.store import Item
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow, grown_world
 from datamodules.formats.grids import Array, Header, Volume
 from ssl_med.spec import SslMedError
+
+_NUMBERED = re.compile(r"(.+)_(\d{4})")  # a channel, as nnU-Net names its file
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,26 @@ class ScanData(MedicalData):
 
     known_labels: tuple[int, ...] = ()  # values that a label map may hold
     store_keys: ClassVar[tuple[str, ...]] = ("orientation", "spacing_mm")
+    takes_whole: ClassVar[bool] = True  # masks are learned of whole scans, so that one without any mark can be answered
+
+    def new_scan(self, name: str, files: tuple[str, ...]) -> Any:
+        """A scan that is no part of the data set, as `load` takes it; one file a channel, or one that holds all."""
+        return Scan(name, name, files)
+
+    def channel_of(self, path: Path) -> tuple[str, int] | None:
+        """The scan and the number of the channel that a new file's name says, CASE_0001 or CASE_<channel>; None: none."""
+        whole = stem(path)
+        if numbered := _NUMBERED.fullmatch(whole):
+            number = int(numbered[2])
+            return (numbered[1], number) if number < self.spec.in_channels else None
+        for number, channel in enumerate(self.spec.channel_names):
+            if match := re.fullmatch(rf"(.+)[-_. ]{re.escape(channel)}", whole, re.IGNORECASE):
+                return match[1], number
+        return None
+
+    def holds_channels(self, path: Path) -> bool:
+        """Whether a new file holds all channels."""
+        return False
 
     def regions(self, labels: Array, *, source: str) -> Array:
         """Label map (x, y, z) uint8 of the file `source` -> one mask per class name (K, x, y, z) uint8.

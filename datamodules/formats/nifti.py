@@ -18,6 +18,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from datamodules.formats.grids import Array, Header, Remark, Volume, corners, make_header, spatial_shape
 from datamodules.formats.raw import check_room
+from ssl_med.files import new_file
 from ssl_med.spec import SslMedError, first_line
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -138,3 +139,15 @@ def _differ(image: Any, raw: Array, sizes: str, shape: tuple[int, ...], *, both:
     except _BROKEN:
         return "the qform is not valid"
     return f"sform and qform lie up to {apart:.3g} apart" if apart > 0.5 * own.min() else ""
+
+
+def write_nifti(path: Path, array: Array, to_world: Array) -> None:
+    """Writes a volume (x, y, z) on a grid, whose (4, 4) matrix maps voxels to millimetres in LPS; the file appears whole.
+
+    Raises:
+        SslMedError: it cannot be written.
+    """
+    image = nib.Nifti1Image(array, _RAS_TO_LPS @ to_world)  # its own inverse
+    image.header.set_xyzt_units("mm")
+    with new_file(path) as file:
+        nib.save(image, file)

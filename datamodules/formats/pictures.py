@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datamodules.formats.grids import Array
+from ssl_med.files import new_file
 from ssl_med.spec import SslMedError, first_line
 
 GREY_MODES = ("1", "L", "P", "I", "F")  # and I;16 in its byte orders; all others are colour or have transparency
@@ -136,3 +137,13 @@ def _colors(path: str, image: Any) -> Array:
         )
     colors: Array = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     return colors
+
+
+def write_png(path: Path, array: Array) -> None:
+    """Writes grey levels (rows, columns) uint8; the file appears whole.
+
+    Raises:
+        SslMedError: it cannot be written.
+    """
+    with new_file(path) as file:
+        Image.fromarray(array).save(file, "PNG")

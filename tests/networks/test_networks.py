@@ -116,6 +116,7 @@ def test_depth_comes_from_channels():
         ({}, 2, 100, r"divisible by 32; try data.patch_size=\[96,96\]"),
         ({"norm": "group", "channels": (4, 8)}, 3, 32, r"backbone.norm=group needs widths divisible by 8"),
         ({"norm": "instance"}, 3, 8, r"one voxel at the last level"),
+        ({"channels": (8, 8), "norm": "group"}, 3, 32, r"has one level with these settings"),
     ],
 )
 def test_what_cannot_be_built_is_refused(config, dims, size, message):
