@@ -18,13 +18,17 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, queue: Tensor, temperature: float, left_out: Tensor | None) -> Tensor:
-        logits = _logits(q, k, queue, temperature)
+        positive = (q * k).sum(1, keepdim=True) / temperature
+        negatives = ((q / temperature) @ queue).to(q.dtype)
         if left_out is not None:
-            logits[:, 1:].masked_fill_(left_out, -torch.inf)
-        log_total = logits.logsumexp(1, keepdim=True)
-        loss = (log_total - logits[:, :1]).mean()
-        weights = logits.sub_(log_total).exp_()
-        grad = (weights[:, 1:] @ queue.T).to(q.dtype) + (weights[:, :1] - 1) * k
+            negatives.masked_fill_(left_out, -torch.inf)
+        largest = torch.maximum(negatives.amax(1, keepdim=True), positive)
+        # in place, and e^x once: these are batch times queue numbers
+        weights = negatives.sub_(largest).exp_()
+        own = (positive - largest).exp()
+        total = own + weights.sum(1, keepdim=True)
+        loss = (total.log() + largest - positive).mean()
+        grad = (weights @ queue.T).to(q.dtype) / total + (own / total - 1) * k
         ctx.save_for_backward(grad / (temperature * len(q)))
         return loss
 
