@@ -22,7 +22,8 @@ def test_losses_are_those_of_version_0_1(case):
     channels = channels_of(name.partition("/")[0])
     batch = batch_of(blobs(8, dims, seed=1, channels=channels), blobs(8, dims, seed=2, channels=channels))
     method.before_training(64)
-    losses = [step(method, optimizer, batch, k) for k in range(3)]
+    steps = 2 if "/" in name else 3  # a preset goes on as its method does
+    losses = [step(method, optimizer, batch, k) for k in range(steps)]
     assert losses[0] == pytest.approx(LOSSES[case][0], rel=1e-4)
     # a step multiplies the rounding differences between processors, most where the loss leaps
-    assert losses[1:] == pytest.approx(LOSSES[case][1:], rel=LEAPING.get(case, 2e-2))
+    assert losses[1:] == pytest.approx(LOSSES[case][1:steps], rel=LEAPING.get(case, 2e-2))
