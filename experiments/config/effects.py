@@ -51,6 +51,11 @@ def _refuse(section: str, config: Any, given: Settings, sections: Mapping[str, A
         inner = getattr(config, key, None)
         if isinstance(node, dict) and dataclasses.is_dataclass(inner):
             where = f"{section}.{key}"
+            below = given.section(key).changes(type(inner), COMMAND_LINE)
+            reason = why_without(section, config, key, sections, facts) if below else ""
+            if reason:  # of all that the section holds
+                first, value = next(iter(below.items()))
+                raise SslMedError(f"{COMMAND_LINE}: {where}.{first}={_short(value)} has no effect, since {reason}")
             _refuse(where, inner, given.section(key), {**sections, where: inner}, facts)
 
 

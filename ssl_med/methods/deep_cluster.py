@@ -49,7 +49,7 @@ from ssl_med.networks.heads import Projector
 from ssl_med.networks.memory import UNKNOWN, Memory
 from ssl_med.ranges import LARGEST, Count, Natural, Positive, PositiveShare, Range, Width
 from ssl_med.rng import seeded_generator
-from ssl_med.setting import setting
+from ssl_med.setting import SET, setting
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 
 _CLUSTER = 0xC105  # word of the generator of a clustering
@@ -76,11 +76,13 @@ class DeepClusterConfig:
     """v1: principal components of the features; 0: a sixteenth of their number, at least eight"""
     temperature: Positive = setting(default=0.1, needs={"variant": ("v2",)})
     """v2: tau of the predictions"""
-    small_view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)))
+    small_view: ViewConfig = setting(
+        default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)), needs={"variant": ("v2",), "small_crops": SET}
+    )
     """v2: small crops"""
     small_crops: Annotated[int, Range(0, 1000)] = setting(default=6, needs={"variant": ("v2",)})
     """v2: number of small crops"""
-    small_share: PositiveShare = setting(default=96 / 224, needs={"variant": ("v2",)})
+    small_share: PositiveShare = setting(default=96 / 224, needs={"variant": ("v2",), "small_crops": SET})
     """v2: side of a small crop as a share of a large one's"""
     hidden_dim: Width = setting(default=2048, needs={"variant": ("v2",)})
     """v2: width of the projection head"""

@@ -22,6 +22,8 @@ from ssl_med.values import convert
 MASKS = ("finetune", "task=lits", "init=scratch", "trainer=cpu")
 CLASSES = ("finetune", "task=nodule2d", "init=scratch", "trainer=cpu")
 PRETRAIN = ("pretrain", "method=moco", "data=medmnist", "trainer=cpu")
+SWAV = ("pretrain", "method=swav", "data=medmnist", "trainer=cpu")
+CLUSTERS = ("pretrain", "method=deep_cluster", "data=medmnist", "trainer=cpu")
 VOLUMES = ("pretrain", "method=moco", "data=lits", "trainer=cpu")
 PROBED = (*PRETRAIN, "online.task=nodule2d", "online.data.root=ROOT")
 PROBE = ("probe", "task=nodule2d", "protocol=linear", "init=scratch", "trainer=cpu")
@@ -56,6 +58,9 @@ def compose(root, words):
         ((*PRETRAIN, "trainer.test_every_steps=4"), "ssl-med pretrain does not use it"),
         ((*PRETRAIN, "trainer.monitor=val/accuracy"), "trainer.select is last"),
         ((*PRETRAIN, "method.view.blur=0", "method.view.blur_sigma=[1,2]"), "method.view.blur is 0"),
+        ((*SWAV, "method.small_view.blur=0.9"), "method.small_crops is 0"),
+        ((*SWAV, "method.small_share=0.9"), "method.small_crops is 0"),
+        ((*CLUSTERS, "method.small_view.blur=0.9"), "method.variant is v1"),
         ((*PROBED, "online.l2=3"), "online.protocol is knn"),
         ((*PROBED, "online.data.share_by=image"), "online.data.pretrain_share is 0"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -15,17 +15,20 @@ from ssl_med.methods.core.pair import ViewConfig, random_view
 from ssl_med.methods.core.schedule import ScheduleConfig
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.ranges import Natural, PositiveShare, Range
+from ssl_med.setting import SET, setting
 
 
 @dataclass
 class MultiCropConfig(ScheduleConfig):
     """Settings of the small crops, and of an output layer that is frozen at first."""
 
-    small_view: ViewConfig = field(default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)))
+    small_view: ViewConfig = setting(
+        default_factory=lambda: ViewConfig(crop_scale=(0.05, 0.14)), needs={"small_crops": SET}
+    )
     """random view that makes a small crop"""
     small_crops: Annotated[int, Range(0, 1000)] = 6
     """number of small crops"""
-    small_share: PositiveShare = 96 / 224
+    small_share: PositiveShare = setting(default=96 / 224, needs={"small_crops": SET})
     """side of a small crop as a share of a large one's"""
     freeze_steps: Natural = 313
     """optimiser steps before the output layer or the prototypes learn"""
