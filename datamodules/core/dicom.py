@@ -25,6 +25,7 @@ _PLANE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _TAGS: list[str] = [
     *(*_PLANE, "Rows", "Columns", "SeriesInstanceUID", "SOPInstanceUID", "Modality", "SamplesPerPixel"),
     *("NumberOfFrames", "RescaleSlope", "RescaleIntercept", "BitsAllocated", "ModalityLUTSequence"),
+    *("PatientID", "PhotometricInterpretation"),
 ]
 _STEP_TOLERANCE = 0.1  # share of a step: scanners round positions, a missing slice doubles the step
 
@@ -62,6 +63,8 @@ def is_dicom(path: Path) -> bool:
     if path.suffix and not path.suffix[1:].isdigit():  # 1.2.840.1 is a usual name
         return False
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM" and path.name != "DICOMDIR"
     except OSError:
@@ -85,8 +88,8 @@ def read_series_header(folder: str) -> Series:
     """Checks and orders the images of a folder, without their pixels.
 
     Raises:
-        SslMedError: pydicom is absent; no, unreadable, multi-frame or color images; several series; mixed orientations,
-            sizes or spacings; two images at one place; a gap; slices that are shifted in their plane.
+        SslMedError: pydicom is absent; no, unreadable, multi-frame or color images; several series or patients; mixed
+            orientations, sizes or spacings; two images at one place; a gap; slices that are shifted in their plane.
     """
     names = sorted(name for name in os.listdir(folder) if is_dicom(Path(folder, name)))
     found = [_read(os.path.join(folder, name), pixels=False) for name in names]
@@ -98,11 +101,14 @@ def read_series_header(folder: str) -> Series:
         lacking = [tag for tag in (*_PLANE, "Rows", "Columns", "SOPInstanceUID") if not image.get(tag)]
         if lacking:
             raise SslMedError(f"{folder}: {name} has no {lacking[0]}; it is no image of a volume")
-        if image.get("SamplesPerPixel", 1) != 1:
+        if _in_color(image):
             raise SslMedError(f"{folder}: {name} is a color image; one value a voxel is needed")
     series = {str(image.get("SeriesInstanceUID", "")) for image in found}
     if len(series) > 1:
         raise SslMedError(f"{folder}: holds {len(series)} DICOM series; keep one series a folder")
+    patients = {str(image.PatientID) for image in found if image.get("PatientID")}
+    if len(patients) > 1:
+        raise SslMedError(f"{folder}: holds images of {len(patients)} patients; keep those of one in a folder")
     _same(folder, "size", [(int(image.Rows), int(image.Columns)) for image in found])
     spacing = _same(folder, "pixel spacing", [_numbers(folder, image, "PixelSpacing", 2) for image in found])
     cosines = _same(folder, "orientation", [_numbers(folder, image, "ImageOrientationPatient", 6) for image in found])
@@ -151,7 +157,7 @@ def read_dicom_image(path: str) -> Array:
     """
     image = _read(path, pixels=True)
     _check_frames(os.path.dirname(path), os.path.basename(path), image)
-    if image.get("SamplesPerPixel", 1) != 1:
+    if _in_color(image):
         raise SslMedError(f"{path}: is a color image; one grey image a file is needed")
     values, ends = _values(path, image)
     if image.get("PhotometricInterpretation", "") == "MONOCHROME1":
@@ -160,6 +166,11 @@ def read_dicom_image(path: str) -> Array:
         values = ends[0] + ends[1] - values
     grey: Array = values.astype(np.float32)
     return grey
+
+
+def _in_color(image: Any) -> bool:
+    """Whether a number of a pixel is no grey level: one of three colors, or a place in a palette."""
+    return bool(image.get("SamplesPerPixel", 1) != 1 or image.get("PhotometricInterpretation", "") == "PALETTE COLOR")
 
 
 def _check_frames(folder: str, name: str, image: Any) -> None:
@@ -308,6 +319,8 @@ def _read(path: str, *, pixels: bool) -> Any:
         import pydicom
     except ImportError:
         raise SslMedError(f"{path}: reading DICOM needs pydicom; pip install 'ssl-med[dicom]'") from None
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise SslMedError(f"{path}: is a pipe, a socket or a device, no file; remove it, or give it another name")
     try:
         if pixels:
             return pydicom.dcmread(path)

@@ -2,7 +2,8 @@
 
 Hidden files (also ._name, which macOS leaves beside name in an archive) and the folders of archives, file servers and recycle
 bins are passed over. Links are followed; what several paths lead to is found once, by the path without a link where there is
-one. A link to nothing and a folder that cannot be opened are refused: they may stand for half of a data set.
+one. A link to nothing, a pipe where a file is meant, and a folder that cannot be opened are refused: they may stand for half
+of a data set.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ _PATHS = 64  # by which one folder may be reached: links among many folders make
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file as it was reached. `real`: its path without links; `linked`: a link led here; `broken`: to nothing."""
+    """A file as it was reached. `real`: its path without links; `linked`: a link led here; `broken`: to nothing.
+
+    `special`: a pipe, a socket or a device, which would be waited for and never be read to an end.
+    """
 
     path: Path
     real: str
     linked: bool = False
     broken: bool = False
+    special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,8 @@ def walk(root: Path) -> list[FoundFolder]:
                 files.append(FoundFile(path / entry.name, target, linked or link))
             elif link and not os.path.exists(target) and target != os.path.join(real, entry.name):
                 files.append(FoundFile(path / entry.name, target, True, broken=True))
+            elif os.path.exists(target):
+                files.append(FoundFile(path / entry.name, target, linked or link, special=True))
         todo += reversed(inner)
         found.append(FoundFolder(path, real, linked, tuple(files)))
     return found
@@ -130,20 +137,24 @@ def _files_of(
     found: dict[str, tuple[bool, bool, Path]] = {}
     for folder in folders:
         for file in folder.files:
-            if file.broken:
-                refuse_broken(file, wanted, left_out)
+            if file.broken or file.special:
+                refuse_unreadable(file, wanted, left_out)
             elif wanted(file.path):
                 mine = (not prefer(file.path), file.linked, file.path)
                 found[file.real] = min(mine, found.get(file.real, mine))
     return sorted(path for _, _, path in found.values())
 
 
-def refuse_broken(file: FoundFile, wanted: Callable[[Path], object], left_out: Callable[[Path], bool]) -> None:
-    """Raises `SslMedError` for a link to nothing that the data set may need."""
-    if (wanted(file.path) or not file.path.suffix) and not left_out(file.path):
+def refuse_unreadable(file: FoundFile, wanted: Callable[[Path], object], left_out: Callable[[Path], bool]) -> None:
+    """Raises `SslMedError` for a link to nothing, or what is no file, that the data set may need."""
+    if left_out(file.path):
+        return
+    if file.broken and (wanted(file.path) or not file.path.suffix):
         raise SslMedError(
             f"{file.path}: is a link to {file.real}, which is not there; bring that back, or remove the link"
         )
+    if file.special and wanted(file.path):
+        raise SslMedError(f"{file.path}: is a pipe, a socket or a device, no file; remove it, or give it another name")
 
 
 def find_volumes(

@@ -52,7 +52,7 @@ def listing(root: Path, *, flat: bool) -> tuple[list[Found], list[str]]:
         where, slices = folder.path.relative_to(root).as_posix(), False
         for file in folder.files:
             path, low = file.path.relative_to(root).as_posix(), file.path.name.lower()
-            if file.broken:
+            if file.broken or file.special:
                 continue  # the family says whether it needs it
             if low.endswith(TABLES):
                 tables.append(path)

@@ -26,6 +26,8 @@ from datamodules.montgomery import MontgomeryConfig, MontgomeryData
 from datamodules.ms import MsConfig, MsData
 from datamodules.msd import MsdConfig, MsdData
 from datamodules.phantoms._dicom import write_series
+from datamodules.phantoms.lidc import READERS
+from datamodules.phantoms.lidc import _message as message
 from datamodules.shenzhen import ShenzhenData
 from datamodules.volumes import VolumesConfig, VolumesData
 
@@ -75,17 +77,17 @@ def brats(root, style="BraTS-GLI-{:05d}-{:03d}", sep="-", sequences=("t2f", "t1n
     return data_of(BratsData, BratsConfig, "brats", root)
 
 
-def chest14(root):
+def chest14(root, count=4):
     rows = ["Image Index,Finding Labels,Patient ID"]
-    for k in range(4):
+    for k in range(count):
         picture(root / "images" / f"{k:08d}_000.png", k)
         rows.append(f"{k:08d}_000.png,No Finding,{k}")
     (root / "Data_Entry_2017.csv").write_text("\n".join(rows))
     return data_of(Chest14Data, TableConfig, "chest14", root)
 
 
-def luna(root):
-    for k in range(4):
+def luna(root, count=4):
+    for k in range(count):
         place = root / f"subset{k}"
         place.mkdir(parents=True)
         header = "NDims = 3\nDimSize = 12 12 12\nElementType = MET_SHORT\nElementSpacing = 1 1 1\nOffset = 0 0 0\n"
@@ -95,20 +97,22 @@ def luna(root):
         (place / f"1.2.{k}.raw").write_bytes(
             np.random.default_rng(k).integers(-900, 900, SIDE**3).astype(np.int16).tobytes()
         )
+    rows = "".join(f"1.2.{k},6,6,6,{k % 2}\n" for k in range(count))
+    (root / "candidates_V2.csv").write_text("seriesuid,coordX,coordY,coordZ,class\n" + rows)
     return data_of(LunaData, LunaConfig, "luna", root, tissue_max=1.0)
 
 
-def ms(root):
-    for k in range(4):
+def ms(root, count=4):
+    for k in range(count):
         for number, name in enumerate(("FLAIR", "T1")):
             volume(root / f"p{k}" / f"{name}.nii.gz", seed=10 * k + number)
         volume(root / f"p{k}" / "mask.nii.gz", labels=True)
     return data_of(MsData, MsConfig, "ms", root, modalities=("FLAIR", "T1"))
 
 
-def msd(root):
+def msd(root, count=4):
     rows = []
-    for k in range(4):
+    for k in range(count):
         volume(root / "imagesTr" / f"c_{k}.nii.gz", seed=k)
         volume(root / "labelsTr" / f"c_{k}.nii.gz", labels=True)
         rows.append({"image": f"./imagesTr/c_{k}.nii.gz", "label": f"./labelsTr/c_{k}.nii.gz"})
@@ -131,49 +135,56 @@ def medmnist(root):
     return data_of(MedMNISTData, MedMNISTConfig, "medmnist", root)
 
 
-def images(root):
-    for k in range(4):
+def images(root, count=4):
+    for k in range(count):
         picture(root / f"person{k}" / f"{k}.png", k)
-    (root / "labels.csv").write_text("file,x\n" + "".join(f"person{k}/{k}.png,{'ab'[k % 2]}\n" for k in range(4)))
+    (root / "labels.csv").write_text("file,x\n" + "".join(f"person{k}/{k}.png,{'ab'[k % 2]}\n" for k in range(count)))
     settings = {"labels": "labels.csv", "label_columns": ("x",), "class_names": ("a", "b")}
     return data_of(ImagesData, ImagesConfig, "images", root, **settings)
 
 
-def volumes(root):
-    for k in range(4):
+def volumes(root, count=4):
+    for k in range(count):
         volume(root / f"p{k}" / "ct.nii.gz", seed=k)
     return data_of(VolumesData, VolumesConfig, "volumes", root)
 
 
-def candidates(root):
-    for k in range(4):
+def candidates(root, count=4):
+    for k in range(count):
         volume(root / f"scan{k}.nii.gz", seed=k)
-    (root / "candidates.csv").write_text("uid,x,y,z,label\n" + "".join(f"scan{k},6,6,6,{k % 2}\n" for k in range(4)))
+    (root / "candidates.csv").write_text(
+        "uid,x,y,z,label\n" + "".join(f"scan{k},6,6,6,{k % 2}\n" for k in range(count))
+    )
     return data_of(CandidatesData, CandidatesConfig, "candidates", root)
 
 
-def lidc(root):
-    for k in range(4):
+def lidc(root, count=4):
+    for k in range(count):
         array = np.random.default_rng(k).integers(-900, 900, (SIDE, SIDE, 6)).astype(np.int16)
         place = root / f"LIDC-IDRI-{k + 1:04d}" / "study" / "series"
-        write_series(place, array, spacing=(1, 1, 1), origin=(0, 0, 0), series=f"2.25.{10 + k}", patient=f"{k}")
+        uid = f"2.25.{10 + k}"
+        files = write_series(place, array, spacing=(1, 1, 1), origin=(0, 0, 0), series=uid, patient=f"{k}")
+        nodule = np.zeros(array.shape, bool)
+        nodule[4:9, 4:9, 2:4] = True
+        (place / "1.xml").write_bytes(message(uid, files, np.arange(6.0), [[nodule]] * READERS))
     return data_of(LidcData, LidcConfig, "lidc", root, spacing_mm=None)
 
 
 def named_pictures(family, name, pattern, config=ImageConfig2D):
-    """A family of images that are known by their names; `pattern` makes the name of number k and class c."""
+    """A family of images that are known by their names; `pattern` makes the name of number k and class c of its own."""
 
-    def make(root):
-        for k in range(4):
-            picture(root / pattern.format(k=k, c=k % 2, folder=("Normal", "Benign")[k % 2], letter="NAPH"[k % 2]), k)
+    def make(root, count=4):
+        for k in range(count):
+            folder, letter = ("Normal", "Benign", "InSitu", "Invasive")[k % 4], "NA"[k % 2]
+            picture(root / pattern.format(k=k, c=k % 2, folder=folder, letter=letter, kind="NP"[k % 2]), k)
         return data_of(family, config, name, root)
 
     return make
 
 
-def chexpert(root):
+def chexpert(root, count=4):
     rows = [",".join(["Path", *OBSERVATIONS])]
-    for k in range(4):
+    for k in range(count):
         place = f"train/patient{k:05d}/study1/view1_frontal.jpg"
         picture(root / place, k)
         rows.append(",".join([f"CheXpert-v1.0-small/{place}", *(["0.0"] * len(OBSERVATIONS))]))
@@ -181,16 +192,16 @@ def chexpert(root):
     return data_of(CheXpertData, CheXpertConfig, "chexpert", root)
 
 
-def eyepacs(root):
-    for k in range(4):
+def eyepacs(root, count=4):
+    for k in range(count):
         picture(root / "train" / f"{k}_left.jpeg", k)
-    (root / "trainLabels.csv").write_text("image,level\n" + "".join(f"{k}_left,{k}\n" for k in range(4)))
+    (root / "trainLabels.csv").write_text("image,level\n" + "".join(f"{k}_left,{k % 5}\n" for k in range(count)))
     return data_of(EyePacsData, TableConfig, "eyepacs", root)
 
 
-def monai(root):
+def monai(root, count=5):
     rows = []
-    for k in range(5):
+    for k in range(count):
         volume(root / "scans" / f"{k}.nii.gz", seed=k)
         volume(root / "masks" / f"{k}.nii.gz", labels=True)
         rows.append({"image": f"scans/{k}.nii.gz", "label": f"masks/{k}.nii.gz"})
@@ -205,7 +216,7 @@ FAMILIES |= {
     "shenzhen": named_pictures(ShenzhenData, "shenzhen", "CXR_png/CHNCXR_{k:04d}_{c}.png"),
     "montgomery": named_pictures(MontgomeryData, "montgomery", "CXR_png/MCUCXR_{k:04d}_{c}.png", MontgomeryConfig),
     "ichallenge_amd": named_pictures(IChallengeAmdData, "ichallenge_amd", "{letter}{k:04d}.jpg"),
-    "ichallenge_pm": named_pictures(IChallengePmData, "ichallenge_pm", "N{k:04d}.jpg"),
+    "ichallenge_pm": named_pictures(IChallengePmData, "ichallenge_pm", "{kind}{k:04d}.jpg"),
 }
 
 

@@ -282,9 +282,8 @@ KINDS = {
 FAST = {"a channel in other axes", "a wrong sum", "float TIFF from 0 to 1"}
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in FAST else pytest.mark.slow) for k in KINDS])
-def test_check_and_training_agree(kind, tmp_path, capfd):
-    family, plant, says = KINDS[kind]
+def verdicts(family, plant, tmp_path, capfd):
+    """Exit codes of `check` and of a training, and what each says of a data set in which something is planted."""
     root = tmp_path / "data"
     root.mkdir()
     MAKERS[family](root)
@@ -297,9 +296,15 @@ def test_check_and_training_agree(kind, tmp_path, capfd):
     # an epoch, so that every case is read
     asked = ["method=simclr", f"trainer.max_steps={4 if flat else 2}", "trainer.batch_size=2"]
     trained = main(["pretrain", *data, *asked, f"out={tmp_path / 'run'}", "trainer=cpu", "trainer.num_workers=0"])
-    captured = capfd.readouterr()
     listed = (tmp_path / "check" / "quarantine.txt").read_text() if checked < 2 else refused
-    assert (min(checked, 1), trained) == ((1, 2) if says else (0, 0)), listed + captured.err
+    return checked, trained, listed, capfd.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in FAST else pytest.mark.slow) for k in KINDS])
+def test_check_and_training_agree(kind, tmp_path, capfd):
+    family, plant, says = KINDS[kind]
+    checked, trained, listed, told = verdicts(family, plant, tmp_path, capfd)
+    assert (min(checked, 1), trained) == ((1, 2) if says else (0, 0)), listed + told
     if says:
-        assert re.search(says, captured.err), captured.err
+        assert re.search(says, told), told
         assert re.search(says, listed), listed

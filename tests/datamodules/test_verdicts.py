@@ -1,7 +1,7 @@
 """`ssl-med check` and training agree: over every planted input, what the one calls clean the other takes, and no more.
 
-A row of `INPUTS`: a family of `small_folders.FAMILIES`, what is done to its folder, and the verdict of pretraining. To add an
-input, add a row.
+A row of `INPUTS`: a family of `small_folders.FAMILIES`, what is done to its folder, and the verdict of pretraining; `FINETUNED`
+holds the verdicts of fine-tuning that differ. To add an input, add a row.
 """
 
 import gzip
@@ -189,6 +189,7 @@ INPUTS = {
     "ichallenge_amd junk": ("ichallenge_amd", junk("*.jpg"), ERROR),
     "ichallenge_pm other picture": ("ichallenge_pm", beside("readme.jpg"), CLEAN),
 }
+FINETUNED = {"lits mask cut": ERROR, "lits mask gone": ERROR, "lits NaN": ERROR}
 INPUTS |= {
     f"{family} {change.__name__}": (family, change, CLEAN)
     for family in FAMILIES
@@ -252,6 +253,60 @@ def test_check_says_what_pretraining_will_say(name, tmp_path, capsys):
         usable = next(line for line in said.out.splitlines() if line.startswith("usable: "))
         assert usable.endswith("(use=pretrain)")
         assert not usable.startswith("usable: 0 of") or verdict == ERROR
+
+
+# of those whose classes are to be told apart, enough that some of each are left to train and to test on
+CLASSES = {
+    "luna",
+    "images",
+    "candidates",
+    "eyepacs",
+    "bach",
+    "shenzhen",
+    "montgomery",
+    "ichallenge_amd",
+    "ichallenge_pm",
+}
+TUNED = [
+    name for name, (family, *_) in INPUTS.items() if family != "volumes" and not name.endswith((" doubled", " linked"))
+]
+
+
+def finetune(family, root, out, *more):
+    words = commands(family, root, "trainer=cpu", "trainer.max_epochs=1", "trainer.patience=0", "trainer.select=last")
+    words = [
+        f"task={family}",
+        "init=scratch",
+        "backbone.name=unet",
+        *words[1:],
+        *more,
+        f"out={out}",
+        "tracking.wandb=off",
+    ]
+    words += ["trainer.batch_size=2", "trainer.progress=false", "backbone.channels=[8,8,8]", "task.pictures=[0,0,0,0]"]
+    if family not in (*FLAT, "medmnist", "candidates", "luna"):
+        words.append("data.crops_per_volume=1")
+    return main(["finetune", *words])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TUNED)
+def test_check_says_what_finetuning_will_say(name, tmp_path, capsys):
+    family, change, verdict = INPUTS[name]
+    verdict = FINETUNED.get(name, verdict)
+    root = tmp_path / "root"
+    FAMILIES[family](root, **({"count": 40 if family == "eyepacs" else 12} if family in CLASSES else {}))
+    change(root)
+    split = [] if family == "medmnist" else ["data.split_ratios=[0.5,0.0,0.5]"]
+    checked = main(["check", *commands(family, root, "use=finetune", f"out={tmp_path / 'c'}", "workers=0", *split)])
+    said = capsys.readouterr()
+    trained = finetune(family, root, tmp_path / "run", *split)
+    told = capsys.readouterr()
+    copies = any(word in name for word in ("second", "more", "listed", "in the table"))
+    assert (trained == 0) == (verdict == CLEAN), told.err
+    assert checked == 0 or verdict == ERROR or copies, said.out
+    assert checked != 0 or verdict == CLEAN, said.out
+    assert "Traceback" not in said.err + told.err
 
 
 def test_the_use_decides_whether_a_mask_is_needed(tmp_path, capsys):
