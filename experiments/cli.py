@@ -9,24 +9,16 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 from collections.abc import Sequence
 
 from experiments.config import defaults, files, helptext, usage
 from experiments.run.interruption import Interruption, listening
 from experiments.run.output import unbreakable
+from experiments.run.refusals import in_a_line
 from experiments.run.threads import wait_without_spinning
-from ssl_med.files import REMEDIES, explained, refusal
-from ssl_med.reports.escape import one_line
-from ssl_med.spec import SslMedError
 
 HELP = ("-h", "--help")
-_FULL = "the memory is full; lower trainer.batch_size or trainer.num_workers, or give the process more"
-# torch, the system's loader of libraries, Python, CUDA
-_ALLOCATION = re.compile(
-    "can't allocate memory|annot allocate memory|failed to map segment|can't start new thread|out of memory"
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,28 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with listening():
             return _command(list(sys.argv[1:] if arguments is None else arguments))
-    except SslMedError as error:
-        return _tell(one_line(str(error)), 2)
     except Interruption as stop:
         from experiments.run.environment import is_first_process
 
-        # Lightning kills the first process when another one ends with a code
-        return _tell(str(stop), stop.code) if is_first_process() else 0
+        return _tell(str(stop), stop.code) if is_first_process() else stop.code
     except KeyboardInterrupt:
         return _tell("interrupted", 130)
-    except MemoryError:
-        return _tell(_FULL, 2)
     except Exception as error:
-        if _ALLOCATION.search(str(error)):  # before an import, for which there may be no memory
-            return _tell(_FULL, 2)
-        from experiments.run.callbacks import RunError
-
-        if isinstance(error, RunError):
-            return _tell(str(error), 1)
-        cause = refusal(error)
-        if cause is None or not (cause.errno in REMEDIES or (cause is error and cause.errno is not None)):
+        told = in_a_line(error)
+        if told is None:
             raise
-        return _tell(explained(cause), 2)
+        return _tell(*told)
 
 
 def _tell(line: str, code: int) -> int:

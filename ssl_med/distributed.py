@@ -85,6 +85,16 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return total
 
 
+@torch.no_grad()
+def all_reduce_max(x: Tensor) -> Tensor:
+    """Largest over processes, a new tensor, without gradient."""
+    if world_size() == 1:
+        return x
+    largest = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return largest
+
+
 def all_reduce_mean(x: Tensor) -> Tensor:
     """Mean over processes of a floating tensor, without gradient."""
     return all_reduce_sum(x) / world_size()

@@ -180,7 +180,7 @@ def carry_out(kind: str, overrides: Sequence[str], log: Path) -> str:
     """One command; its error in a line, or ''. A run that a signal stopped is no error: its summary says so."""
     from experiments.run.environment import is_first_process
     from experiments.run.interruption import Interruption, listening
-    from ssl_med.spec import SslMedError
+    from experiments.run.refusals import in_a_line
 
     if kind in ("probe", "external") and not is_first_process():
         return ""  # on one device, however many a table asks for: the first process of a job does it alone
@@ -192,10 +192,10 @@ def carry_out(kind: str, overrides: Sequence[str], log: Path) -> str:
                 getattr(importlib.import_module(f"experiments.commands.{kind}"), kind)(overrides)
         except Interruption as stop:
             print(f"ssl-med: {stop}")
-        except SslMedError as error:
-            print(f"ssl-med: {error}")
-            return str(error)
         except Exception as error:  # any error of a run is reported, and the others go on
+            if (told := in_a_line(error)) is not None:
+                print(f"ssl-med: {told[0]}")
+                return told[0]
             traceback.print_exc()
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from experiments.run.interruption import received
 from experiments.run.tracking import LABEL_FRACTION
-from ssl_med.distributed import all_reduce_sum
+from ssl_med.distributed import all_reduce_max, all_reduce_sum
 from ssl_med.finite import first_bad
 
 
@@ -137,11 +136,11 @@ class Preemption(pl.Callback):
     """
 
     def asked(self, trainer: pl.Trainer) -> int | None:
-        """The signal; None: go on."""
+        """The signal; of several the one of the highest number; None: go on."""
         mine = received()
-        if trainer.strategy.reduce_boolean_decision(mine is not None, all=False):
-            return mine or int(signal.SIGTERM)
-        return None
+        if trainer.world_size == 1:
+            return mine
+        return int(all_reduce_max(torch.full((), float(mine or 0), device=trainer.strategy.root_device))) or None
 
 
 class Throughput(pl.Callback):

@@ -80,7 +80,8 @@ def git_revision() -> str:
 
 def quiet() -> None:
     """Leaves out what Lightning, torch and MONAI say of themselves."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for message in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
@@ -88,6 +89,8 @@ def quiet() -> None:
         ".*in eval mode at the start of training.*",  # teachers are meant to be
         ".*could not find the monitored key.*",  # the last.ckpt of a run that has not validated yet
         ".*treespec.*",
+        ".*`broadcast_buffers` is deprecated.*",  # what follows it broadcasts at the start all the same
+        ".*sync_dist=True.*",  # what we log is the same in all processes
         ".*always_return_as_numpy.*",  # MONAI calls its own deprecated argument
         ".*smaller than the logging interval.*",
         ".*callbacks used to create the checkpoint.*",  # of version 0.1

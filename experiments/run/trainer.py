@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies import DDPStrategy, Strategy
+from pytorch_lightning.strategies import Strategy
 
 from experiments.config.online import PREFIX
 from experiments.config.sections import TrainerConfig
@@ -19,6 +19,7 @@ from experiments.run.checkpoints import BestCheckpoint, CheckpointFiles, Resumed
 from experiments.run.environment import quiet
 from experiments.run.learning_curve import TestCurve
 from experiments.run.online_probe import OnlineProbe, ProbeCheckpoint, ProbeStopping
+from experiments.run.processes import SharedTraining
 from experiments.run.steps import Steps
 from experiments.run.tracking import JsonLines
 from ssl_med.evaluation.metrics import metric_of
@@ -125,5 +126,5 @@ def equip(
 def _strategy(name: str, devices: str, num_nodes: int) -> str | Strategy:
     if name == "ddp" or (name == "auto" and (num_nodes > 1 or devices not in ("auto", "1"))):
         # buffers agree without being sent: statistics are shared, and all processes push the same keys
-        return DDPStrategy(gradient_as_bucket_view=True, broadcast_buffers=False)
+        return SharedTraining(gradient_as_bucket_view=True, broadcast_buffers=False)
     return name
