@@ -21,7 +21,7 @@ from datamodules.core.volume_settings import SegmentationConfig, volume_spec
 from datamodules.core.volumes import Content
 from datamodules.formats.grids import Array
 from ssl_med.ranges import Range, Side
-from ssl_med.spec import DataSpec, Intensity, SslMedError
+from ssl_med.spec import DataSpec, SslMedError
 
 SEQUENCES = ("flair", "t1", "t1ce", "t2")
 REGIONS = ("WT", "TC", "ET")
@@ -72,7 +72,7 @@ class BratsData(ScanData):
         return volume_spec(
             config,
             channels=tuple(config.modalities),
-            intensity=Intensity("percentile", config.intensity_low, config.intensity_high, "percentile of the brain"),
+            intensity=config.intensity_of("percentile", "percentile of the brain"),
             target="mask" if labelled else "none",
             class_names=tuple(config.regions),
         )

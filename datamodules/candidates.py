@@ -19,7 +19,7 @@ from datamodules.core.files import find_volumes, stem
 from datamodules.core.volume_settings import volume_spec
 from datamodules.core.volumes import Content
 from ssl_med.ranges import Side
-from ssl_med.spec import DataSpec, Intensity, SslMedError
+from ssl_med.spec import DataSpec, SslMedError
 
 _TURN = {"LPS": (1, 1, 1), "RAS": (-1, -1, 1)}
 
@@ -57,7 +57,7 @@ class CandidatesData(CandidateData):
         return volume_spec(
             config,
             channels=("ct",),
-            intensity=Intensity("window", config.intensity_low, config.intensity_high, "HU"),
+            intensity=config.intensity_of("window", "HU"),
             target="class" if labelled else "none",
             class_names=tuple(config.classes),
         )

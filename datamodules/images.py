@@ -91,7 +91,7 @@ class ImagesData(ImageData2D):
     def intensity(cls, config: ImagesConfig) -> Intensity:
         """Window or percentiles."""
         unit = "grey level" if config.intensity == "window" else "percentile"
-        return Intensity(config.intensity, config.intensity_low, config.intensity_high, unit)
+        return config.intensity_of(config.intensity, unit)
 
     @classmethod
     def begins(cls, folder: Path, config: ImagesConfig) -> bool:

@@ -35,7 +35,7 @@ from datamodules.core.volumes import Cache, Content, Placed, Sample, voxel_size,
 from datamodules.formats.grids import Array, Header, Volume
 from datamodules.formats.lidc_xml import Reading, agree, find_readings
 from ssl_med.ranges import Millimetres, Range, Side
-from ssl_med.spec import DataSpec, Intensity, SslMedError
+from ssl_med.spec import DataSpec, SslMedError
 
 _PATIENT = re.compile(r"LIDC-IDRI-\d{4}")
 
@@ -87,7 +87,7 @@ class LidcData(ScanData):
         return volume_spec(
             config,
             channels=("ct",),
-            intensity=Intensity("window", config.intensity_low, config.intensity_high, "HU"),
+            intensity=config.intensity_of("window", "HU"),
             target="mask" if labelled else "none",
             class_names=("nodule",),
         )
@@ -223,7 +223,7 @@ class NoduleCrops(Dataset[Sample]):
         sample = {
             "id": f"{case.name}/nodule{k + 1}",
             "index": index,
-            "image": decode(cut(item.codes, window.start, window.size)),
+            "image": decode(cut(item.codes, window.start, window.size), item.norm),
             "mask": torch.from_numpy(cut(item.mask, window.start, window.size).astype(np.float32)),
             **voxel_size(item),
         }

@@ -19,7 +19,7 @@ from datamodules.core.volume_settings import SegmentationConfig, volume_spec
 from datamodules.core.volumes import Content
 from datamodules.formats.grids import Array
 from ssl_med.ranges import Side, StoredValue
-from ssl_med.spec import DataSpec, Intensity, SslMedError
+from ssl_med.spec import DataSpec, SslMedError
 
 
 @dataclass
@@ -49,7 +49,7 @@ class LitsData(ScanData):
         return volume_spec(
             config,
             channels=("ct",),
-            intensity=Intensity("window", config.intensity_low, config.intensity_high, "HU"),
+            intensity=config.intensity_of("window", "HU"),
             target="mask" if labelled else "none",
             class_names=("liver", "tumor") if config.target_regions == "liver+tumor" else ("liver",),
         )

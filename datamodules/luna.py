@@ -25,7 +25,7 @@ from datamodules.core.splits import Split
 from datamodules.core.volume_settings import volume_spec
 from datamodules.core.volumes import Content
 from ssl_med.ranges import Natural, Share, Side
-from ssl_med.spec import DataSpec, Intensity, SslMedError
+from ssl_med.spec import DataSpec, SslMedError
 
 _COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "class")
 _EXCLUDED = "annotations_excluded.csv"
@@ -71,7 +71,7 @@ class LunaData(CandidateData):
         return volume_spec(
             config,
             channels=("ct",),
-            intensity=Intensity("window", config.intensity_low, config.intensity_high, "HU"),
+            intensity=config.intensity_of("window", "HU"),
             target="class" if labelled else "none",
             class_names=("non-nodule", "nodule"),
         )

@@ -25,7 +25,7 @@ from datamodules.core.crops import around, cut, pad_to, window_start
 from datamodules.core.files import find_files
 from datamodules.core.image_samples import image_pair, label_of, resized
 from datamodules.core.images2d import GREY, RGB, ImageConfig2D, check_classes
-from datamodules.core.intensity import decode, encode
+from datamodules.core.intensity import decode, encode, norm_of, standardise
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.splits import PARTS, Split
@@ -34,7 +34,7 @@ from datamodules.formats.grids import Array
 from datamodules.formats.npz import npz_array, npz_header, npz_keys
 from ssl_med.ranges import Range, Side
 from ssl_med.setting import setting
-from ssl_med.spec import DataSpec, Intensity, Need, SslMedError, Target
+from ssl_med.spec import DataSpec, Need, SslMedError, Target
 
 _STEP = 32  # a multiple that every backbone can halve
 
@@ -111,7 +111,7 @@ class MedMNISTData(MedicalData):
             spatial_dims=len(layout.size),
             in_channels=len(layout.channels),
             patch_size=patch,
-            intensity=Intensity("window", config.intensity_low, config.intensity_high, "grey level"),
+            intensity=config.intensity_of("window", "grey level"),
             orientation="",
             channel_names=layout.channels,
             target=target,
@@ -183,7 +183,7 @@ class MedMNISTData(MedicalData):
             return rows
         return Crops(
             cases,
-            lambda case: Loaded(pad_to(rows.codes(case), self.spec.patch_size)),
+            rows.loaded,
             patch=self.spec.patch_size,
             per_case=self.config.crops_per_volume,
             seed=self.seed,
@@ -229,6 +229,11 @@ class Rows(Dataset[Sample]):
         codes = encode(image, self.spec.intensity, source=case.name)
         return resized(codes, self.size) if self.size else codes
 
+    def loaded(self, case: _Item) -> Loaded:
+        """A row as the loaders of scans take it."""
+        codes = self.codes(case)
+        return Loaded(pad_to(codes, self.spec.patch_size), norm=norm_of(codes, self.spec.intensity))
+
     def __getitem__(self, key: Key) -> Sample:
         return self.placed(key)[0]
 
@@ -239,15 +244,17 @@ class Rows(Dataset[Sample]):
         rng = np.random.default_rng([self.seed, epoch + 1, index] if self.train else [0, 0, index])
         sample: Sample = {"id": case.name, "index": index}
         codes, patch = self.codes(case), self.spec.patch_size
+        norm = norm_of(codes, self.spec.intensity)
         if self.need.pair:
-            return sample | image_pair(codes, rng, patch=patch, min_iou=self.need.min_iou), None, None
+            return sample | image_pair(codes, rng, patch=patch, min_iou=self.need.min_iou, norm=norm), None, None
         if self.need.positions is not None:
             sample |= {"case": index, "scan": thumbnail(codes, self.need.positions.thumbnail)}
-            return sample | position_crop(codes, rng, positions=self.need.positions, patch=patch), None, None
+            found = position_crop(codes, rng, positions=self.need.positions, patch=patch)
+            return sample | found | {"image": standardise(found["image"], norm)}, None, None
         codes = pad_to(codes, patch)
         start = window_start(codes.shape[1:], patch, rng if self.train else None)
         window = around(start, patch, size, codes.shape[1:])
-        sample["image"] = decode(cut(codes, window.start, window.size))
+        sample["image"] = decode(cut(codes, window.start, window.size), norm)
         return sample | label_of(case.label, self.spec.target), window, None
 
 

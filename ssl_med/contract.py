@@ -7,11 +7,11 @@ is part of the network, so that it is exact at the borders of an image too, wher
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssl_med.reading import mismatch
-from ssl_med.spec import AXIS_NAMES, DataSpec, Intensity, SslMedError
+from ssl_med.spec import AXIS_NAMES, DataSpec, Intensity, Normalisation, SslMedError
 
 if TYPE_CHECKING:  # torch takes seconds to import
     from collections.abc import Callable
@@ -36,6 +36,7 @@ class InputContract:
     * orientation: direction in which each axis increases, such as LPS; "" for images.
     * channels: names. * padding: value outside the scan, in `unit`; None: not said.
     * notes: what else must be known, a line each.
+    * after: what follows a window or percentiles, as `Intensity.normalisation`, with `after_mean` and `after_sd` of a data set.
     """
 
     modality: str
@@ -52,6 +53,9 @@ class InputContract:
     channels: tuple[str, ...] = ()
     padding: float | None = None
     notes: tuple[str, ...] = ()
+    after: Normalisation = "unit"
+    after_mean: float = 0.0
+    after_sd: float = 1.0
 
     def __post_init__(self) -> None:
         if self.scaling != "zscore" and not self.low < self.high:
@@ -72,9 +76,10 @@ class InputContract:
     def intensity(self) -> Intensity:
         """The scaling as our data modules have it."""
         if self.scaling == "zscore":
-            # a spec has no z-score, so no data keep this contract yet: `differences` says so of all of them
-            return Intensity("percentile", 0.0, 100.0, "then z-score")
-        return Intensity(self.scaling, self.low, self.high, self.unit)
+            return Intensity(
+                "percentile", 0.0, 100.0, self.unit, "zscore" if self.over == "image" else "zscore_nonzero"
+            )
+        return Intensity(self.scaling, self.low, self.high, self.unit, self.after, self.after_mean, self.after_sd)
 
     def spec(self, name: str, *, in_channels: int) -> DataSpec:
         """The data that keep this contract."""
@@ -100,6 +105,9 @@ class InputContract:
             low=intensity.low,
             high=intensity.high,
             unit=intensity.unit,
+            after=intensity.normalisation,
+            after_mean=intensity.mean,
+            after_sd=intensity.sd,
             spacing_mm=spec.spacing_mm,
             orientation=spec.orientation,
             channels=spec.channel_names,
@@ -137,6 +145,8 @@ class InputContract:
         import torch
 
         x = x.float()
+        if self.after != "unit":
+            return self._standardised(x)
         if self.scaling == "window":
             return (x.clamp(self.low, self.high) - self.low) / (self.high - self.low)
         chosen = (
@@ -161,9 +171,26 @@ class InputContract:
                 out.copy_((image - values.mean()) / std if std > 0 else torch.zeros_like(image))
         return result
 
+    def _standardised(self, x: Tensor) -> Tensor:
+        """Clipped to the window or the percentiles, then as `after` says."""
+        import torch
+
+        unit = replace(self, after="unit")._scaled(x)
+        zeros = self.after == "zscore_nonzero"
+        result = torch.zeros_like(unit)
+        for image, raw, out in zip(unit.flatten(0, 1), x.flatten(0, 1), result.flatten(0, 1), strict=True):
+            chosen = raw != 0 if zeros else torch.ones_like(raw, dtype=torch.bool)
+            mean, sd = self.after_mean - self.low, self.after_sd
+            if self.after == "dataset":
+                out.copy_((image * (self.high - self.low) - mean) / sd)
+            elif chosen.any() and float(std := image[chosen].std(correction=0)) > 0:
+                out[chosen] = ((image - image[chosen].mean()) / std)[chosen]
+        return result
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain types for JSON."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        """Plain types for JSON; without `after` where nothing follows, as cards had it before."""
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return values if self.after != "unit" else {k: v for k, v in values.items() if not k.startswith("after")}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> InputContract:
@@ -186,6 +213,8 @@ class InputContract:
             "percentile": f"percentiles {self.low:g} to {self.high:g} of the non-zero voxels, scaled to [0, 1]",
             "zscore": f"z-score over {'all' if self.over == 'image' else self.over} voxels of each image and channel",
         }[self.scaling]
+        if self.after != "unit":
+            scaling = f"{scaling}, then {_words(self.intensity()).rpartition(', then ')[2]}"
         found = {
             "modality": self.modality or "any",
             "intensity": scaling,
@@ -218,6 +247,10 @@ def _list(values: tuple[float, ...]) -> str:
 
 
 def _words(intensity: Intensity) -> str:
-    if intensity.kind not in ("window", "percentile"):
-        return str(intensity.kind)
-    return f"{intensity.kind} {intensity.low:g} to {intensity.high:g} {intensity.unit}".rstrip()
+    after = {
+        "unit": "",
+        "zscore": ", then z-score of each image",
+        "zscore_nonzero": ", then z-score of the voxels that are not 0",
+        "dataset": f", then minus {intensity.mean:g}, divided by {intensity.sd:g}",
+    }[intensity.normalisation]
+    return f"{intensity.kind} {intensity.low:g} to {intensity.high:g} {intensity.unit}".rstrip() + after

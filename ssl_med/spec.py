@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a refused request needs 
     from torch import Tensor
 
 Target = Literal["none", "class", "multilabel", "mask"]
+Normalisation = Literal["unit", "zscore", "zscore_nonzero", "dataset"]
 LONGEST_LINE = 3000  # letters of a complaint
 AXIS_NAMES = {2: ("row", "column"), 3: ("x", "y", "z")}
 
@@ -67,7 +68,7 @@ class Batch(TypedDict, total=False):
 
 # what each key that a method may need means, for who writes a loader of his own
 BATCH_KEYS = {
-    "image": "(B, C, *S) float32, images with values in [0, 1]",
+    "image": "(B, C, *S) float32, images with values as the spec's intensity says, in [0, 1] unless standardised",
     "image2": "(B, C, *S) float32, a second crop of the same scan that overlaps image",
     "index": "(B,) int64, number of the sample in the data set, the same in every epoch",
     "instance": "(B,) int64, which of the positions the crop shows",
@@ -83,18 +84,48 @@ class Intensity:
     * window: clip to [low, high] in `unit`, then scale to [0, 1] (CT: HU; images: grey levels).
     * percentile: low and high are percentiles of the non-zero voxels of each volume and channel; clip, scale to [0, 1],
       zeros stay 0 (MRI after brain extraction, whose units are arbitrary).
+
+    After the clipping `normalisation` decides what the network sees:
+
+    * unit: values in [0, 1]. * zscore: less the mean and over the standard deviation of each image and channel.
+    * zscore_nonzero: the same of the voxels that are not 0; those stay 0.
+    * dataset: less `mean` and over `sd`, which are in `unit` and the same for every image; needs a window.
     """
 
     kind: Literal["window", "percentile"] = "window"
     low: float = -1000.0
     high: float = 1000.0
     unit: str = "HU"
+    normalisation: Normalisation = "unit"
+    mean: float = 0.0
+    sd: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise SslMedError(f"intensity: low {self.low:g} must be below high {self.high:g}")
         if self.kind == "percentile" and not (self.low >= 0 and self.high <= 100):
             raise SslMedError("intensity: percentiles lie between 0 and 100")
+        if self.normalisation == "dataset" and self.kind != "window":
+            raise SslMedError(
+                "data.normalisation=dataset has one mean for all images, but percentiles are of each image's own units; take "
+                "data.normalisation=zscore"
+            )
+        if not self.sd > 0:
+            raise SslMedError(f"data.intensity_sd is {self.sd:g}; it must be above 0")
+
+    @property
+    def standardised(self) -> bool:
+        """Whether values have a mean near 0 and a deviation near 1, in place of the range [0, 1]."""
+        return self.normalisation != "unit"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types; without what says that values lie in [0, 1], as cards had it before."""
+        values = asdict(self)
+        if self.normalisation != "dataset":
+            del values["mean"], values["sd"]
+        if not self.standardised:
+            del values["normalisation"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -152,7 +183,7 @@ class DataSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON and yaml."""
-        values = {**asdict(self), "axis_order": self.axis_order}
+        values = {**asdict(self), "intensity": self.intensity.to_dict(), "axis_order": self.axis_order}
         if not self.exclusive:
             del values["exclusive"]  # as cards had it before
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -225,7 +225,7 @@ class CandidateCubes(Dataset[Sample]):
         sample = {
             "id": f"{case.name}/{candidate.row}",
             "index": key[1],
-            "image": decode(cut(item.codes, window.start, window.size)),
+            "image": decode(cut(item.codes, window.start, window.size), item.norm),
             "label": candidate.label,
         }
         if self.drawn is None:

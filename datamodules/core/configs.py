@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from ssl_med.ledger import salted
 from ssl_med.ranges import BelowOne, Millimetres, NonNegative, Range, Seed, Share, Side, StoredValue
 from ssl_med.setting import SET, Affects, Other, setting
+from ssl_med.spec import Intensity, Normalisation
 
 
 def _place(folder: str) -> str:
@@ -22,6 +23,7 @@ def content_name(file: str) -> str:
 
 LABELLED = {"run": ("finetune", "probe")}  # needs of what matters where labels are learned
 _DRAWN = {"split": Other("file")}
+_OF_DATASET = {"normalisation": ("dataset",)}
 _STARTED = {"run": ("finetune", "probe", "external"), ".init": Other("scratch")}
 
 
@@ -43,6 +45,16 @@ class CommonConfig:
     """lower end of the intensity window (CT: HU; MRI: percentile of the non-zero voxels)"""
     intensity_high: StoredValue = 1000.0
     """upper end"""
+    normalisation: Normalisation = setting(default="unit", affects="sample", before="unit")
+    """what becomes of clipped intensities: unit, [0, 1]; zscore, mean 0 and deviation 1 of each image and channel;
+    zscore_nonzero, the same of the voxels that are not 0, while zeros stay 0 (MRI); dataset, less intensity_mean and over
+    intensity_sd (CT)"""
+    intensity_mean: StoredValue = setting(default=0.0, affects="sample", before=0.0, needs=_OF_DATASET)
+    """normalisation=dataset: mean of the foreground, in the unit of the files; `ssl-med plan` measures it"""
+    intensity_sd: Annotated[float, Range(above=0, high=1e9)] = setting(
+        default=1.0, affects="sample", before=1.0, needs=_OF_DATASET
+    )
+    """normalisation=dataset: standard deviation of the foreground"""
     split: str = setting(default="random", affects="result")
     """random, file, or one the family offers"""
     split_file: str = setting(default="", affects="result", path=True, needs={"split": ("file",)})
@@ -80,6 +92,18 @@ class CommonConfig:
         default=False, affects="result", needs={"run": ("finetune", "probe", "external"), ".init": Other("scratch")}
     )
     """finetune: go on when the pretraining saw subjects or files of val and test; every report says so"""
+
+    def intensity_of(
+        self, kind: Literal["window", "percentile"], unit: str, *, low: float | None = None, high: float | None = None
+    ) -> Intensity:
+        """What the settings of intensity say for images of this kind; `low` and `high` where the settings leave them open.
+
+        Raises:
+            SslMedError: they contradict each other.
+        """
+        low = self.intensity_low if low is None else low
+        high = self.intensity_high if high is None else high
+        return Intensity(kind, low, high, unit, self.normalisation, self.intensity_mean, self.intensity_sd)
 
 
 @dataclass

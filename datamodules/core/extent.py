@@ -23,12 +23,14 @@ _SAMPLED = 10_000  # foreground voxels of a scan and channel
 class Extent:
     """Of one scan, axes in the order of the data: voxel size in mm, voxels, and (C, n) intensities of the foreground.
 
-    Where zeros are background, as in MR, `shape` is that of the box that is not 0; else of the whole scan.
+    Where zeros are background, as in MR, `shape` is that of the box that is not 0, which has the `share` of the scan's volume;
+    else of the whole scan.
     """
 
     spacing: tuple[float, ...]
     shape: tuple[int, ...]
     foreground: Array
+    share: float = 1.0
 
 
 def extents(data: MedicalData, cases: Sequence[Any], *, workers: int) -> Iterator[tuple[Any, Extent]]:
@@ -83,7 +85,7 @@ def extent(data: MedicalData, case: Any) -> Extent:
     shares, values = found[:dims], found[dims:].reshape(channels, (len(found) - dims) // channels)
     grid = native if dims == 2 else _oriented(native, data.config.orientation)
     shape = tuple(max(1, round(side * share)) for side, share in zip(grid.shape, shares.tolist(), strict=True))
-    return Extent(spacing_of(grid.to_world)[:dims], shape, values)
+    return Extent(spacing_of(grid.to_world)[:dims], shape, values, float(np.prod(shares)))
 
 
 def _oriented(grid: Header, codes: str) -> Header:

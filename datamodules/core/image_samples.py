@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.core.crops import Grid, around, cut, image_boxes, pad_to, resize, window_start
-from datamodules.core.intensity import decode, encode
+from datamodules.core.intensity import Norm, decode, encode, norm_of, standardise
 from datamodules.core.lazy import image_codes
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop
@@ -75,8 +75,11 @@ class Images(Dataset[Sample]):
         codes, small = self._read(image) if self.store is None else self._read_stored(image, self.store)
         if self.spec.target == "mask":
             mask = resized(self._masks(image, codes.shape[1:]) * np.uint16(65535), self.size) >= 32768
-            return Loaded(pad_to(small(), self.spec.patch_size), self._padded(mask))
-        return Loaded(codes if self.need.pair or self.need.positions else small())
+            whole = small()
+            norm = norm_of(whole, self.spec.intensity)
+            return Loaded(pad_to(whole, self.spec.patch_size), self._padded(mask), norm=norm)
+        seen = codes if self.need.pair or self.need.positions else small()
+        return Loaded(seen, norm=norm_of(seen[...], self.spec.intensity) if self.spec.intensity.standardised else None)
 
     def _read(self, image: Image2D) -> tuple[Array, Callable[[], Array]]:
         raw = self.raw(image.path)
@@ -114,19 +117,20 @@ class Images(Dataset[Sample]):
         rng = np.random.default_rng([self.seed, epoch + 1, index] if self.train else [0, 0, index])
         sample: Sample = {"id": image.name, "index": index}
         if self.need.pair:
-            pair = image_pair(item.codes, rng, patch=self.spec.patch_size, min_iou=self.need.min_iou)
+            pair = image_pair(item.codes, rng, patch=self.spec.patch_size, min_iou=self.need.min_iou, norm=item.norm)
             return sample | pair, None, None
         if self.need.positions is not None:
             sample |= {"case": index, "scan": item.thumbnail(self.need.positions.thumbnail)}
             found = position_crop(item.codes, rng, positions=self.need.positions, patch=self.spec.patch_size)
+            found["image"] = standardise(found["image"], item.norm)
             return sample | found, None, None
         if item.mask is not None and not self.train:
             mask = torch.from_numpy(item.mask[...].astype(np.float32))
-            return sample | {"image": decode(item.codes[...]), "mask": mask}, None, None
+            return sample | {"image": decode(item.codes[...], item.norm), "mask": mask}, None, None
         codes = pad_to(item.codes[...], self.spec.patch_size)
         start = window_start(codes.shape[1:], self.spec.patch_size, rng if self.train else None)
         window = around(start, self.spec.patch_size, size, codes.shape[1:])
-        sample["image"] = decode(cut(codes, window.start, window.size))
+        sample["image"] = decode(cut(codes, window.start, window.size), item.norm)
         if item.mask is not None:
             sample["mask"] = torch.from_numpy(cut(item.mask, window.start, window.size).astype(np.float32))
         return sample | label_of(image.label, self.spec.target), window, None
@@ -143,13 +147,20 @@ def check_levels(path: str, low: float, high: float, intensity: Intensity) -> No
         )
 
 
-def image_pair(codes: Array | Grid, rng: np.random.Generator, *, patch: tuple[int, ...], min_iou: float) -> Sample:
+def image_pair(
+    codes: Array | Grid,
+    rng: np.random.Generator,
+    *,
+    patch: tuple[int, ...],
+    min_iou: float,
+    norm: Norm | None = None,
+) -> Sample:
     """`image` and `image2`: two overlapping random boxes of codes (C, rows, columns), each resized to `patch`."""
     boxes = image_boxes(codes.shape[1:], rng, min_iou=min_iou, area=(0.2, 1.0))
     pair = {}
     for name, (top, left, height, width) in zip(("image", "image2"), boxes.tolist(), strict=True):
         crop = decode(codes[:, top : top + height, left : left + width])
-        pair[name] = resize(crop, patch).clamp(0, 1).contiguous()
+        pair[name] = standardise(resize(crop, patch).clamp(0, 1).contiguous(), norm)
     return pair
 
 

@@ -64,7 +64,8 @@ class ImageData2D(MedicalData):
     @classmethod
     def intensity(cls, config: Any) -> Intensity:
         """A window of grey levels."""
-        return Intensity("window", config.intensity_low, config.intensity_high, "grey level")
+        found: Intensity = config.intensity_of("window", "grey level")
+        return found
 
     @classmethod
     def make_spec(cls, config: Any, *, labelled: bool) -> DataSpec:

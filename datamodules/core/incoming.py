@@ -19,7 +19,7 @@ from datamodules.core.dicom import is_dicom
 from datamodules.core.files import find_files, find_volumes, stem
 from datamodules.core.image_samples import check_levels, resized
 from datamodules.core.images2d import ImageData2D
-from datamodules.core.intensity import TOP, decode, encode
+from datamodules.core.intensity import TOP, decode, encode, norm_of
 from datamodules.core.placement import Placement
 from datamodules.core.readers import check_inside
 from datamodules.core.scans import ScanData
@@ -170,7 +170,7 @@ class Reader:
         codes = loaded.codes[...]
         remarks = (*(remark.text for remark in grid.remarks), *_contrast(codes, self.spec))
         placement = Placement.between(about.files[0], grid, loaded.to_world)
-        return Prepared(about, decode(codes), placement, grid, remarks), loaded.to_world
+        return Prepared(about, decode(codes, loaded.norm), placement, grid, remarks), loaded.to_world
 
     def _image(self, about: Incoming) -> Prepared:
         (path,) = about.files
@@ -178,14 +178,15 @@ class Reader:
         check_levels(path, float(raw.min()), float(raw.max()), self.spec.intensity)
         codes = np.stack([encode(channel, self.spec.intensity, source=path) for channel in raw])
         small = resized(codes, self.data.config.image_size)
+        norm = norm_of(small, self.spec.intensity)
         whole = pad_to(small, self.spec.patch_size)
         remarks = _contrast(codes, self.spec)
         if self.spec.target != "mask":
             start = window_start(whole.shape[1:], self.spec.patch_size, None)
-            return Prepared(about, decode(cut(whole, start, self.spec.patch_size)), None, None, remarks)
+            return Prepared(about, decode(cut(whole, start, self.spec.patch_size), norm), None, None, remarks)
         before = tuple((w - s) // 2 for w, s in zip(whole.shape[1:], small.shape[1:], strict=True))
         placement = Placement.of_image(codes.shape[1:], small.shape[1:], (before[0], before[1]))
-        return Prepared(about, decode(whole), placement, None, remarks)
+        return Prepared(about, decode(whole, norm), placement, None, remarks)
 
 
 class IncomingSet(Dataset[Any]):

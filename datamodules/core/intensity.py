@@ -26,12 +26,15 @@ def code_of(value: float, intensity: Intensity) -> int:
 class Scale:
     """Raw values -> uint16 codes: clipped to [low, high], scaled; with `keep_zero` zeros become 0 wherever the limits lie.
 
+    With `mark_zero` zeros become 0 and nothing else does: other values are 1 at least, a 65,535th of the range.
+
     Each code depends on its own value only, so that a crop gets the codes that it has in the whole volume.
     """
 
     low: float
     high: float
     keep_zero: bool = False
+    mark_zero: bool = False
 
     def __call__(self, array: Array) -> Array:
         """Any numeric array -> codes of the same shape."""
@@ -40,7 +43,9 @@ class Scale:
             return self.table(array.dtype)[bits(array)]
         unit = (array.astype(np.float64) - self.low) / (self.high - self.low)
         codes: Array = np.rint(np.clip(unit, 0.0, 1.0) * TOP).astype(np.uint16)
-        if self.keep_zero:
+        if self.mark_zero:
+            codes = np.maximum(codes, np.uint16(1))
+        if self.keep_zero or self.mark_zero:
             codes[array == 0] = 0  # background stays background when the units go below 0
         return codes
 
@@ -73,10 +78,20 @@ def encode(array: Array, intensity: Intensity, *, source: str) -> Array:
         SslMedError: percentiles of a volume without a non-zero voxel; `source` names it.
     """
     if intensity.kind == "window":
-        return Scale(intensity.low, intensity.high)(array)
+        return window_scale(intensity)(array)
     if is_small(array.dtype):
         return scale_of_counts(*histogram(array), intensity, source=source)(array)
     return scale_of_values(array, intensity, source=source)(array)
+
+
+def window_scale(intensity: Intensity) -> Scale:
+    """Of a window, whose limits are the same for all images."""
+    return Scale(intensity.low, intensity.high, mark_zero=marks_zero(intensity))
+
+
+def marks_zero(intensity: Intensity) -> bool:
+    """Whether codes have to tell zeros from other dark voxels."""
+    return intensity.normalisation == "zscore_nonzero"
 
 
 def histogram(array: Array) -> tuple[Array, Array]:
@@ -112,7 +127,7 @@ def _percentile_scale(intensity: Intensity, count: int, rank: Callable[[int], fl
     if count == 0:
         raise SslMedError(f"{source}: every voxel is 0; remove the case or repair the file")
     low, high = (_percentile(q, count, rank) for q in (intensity.low, intensity.high))
-    return Scale(low, high if high > low else low + 1.0, keep_zero=True)
+    return Scale(low, high if high > low else low + 1.0, keep_zero=True, mark_zero=marks_zero(intensity))
 
 
 def _neighbours(q: float, count: int) -> tuple[int, ...]:
@@ -128,8 +143,70 @@ def _percentile(q: float, count: int, rank: Callable[[int], float]) -> float:
     return below + (above - below) * t if t < 0.5 else above - (above - below) * (1 - t)
 
 
-def decode(codes: Array) -> torch.Tensor:
-    """uint16 codes -> float32 tensor in [0, 1]."""
+def decode(codes: Array, norm: Norm | None = None) -> torch.Tensor:
+    """uint16 codes (C, *S) -> float32 tensor: in [0, 1], or as `norm` standardises it."""
     unit = codes.astype(np.float32)
     unit *= np.float32(1.0 / TOP)
-    return torch.from_numpy(unit)
+    return standardise(torch.from_numpy(unit), norm)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """How values in [0, 1] become what the network sees: less the mean and over the deviation of their channel.
+
+    `zeros`: what is exactly 0 stays 0.
+    """
+
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+    zeros: bool = False
+
+
+def standardise(unit: torch.Tensor, norm: Norm | None) -> torch.Tensor:
+    """(C, *S) in [0, 1] -> standardised by channel; None changes nothing."""
+    if norm is None:
+        return unit
+    shape = (-1, *[1] * (unit.ndim - 1))
+    mean, sd = (torch.tensor(values, dtype=torch.float32).view(shape) for values in (norm.mean, norm.sd))
+    found = (unit - mean) / sd
+    return found.masked_fill_(unit == 0, 0) if norm.zeros else found
+
+
+def norm_of(codes: Array, intensity: Intensity) -> Norm | None:
+    """What standardises an image (C, *S) of codes, before anything was padded to it; None: values stay in [0, 1]."""
+    if intensity.normalisation in ("unit", "dataset"):
+        return norm_of_counts(np.zeros((len(codes), 0)), intensity)
+    return norm_of_counts(np.stack([code_counts(channel) for channel in codes]), intensity)
+
+
+def code_counts(codes: Array) -> Array:
+    """How often each code occurs, (65536,); slice by slice, because counting widens its input to eight bytes."""
+    counts = np.zeros(TOP + 1, np.int64)
+    for part in codes:
+        counts += np.bincount(part.ravel(), minlength=TOP + 1)
+    return counts
+
+
+def norm_of_counts(counts: Array, intensity: Intensity) -> Norm | None:
+    """As `norm_of`, from how often each code occurs in each channel, (C, 65536).
+
+    An image of one value becomes 0: its deviation is taken as the whole range. The deviation is that of all voxels, not an
+    estimate from a sample.
+    """
+    if intensity.normalisation == "unit":
+        return None
+    if intensity.normalisation == "dataset":
+        width = intensity.high - intensity.low
+        mean, sd = (intensity.mean - intensity.low) / width, intensity.sd / width
+        return Norm((mean,) * len(counts), (sd,) * len(counts))
+    zeros = marks_zero(intensity)
+    means, deviations = [], []
+    for one in counts:
+        present = np.flatnonzero(one[1:]) + 1 if zeros else np.flatnonzero(one)
+        number = one[present].astype(np.float64)
+        total = max(number.sum(), 1.0)
+        mean = float((present * number).sum() / total)
+        sd = math.sqrt(float((number * (present - mean) ** 2).sum() / total))
+        means.append(mean / TOP)
+        deviations.append(sd / TOP if sd > 0 else 1.0)
+    return Norm(tuple(means), tuple(deviations), zeros)

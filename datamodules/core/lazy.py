@@ -10,7 +10,19 @@ import numpy as np
 
 from datamodules.core.arrays import ArrayRecord, StoredArray
 from datamodules.core.crops import Size
-from datamodules.core.intensity import Scale, bits, is_small, scale_of_counts, scale_of_values
+from datamodules.core.intensity import (
+    TOP,
+    Norm,
+    Scale,
+    bits,
+    code_counts,
+    is_small,
+    marks_zero,
+    norm_of_counts,
+    scale_of_counts,
+    scale_of_values,
+    window_scale,
+)
 from datamodules.core.starts import Starts, TiledStarts, tile_starts, tissue_weight
 from datamodules.core.store import FORMAT, Item, Store, digest
 from datamodules.core.volumes import Content
@@ -93,6 +105,19 @@ class LazyCodes(Lazy):
             _encode(channel().read(low, high), table, scale, target)
         return out
 
+    def counts(self, number: int) -> Array:
+        """How often each code occurs in what is stored of a channel, (65536,)."""
+        array, scale = self._channels[number](), self.scales[number]
+        found = np.zeros(TOP + 1, np.int64)
+        if array.values is not None and array.counts is not None:
+            np.add.at(found, scale(array.values), array.counts)
+            return found
+        for slab in array.slabs():
+            codes = np.empty(slab.shape, np.uint16)
+            _encode(slab, self._tables[number], scale, codes)
+            found += code_counts(codes)
+        return found
+
     def planes(self) -> Iterator[Array]:
         """The first channel, one x (y, z) after the other."""
         before, after = self.before[0], self.shape[1] - self.inner[0] - self.before[0]
@@ -143,16 +168,43 @@ def image_codes(
     codes = lazy_codes(store, channels, intensity, (0, 0))
 
     def kept(size: int, resize: Callable[[Array], Array]) -> Array:
-        limits = [(scale.low, scale.high) for scale in codes.scales]
+        limits = [limits_of(scale) for scale in codes.scales]
         key = digest(FORMAT, "resized", [record.name for record in records], limits, size)
         return np.array(store.derived(key, lambda: resize(codes[...])))
 
     return codes, kept
 
 
+def limits_of(scale: Scale) -> tuple[float, ...]:
+    """What a key of the store says of a scale."""
+    return scale.low, scale.high, *([1.0] if scale.mark_zero else [])
+
+
+def stored_norm(store: Store, codes: LazyCodes, names: Sequence[str], intensity: Intensity) -> Norm | None:
+    """What standardises a stored image, `norm_of`; counted once and kept in the store.
+
+    Args:
+        store: where it is kept.
+        codes: the image.
+        names: of its channels' arrays.
+        intensity: that says how.
+    """
+    if intensity.normalisation in ("unit", "dataset"):
+        return norm_of_counts(np.zeros((len(names), 0)), intensity)
+
+    def measured() -> Array:
+        norm = norm_of_counts(np.stack([codes.counts(number) for number in range(len(names))]), intensity)
+        assert norm is not None
+        return np.array([norm.mean, norm.sd])
+
+    key = digest(FORMAT, "norm", list(names), [limits_of(scale) for scale in codes.scales], intensity.normalisation)
+    mean, sd = store.derived(key, measured).tolist()
+    return Norm(tuple(mean), tuple(sd), intensity.normalisation == "zscore_nonzero")
+
+
 def _scale(store: Store, array: StoredArray, intensity: Intensity) -> Scale:
     if intensity.kind == "window":
-        return Scale(intensity.low, intensity.high)
+        return window_scale(intensity)
     if array.values is not None and array.counts is not None:
         return scale_of_counts(array.values, array.counts, intensity, source=array.source)
 
@@ -163,7 +215,7 @@ def _scale(store: Store, array: StoredArray, intensity: Intensity) -> Scale:
 
     key = digest(FORMAT, "limits", array.name, intensity.low, intensity.high)
     low, high = store.derived(key, limits).tolist()
-    return Scale(low, high, keep_zero=True)
+    return Scale(low, high, keep_zero=True, mark_zero=marks_zero(intensity))
 
 
 class LazyMask(Lazy):
@@ -254,7 +306,7 @@ def stored_starts(
     threshold, low, high = content.threshold, content.low, content.high
     found: dict[Size, Starts] = {}
     for size in sizes:
-        key = digest(FORMAT, "starts", name, scale.low, scale.high, threshold, low, high, shape, size, margin)
+        key = digest(FORMAT, "starts", name, *limits_of(scale), threshold, low, high, shape, size, margin)
 
         def compute(size: Size = size) -> Array:
             planes = (tissue_weight(plane, threshold) for plane in codes.planes())

@@ -25,8 +25,8 @@ from datamodules.core.geometry import (
     resampled_shape,
     shapes_differ,
 )
-from datamodules.core.intensity import encode
-from datamodules.core.lazy import LazyMask, lazy_codes, stored_starts
+from datamodules.core.intensity import encode, norm_of
+from datamodules.core.lazy import LazyMask, lazy_codes, stored_norm, stored_starts
 from datamodules.core.readers import check_inside, read_header, read_label_volume, read_volume
 from datamodules.core.starts import Starts
 from datamodules.core.store import Item
@@ -200,7 +200,9 @@ class ScanData(MedicalData):
         if self.labelled and scan.mask:
             labels = self.place(self._labels(scan, grid), nearest=True)
             mask = self.regions(labels.array, source=scan.mask)
-        return grow(Loaded(np.stack(channels), mask, placed.to_world), self.spec.patch_size)
+        codes = np.stack(channels)
+        norm = norm_of(codes, self.spec.intensity)
+        return grow(Loaded(codes, mask, placed.to_world, norm=norm), self.spec.patch_size)
 
     def _channels(self, scan: Any) -> Iterator[tuple[str, Volume]]:
         """File and volume of each channel, all on the grid of the first."""
@@ -291,6 +293,7 @@ class ScanData(MedicalData):
             return lambda: store.array(array, item.files[min(number, len(item.files) - 1)])
 
         codes = lazy_codes(store, [opener(image, k) for k in range(len(record.arrays))], self.spec.intensity, patch)
+        norm = stored_norm(store, codes, [array.name for array in record.arrays], self.spec.intensity)
         to_world = grown_world(codes.inner, np.array(record.to_world), patch)
 
         def filtered(
@@ -299,7 +302,7 @@ class ScanData(MedicalData):
             return stored_starts(store, codes, record.arrays[0].name, sizes, content, margin)
 
         if not others:
-            return Loaded(codes, None, to_world, filtered=filtered)
+            return Loaded(codes, None, to_world, filtered=filtered, norm=norm)
         labels = opener(others[0], 0)
         values = labels().values
         assert values is not None  # labels are bytes
@@ -309,4 +312,4 @@ class ScanData(MedicalData):
         table[:, present] = regions[:, :, 0, 0]
         mask = LazyMask(labels, table, patch)
         rows = np.concatenate(list(opener(others[0], 1)().slabs()))
-        return Loaded(codes, mask, to_world, foreground=mask.foreground(rows))
+        return Loaded(codes, mask, to_world, foreground=mask.foreground(rows), norm=norm)

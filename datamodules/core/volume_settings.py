@@ -49,7 +49,7 @@ def any_intensity(config: AnyIntensityConfig, *, auto: Literal["window", "percen
     low, high, unit = (-1000.0, 1000.0, "HU") if kind == "window" else (0.5, 99.5, "percentile of the non-zero voxels")
     low = low if config.intensity_low is None else config.intensity_low
     high = high if config.intensity_high is None else config.intensity_high
-    return Intensity(kind, low, high, unit)
+    return config.intensity_of(kind, unit, low=low, high=high)
 
 
 def any_content(config: AnyIntensityConfig) -> Content | None:

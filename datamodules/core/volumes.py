@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from datamodules.core.crops import Grid, Window, around, cut, pad_to, resize
 from datamodules.core.geometry import spacing_of
-from datamodules.core.intensity import decode
+from datamodules.core.intensity import Norm, decode, standardise
 from datamodules.core.loader import ForegroundKey, Key
 from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.starts import Starts, find_starts, integral, tissue_weight
@@ -52,6 +52,7 @@ class Places(Protocol):
 class Loaded:
     """A scan: intensity codes (C, x, y, z) uint16, masks (K, x, y, z) uint8, and what was computed from them.
 
+    `norm` standardises what is cut from it; None: values stay in [0, 1].
     `filtered` finds the starts that pass a filter when they need not be computed from all codes. `small` is the thumbnail of
     the whole scan, once it was requested.
     """
@@ -63,6 +64,7 @@ class Loaded:
     foreground: Sequence[Places] | None = None
     filtered: Callable[[Sequence[Size], Content, Size | None], dict[Size, Starts]] | None = None
     small: torch.Tensor | None = None
+    norm: Norm | None = None
 
     @property
     def nbytes(self) -> int:
@@ -168,15 +170,17 @@ class Crops(Dataset[Sample]):
             wanted = self.need.positions
             sample |= {"case": index // self.per_case, "scan": item.thumbnail(wanted.thumbnail)}
             found = position_crop(item.codes, rng, positions=wanted, patch=self.patch, margin=self.margin)
+            found["image"] = standardise(found["image"], item.norm)
             return sample | found, None, None
         starts = self._starts(case, item, rng)
         if self.need.pair:
             first, second = starts.draw_pair(self.need.min_iou, rng)
             for name, start in (("image", first), ("image2", second)):
-                sample[name] = resize(decode(cut(item.codes, start, starts.size)), self.patch).contiguous()
+                crop = decode(cut(item.codes, start, starts.size), item.norm)
+                sample[name] = resize(crop, self.patch).contiguous()
             return sample, None, None
         window = around(starts.draw(rng), starts.size, size, item.codes.shape[1:])
-        sample["image"] = decode(cut(item.codes, window.start, window.size))
+        sample["image"] = decode(cut(item.codes, window.start, window.size), item.norm)
         return sample, window, world_of(item, window)
 
     def owners(self, epoch: int) -> Array:
@@ -253,7 +257,7 @@ class LabelledCrops(Dataset[Sample]):
         sample = {
             "id": case.name,
             "index": index,
-            "image": decode(cut(item.codes, window.start, window.size)),
+            "image": decode(cut(item.codes, window.start, window.size), item.norm),
             "mask": torch.from_numpy(cut(item.mask, window.start, window.size).astype(np.float32)),
         }
         return sample, window, world_of(item, window)
@@ -283,7 +287,7 @@ class WholeVolumes(Dataset[Sample]):
         sample = {
             "id": self.cases[index].name,
             "index": index,
-            "image": decode(item.codes[...]),
+            "image": decode(item.codes[...], item.norm),
             "mask": torch.from_numpy(item.mask[...].astype(bool)),  # a quarter of the memory of what training takes
             **voxel_size(item),
         }
@@ -308,9 +312,8 @@ def grow(item: Loaded, patch: Size) -> Loaded:
     """Pads a decoded scan that is smaller than a patch with background, the scan in the middle; positions are kept."""
     assert isinstance(item.codes, np.ndarray)
     to_world = None if item.to_world is None else grown_world(item.codes.shape[1:], item.to_world, patch)
-    return Loaded(
-        pad_to(item.codes, patch), pad_to(item.mask, patch) if isinstance(item.mask, np.ndarray) else None, to_world
-    )
+    mask = pad_to(item.mask, patch) if isinstance(item.mask, np.ndarray) else None
+    return Loaded(pad_to(item.codes, patch), mask, to_world, norm=item.norm)
 
 
 def grown_world(shape: Size, to_world: Array, patch: Size) -> Array:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datamodules.core.extent import Extent, extents
+from datamodules.core.images2d import RGB
 from experiments.api.overrides import overrides_of
 from experiments.config.data import PlanRequest, compose_plan
 from experiments.run.environment import say
@@ -45,6 +46,7 @@ DEFAULTS = ("root",)
 _CONTEXT = 0.5 * 2**30  # bytes that a GPU's driver and libraries hold
 _USABLE = 0.9  # share of the rest: memory is handed out in blocks, and some of it lies idle between them
 _PERCENTILES = (0.5, 99.5)
+_CROPPED = 0.75  # nnU-Net takes voxels that are not 0 alone where cutting zeros away leaves less of the scans
 
 
 @dataclass(frozen=True)
@@ -146,11 +148,27 @@ def _image_size(asked: PlanRequest, shapes: Sequence[Shape], data: dict[str, Any
 
 
 def _intensity(asked: PlanRequest, found: Sequence[Extent], data: dict[str, Any]) -> list[str]:
-    """Limits of the intensity window by modality, and what is said of them."""
+    """Limits and normalisation of intensities by modality, and what is said of them."""
     intensity = asked.spec.intensity
+    wanted = asked.given.get("data.normalisation", "")
     if intensity.unit != "HU":
         what = f"{intensity.low:g} to {intensity.high:g} {intensity.unit}"
-        return [f"intensities: {what} of each image become 0 to 1, as they do without a plan"]
+        share = float(np.median([one.share for one in found]))
+        # photographs keep their range, as nnU-Net's rgb_to_0_1
+        planned = "unit" if asked.spec.channel_names == RGB else "zscore_nonzero" if share < _CROPPED else "zscore"
+        if intensity.kind != "percentile" and planned == "zscore_nonzero":
+            planned = "zscore"
+        data["normalisation"] = wanted or planned
+        words = {
+            "unit": "become 0 to 1",
+            "zscore": "become a z-score",
+            "dataset": "are less one mean and over one deviation",
+        }
+        words["zscore_nonzero"] = (
+            f"that are not 0 become a z-score; the box without zeros is {share:.0%} of the median scan"
+        )
+        data |= {key[5:]: value for key, value in asked.given.items() if key.startswith("data.intensity_")}
+        return [f"intensities: {what} of each image {words[data['normalisation']]}"]
     values = np.concatenate([one.foreground[0] for one in found])
     if not values.size:
         return ["intensities: no foreground voxel in any scan, the window stays as it is"]
@@ -158,11 +176,14 @@ def _intensity(asked: PlanRequest, found: Sequence[Extent], data: dict[str, Any]
     low = asked.given.get("data.intensity_low", round(low, 1))
     high = asked.given.get("data.intensity_high", round(high, 1))
     data |= {"intensity_low": low, "intensity_high": high if high > low else low + 1}
-    inside = values.clip(low, high)
-    return [
-        f"intensities: CT, {low:g} to {high:g} HU (0.5 to 99.5 % of the foreground) become 0 to 1; a z-score, of mean "
-        f"{inside.mean():.1f} and sd {inside.std():.1f} HU, is a linear function of that"
-    ]
+    data["normalisation"] = wanted or "dataset"
+    clipped = f"intensities: CT, {low:g} to {high:g} HU (0.5 to 99.5 % of the foreground)"
+    if data["normalisation"] != "dataset":
+        return [f"{clipped}, then data.normalisation={data['normalisation']}"]
+    mean = asked.given.get("data.intensity_mean", round(float(values.mean()), 2))
+    sd = asked.given.get("data.intensity_sd", round(float(values.std()), 2) or 1.0)
+    data |= {"intensity_mean": mean, "intensity_sd": sd}
+    return [f"{clipped}, less the foreground's mean of {mean:g} and over its deviation of {sd:g}"]
 
 
 def _bytes(asked: PlanRequest, patch: Shape, topology: Topology, batch: int) -> int:

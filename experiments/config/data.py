@@ -109,7 +109,8 @@ def compose_check(overrides: Sequence[str]) -> tuple[CheckConfig, type[MedicalDa
     return said.settings.top(own).build(CheckConfig, prefix=""), said.data_class, said.data
 
 
-_PLANNED = ("spacing_mm", "patch_size", "image_size", "intensity_low", "intensity_high")
+_INTENSITY = ("intensity_low", "intensity_high", "normalisation", "intensity_mean", "intensity_sd")
+_PLANNED = ("spacing_mm", "patch_size", "image_size", *_INTENSITY)
 
 
 def compose_plan(overrides: Sequence[str]) -> PlanRequest:

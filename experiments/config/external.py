@@ -234,6 +234,9 @@ def _prepared(trained: FinetunedRun, own: Tree, asked: Iterable[str]) -> Layer:
         "intensity": spec.intensity.kind,
         "intensity_low": spec.intensity.low,
         "intensity_high": spec.intensity.high,
+        "normalisation": spec.intensity.normalisation,
+        "intensity_mean": spec.intensity.mean,
+        "intensity_sd": spec.intensity.sd,
         "spacing_mm": list(spec.spacing_mm) if spec.spacing_mm is not None else None,
         "orientation": spec.orientation,
     }
@@ -286,7 +289,11 @@ def _check_prepared(trained: FinetunedRun, spec: DataSpec, task: str) -> None:
 
 
 def _range(spec: DataSpec) -> str:
-    return f"{spec.intensity.kind} {spec.intensity.low:g}..{spec.intensity.high:g}"
+    found = spec.intensity
+    after = {"unit": "", "dataset": f" less {found.mean:g} over {found.sd:g}"}.get(
+        found.normalisation, f" and {found.normalisation}"
+    )
+    return f"{found.kind} {found.low:g}..{found.high:g}{after}"
 
 
 def _told(forced: Layer) -> str:

@@ -97,6 +97,11 @@ class Online:
                 f"online.task={name}: images have {own.in_channels} channels, those of the pretraining on {spec.name} have "
                 f"{spec.in_channels}; choose a task with {spec.in_channels}"
             )
+        if own.intensity.standardised != spec.intensity.standardised:
+            raise SslMedError(
+                f"online.data.normalisation={own.intensity.normalisation}: the pretraining on {spec.name} has "
+                f"data.normalisation={spec.intensity.normalisation}; give both the same"
+            )
         with spelled():
             check_backbone(backbone, own)
 

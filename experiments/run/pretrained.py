@@ -21,7 +21,7 @@ from ssl_med.ledger import Leakage, Ledger, compare
 from ssl_med.networks.backbone import build_backbone, check_backbone
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
-from ssl_med.spec import SslMedError
+from ssl_med.spec import DataSpec, SslMedError
 from ssl_med.weights.core.convert import Converted, convert
 from ssl_med.weights.core.load import is_ours, origin_of
 
@@ -84,6 +84,8 @@ def build_network(config: FinetuneRun | ProbeRun, *, with_decoder: bool) -> Load
     dims = card.data_spec().spatial_dims
     if dims != spec.spatial_dims:
         raise SslMedError(f"{path}: is a {dims}D network, '{config.name}' is {spec.spatial_dims}D")
+    if card.contract is None:  # of weights from elsewhere a note says how the data differ
+        check_range(card.data_spec(), spec, str(path))
     architecture = card.backbone_config()
     _check_overrides(config, architecture)
     if swap:
@@ -113,6 +115,20 @@ def _tensors(foreign: Converted) -> dict[str, Tensor]:
         if module is not None
         for key, value in module.state_dict().items()
     }
+
+
+def check_range(was: DataSpec, now: DataSpec, file: str, key: str = "data.normalisation") -> None:
+    """Refuses images in [0, 1] for weights that know standardised ones, and the reverse; two ways to standardise are alike.
+
+    Raises:
+        SslMedError: names the file and the setting.
+    """
+    before, after = was.intensity, now.intensity
+    if before.standardised != after.standardised:
+        raise SslMedError(
+            f"{key}={after.normalisation}: the weights of {file} were trained on images of data.normalisation="
+            f"{before.normalisation}; set {key}={before.normalisation}"
+        )
 
 
 def _check_overrides(config: FinetuneRun | ProbeRun, loaded: BackboneConfig) -> None:

@@ -34,6 +34,7 @@ class Autoencoder(Restoration):
     """Input and target are the same image."""
 
     Config = AutoencoderConfig
+    any_intensity = True
     paper = Paper(
         "Hinton and Salakhutdinov", "Reducing the dimensionality of data with neural networks", "Science 313", 2006
     )

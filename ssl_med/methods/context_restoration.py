@@ -40,6 +40,7 @@ class ContextRestoration(Restoration):
     """Restores the original from `transforms.corruptions.swap_patches`."""
 
     Config = ContextRestorationConfig
+    any_intensity = True
     paper = Paper(
         "Chen et al.",
         "Self-supervised learning for medical image analysis using image context restoration",

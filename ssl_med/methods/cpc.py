@@ -69,6 +69,7 @@ class CPC(PatchMethod):
     """Encoder, code, GRU and one linear predictor per step."""
 
     Config = CPCConfig
+    any_intensity = True
     paper = Paper(
         "van den Oord et al.", "Representation learning with contrastive predictive coding", "arXiv 1807.03748", 2018
     )

@@ -47,6 +47,7 @@ class Jigsaw(PatchMethod):
     """Shared encoder and layer for every patch, one linear classifier of the concatenated result."""
 
     Config = JigsawConfig
+    any_intensity = True
     paper = Paper(
         "Noroozi and Favaro", "Unsupervised learning of visual representations by solving jigsaw puzzles", "ECCV", 2016
     )

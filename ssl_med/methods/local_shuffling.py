@@ -23,6 +23,7 @@ class LocalShuffling(Shuffling):
     """Restores the original from `transforms.corruptions.local_shuffle`."""
 
     Config = ShuffleConfig
+    any_intensity = True
     paper = Paper("Zhou et al.", "Models Genesis", "Medical Image Analysis 67", 2021)
 
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,8 +10,8 @@ Where we differ, and why:
 - at transfer no patch is masked: the encoder then sees other statistics than in pretraining. Sparse convolutions (SparK,
   Tian et al., ICLR 2023) would mend that, at the price of another encoder.
 - the decoder is the backbone's, with skips, in place of a small transformer.
-- targets are intensities in [0, 1]; the authors' better variant, patches normalised by their own mean and standard
-  deviation, is `normalize: true`. In the air of a CT that is normalised noise.
+- targets are intensities as data.normalisation gives them, in [0, 1] by default; the authors' better variant, patches
+  normalised by their own mean and standard deviation, is `normalize: true`. In the air of a CT that is normalised noise.
 - patches are 1/8 of the crop's sides, from 4 up to the paper's 16 pixels: a 64x64x32 crop has 8x8x8 of 8x8x4.
 """
 
@@ -53,13 +53,14 @@ class MAE(Restorer):
     """The loss is the mean over masked voxels; every image has equally many."""
 
     Config = MAEConfig
+    any_intensity = True
     paper = Paper("He et al.", "Masked autoencoders are scalable vision learners", "CVPR", 2022)
     config: MAEConfig
 
     @property
     def activation(self) -> Literal["sigmoid", "linear"]:
         """Normalised targets have no bounds."""
-        return "linear" if self.config.normalize else "sigmoid"
+        return "linear" if self.config.normalize else super().activation
 
     def build(self) -> None:
         """Also the value that masked voxels show, one per modality."""

@@ -38,6 +38,7 @@ class PatchShuffling(Restoration):
     """Restores the original from `transforms.cells.rearrange`."""
 
     Config = PatchShufflingConfig
+    any_intensity = True
     paper = Paper("Zhou et al.", "Models Genesis", "Medical Image Analysis 67", 2021)
     config: PatchShufflingConfig
 

@@ -40,6 +40,7 @@ class RelativePosition(PatchMethod):
     """Shared encoder, concatenated features of both patches, two-layer classifier."""
 
     Config = RelativePositionConfig
+    any_intensity = True
     paper = Paper("Doersch et al.", "Unsupervised visual representation learning by context prediction", "ICCV", 2015)
     metric = ACCURACY
     config: RelativePositionConfig

@@ -44,6 +44,7 @@ class Rotation(Method):
     """Encoder and a linear classifier of rotations."""
 
     Config = RotationConfig
+    any_intensity = True
     family = ("prediction",)
     paper = Paper("Gidaris et al.", "Unsupervised representation learning by predicting image rotations", "ICLR", 2018)
     metric = ACCURACY

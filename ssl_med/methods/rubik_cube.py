@@ -41,6 +41,7 @@ class RubikCube(Rubik):
     """a L_order + b L_rotation."""
 
     Config = RubikCubeConfig
+    any_intensity = True
     paper = Paper(
         "Zhuang et al.",
         "Self-supervised feature learning for 3D medical images by playing a Rubik's cube",

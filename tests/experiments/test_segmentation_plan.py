@@ -97,11 +97,17 @@ def test_intensities_of_ct_and_of_mr():
     asked = compose_plan(["task=lits", "memory=64GB"])
     data = {}
     (said,) = command._intensity(asked, scans, data)
-    assert data == {"intensity_low": pytest.approx(4.5, abs=0.6), "intensity_high": pytest.approx(994.5, abs=0.6)}
-    assert "mean 499.5" in said
-    asked, data = compose_plan(["task=brats", "memory=64GB"]), {}
+    limits = {"intensity_low": pytest.approx(4.5, abs=0.6), "intensity_high": pytest.approx(994.5, abs=0.6)}
+    assert data == {**limits, "normalisation": "dataset", "intensity_mean": 499.5, "intensity_sd": 288.67}
+    assert "mean of 499.5 and over its deviation of 288.67" in said
+    asked, data = compose_plan(["task=lits", "memory=64GB", "data.normalisation=unit"]), {}
     command._intensity(asked, scans, data)
-    assert data == {}
+    assert data == {**limits, "normalisation": "unit"}
+    asked = compose_plan(["task=brats", "memory=64GB"])
+    for share, wanted in ((0.9, "zscore"), (0.7, "zscore_nonzero")):
+        data = {}
+        command._intensity(asked, [Extent((1.0, 1.0, 1.0), (64, 64, 64), foreground[:, :0], share)] * 2, data)
+        assert data == {"normalisation": wanted}
 
 
 @pytest.mark.parametrize(

@@ -318,3 +318,26 @@ def test_collapse_monitor_tells_collapsed_from_isotropic():
     assert float(line["collapse/effective_rank"]) < 1.1
     point = collapse(torch.ones(256, 16))
     assert float(point["collapse/feature_std"]) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "dims"), SWEEP)
+def test_standardised_images_are_seen_as_they_are_or_refused(name, dims):
+    """A method that takes any intensities makes the same views of an image and of its affine map, mapped."""
+    if not CLASSES[name].any_intensity:
+        with pytest.raises(SslMedError, match=r"data.normalisation=zscore: \w+ needs intensities in \[0, 1\]; set"):
+            make(name, dims, "data.normalisation=zscore")
+        return
+    raw = ["method.standardize=false"] if hasattr(CLASSES[name].Config(), "standardize") else []
+    method = make(name, dims, "data.normalisation=zscore", *raw)
+    images = blobs(4, dims, channels=channels_of(name))
+    one, other = (method.views(batch_of(x), generator()) for x in (images, 5 * images - 2))
+    assert one.keys() == other.keys()
+    labels = [key for key, seen in one.items() if torch.equal(seen, other[key])]
+    assert len(labels) < len(one)
+    for key in one.keys() - labels:
+        torch.testing.assert_close(other[key], 5 * one[key] - 2, atol=1e-4, rtol=1e-4)
+    method.train()
+    loss = method.losses(batch_of(5 * images - 2), generator())["loss"]
+    assert loss.isfinite()
+    if getattr(method, "head", None) is not None and hasattr(method, "restore"):
+        assert method.restore(-9 + 0 * images)[0].min() < 0  # no sigmoid

@@ -39,7 +39,7 @@ class Method(pl.LightningModule, ABC):
     `Trainer(...).fit(method, loader)` and any loader of dictionaries that hold `image` and what `need` asks for.
 
     A subclass defines `Config`, `family`, `paper`, `metric`, `build`, `views` and `terms`; it may define `dims`,
-    `min_channels`, `needs_decoder`, `need`, `after_init`, `before_training`, `before_epoch` and `after_step`.
+    `min_channels`, `any_intensity`, `needs_decoder`, `need`, `after_init`, `before_training`, `before_epoch` and `after_step`.
 
     Args:
         config: settings of the method, an instance of its `Config`; None: the paper's, which are the defaults.
@@ -68,6 +68,8 @@ class Method(pl.LightningModule, ABC):
     """whether the method, with its default settings, also trains a decoder"""
     min_batch: ClassVar[int] = 1
     """images that a batch needs for the loss to say something"""
+    any_intensity: ClassVar[bool] = False
+    """whether images may be standardised; else the method changes intensities, or restores them, within [0, 1]"""
     in_batch_negatives: ClassVar[bool] = False
     """whether the other images of a batch are negatives, so that no image may be in it twice"""
     backbone: Backbone
@@ -108,7 +110,8 @@ class Method(pl.LightningModule, ABC):
         """Refuses images that the method cannot work with.
 
         Raises:
-            SslMedError: dimensions that are not among `dims`, or fewer modalities than `min_channels`.
+            SslMedError: dimensions that are not among `dims`, fewer modalities than `min_channels`, or standardised intensities
+                without `any_intensity`.
         """
         if spec.spatial_dims not in cls.dims:
             raise SslMedError(
@@ -119,6 +122,11 @@ class Method(pl.LightningModule, ABC):
             raise SslMedError(
                 f"data '{spec.name}' has {spec.in_channels} modality; {cls.__name__} needs at least "
                 f"{cls.min_channels}: choose multi-modal data and name them in data.modalities"
+            )
+        if spec.intensity.standardised and not cls.any_intensity:
+            raise SslMedError(
+                f"data.normalisation={spec.intensity.normalisation}: {cls.__name__} needs intensities in [0, 1]; set "
+                "data.normalisation=unit, here and where its weights are used"
             )
 
     # --- what a subclass defines -------------------------------------------------------------------------------------
@@ -265,7 +273,8 @@ class Method(pl.LightningModule, ABC):
         if image.shape[1:] != (spec.in_channels, *spec.patch_size) or not image.is_floating_point():
             raise SslMedError(
                 f"batch['image'] is {tuple(image.shape)} of {image.dtype}; the spec of data '{spec.name}' says "
-                f"{('B', spec.in_channels, *spec.patch_size)} of floating-point numbers in [0, 1]".replace("'B'", "B")
+                f"{('B', spec.in_channels, *spec.patch_size)} of floating-point numbers".replace("'B'", "B")
+                + ("" if spec.intensity.standardised else " in [0, 1]")
             )
 
     def losses(self, batch: Batch, generator: torch.Generator | None = None) -> Tensors:

@@ -69,11 +69,16 @@ class Restorer(Method):
 
     @property
     def activation(self) -> Literal["sigmoid", "linear"]:
-        """Activation of the output layer; images lie in [0, 1]."""
-        return "sigmoid"
+        """Activation of the output layer; images lie in [0, 1] unless they are standardised."""
+        return "linear" if self.spec.intensity.standardised else "sigmoid"
 
     def build(self) -> None:
         """Adds decoder and output layer."""
+        if self.config.loss == "ssim" and self.spec.intensity.standardised:
+            raise SslMedError(
+                f"method.loss=ssim compares intensities in [0, 1], and data.normalisation={self.spec.intensity.normalisation} "
+                "gives others; take method.loss=mse or mae"
+            )
         self.decoder = self.backbone.build_decoder(skips=self.config.skips)
         self.head = RestorationHead(
             self.decoder.out_channels, self.spec.in_channels, self.spec.spatial_dims, activation=self.activation
@@ -95,7 +100,7 @@ class Restorer(Method):
 
 
 class Restoration(Restorer):
-    """Restores an image from its corruption; a subclass defines `corrupt`. Intensities lie in [0, 1]."""
+    """Restores an image from its corruption; a subclass defines `corrupt`."""
 
     @abstractmethod
     def corrupt(self, target: Tensor, generator: torch.Generator) -> Tensor:
