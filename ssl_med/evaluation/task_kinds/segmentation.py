@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_med.evaluation.components import without_small_pieces
+from ssl_med.evaluation.components import drop_small_pieces
 from ssl_med.evaluation.metrics import MaskMetric, added_metrics
 from ssl_med.evaluation.scores import (
     dice_per_region,
@@ -100,9 +100,12 @@ class Segmentation(Task):
         return logits
 
     def answers(self, logits: Tensor) -> Tensor:
-        """Logits (B, K, *S) -> what is positive where a region is the answer: log odds."""
+        """Logits (B, K, *S) -> what is positive where a region is the answer: log odds.
+
+        Where small pieces are left out, logits of overlapping regions are changed themselves: whole scans fill the memory.
+        """
         answers = against_others(logits) if self.softmax else logits
-        return without_small_pieces(answers, self.largest) if any(self.largest) else answers
+        return drop_small_pieces(answers, self.largest) if any(self.largest) else answers
 
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
         rows = []
