@@ -6,8 +6,10 @@ several images a person say how the person is found: data.subject_pattern, a reg
 
 Labels, for tasks: a CSV file (data.labels, relative to the root) with a column of paths and either one column of class names or
 numbers (data.label_columns=[x] data.class_names=[a,b]) or several columns of 0, 1 or blank for not known
-(data.label_columns=[x,y]); without a CSV the folder that is named like a class (data.class_names=[a,b]). Give the same settings
-when pretraining, so that both share one split. DICOM files need the extra `dicom`.
+(data.label_columns=[x,y]); without a CSV the folder that is named like a class (data.class_names=[a,b]). Or a datalist of
+MONAI (data.labels=FILE.json data.split=datalist): lists training, validation and test of {image, label}, where a label is the
+number of a class or a list of findings, each 0, 1 or null. Give the same settings when pretraining, so that both share one
+split. DICOM files need the extra `dicom`.
 
 Cases are named by a hash of their path, since paths often name patients; data.show_names=true shows the paths instead.
 """
@@ -15,22 +17,34 @@ Cases are named by a hash of their path, since paths often name patients; data.s
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from datamodules.core.cases import plain_number, read_table
+from datamodules.core.datalist import (
+    class_names_of,
+    images_of,
+    label_of_row,
+    listed_split,
+    read_file,
+    rows_of,
+    target_of,
+)
 from datamodules.core.dicom import is_dicom, read_dicom_image
 from datamodules.core.files import spelled
 from datamodules.core.image_samples import Image2D
 from datamodules.core.images2d import GREY, RGB, ImageData2D, TableConfig
 from datamodules.core.splits import PARTS, Split
 from datamodules.formats.grids import Array
+from datamodules.formats.pictures import PICTURES
 from ssl_med.ledger import salted
+from ssl_med.ranges import Range
+from ssl_med.setting import setting
 from ssl_med.spec import Intensity, SslMedError, Target
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_LISTS, _PLACE = "datalist", " list and fold"  # a split; a key that no row has
 _PARTS = {**{part: part for part in PARTS}, "valid": "val", "validation": "val"}
 
 
@@ -45,7 +59,8 @@ class ImagesConfig(TableConfig):
     subject_pattern: str = ""
     """regular expression on the relative path whose first group names the subject; empty: each image is one"""
     labels: str = ""
-    """CSV file of labels, relative to the root; empty: folders are named like classes"""
+    """CSV file of labels, or a datalist of MONAI (.json) whose rows have image, label and perhaps subject and fold, relative to
+    the root; empty: folders are named like classes"""
     file_column: str = "file"
     """its column of image paths, relative to the root"""
     subject_column: str = ""
@@ -54,6 +69,10 @@ class ImagesConfig(TableConfig):
     """one column of classes, or several of findings"""
     class_names: tuple[str, ...] = ()
     """the classes as the column spells them, in order; findings: names to show, the columns' by default"""
+    fold: Annotated[int, Range(0, 10**4, special=(-1,))] = setting(
+        default=-1, affects="result", before=-1, needs={"split": (_LISTS,)}
+    )
+    """split=datalist: training rows of this fold validate; -1: the list validation does"""
     show_names: bool = False
     """name cases by path in test_cases.csv and figures; only where paths reveal nothing about a patient"""
 
@@ -64,11 +83,20 @@ class ImagesData(ImageData2D):
     Config = ImagesConfig
     store_keys = ("color",)
     layout = "images (.png, .jpg, .tif, .bmp, .dcm) in any folders"
-    splits = ("folders",)
+    splits = ("folders", _LISTS)
 
     @classmethod
     def labels(cls, config: ImagesConfig) -> tuple[Target, tuple[str, ...]]:
-        """Classes for one column or folders, findings for several columns."""
+        """Classes for one column or folders, findings for several columns; of a datalist by its labels."""
+        if _is_datalist(config):
+            path, tree = _datalist(config)
+            rows = [row for _, row in rows_of(path, tree)]
+            target = target_of(path, rows)
+            if target not in ("class", "multilabel"):
+                raise SslMedError(
+                    f"{path}: has no label that is the number of a class or a list of findings, as data=images needs"
+                )
+            return target, class_names_of(path, list(config.class_names) or tree.get("labels"), rows)
         columns, names = tuple(config.label_columns), tuple(config.class_names)
         if len(columns) > 1:
             if names and len(names) != len(columns):
@@ -102,6 +130,8 @@ class ImagesData(ImageData2D):
 
     def index(self, root: Path) -> Sequence[Image2D]:
         """All images below the root, with subject and label."""
+        if self.config.split == _LISTS and not _is_datalist(self.config):
+            raise SslMedError("data.split=datalist needs data.labels=FILE.json, a datalist of MONAI")
         listed = self._listed(root)
 
         def named(path: Path) -> bool:
@@ -112,14 +142,18 @@ class ImagesData(ImageData2D):
                 return spelled(relative.as_posix()) in listed
             return not self.config.class_names or not set(relative.parts[:-1]).isdisjoint(self.config.class_names)
 
-        found = self.find(root, lambda path: path.suffix.lower() in _SUFFIXES or is_dicom(path), prefer=named)
+        found = self.find(root, lambda path: path.suffix.lower() in PICTURES or is_dicom(path), prefer=named)
         files = {path.relative_to(root).as_posix(): path for path in found}
-        rows = self._rows(root, files) if files and self.config.labels else {}
+        rows: dict[str, Any] = self._rows(root, files) if files and self.config.labels else {}
+        self._places = {name: row[_PLACE] for name, row in rows.items() if _PLACE in row}
+        if self._places and self.config.split == "random":
+            self.notes.append("the lists of the datalist are no parts: data.split=datalist takes them")
         images = []
         for name, path in files.items():
             label = self._label(name, rows) if self.labelled else ()
             images.append(Image2D(name, self._subject(name, rows.get(name)), str(path), label))
-        self._labelled_subjects = {self._subject(name, row) for name, row in rows.items()}
+        known = {name: row for name, row in rows.items() if not _is_datalist(self.config) or label_of_row(row)}
+        self._labelled_subjects = {self._subject(name, row) for name, row in known.items()}
         if files and len({image.subject for image in images}) == len(images) and not self.config.show_names:
             given = [key for key in ("subject_pattern", "subject_column") if getattr(self.config, key)]
             why = (
@@ -137,22 +171,24 @@ class ImagesData(ImageData2D):
         """The images that the table names, as `spelled`; none without a table."""
         if not self.config.labels or not (root / self.config.labels).is_file():
             return set()
+        if _is_datalist(self.config):
+            path, tree = _datalist(self.config)
+            return {spelled(_relative(images_of(row)[0])) for _, row in rows_of(path, tree)}
         rows = read_table(root / self.config.labels, (self.config.file_column,))
         return {spelled(_relative(row[self.config.file_column])) for row in rows}
 
-    def _rows(self, root: Path, files: dict[str, Path]) -> dict[str, dict[str, str]]:
+    def _rows(self, root: Path, files: dict[str, Path]) -> dict[str, dict[str, Any]]:
         """Rows of the table by image; those that are not there are reported."""
         config = self.config
         table = root / config.labels
-        extra = (config.subject_column,) if config.subject_column else ()
-        rows: dict[str, dict[str, str]] = {}
+        rows: dict[str, dict[str, Any]] = {}
         missing = []
         spellings = {spelled(name): name for name in files}
-        for number, row in enumerate(read_table(table, (config.file_column, *config.label_columns, *extra))):
+        for place, row in self._read_rows(table):
             name = _relative(row[config.file_column])
             name = name if name in files else spellings.get(spelled(name), name)
             if name in rows:
-                raise SslMedError(f"{table}: line {number + 2} names {name} a second time; keep one row an image")
+                raise SslMedError(f"{table}: {place} names {name} a second time; keep one row an image")
             if name in files:
                 rows[name] = row
             elif not self.quarantined(root / name):
@@ -160,7 +196,24 @@ class ImagesData(ImageData2D):
         self.check_missing(missing, table=table, below=root)
         return rows
 
-    def _label(self, name: str, rows: dict[str, dict[str, str]]) -> tuple[float, ...]:
+    def _read_rows(self, table: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Place and row of each image in a table or a datalist."""
+        config = self.config
+        if not _is_datalist(config):
+            extra = (config.subject_column,) if config.subject_column else ()
+            for number, read in enumerate(read_table(table, (config.file_column, *config.label_columns, *extra))):
+                yield f"line {number + 2}", dict(read)
+            return
+        for number, (part, row) in enumerate(rows_of(table, _datalist(config)[1]), 1):
+            images, fold = images_of(row), row.get("fold", -1)
+            if len(images) > 1:
+                raise SslMedError(
+                    f"{table}: row {number} names {len(images)} images; data=images has one file an image"
+                )
+            place = part, fold if isinstance(fold, int) else -1
+            yield f"row {number}", {**row, config.file_column: images[0], _PLACE: place}
+
+    def _label(self, name: str, rows: dict[str, dict[str, Any]]) -> tuple[float, ...]:
         config, names = self.config, self.spec.class_names
         if not config.labels:
             found = [folder for folder in PurePosixPath(name).parts[:-1] if folder in names]
@@ -171,6 +224,8 @@ class ImagesData(ImageData2D):
             return (names.index(found[0]),) if found else ()
         if name not in rows:
             return ()
+        if _is_datalist(config):
+            return label_of_row(rows[name])
         values = [rows[name][column] for column in config.label_columns]
         where = f"{Path(config.root) / config.labels}: the row of {name}"
         if self.spec.target == "class":
@@ -187,8 +242,10 @@ class ImagesData(ImageData2D):
             raise SslMedError(f"{where} holds {error}; findings are 0, 1 or blank for not known") from None
         return label
 
-    def _subject(self, name: str, row: dict[str, str] | None) -> str:
+    def _subject(self, name: str, row: dict[str, Any] | None) -> str:
         config = self.config
+        if _is_datalist(config) and row is not None and row.get("subject"):
+            return str(row["subject"])
         if config.subject_column:
             if row is None:
                 return f"no row: {name}"
@@ -196,7 +253,7 @@ class ImagesData(ImageData2D):
                 raise SslMedError(
                     f"{Path(config.root) / config.labels}: the row of {name} names no {config.subject_column}"
                 )
-            return row[config.subject_column].strip()
+            return str(row[config.subject_column]).strip()
         if not config.subject_pattern:
             return name
         try:
@@ -225,16 +282,29 @@ class ImagesData(ImageData2D):
         return bool(case.label) or not self.labelled
 
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
-        """folders: by the first folder below the root, train, val (valid, validation) or test."""
-        split: dict[str, set[str]] = {part: set() for part in PARTS}
+        """folders: by the first folder below the root, train, val (valid, validation) or test; datalist: by its lists."""
+        if name == _LISTS:
+            files = {image.path: Path(image.path).relative_to(self.config.root).as_posix() for image in cases}
+            listed = [image for image in cases if files[image.path] in self._places]
+            split, note = listed_split(
+                listed,
+                labelled=lambda image: image.subject in self._labelled_subjects,
+                place=lambda image: self._places[files[image.path]],
+                group=self.split_group,
+                config=self.config,
+            )
+            self.notes += [note] if note else []
+            rest = {image.subject for image in cases} - {subject for part in split.values() for subject in part}
+            return {**split, "train": sorted({*split["train"], *rest})}
+        found: dict[str, set[str]] = {part: set() for part in PARTS}
         for image in cases:
             first = Path(image.path).relative_to(self.config.root).parts[0]
             if first not in _PARTS:
                 raise SslMedError(
                     f"{Path(self.config.root) / first}: data.split=folders needs all images below train, val or test"
                 )
-            split[_PARTS[first]].add(image.subject)
-        return {part: sorted(members) for part, members in split.items()}
+            found[_PARTS[first]].add(image.subject)
+        return {part: sorted(members) for part, members in found.items()}
 
     def read(self, path: str) -> Array:
         """DICOM through its own reader."""
@@ -243,6 +313,17 @@ class ImagesData(ImageData2D):
         if self.config.color:
             raise SslMedError(f"{path}: DICOM images are read in grey; set data.color=false")
         return read_dicom_image(path)[None]
+
+
+def _is_datalist(config: ImagesConfig) -> bool:
+    return Path(config.labels).suffix.lower() == ".json"
+
+
+def _datalist(config: ImagesConfig) -> tuple[Path, Mapping[str, Any]]:
+    """The datalist that data.labels names."""
+    if not config.root:
+        raise SslMedError(f"data.root is missing: data.labels={config.labels} lies below it, data.root=DIR")
+    return read_file(Path(config.root) / config.labels)
 
 
 def _relative(path: str) -> str:

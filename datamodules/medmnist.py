@@ -24,8 +24,9 @@ from datamodules.core.base import MedicalData
 from datamodules.core.crops import around, cut, pad_to, window_start
 from datamodules.core.files import find_files
 from datamodules.core.image_samples import image_pair, label_of, resized
-from datamodules.core.images2d import GREY, RGB, ImageConfig2D, check_classes
+from datamodules.core.images2d import GREY, RGB, ImageConfig2D
 from datamodules.core.intensity import decode, encode, norm_of, standardise
+from datamodules.core.labelled import check_classes
 from datamodules.core.loader import Key
 from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.splits import PARTS, Split

@@ -1,35 +1,52 @@
-"""Any segmentation data set of volumes that a datalist of MONAI names; terms: see its distributor.
+"""Any data set of volumes that a datalist of MONAI names, with masks, classes or findings; terms: see its distributor.
 
 Expected below the root: the files that a JSON file lists under training, validation and test (or testing), each row with
 image (a file, or a list of one file a channel) and label or mask (a label map), paths relative to the root. The file may hold
 modality, labels ({number: name}, or nnU-Net's {name: number or numbers}), and fold in each row; a row's subject is a patient,
-else each row is one. Rows without a label are for pretraining.
+else each row is one. Rows without a label are for pretraining. A label that is a number is the class of the scan, a list of
+0, 1 and null its findings; then labels may also be a list of names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from datamodules.core import identities
+from datamodules.core.base import MedicalData
 from datamodules.core.cases import AbsentError
 from datamodules.core.configs import content_name
-from datamodules.core.datalist import MASKS, NAMES, images_of, mask_of, modalities_of, read_datalist, rows_of
+from datamodules.core.datalist import (
+    MASKS,
+    NAMES,
+    class_names_of,
+    images_of,
+    label_of_row,
+    listed_split,
+    mask_of,
+    modalities_of,
+    read_datalist,
+    rows_of,
+    target_of,
+)
 from datamodules.core.decathlon import Listed, Task, distinct, read_labels
-from datamodules.core.division import random_parts
 from datamodules.core.files import spelled, stem
+from datamodules.core.labelled import LabelledCases, LabelledScans
 from datamodules.core.readers import VOLUME_ENDINGS
-from datamodules.core.splits import PARTS, Split, random_split
+from datamodules.core.splits import Split
+from datamodules.core.volumes import Cache
 from datamodules.formats.grids import Header, Volume
+from datamodules.formats.pictures import PICTURES
 from datamodules.msd import MsdConfig, MsdData, MsdScan
 from ssl_med.ranges import Range
 from ssl_med.setting import setting
-from ssl_med.spec import DataSpec, SslMedError
+from ssl_med.spec import DataSpec, SslMedError, Target
 from ssl_med.transforms.samples.lists import TransformList
 
 _OWN = "datalist"
@@ -42,7 +59,8 @@ class MonaiConfig(MsdConfig):
     datalist: str = setting(default="", affects="result", named=content_name, path=True)
     """JSON file with the lists training, validation and test; empty: datalist.json or dataset.json below data.root"""
     labels: dict[str, Any] = setting(default_factory=dict)
-    """class name -> number in the label maps, or a list of numbers, {liver: [1, 2], tumour: 2}; empty: those of the datalist"""
+    """class name -> number in the label maps, or a list of numbers, {liver: [1, 2], tumour: 2}; of scans with a class or
+    findings, their numbers from 0, {normal: 0, sick: 1}; empty: those of the datalist"""
     preprocess: tuple[Any, ...] | str = ()
     """MONAI transforms of each whole scan after it was read, [{_target_: Spacingd, keys: [image, label], ...}, ...], none of
     them random, or a file NAME.yaml; intensities are scaled afterwards"""
@@ -54,14 +72,19 @@ class MonaiConfig(MsdConfig):
 
 @dataclass(frozen=True)
 class MonaiScan(MsdScan):
-    """A row. `part`: the list that it is in; `fold`: its fold, -1 for none; `key`: what it calls its label map."""
+    """A row.
+
+    * part: the list that it is in. * fold: its fold, -1 for none. * key: what it calls its label map.
+    * label: (number of the class,) or one value a finding, nan where it is not known.
+    """
 
     part: str = "train"
     fold: int = -1
     key: str = MASKS[0]
+    label: tuple[float, ...] = ()
 
 
-class MonaiData(MsdData):
+class MonaiData(LabelledCases, MsdData):
     """Rows of a datalist."""
 
     Config = MonaiConfig
@@ -87,7 +110,23 @@ class MonaiData(MsdData):
         if config.fold >= 0 and config.split != _OWN:
             raise SslMedError(f"data.fold has no effect with data.split={config.split}; leave it out")
         _steps(config)
-        return super().make_spec(config, labelled=labelled)
+        target = cls.target(config) if labelled else "none"
+        if target not in ("class", "multilabel"):
+            return super().make_spec(config, labelled=labelled)
+        if config.classes:
+            raise SslMedError("data.classes chooses masks, and these scans have classes or findings; leave it out")
+        path, tree = read_datalist(cls.located(config))
+        rows = [row for _, row in rows_of(path, tree)]
+        names = class_names_of(path, config.labels or tree.get("labels"), rows)
+        return replace(super().make_spec(config, labelled=False), target=target, class_names=names)
+
+    @classmethod
+    def target(cls, config: Any) -> Target:
+        """What the labels of the datalist are; masks where there is no root yet."""
+        if not config.root:
+            return "mask"
+        path, tree = read_datalist(cls.located(config))
+        return target_of(path, [row for _, row in rows_of(path, tree)])
 
     @classmethod
     def begins(cls, folder: Path, config: Any) -> bool:
@@ -102,15 +141,17 @@ class MonaiData(MsdData):
     def task_of(cls, config: Any) -> Task:
         """What the datalist says."""
         path, tree = read_datalist(config)
+        rows = [row for _, row in rows_of(path, tree)]
+        channels = distinct(modalities_of(path, tree, rows))
+        if target_of(path, rows) in ("class", "multilabel"):  # numbers of labels are no values of voxels
+            return Task(Path(config.root), channels, {}, {}, None, source=str(path))
         try:
             labels, unions = read_labels(config.labels or tree.get("labels") or {})
         except (TypeError, ValueError, AttributeError):
             where = "data.labels" if config.labels else f"{path}: 'labels'"
             raise SslMedError(f"{where} must name classes and their numbers, {{liver: 1, tumour: 2}}") from None
-        rows = [row for _, row in rows_of(path, tree)]
         if not labels and any(mask_of(row) for row in rows):
             raise SslMedError(f"{path}: has no 'labels'; name them, data.labels={{liver: 1, tumour: 2}}")
-        channels = distinct(modalities_of(path, tree, rows))
         named = {number: name for number, name in sorted(labels.items()) if number}
         return Task(Path(config.root), channels, named, unions, None, source=str(path))
 
@@ -121,6 +162,12 @@ class MonaiData(MsdData):
         paths = self.find(root, lambda path: path.name.lower().endswith(VOLUME_ENDINGS))
         known = {spelled(path.relative_to(root).as_posix()): path for path in paths}
         for part, row in rows_of(task.table, read_datalist(self.config)[1]):
+            picture = next((name for name in images_of(row) if name.lower().endswith(PICTURES)), "")
+            if picture:
+                raise SslMedError(
+                    f"{task.table}: names {picture}, a picture, and data=monai reads volumes; take data=images "
+                    f"data.labels={Path(task.table).name}"
+                )
             images = tuple(self._file(name, task, known) for name in images_of(row))
             if len(images) not in (1, len(task.modalities)):
                 raise SslMedError(
@@ -152,43 +199,53 @@ class MonaiData(MsdData):
         return MonaiScan(
             scan.name, str(subject or scan.subject), scan.images, scan.mask, scan.voxels, scan.separate, False, part,
             fold if isinstance(fold, int) else -1, next((key for key in MASKS if row.get(key)), MASKS[0]),
+            label_of_row(row),
         )  # fmt: skip
 
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
         """The lists of the file; what it does not name for labelled cases is cut from training."""
-        config, fold = self.config, self.config.fold
-        split: dict[str, set[str]] = {part: set() for part in PARTS}
-        for case in cases:
-            chosen = "val" if case.part == "train" and fold >= 0 and case.fold == fold else case.part
-            split[chosen if case.mask else "train"].add(case.subject)
-        if fold >= 0 and all(case.part != "train" or case.fold != fold for case in cases):
-            folds = sorted({case.fold for case in cases if case.fold >= 0})
-            raise SslMedError(
-                f"data.fold={fold}: no training row has it; there are: {', '.join(map(str, folds)) or 'none'}"
-            )
-        labelled = [case for case in cases if case.mask and case.subject in split["train"]]
-        missing = [part for part in ("val", "test") if not split[part]]
-        train, val, test = config.split_ratios
-        if missing and labelled:
-            if len(missing) == 2:
-                cut = random_parts(labelled, self.split_group, ratios=config.split_ratios, seed=config.split_seed)
-            else:
-                share = (val if missing == ["val"] else test) / (train + (val if missing == ["val"] else test))
-                names = {case.subject for case in labelled}
-                halves = random_split(names, ratios=(1 - share, share, 0.0), seed=config.split_seed)
-                cut = {
-                    "train": halves["train"],
-                    missing[0]: halves["val"],
-                    **{p: [] for p in PARTS[1:] if p not in missing},
-                }
-            for part in missing:
-                split[part] = set(cut[part])
-                split["train"] -= split[part]
-            words = {"val": "validation", "test": "test"}
-            self.notes.append(
-                f"the datalist has no labelled list {' and no list '.join(words[part] for part in missing)}: cut from training"
-            )
-        return {part: sorted(members) for part, members in split.items()}
+        split, note = listed_split(
+            cases,
+            labelled=self.is_labelled,
+            place=lambda case: (case.part, case.fold),
+            group=self.split_group,
+            config=self.config,
+        )
+        self.notes += [note] if note else []
+        return split
+
+    # --- classes and findings ----------------------------------------------------------------------------------------
+
+    def is_labelled(self, case: Any) -> bool:
+        """Whether a row has a label map, a class or findings."""
+        return bool(case.mask or case.label)
+
+    def split_group(self, case: Any) -> str:
+        """Rows with and without labels are split apart, so that both uses agree on who is tested."""
+        return "labelled" if self.is_labelled(case) else ""
+
+    def usable(self, case: Any) -> bool:
+        """Labelled use takes the rows with labels."""
+        return not self.labelled or self.is_labelled(case)
+
+    def signatures(self, cases: Sequence[Any]) -> dict[str, str]:
+        """Of classes and findings the rarest of each patient; masks are one stratum."""
+        if self.spec.target == "mask":
+            return MsdData.signatures(self, cases)
+        return super().signatures(cases)
+
+    def dataset(self, cases: Sequence[Any], *, part: str) -> Dataset[Any]:
+        """For classes and findings one crop of each scan: a random one for training, else its middle."""
+        if not self.labelled or self.spec.target == "mask":
+            return super().dataset(cases, part=part)
+        read = Cache(self.load, gigabytes=self.config.cache_gb)
+        spec = self.spec
+        train = part == "train"
+        return LabelledScans(cases, read, patch=spec.patch_size, seed=self.seed, target=spec.target, train=train)
+
+    def eval_batch(self) -> int:
+        """Whole scans with masks come alone, crops with a class in batches."""
+        return super().eval_batch() if self.spec.target == "mask" else MedicalData.eval_batch(self)
 
     # --- preprocessing -----------------------------------------------------------------------------------------------
 

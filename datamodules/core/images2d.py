@@ -16,6 +16,7 @@ from datamodules.core.base import MedicalData
 from datamodules.core.cases import AbsentError
 from datamodules.core.configs import CommonConfig
 from datamodules.core.image_samples import Images, check_levels
+from datamodules.core.labelled import LabelledCases
 from datamodules.core.splits import Split, random_split
 from datamodules.core.store import Item
 from datamodules.formats.grids import Array, Header, Volume
@@ -46,7 +47,7 @@ class TableConfig(ImageConfig2D):
     """go on when images of the table are absent, and say how many"""
 
 
-class ImageData2D(MedicalData):
+class ImageData2D(LabelledCases):
     """A family whose cases are `Image2D`s. A leaf gives `labels` and `index`, and `channels` when it is not grey."""
 
     group_key: ClassVar[str] = "patient"
@@ -107,44 +108,6 @@ class ImageData2D(MedicalData):
         for channel in self.read(path) if path == case.path else read_image2d(path)[None]:
             yield Volume(channel, np.eye(4))
 
-    def classes_of(self, image: Any) -> list[int]:
-        """Numbers of the classes or findings that an image has."""
-        if self.spec.target == "class":
-            return [int(image.label[0])]
-        return [k for k, value in enumerate(image.label) if value >= 0.5]
-
-    def signatures(self, cases: Sequence[Any]) -> dict[str, str]:
-        """A subject's rarest class or finding, so that rare ones stay in small budgets."""
-        names = self.spec.class_names
-        found = [self.classes_of(image) for image in cases]
-        counts = np.bincount([k for one in found for k in one], minlength=len(names))
-        rarest: dict[str, int | None] = {}
-        for image, one in zip(cases, found, strict=True):
-            known = rarest.get(image.subject)
-            options = [*one, *([known] if known is not None else [])]
-            rarest[image.subject] = min(options, key=lambda k: counts[k]) if options else None
-        return {subject: names[k] if k is not None else "" for subject, k in rarest.items()}
-
-    def positives(self, cases: Sequence[Any]) -> dict[str, int]:
-        """Images by class or finding; nothing for masks."""
-        if self.spec.target == "mask":
-            return {}
-        names = self.spec.class_names
-        counts = np.bincount([k for image in cases for k in self.classes_of(image)], minlength=len(names))
-        return dict(zip(names, counts.tolist(), strict=True))
-
-    def drawn(self, cases: Sequence[Any]) -> tuple[list[float], list[int]]:
-        """Findings may be unknown, or be taken for something in between: see data.uncertain of CheXpert."""
-        if self.spec.target != "multilabel":
-            return super().drawn(cases)
-        trained: Any = self.dataset(cases, part="train")
-        labels = np.array([image.label for image in trained.cases], float)
-        return np.nansum(labels, 0).tolist(), (~np.isnan(labels)).sum(0).tolist()
-
-    def check_budget(self, cases: Sequence[Any]) -> None:
-        """A class that no training image has cannot be learned."""
-        check_classes(self, cases)
-
     def check_missing(self, missing: Sequence[str], *, table: Path, below: Path) -> None:
         """Refuses images of a table that are not on disk below a folder, or notes them when `allow_missing`."""
         if missing and not self.config.allow_missing:
@@ -181,18 +144,6 @@ class ImageData2D(MedicalData):
             cache_gb=self.config.cache_gb,
             store=self.store,
         )
-
-
-def check_classes(data: MedicalData, cases: Sequence[Any]) -> None:
-    """Refuses training cases of a classification task that lack a class."""
-    if data.spec.target != "class":
-        return
-    for name, count in data.positives(cases).items():
-        if not count:
-            raise SslMedError(
-                f"no '{name}' image is left to train on (data.split={data.config.split}, "
-                f"{data.budget}); take more subjects"
-            )
 
 
 def match_files(

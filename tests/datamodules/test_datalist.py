@@ -91,6 +91,60 @@ def test_masks_channels_classes_and_subjects(folder):
     assert item.mask[0].sum() > item.mask[1].sum() > 0
 
 
+def graded(values, **more):
+    """Rows whose label is a number or a list."""
+    return [{"image": f"image{k}.nii.gz", "label": value, **more} for k, value in enumerate(values)]
+
+
+def test_numbers_are_classes_and_lists_are_findings(folder):
+    rows = graded([0, 1, 1, 0, 2, 1, 0])
+    tree = {
+        "labels": {"0": "none", "1": "mild", "2": "severe"},
+        "training": rows[:5],
+        "validation": rows[5:6],
+        "test": rows[6:],
+    }
+    made = data(folder, tree)
+    assert parts(made) == {"train": list("01234"), "val": ["5"], "test": ["6"]}
+    assert (made.spec.target, made.spec.class_names) == ("class", ("none", "mild", "severe"))
+    assert made.positives(made.parts["train"]) == {"none": 2, "mild": 2, "severe": 1}
+    assert made.drawn(made.parts["train"])[0] == [2, 2, 1]
+    assert (data(folder, tree, labelled=False).spec.target, made.eval_batch()) == ("none", 1)
+    assert parts(data(folder, tree, labelled=False))["train"] == list("01234")
+    findings = graded([[0, 1], [1, None], [0, 0], [1, 1], [1, 0], [0, 1], [1, 0]], fold=0)
+    findings[1]["fold"] = 1
+    made = data(folder, {"training": findings[:6], "test": findings[6:]}, fold=1)
+    assert (made.spec.target, made.spec.class_names) == ("multilabel", ("0", "1"))
+    assert parts(made) == {"train": list("02345"), "val": ["1"], "test": ["6"]}
+    (sample,) = (made.dataset(made.parts["val"], part="val")[0, 0],)
+    assert sample["label"][0] == 1
+    assert sample["label"][1].isnan()
+    assert made.drawn(made.parts["val"]) == ([1, 0], [1, 0])
+    halves = {"training": graded([0, 1, 0, 1, 0, 1, 0])}
+    cut = parts(data(folder, halves, labels={"a": 0, "b": 1}))
+    assert sorted(name for names in cut.values() for name in names) == list("0123456")
+    assert all(cut.values())
+
+
+def test_a_scan_with_a_class_is_a_random_crop_in_training_and_its_middle_in_evaluation(folder):
+    tree = {"training": graded([0, 1, 0, 1, 0]), "validation": [], "test": []}
+    made = data(folder, tree, split_ratios=(0.6, 0.2, 0.2), preprocess=(SCALE,))
+    case = made.parts["train"][0]
+    whole = made.load(case).codes[...] / np.float32(65535)
+    train = made.dataset([case], part="train")
+    first, again, later = (train[epoch, 0]["image"].numpy() for epoch in (0, 0, 1))
+    assert (first == again).all()
+    assert (first != later).any()
+    middle = made.dataset([case], part="test")[3, 0]
+    start = [(n - 8) // 2 for n in whole.shape[1:]]
+    inside = tuple(slice(a, a + 8) for a in start)
+    np.testing.assert_allclose(middle["image"].numpy(), whole[(slice(None), *inside)], atol=1e-6)
+    assert middle["label"] == case.label[0]
+    batch = next(iter(made.train_dataloader()))
+    assert batch["image"].shape == (1, 1, 8, 8, 8)
+    assert batch["label"].dtype.is_floating_point is False
+
+
 def test_preprocessing_is_that_of_monai(folder):
     made = data(folder, ALL, preprocess=(SPACING, SCALE), intensity="window", intensity_low=0.0, intensity_high=1.0)
     case = made.parts["train"][0]
@@ -122,7 +176,7 @@ def test_preprocessing_is_that_of_monai(folder):
     [
         ([], {}, "is no datalist; it needs lists"),
         ({"training": [{"label": "x"}]}, {}, "row 1 of training has no image"),
-        ({"training": [row(0, label=3)]}, {}, "row 1 of training has label 3; data=monai learns masks"),
+        ({"training": [row(0, label=3)]}, {}, "no '0' image is left to train on"),
         ({"training": [row(0)]}, {}, r"has no 'labels'; name them, data.labels="),
         ({"training": [row(0)], "labels": {"a": "x"}}, {}, "'labels' must name classes and their numbers"),
         ({**ALL, "training": [{"image": "../image0.nii.gz"}]}, {}, "lies outside of data.root"),
@@ -137,6 +191,16 @@ def test_preprocessing_is_that_of_monai(folder):
         (ALL, {"preprocess": ({"_target_": "RandFlipd", "keys": ["image"]},)}, r"\(RandFlipd\): is random, .*transforms"),
         (ALL, {"preprocess": ({"_target_": "LoadImaged", "keys": ["image"]},)}, "touches files"),
         (ALL, {"preprocess": "mine"}, "names are for commands"),
+        ({"training": [*graded([0, 1]), row(2)]}, {}, "labels of image0.nii.gz and image2.nii.gz are of different kinds"),
+        ({"training": graded([[0, 1], [1]])}, {}, "of different kinds; .* lists of one length"),
+        ({"training": graded([0, 0, 0])}, {}, "all rows have the class 0; a task needs two"),
+        ({"training": graded([0, 1, 2]), "labels": ["a", "b"]}, {}, "has 3 classes, but 2 names: a, b; name each"),
+        ({"training": graded([0, 1, 2])}, {"labels": {"a": 0, "b": 2}}, "must name the classes 0, 1, 2"),
+        ({"training": graded([0, 1, -2])}, {}, "row 3 of training has label -2; a label is the file"),
+        ({"training": graded([0, 1, 0.5])}, {}, "row 3 of training has label 0.5"),
+        ({"training": graded([[0, 2]])}, {}, r"row 1 of training has label \[0, 2\]"),
+        ({"training": graded([0, 1]), "validation": []}, {"classes": ("a",)}, "data.classes chooses masks, .* leave it out"),
+        ({"training": [{"image": "a.png", "label": 0}, row(1, label=1)]}, {}, "a.png, a picture, .* take data=images"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(folder, tree, settings, said):
