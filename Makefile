@@ -57,9 +57,10 @@ test-chaos: $(READY)  ## KILLS=200: kill runs of every method at random, compare
 test-gpu: $(READY)  ## the tests marked gpu: mixed precision, transforms, resume and export on a CUDA device; they skip without one
 	$(BIN)/python -m pytest -m gpu -rs
 
-docs: $(READY)  ## write docs/methods.md and docs/reference/settings.md from the source
+docs: $(READY)  ## write docs/methods.md, docs/weights.md and docs/reference/settings.md from the source
 	@$(BIN)/python -m experiments.reference.methods
 	@$(BIN)/python -m experiments.reference.settings
+	@$(BIN)/python -m experiments.reference.weights
 
 pretrain: $(READY)  ## METHOD=pcrl [DATA=luna ARGS="data.root=DIR trainer.max_steps=N ..."]; no folder: synthetic scans
 	@$(BIN)/ssl-med pretrain method=$(METHOD) $(if $(DATA),data=$(DATA) )$(ARGS)

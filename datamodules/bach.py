@@ -22,6 +22,7 @@ class BachData(ImageData2D):
     """Four classes by folder."""
 
     Config = ImageConfig2D
+    public_sets = ("BACH",)
     layout = "Normal/, Benign/, InSitu/ and Invasive/ with .tif images"
     public_names = r"(n|b|is|iv)\d+"
     group_key = "image"

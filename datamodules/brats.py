@@ -53,6 +53,7 @@ class BratsData(ScanData):
     """Cases by folder; one scan a patient."""
 
     Config = BratsConfig
+    public_sets = ("BraTS",)
     store_keys = ("orientation", "spacing_mm", "mask_header")
     layout = "<case>/<case>_{flair,t1,t1ce,t2,seg}.nii[.gz] or <case>/<case>-{t2f,t1n,t1c,t2w,seg}.nii[.gz]"
     public_names = r"(BraTS|Brats)(\d+|20\d\d)_\w+|BraTS-[A-Za-z]+-\d+-\d+"

@@ -44,6 +44,7 @@ class Chest14Data(ImageData2D):
     """Radiographs, split by patient."""
 
     Config = TableConfig
+    public_sets = ("ChestX-ray14",)
     layout = "images/*.png or images_0NN/images/*.png, and Data_Entry_2017*.csv"
     splits = ("official",)
     public_names = r"\d{8}_\d{3}\.png"

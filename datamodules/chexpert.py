@@ -61,6 +61,7 @@ class CheXpertData(ImageData2D):
     """Radiographs, split by patient."""
 
     Config = CheXpertConfig
+    public_sets = ("CheXpert",)
     layout = "train.csv, valid.csv and train/patientNNNNN/studyN/*.jpg"
     splits = ("official",)
     public_names = r"(train|valid)/patient\d+/.*"

@@ -26,6 +26,7 @@ class EyePacsData(ImageData2D):
     """Five grades, split by patient."""
 
     Config = TableConfig
+    public_sets = ("EyePACS",)
     layout = "trainLabels.csv and train/<patient>_<left|right>.jpeg"
     splits = ("official",)
     public_names = r"(train|test)/\d+_(left|right)"

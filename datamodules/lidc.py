@@ -75,6 +75,7 @@ class LidcData(ScanData):
     """Unlabelled crops of the CTs, or crops around nodules with their mask."""
 
     Config = LidcConfig
+    public_sets = ("LIDC-IDRI", "LUNA16")
     layout = "LIDC-IDRI-NNNN/<study>/<series>/*.dcm with the readings' .xml files"
     known_labels = (0, 1)
     public_names = r"LIDC-IDRI-\d{4}(/\d+)?"

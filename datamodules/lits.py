@@ -37,6 +37,7 @@ class LitsData(ScanData):
     """Volumes by number; one scan a patient."""
 
     Config = LitsConfig
+    public_sets = ("LiTS", "MSD")
     store_keys = ("orientation", "spacing_mm", "mask_header")
     layout = "volume-N.nii[.gz] and segmentation-N.nii[.gz]"
     splits = ("mg",)

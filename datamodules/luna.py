@@ -58,6 +58,7 @@ class LunaData(CandidateData):
     """Unlabelled crops, or candidates for nodule false-positive reduction."""
 
     Config = LunaConfig
+    public_sets = ("LUNA16", "LIDC-IDRI")
     layout = "subset0 ... subset9 with <seriesuid>.mhd files"
     splits = ("mg", "pcrl")
     # roots of TCIA, NLST and of random uids

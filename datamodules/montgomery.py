@@ -32,6 +32,7 @@ class MontgomeryData(ImageData2D):
     """Class from the file name, lung masks from ManualMask."""
 
     Config = MontgomeryConfig
+    public_sets = ("Montgomery",)
     layout = "CXR_png/MCUCXR_NNNN_0.png and _1.png, and ManualMask/leftMask, rightMask"
     public_names = r"MCUCXR_\d+_[01]"
 

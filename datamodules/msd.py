@@ -56,6 +56,7 @@ class MsdData(ScanData):
     """Cases of dataset.json."""
 
     Config = MsdConfig
+    public_sets = ("MSD",)
     layout = "dataset.json, imagesTr/ and labelsTr/ of one task"
     public_names = r"(BRATS|la|liver|hippocampus|prostate|lung|pancreas|hepaticvessel|spleen|colon)_\d+"
     store_keys: ClassVar[tuple[str, ...]] = ("orientation", "spacing_mm", "modalities", "mask_header")

@@ -19,6 +19,7 @@ class ShenzhenData(ImageData2D):
     """Normal or tuberculosis, from the file name."""
 
     Config = ImageConfig2D
+    public_sets = ("Shenzhen",)
     layout = "CXR_png/CHNCXR_NNNN_0.png and _1.png"
     public_names = r"CHNCXR_\d+_[01]"
 

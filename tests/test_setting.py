@@ -14,7 +14,7 @@ from experiments.config.sources import data_class_of, method_class_of, names
 from ssl_med.config import hint_of, keyed, path_keys, to_plain
 from ssl_med.setting import marks, setting
 
-ELSEWHERE = {
+ELSEWHERE = {"from_card",
     "root", "store", "split", "split_file", "split_ratios", "split_seed", "test_is_val", "cache_gb", "tuning_share",
     "pretrain_share", "share_by", "quarantine", "quarantine_budget", "allow_overlap", "allow",
     "datalist", "fold",
@@ -133,7 +133,8 @@ def test_what_has_no_result_is_declared_and_nothing_else():
     silent = {f"{section}.{name}" for kind, section, name in FIELDS
               if section != "tracking" and marks(type(getattr(RUNS[kind], section)))[name].affects == "nothing"}  # fmt: skip
     assert silent == {
-        "general.out", "general.resume", "data.cache_gb", "data.allow", "probe.cache", "trainer.num_workers", "trainer.threads",
+        "general.out", "general.resume", "data.cache_gb", "data.allow", "data.from_card", "probe.cache", "trainer.num_workers",
+            "trainer.threads",
         "trainer.progress", "trainer.log_every", "trainer.checkpoint_every_steps", "trainer.collapse_patience",
     }  # fmt: skip
 
@@ -147,7 +148,7 @@ def test_a_data_set_is_keyed_by_all_that_is_not_declared_otherwise(name):
     keys = set(to_plain(config)) - as_before
     assert set(keyed(config, "store")) == keys - ELSEWHERE - loading
     assert set(keyed(config, "sample")) == (keys - ELSEWHERE | {"root"}) - {"mixed_volumes"}
-    assert set(keyed(config)) == keys - {"cache_gb", "allow"}
+    assert set(keyed(config)) == keys - {"cache_gb", "allow", "from_card"}
     own = {"datalist"} if name == "monai" else set()
     assert set(path_keys(type(config))) == {"root", "store", "split_file", "quarantine"} | own
 

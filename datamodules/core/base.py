@@ -48,6 +48,8 @@ class MedicalData(Served, ABC):
     Config: ClassVar[type]
     layout: ClassVar[str]  # what the root must hold, for messages
     splits: ClassVar[tuple[str, ...]] = ()  # further values of data.split
+    # public data sets that the images are from, in the words of `Family.saw` of foreign weights
+    public_sets: ClassVar[tuple[str, ...]] = ()
     # case names that the data set itself published, as a regular expression on the whole name; others may name a patient
     # and leave this module as hashes. The default is what a family makes that hashes names itself.
     public_names: ClassVar[str] = identities.HASHED

@@ -88,6 +88,11 @@ class CommonConfig:
     name of a list (ssl-med list augment), or a file NAME.yaml; random ones act in training alone"""
     allow: tuple[str, ...] = setting(default=(), affects="nothing", needs=({"transforms": SET}, {"task.augment": SET}))
     """packages besides MONAI whose transforms data.transforms and task.augment may name: their code runs"""
+    from_card: bool = setting(
+        default=False, affects="nothing", needs={"run": ("finetune", "probe"), ".init": Other("scratch")}
+    )
+    """finetune, probe: voxel size, orientation, intensities and patch size are those of the weights' card, unless the command
+    line sets them"""
     allow_overlap: bool = setting(
         default=False, affects="result", needs={"run": ("finetune", "probe", "external"), ".init": Other("scratch")}
     )

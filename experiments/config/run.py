@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.config.effects import facts_of, refuse_without_effect, sections_of
+from experiments.config.from_card import with_card
 from experiments.config.kinds import FinetuneRun, PretrainRun, ProbeRun, RunConfig
 from experiments.config.online import PREFIX, check_monitor, compose_online, spelled
 from experiments.config.protocols import asked_protocol, probe_class
@@ -72,6 +73,7 @@ def compose_finetune(overrides: Sequence[str], *, shared: bool = False) -> Finet
     chosen, line = choose(overrides, required=("task",), optional=groups, keys=keys)
     implied = Layer(line.source, {"recipe": chosen["recipe"]}) if "recipe" in chosen else None
     said = gather(chosen, line, order=("data", "task", "recipe", "trainer"), keys=keys, implied=implied)
+    said = with_card(said, labelled=True)
     parts = build_parts(
         said,
         labelled=True,
@@ -103,6 +105,7 @@ def compose_probe(overrides: Sequence[str], *, shared: bool = False) -> ProbeRun
     chosen, line = choose(rest, required=(group,), optional=others, keys=keys)
     kept = {"trainer": keys_of(LoadingConfig), "transfer": keys_of(InitConfig), "optim": ()}
     said = gather(chosen, line, order=("data", "task", "trainer"), keys=(*keys, "optim", "task"), kept=kept)
+    said = with_card(said, labelled=labelled)
     probe = probe_class(protocol, said.data_class.make_spec(said.data, labelled=labelled), chosen[group])
     parts = build_parts(
         said,

@@ -27,7 +27,7 @@ def page() -> str:
     parts = []
     for name in names("method"):
         title, rest = _doc(name)
-        parts.append(f"## {name}\n\n{_flow(title)}\n\n{_flow(rest)}\n")
+        parts.append(f"## {name}\n\n{flow(title)}\n\n{flow(rest)}\n")
     return "\n".join([HEAD, *table(), "", *parts])
 
 
@@ -51,7 +51,7 @@ def _doc(name: str) -> tuple[str, str]:
     return title, rest
 
 
-def _flow(text: str) -> str:
+def flow(text: str) -> str:
     """One line per paragraph and per item, so that a changed word changes one line of the page."""
     text = re.sub(r"\n(?=Official code|No official code|Code consulted)", "\n\n", text)
     text = re.sub(r":\n(?=- )", ":\n\n", text)

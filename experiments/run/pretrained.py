@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from datamodules.core.base import MedicalData
+from experiments.config.from_card import taken_from_card
 from experiments.config.kinds import FinetuneRun, ProbeRun, RunConfig
 from experiments.config.sections import SCRATCH
 from experiments.run.environment import git_revision, versions
@@ -173,12 +174,28 @@ def notes_of(
 ) -> list[str]:
     """What the reader of the result should know before it starts."""
     notes: list[str] = list(data.describe().get("notes", []))
+    notes += taken_from_card(config)
     if loaded.card is not None:
         notes += loaded.card.input_contract().differences(config.spec)
+        notes += seen_in_public(loaded.card, data)
         notes += _share(loaded.card, config, ledger)
     if leakage is not None and leakage.status != "none":
         notes.append(str(leakage))
     return notes
+
+
+def seen_in_public(card: Card, data: MedicalData) -> list[str]:
+    """That weights from elsewhere saw the public data set that this run tests on, as the paper of the weights says.
+
+    Their files name no subjects, so that nothing can be compared one by one.
+    """
+    own = {name.lower() for name in data.public_sets}
+    both = [name for name in card.method_config.get("saw", ()) if str(name).lower() in own]
+    if not both:
+        return []
+    return [
+        f"leak: by its paper, the pretraining of {card.method} saw {', '.join(both)}, of which the test cases here are"
+    ]
 
 
 def _share(card: Card, config: RunConfig, ledger: Ledger) -> list[str]:

@@ -1,0 +1,79 @@
+"""data.from_card takes the images' settings from the card of the weights; public data that weights saw are told."""
+
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import pytest
+
+from datamodules.lits import LitsData
+from datamodules.luna import LunaData
+from experiments.config.from_card import taken_from_card
+from experiments.config.run import compose_finetune
+from experiments.run.pretrained import seen_in_public
+from ssl_med.checkpoint import Card, save_backbone
+from ssl_med.contract import InputContract
+from ssl_med.networks.backbone import backbone_config, build_backbone
+from ssl_med.spec import SslMedError
+
+CONTRACT = InputContract(
+    modality="CT", patch_size=(32, 32, 16), low=-175.0, high=250.0, unit="HU", spacing_mm=(1.5, 1.5, 2.0),
+    orientation="RAS", channels=("ct",),
+)  # fmt: skip
+
+
+@pytest.fixture
+def card():
+    config = backbone_config("unet", channels=(8, 8, 16))
+    spec = CONTRACT.spec("elsewhere", in_channels=1)
+    return Card(
+        method="voco", method_config={"saw": ["LiTS", "BTCV"]}, backbone=asdict(config), spec=spec.to_dict(), skips=None,
+        steps=0, seed=0, versions={}, git="", subjects=(), contract=CONTRACT.to_dict(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def file(card, tmp_path):
+    network = build_backbone(backbone_config("unet", channels=(8, 8, 16)), spatial_dims=3, in_channels=1)
+    save_backbone(tmp_path / "elsewhere.safetensors", backbone=network, decoder=None, card=card)
+    return tmp_path / "elsewhere.safetensors"
+
+
+def composed(file, *words):
+    return compose_finetune(["task=lits", "trainer.max_steps=1", f"init={file}", *words])
+
+
+def test_images_are_prepared_as_the_card_says_and_the_line_rules(file):
+    plain = composed(file)
+    assert CONTRACT.differences(plain.spec)
+    taken = composed(file, "data.from_card=true")
+    assert CONTRACT.differences(taken.spec) == ()
+    assert taken.spec.patch_size == (32, 32, 16)
+    assert taken.sources()["data.spacing_mm"] == f"card of {file}"
+    (note,) = taken_from_card(taken)
+    assert "data.spacing_mm=[1.5,1.5,2.0]" in note
+    assert "data.orientation=RAS" in note
+    mine = composed(file, "data.from_card=true", "data.spacing_mm=[3,3,3]", "data.patch_size=[48,48,32]")
+    assert mine.spec.spacing_mm == (3, 3, 3)
+    assert mine.spec.patch_size == (48, 48, 32)
+    assert mine.spec.orientation == "RAS"
+    assert taken_from_card(plain) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["task=lits", "data.from_card=true"], "init=scratch has no card"),
+        (["task=chest14", "data.from_card=true", "init=FILE"], "are for 3D images, 'chest14' is 2D"),
+    ],
+)
+def test_a_card_that_is_not_there_or_of_other_images_is_refused(file, words, said):
+    with pytest.raises(SslMedError, match=said):
+        compose_finetune([word.replace("FILE", str(file)) for word in words])
+
+
+def test_public_data_that_foreign_weights_saw_are_told(card):
+    lits, luna = (SimpleNamespace(public_sets=family.public_sets) for family in (LitsData, LunaData))
+    (line,) = seen_in_public(card, lits)
+    assert "voco saw LiTS" in line
+    assert seen_in_public(card, luna) == []
+    assert seen_in_public(replace(card, method_config={}), lits) == []
