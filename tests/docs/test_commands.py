@@ -62,7 +62,9 @@ def test_a_shown_command_line_is_accepted_as_typed(page, line, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DIR").mkdir()
     for place in (tmp_path, tmp_path / "DIR"):  # paths of data.labels begin at data.root
-        (place / "FILE.json").write_text('{"labels": {"0": "none", "1": "a"}, "training": [{"image": "a.png", "label": 1}]}')
+        (place / "FILE.json").write_text(
+            '{"labels": {"0": "none", "1": "a"}, "training": [{"image": "a.png", "label": 1}]}'
+        )
     for file, body in re.findall(
         r"^```yaml\n# (\S+\.yaml)\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL
     ):

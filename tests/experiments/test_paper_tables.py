@@ -88,6 +88,19 @@ def test_every_run_composes(name, scale, roots, composed, tmp_path):
         assert list(column.fractions) == sorted(column.fractions)
 
 
+@pytest.mark.parametrize("name", [name for name in OWN if load_table(name, [], scale="full").recipe])
+def test_a_recipe_leaves_one_network_for_all_rows(name, roots, tmp_path):
+    """Weights keep the network that they were pretrained in, so a recipe must not give rows from scratch another one."""
+    table = with_one_seed(load_table(name, [], scale="full"))
+    plan = planning.Plan(name, table, out=tmp_path, roots=roots, stores={})
+    (pretrained, *_) = plan.pretrainings()
+    scratch = next(node for node in plan.trials() if node.row == "scratch" and "recipe=strong" in node.overrides)
+    found = scratch.config()
+    assert found.general.recipe == "strong"
+    assert found.task.augment
+    assert found.backbone == pretrained.config().backbone
+
+
 @pytest.mark.parametrize(("name", "scale"), CASES)
 def test_a_share_for_pretraining_is_the_same_on_both_sides(name, scale):
     table = load_table(name, [], scale=scale)
