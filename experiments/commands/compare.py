@@ -170,6 +170,7 @@ def check(plan: Plan) -> list[PlannedRun]:
     for node in [*plan.pretrainings(), *trials, *finals]:
         plan.folder(node)
     plan.check_metrics([*trials, *finals])
+    plan.check_one_network(finals)
     return finals
 
 

@@ -17,9 +17,10 @@ from experiments.config.run import compose_finetune, compose_pretrain, compose_p
 from experiments.config.sections import SCRATCH, LoadingConfig
 from experiments.config.sources import keys_of
 from ssl_med.catalogue import nearest
-from ssl_med.config import COMMAND_LINE
+from ssl_med.config import COMMAND_LINE, to_plain
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.evaluation.tasks import task_class
+from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.reports.run_folder import Run, read_run
 from ssl_med.spec import SslMedError
 from ssl_med.values import spell
@@ -199,6 +200,30 @@ class Plan:
                 )
         self._check_collapsed(nodes)
 
+    def check_one_network(self, nodes: Sequence[PlannedRun]) -> None:
+        """Refuses a recipe that gives rows from scratch another network than the one that pretrained weights keep.
+
+        Rows that start from a file have the network of that file, which is seen when they run.
+
+        Raises:
+            SslMedError: names the two networks.
+        """
+        if not self.table.recipe:
+            return
+        tuned = [node for node in nodes if node.kind == "finetune"]
+        pretrained = {node.column: node.needs[0].config().backbone for node in tuned if node.needs}
+        for node in tuned:
+            row = self.table.rows[node.row]
+            if row.method or row.init or node.column not in pretrained:
+                continue
+            mine, theirs = node.config().backbone, pretrained[node.column]
+            if mine != theirs:
+                raise SslMedError(
+                    f"tables/{self.name}.yaml: row {node.row} of column {node.column} would be trained with {_network(mine)}, "
+                    f"and pretrained rows have {_network(theirs)}: recipe={self.table.recipe} names one; say which all rows "
+                    "take, settings.backbone.name and its sizes"
+                )
+
     def _check_collapsed(self, nodes: Sequence[PlannedRun]) -> None:
         """Refuses a bound that judges nothing: a collapsed run is one whose metric ends too low."""
         finals = {node.column: node for node in nodes if node.role == "final" and node.kind != "external"}
@@ -300,6 +325,11 @@ class Plan:
         for tree in trees:
             found = merge(found, tree)
         return found
+
+
+def _network(config: BackboneConfig) -> str:
+    plain = to_plain(config)
+    return " ".join(f"{key}={value}".replace(" ", "") for key, value in plain.items() if key != "init")
 
 
 def besides(node: PlannedRun, table: str) -> tuple[str, ...]:

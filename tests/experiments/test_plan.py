@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from experiments.commands.compare import check
 from experiments.comparison.overrides import family_of, flatten, grid
 from experiments.comparison.plan import Plan, root_names
 from experiments.comparison.table import load_table, merge, tables
@@ -447,3 +448,15 @@ def test_a_damaged_record_of_a_comparison_is_one_line(text, tmp_path):
     (tmp_path / "progress.json").write_text(text)
     with pytest.raises(SslMedError, match=r"progress.json: .*; remove the file, it is written anew$"):
         read_record(tmp_path / "progress.json", Progress)
+
+
+def test_a_recipe_that_gives_scratch_another_network_than_pretrained_rows_is_refused(load, tmp_path):
+    """Weights keep the network that they were pretrained in; rows without any would be compared by another one."""
+    recipe = textwrap.dedent(BASE).replace("{channels: [8, 8, 16]}", "{}") + "recipe: strong\n"
+    plan = matrix_of(load(recipe), tmp_path)
+    with pytest.raises(
+        SslMedError, match=r"row scratch of column liver would be trained with name=plainconv.*have name=unet"
+    ):
+        check(plan)
+    named = recipe.replace("backbone: {}", "backbone: {name: unet, norm: batch, channels: [8, 8, 16]}")
+    assert check(matrix_of(load(named), tmp_path))
