@@ -140,7 +140,8 @@ def test_the_user_is_stronger_then_the_task_for_the_recipe_then_the_recipe(capsy
     assert sources["recipe"] == ("strong", "command line")
     assert sources["task.flip_axes"] == ("['x']", "conf/task/hippocampus.yaml")
     assert sources["task.loss"] == ("dice_ce", "conf/recipe/strong.yaml")
-    assert sources["trainer.max_steps"][1] == "conf/recipe/strong.yaml"
+    assert sources["trainer.max_steps"][1] == "conf/task/hippocampus.yaml"
+    assert sources["trainer.clip"][1] == "conf/recipe/strong.yaml"
     assert main(["finetune", "task=lits", "recipe=strnog", "data.root=x"]) == 2
     assert "recipe 'strnog' is unknown; did you mean 'strong'?" in capsys.readouterr().err
 
@@ -170,17 +171,20 @@ def test_a_table_declares_it_for_its_fine_tunings(tmp_path):
 @pytest.mark.parametrize(
     ("task", "small"),
     [
-        ("nodule2d", ["data.patch_size=[16,16]", "data.image_size=20"]),
-        ("montgomery", ["data.patch_size=[16,16]", "data.image_size=20"]),
-        ("luna", ["data.patch_size=[16,16,16]"]),
-        ("chest14", ["data.patch_size=[16,16]", "data.image_size=20"]),
+        (
+            "nodule2d",
+            ["data.patch_size=[16,16]", "data.image_size=20", "backbone.features=[8,16]", "backbone.blocks=[1,1]"],
+        ),
+        ("montgomery", ["data.patch_size=[16,16]", "data.image_size=20", "backbone.channels=[8,8,16]"]),
+        ("luna", ["data.patch_size=[16,16,16]", "backbone.channels=[8,8,16]"]),
+        ("chest14", ["data.patch_size=[16,16]", "data.image_size=20", "backbone.channels=[8,8,16]"]),
     ],
 )
 def test_classes_and_findings_are_trained_by_the_strong_recipe(task, small, shared_phantom, tmp_path):
     root = shared_phantom({"nodule2d": "medmnist"}.get(task, task), subjects=5 if task == "luna" else 12)
     words = ["finetune", f"task={task}", "recipe=strong", "trainer=cpu", f"data.root={root}", *small]
     words += ["trainer.max_steps=3", "trainer.val_every_steps=3", "trainer.batch_size=4", "trainer.progress=false"]
-    words += ["backbone.channels=[8,16]", "trainer.monitor=val/loss", "task.pictures=[0,0,0,0]"]
+    words += ["trainer.monitor=val/loss", "task.pictures=[0,0,0,0]"]
     assert main([*words, f"out={tmp_path / 'run'}"]) == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["recipe"], summary["transfer"]["ema"], summary["steps"]) == ("strong", 0.999, 3)
