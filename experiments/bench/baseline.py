@@ -169,16 +169,17 @@ def _ours(minutes: float, config: BenchBaselineConfig, place: Path) -> tuple[np.
     """Steps are chosen so that the whole run, with its start, validation and test, takes the processor time."""
     short = [_finetuned(config, place.with_name(f"{place.name}-{steps}"), steps)[1] for steps in _PROBE]
     each = max(1e-3, (short[1] - short[0]) / (_PROBE[1] - _PROBE[0]))
-    steps = max(1, int((60 * minutes - short[0]) / each) + _PROBE[0])
+    steps = max(2, int((60 * minutes - short[0]) / each) + _PROBE[0]) // 2 * 2
     scores, seconds = _finetuned(config, place, steps)
     return scores, steps, seconds
 
 
 def _finetuned(config: BenchBaselineConfig, place: Path, steps: int) -> tuple[np.ndarray, float]:
-    """Test scores of a run of so many steps, and its processor seconds."""
+    """Test scores of a run of so many steps, an even number, and its processor seconds; half-way and last are validated."""
     command = [sys.executable, "-m", "experiments.cli", "finetune", "task=hippocampus", f"data.root={config.root}"]
     command += [f"out={place}", "resume=false", f"seed={config.seed}", "trainer.accelerator=cpu", "tracking.wandb=off"]
     command += ["trainer.progress=false", *config.ours, "trainer.max_epochs=-1", f"trainer.max_steps={steps}"]
+    command += [f"trainer.val_every_steps={steps // 2}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     _started(command, place.with_suffix(".log"))
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
