@@ -51,6 +51,6 @@ def test_from_a_pretraining_to_a_test_on_other_data(shared_phantom, tmp_path, ca
     assert main([*tune, where[0], f"out={tmp_path / 'no'}"]) == 2
     assert "set data.normalisation=zscore" in capsys.readouterr().err
     assert main([*tune, *where, f"out={tmp_path / 'second'}"]) == 0
-    words = ["external", str(tmp_path / "second"), "task=lits_liver", where[0], "data.allow_overlap=true"]
+    words = ["external", str(tmp_path / "second"), "task=lits_liver", "map=same", where[0], "data.allow_overlap=true"]
     assert main([*words, "trainer=cpu", "task.overlap=0"]) == 0
     assert "data.normalisation=zscore" in capsys.readouterr().out
