@@ -151,10 +151,9 @@ def _wishes(words: dict[str, Any]) -> Wishes:
 
 def _planned(path: Path, words: dict[str, Any]) -> tuple[Match, Plan]:
     from ssl_med.weights.core.convert import plan
-    from ssl_med.weights.core.files import read_document
-    from ssl_med.weights.core.find import choose
+    from ssl_med.weights.core.find import choose, opened
 
-    match = choose(read_document(path), words.get("family", ""))
+    match = choose(opened(path), words.get("family", ""))
     return match, plan(match, _wishes(words))
 
 

@@ -31,7 +31,8 @@ class Case:
       paper and the layout, without any module of ours.
     * shape: (C, *S) of the test images. * ending: of the file. * folder: further files beside the tensors, name -> text:
       then the case is a folder, and `ending` the name of its file of tensors.
-    * also: other families that recognise the layout, so that a user has to name this one. * wishes: arguments of `Wishes`.
+    * also: other families that recognise the layout, so that a user has to name this one. * named: this family does not
+      recognise it, it admits it where a user names the family. * wishes: arguments of `Wishes`.
     * tolerance: of the features, absolute and relative. * slow: takes more than a second or two.
     """
 
@@ -42,6 +43,7 @@ class Case:
     ending: str = ".pth"
     folder: dict[str, str] = field(default_factory=dict)
     also: tuple[str, ...] = ()
+    named: bool = False
     wishes: dict[str, Any] = field(default_factory=dict)
     tolerance: float = 1e-4
     slow: bool = False

@@ -24,8 +24,8 @@ from ssl_med.spec import SslMedError, first_line
 from ssl_med.weights.core.account import Account, account
 from ssl_med.weights.core.adapt import Inflate, fit
 from ssl_med.weights.core.family import Architecture, Family
-from ssl_med.weights.core.files import ForeignFile, read_document
-from ssl_med.weights.core.find import Match, choose
+from ssl_med.weights.core.files import ForeignFile
+from ssl_med.weights.core.find import Match, choose, opened
 from ssl_med.weights.core.rules import apply
 
 DECODER = "decoder."
@@ -96,7 +96,7 @@ def convert(path: Path, family: str = "", *, wishes: Wishes = NONE, versions: Ma
         unexplained
             that `wishes.allow` does not name.
     """
-    match = choose(read_document(path), family)
+    match = choose(opened(path), family)
     return fill(match, plan(match, wishes), wishes, versions=versions, git=git)
 
 

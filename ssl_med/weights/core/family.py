@@ -46,12 +46,22 @@ class Family(ABC):
     """public data sets that the weights saw in their pretraining, as their paper says: "LiTS", "LUNA16" """
     traps: ClassVar[tuple[str, ...]] = ()
     """what goes wrong elsewhere with these weights, a sentence each; docs/weights.md shows them"""
+    pickles: ClassVar[Mapping[str, str]] = {}
+    """package whose objects a released file pickles -> how a user who trusts the file saves its tensors alone"""
     agreement: ClassVar[str] = ""
     """largest difference from the original implementation, as it was measured: "torchvision 0.20: 2e-6"; "": not measured"""
 
     @abstractmethod
     def recognises(self, file: ForeignFile) -> bool:
         """Whether a file's tensors have this family's layout; its shapes may tell two families apart."""
+
+    def admits(self, file: ForeignFile) -> bool:
+        """Whether a file that the user says is this family's can be it.
+
+        More than `recognises` where the files of two families look alike: the one that is found without a name recognises
+        them, the other admits them.
+        """
+        return self.recognises(file)
 
     @abstractmethod
     def architecture(self, file: ForeignFile) -> Architecture:

@@ -19,10 +19,11 @@ from torch import Tensor
 from ssl_med.reading import DEEPEST, UnreadableError, read_json, safetensors_header, shown
 from ssl_med.spec import SslMedError, first_line
 from ssl_med.weights.core.arrays import read_npz
-from ssl_med.weights.core.torch_files import read_torch
+from ssl_med.weights.core.torch_files import PickledCodeError, read_torch
 
 State = dict[str, Tensor]
 TORCH = (".pth", ".pt", ".ckpt", ".tar", ".model", ".bin")
+PICKLES = (".pkl", ".pickle")
 ENDINGS = (*TORCH, ".safetensors", ".npz")
 _NODES = 10**6  # values of one file; containers that hold each other many times over would never end
 # files of a folder that may hold its weights, the first one that is there; an index lists parts
@@ -82,7 +83,7 @@ class Document:
         level: list[tuple[str, Mapping[str, Any]]] = [("", self.tree)]
         while level and len(found) < 20:
             name, node = level.pop(0)
-            if any(isinstance(value, Tensor) for value in node.values()):
+            if any(isinstance(value, Tensor) or _is_array(value) for value in node.values()):
                 found.append(name)
             level += [(f"{name}/{key}".lstrip("/"), value) for key, value in node.items() if isinstance(value, Mapping)]
             if name.count("/") > DEEPEST:
@@ -90,12 +91,20 @@ class Document:
         return found
 
 
+class CodeError(SslMedError):
+    """A file would run code when it is read; `needs` is the dotted name of what it pickles, "" where that is unknown."""
+
+    def __init__(self, line: str, needs: str = "") -> None:
+        super().__init__(line)
+        self.needs = needs
+
+
 def read_document(path: Path) -> Document:
     """Reads a file or folder of weights.
 
     Raises:
-        SslMedError: no such file, another ending, a damaged one, one that would run code, or one that claims more than it
-        holds.
+        SslMedError: no such file, another ending, a damaged one, or one that claims more than it holds.
+        CodeError: one that would run code.
     """
     try:
         if path.is_dir():
@@ -103,6 +112,8 @@ def read_document(path: Path) -> Document:
         if not path.is_file():
             raise SslMedError(f"{path}: no such file or folder")
         return Document(path, _mapping(_reader(path)(path)))
+    except PickledCodeError as error:
+        raise CodeError(f"{path}: {error}", error.needs) from None
     except UnreadableError as error:
         raise SslMedError(f"{path}: {error}") from None
 
@@ -111,6 +122,10 @@ def _reader(path: Path) -> Callable[[Path], Any]:
     if path.suffix in TORCH:
         return read_torch
     readers: dict[str, Callable[[Path], Any]] = {".safetensors": _safetensors, ".npz": read_npz}
+    if path.suffix in PICKLES:
+        raise UnreadableError(
+            "is a pickle, which runs code when it is read; where you trust it, save its arrays alone by numpy.savez"
+        )
     if path.suffix not in readers:
         raise UnreadableError(f"ends in '{path.suffix}'; weights end in {', '.join(ENDINGS)}, or are a folder")
     return readers[path.suffix]
@@ -163,6 +178,11 @@ def _mapping(found: Any) -> Mapping[str, Any]:
     return found
 
 
+def _is_array(value: Any) -> bool:
+    """Whether a value is an array of numbers, as .npz files hold them."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+
+
 def _tensors(node: Mapping[str, Any], path: Path) -> State:
     """Tensors of a container, checked to claim no more than the file can hold."""
     state: State = {}
@@ -170,7 +190,7 @@ def _tensors(node: Mapping[str, Any], path: Path) -> State:
         sum(file.stat().st_size for file in path.iterdir() if file.is_file()) if path.is_dir() else path.stat().st_size
     )
     for key, value in node.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        if _is_array(value):
             value = torch.from_numpy(value)
         if not isinstance(value, Tensor):
             continue

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.spec import SslMedError
 from ssl_med.weights.core.family import Family
-from ssl_med.weights.core.files import Document, ForeignFile
+from ssl_med.weights.core.files import CodeError, Document, ForeignFile, read_document
 
 PACKAGE = "ssl_med.weights"
 
@@ -33,9 +34,27 @@ def family_of(name: str) -> Family:
     return found
 
 
+def opened(path: Path) -> Document:
+    """What a file or folder holds, as `read_document`; of a file that would run code, what its family does about it.
+
+    Raises:
+        SslMedError: as `read_document`.
+    """
+    try:
+        return read_document(path)
+    except CodeError as error:
+        for name in list_names(PACKAGE):
+            for package, remedy in family_of(name).pickles.items():
+                if error.needs.partition(".")[0] == package:
+                    raise SslMedError(
+                        f"{path}: would run code when it is read ({error.needs}); {remedy}, and family={name}"
+                    ) from None
+        raise
+
+
 def matches(document: Document) -> list[Match]:
     """Every family that recognises a file."""
-    found = [_match(document, name) for name in list_names(PACKAGE)]
+    found = [_match(document, name, named=False) for name in list_names(PACKAGE)]
     return [match for match in found if match is not None]
 
 
@@ -55,7 +74,7 @@ def choose(document: Document, name: str = "") -> Match:
         raise SslMedError(f"{path}: holds no tensors by name")
     if name:
         family_of(name)
-        match = _match(document, name)
+        match = _match(document, name, named=True)
         if match is None:
             raise SslMedError(f"{path}: does not have the layout of family={name} ({_some(document)})")
         return match
@@ -70,12 +89,13 @@ def choose(document: Document, name: str = "") -> Match:
     )
 
 
-def _match(document: Document, name: str) -> Match | None:
+def _match(document: Document, name: str, *, named: bool) -> Match | None:
     family = family_of(name)
+    knows = family.admits if named else family.recognises
     for container in family.containers:
         file = document.open((container,))
         try:
-            if file is not None and family.recognises(file):
+            if file is not None and knows(file):
                 return Match(name, family, file)
         except (
             LookupError,

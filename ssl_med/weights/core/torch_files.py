@@ -22,11 +22,23 @@ _PLAIN: list[Any] = [argparse.Namespace, np.dtype, _SCALAR, (_SCALAR, "numpy.cor
 _PLAIN += [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")]
 
 
+class PickledCodeError(UnreadableError):
+    """A file would run code when it is read; `needs` is the dotted name of what it pickles, "" where that is unknown."""
+
+    def __init__(self, needs: str) -> None:
+        named = f" ({needs})" if needs else ""
+        super().__init__(
+            f"would run code when it is read{named}; load it where you trust it and save its state_dict() alone"
+        )
+        self.needs = needs
+
+
 def read_torch(path: Path) -> Any:
     """What a file of torch holds, on the CPU: tensors, plain containers, numbers, text and the arguments of a command line.
 
     Raises:
-        UnreadableError: no such file, damaged, compressed, or it would run code when it is read.
+        UnreadableError: no such file, damaged or compressed.
+        PickledCodeError: it would run code when it is read.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -40,10 +52,7 @@ def read_torch(path: Path) -> Any:
         raise
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        code = f" ({named[1]})" if named else ""
-        raise UnreadableError(
-            f"would run code when it is read{code}; load it where you trust it and save its state_dict() alone"
-        ) from None
+        raise PickledCodeError(named[1] if named else "") from None
     except IsADirectoryError:
         raise UnreadableError("is a folder, not a file") from None
     except OSError as error:
