@@ -1,5 +1,6 @@
 """Seeded tensors of 2D ResNets and DenseNets under torchvision's names, and their forward with functions alone."""
 
+import itertools
 import re
 
 import torch
@@ -138,3 +139,28 @@ def densenet_forward(state, x):
             key = f"features.transition{block}"
             x = F.avg_pool2d(F.conv2d(F.relu(_norm(state, f"{key}.norm", x)), state[f"{key}.conv.weight"]), 2, 2)
     return pyramid
+
+
+def beside(prefix, state, **others):
+    """An encoder behind a prefix, and the tensors that a training keeps beside it; `a__b` stands for `a.b`."""
+    named = {key.replace("__", "."): value for key, value in others.items()}
+    return {f"{prefix}{key}": value for key, value in state.items()} | named
+
+
+def behind(prefix, state):
+    """The encoder again."""
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+
+
+def mlp(key, *widths, bias=True, norm=()):
+    """Linear layers of a head, of zeros: what is left out needs no numbers. Places in `norm` hold a BatchNorm of that width."""
+    state, place = {}, 0
+    for before, after in itertools.pairwise(widths):
+        state[f"{key}.{place}.weight"] = torch.zeros(after, before)
+        if bias:
+            state[f"{key}.{place}.bias"] = torch.zeros(after)
+        place += 2
+    for place, width in norm:
+        state |= {f"{key}.{place}.running_mean": torch.zeros(width), f"{key}.{place}.running_var": torch.ones(width)}
+        state[f"{key}.{place}.num_batches_tracked"] = torch.tensor(1)
+    return state
