@@ -82,6 +82,7 @@ MAY_IMPORT = {
         "ssl_med.catalogue",
         "ssl_med.contract",
         "ssl_med.networks",
+        "ssl_med.losses",
         "ssl_med.checkpoint",
         "ssl_med.reading",
     },

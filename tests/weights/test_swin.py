@@ -1,10 +1,13 @@
 """SwinUNETR's decoder, and MONAI's own loader of a pretrained transformer beside ours."""
 
+import pytest
 import torch
 from foreign_case import cases_of
 from swin_layout import original
 
+from ssl_med.spec import SslMedError
 from ssl_med.weights.core.convert import Wishes, convert
+from ssl_med.weights.core.exporter import Source, export
 
 ABOUT = {"versions": {}, "git": ""}
 
@@ -45,3 +48,31 @@ def test_todays_order_of_tokens_is_a_setting_and_computes_something_else(tmp_pat
     for ours, other in zip(new, theirs, strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
     assert float((old[2] - theirs[2]).abs().max()) > 0.1
+
+
+def test_the_real_loader_of_monai_takes_what_is_written(tmp_path):
+    from monai.networks.nets import SwinUNETR
+
+    case = cases_of("swin_unetr")[2]
+    wishes = Wishes(backbone={"merging": "v1"})
+    found = convert(case.write(tmp_path, case.made()), "swin_unetr", wishes=wishes, **ABOUT)
+    source = Source(tmp_path, found.backbone.eval(), None, found.card)
+    lines = export(source, "swin_unetr", tmp_path / "out.pt")
+    assert any("MONAI 1.5 or later" in line for line in lines)
+    network, image = SwinUNETR(in_channels=1, out_channels=2, feature_size=12).eval(), case.images()
+    network.load_from(torch.load(tmp_path / "out.pt", weights_only=True))
+    with torch.no_grad():
+        for ours, theirs in zip(source.backbone(image)[1:], network.swinViT(image, True), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    again = convert(tmp_path / "out.pt", "", wishes=wishes, **ABOUT)
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(found.backbone.state_dict().values(), again.backbone.state_dict().values(), strict=True)
+    )
+
+
+def test_what_monai_would_leave_random_is_refused(tmp_path):
+    case = cases_of("voco")[1]
+    found = convert(case.write(tmp_path, case.made()), "voco", **ABOUT)
+    with pytest.raises(SslMedError, match=r"backbone\.v2"):
+        export(Source(tmp_path, found.backbone, None, found.card), "swin_unetr", tmp_path / "out.pt")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from torch import nn
+
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.checkpoint import Card
 from ssl_med.contract import InputContract
@@ -17,16 +19,32 @@ PACKAGE = "ssl_med.weights.export"
 
 
 @dataclass(frozen=True)
+class Regions:
+    """What a fine-tuned network has beyond its decoder.
+
+    * head: convolution to one channel for each region. * names: of the regions. * softmax: they exclude each other, and the
+      background is a class. * largest: flags of regions of which only the largest piece is kept. * overlap: of windows.
+    """
+
+    head: nn.Module
+    names: tuple[str, ...]
+    softmax: bool = False
+    largest: tuple[bool, ...] = ()
+    overlap: float = 0.5
+
+
+@dataclass(frozen=True)
 class Source:
     """What is exported: a network in evaluation mode, filled, with its card; decoder: None where the file has none.
 
-    * path: the backbone file or the folder of the run that it came from.
+    * path: the backbone file or the folder of the run that it came from. * regions: of a fine-tuned segmentation.
     """
 
     path: Path
     backbone: Backbone
     decoder: Decoder | None
     card: Card
+    regions: Regions | None = None
 
     @property
     def contract(self) -> InputContract:
