@@ -1,20 +1,26 @@
-"""Vision transformer (Dosovitskiy et al., ICLR 2021) in 2D and 3D with the decoder of UNETR (Hatamizadeh et al., WACV 2022)."""
+"""Vision transformer (Dosovitskiy et al., ICLR 2021) in 2D and 3D with the decoder of UNETR (Hatamizadeh et al., WACV 2022).
+
+Its settings reach the transformers whose weights are published: those of timm, DINO, MAE and MoCo v3, DINOv2 with registers,
+layer scale and SwiGLU, DINOv3 with rotary positions.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Annotated, Any
+from itertools import accumulate, pairwise
+from operator import mul
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, Level, Norm
 from ssl_med.networks.unetr_parts import UnetrDecoder, lifted, residual_block
-from ssl_med.ranges import Count, Range, Side, Width
-from ssl_med.spec import SslMedError
+from ssl_med.networks.vit_parts import Block, Turns, prime_factors, resized, rotary_periods, rotary_turns
+from ssl_med.ranges import Count, Range, Share, Side, Width
+from ssl_med.setting import setting
+from ssl_med.spec import DataSpec, SslMedError
 
 
 @dataclass
@@ -32,15 +38,29 @@ class ViTConfig(BackboneConfig):
     mlp: Annotated[int, Range(0, 2**20)] = 0
     """hidden channels of a block's two-layer perceptron; 0: four times the width"""
     patch: Annotated[int, Range(2, 2**14)] = 16
-    """side of a token's patch along each axis, voxels; a power of two"""
+    """side of a token's patch along each axis, voxels; a product of 2, 3, 5 and 7"""
     thin_patch: Annotated[int, Range(2, 2**14, special=(0,))] = 0
     """side of the patch along the last axis of a volume, where scans are thin; 0: as the others"""
-    grid: Side = 14
+    positions: Literal["learned", "rotary", "rotary_bf16"] = setting(default="learned", before="learned")
+    """where a token lies: a learned vector added to it, or rotations of queries and keys (2D only), in bfloat16 on request"""
+    grid: Side = setting(default=14, needs={"positions": ("learned",)})
     """tokens along each axis for which positions are learned; other grids get them by interpolation"""
+    resize: Literal["plain", "antialias", "offset"] = setting(
+        default="plain", before="plain", needs={"positions": ("learned",)}
+    )
+    """interpolation of positions, bicubic in 2D and trilinear in 3D: with smoothing as in timm, or with DINO's offset of 0.1"""
     class_token: bool = True
     """a token beside those of the patches, for methods and weights that read the image's feature there"""
+    registers: Annotated[int, Range(0, 1024)] = setting(default=0, before=0)
+    """further tokens without a place, behind the class token"""
     qkv_bias: bool = True
     """bias of queries, keys and values; UNETR has none"""
+    gated: bool = setting(default=False, before=False)
+    """SwiGLU in place of GELU in the blocks' perceptrons"""
+    layer_scale: Share = setting(default=0.0, before=0.0)
+    """initial factor of each channel of a block's two branches, which is then learned; 0: there are no such factors"""
+    norm_eps: Annotated[float, Range(above=0, high=1)] = setting(default=1e-5, before=1e-5)
+    """what layer normalisation adds to the variance; 1e-6 in timm, DINO and MAE"""
     decoder_width: Width = 16
     """channels of the decoder at full resolution, doubled level by level"""
 
@@ -51,24 +71,39 @@ class ViTConfig(BackboneConfig):
             )
         if self.width % self.heads:
             raise SslMedError(f"backbone.width is {self.width}; it must be a multiple of backbone.heads={self.heads}")
-        for key in ("patch", "thin_patch"):
-            side = getattr(self, key)
-            if side & (side - 1):
-                raise SslMedError(f"backbone.{key} is {side}; it must be a power of two")
-        if self.thin_patch > self.patch:
+        if prime_factors(self.patch)[-1] > 7:
             raise SslMedError(
-                f"backbone.thin_patch is {self.thin_patch}; it must not exceed backbone.patch={self.patch}"
+                f"backbone.patch is {self.patch}; it must be a product of 2, 3, 5 and 7, such as 14 or 16"
+            )
+        if self.thin_patch and self.thin_patch not in self.steps():
+            known = ", ".join(map(str, self.steps()[1:]))
+            raise SslMedError(
+                f"backbone.thin_patch is {self.thin_patch}; beside backbone.patch={self.patch} it must be one of {known}"
+            )
+        if self.positions != "learned" and self.width // self.heads % 4:
+            raise SslMedError(
+                f"backbone.positions={self.positions} needs a multiple of 4 channels for each head; "
+                f"there are {self.width // self.heads}"
             )
         if self.depth < self.taps_needed:
             raise SslMedError(
                 f"backbone.depth is {self.depth}; a patch of {self.patch} needs at least {self.taps_needed} blocks, one for "
-                "each halving that the decoder undoes"
+                "each step of the decoder"
             )
+
+    def steps(self) -> tuple[int, ...]:
+        """Strides from full resolution to the patch, one prime factor each: 1, 2, 4, 8, 16, or 1, 2, 14."""
+        return tuple(accumulate(prime_factors(self.patch), mul, initial=1))
 
     @property
     def taps_needed(self) -> int:
-        """Levels of the pyramid besides the image: one per halving down to the patch."""
-        return int(math.log2(self.patch))
+        """Levels of the pyramid besides the image: one for each step down to the patch."""
+        return len(self.steps()) - 1
+
+    @property
+    def before(self) -> int:
+        """Tokens in front of those of the patches."""
+        return int(self.class_token) + self.registers
 
     def taps(self) -> tuple[int, ...]:
         """Number of the block, counted from 1, whose tokens are each level: 4, 7, 10 and 12 of 12, as in UNETR."""
@@ -83,7 +118,7 @@ class ViTConfig(BackboneConfig):
 
 
 class ViT(Backbone):
-    """Tokens of patches with learned positions, and blocks of attention over all tokens.
+    """Tokens of patches, and blocks of attention over all tokens.
 
     The pyramid holds the image and the tokens after some blocks (`ViTConfig.taps`), as maps (B, width, *grid); the last
     level is layer-normalised. `tokens` is the interface for methods that mask or sample tokens.
@@ -94,21 +129,34 @@ class ViT(Backbone):
     image_level = True
 
     def __init__(self, config: Any, *, spatial_dims: int, in_channels: int) -> None:
-        from monai.networks.blocks.transformerblock import TransformerBlock  # seconds to import
-
+        if config.positions != "learned" and spatial_dims != 2:
+            raise SslMedError(f"backbone.positions={config.positions} exists in 2D only; take learned")
         super().__init__(config, spatial_dims=spatial_dims, in_channels=in_channels)
         width, sides = config.width, config.sides(spatial_dims)
         convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.embed = convolution(in_channels, width, kernel_size=sides, stride=sides)
         self.positions = nn.Module()  # a module, so that it belongs to a level
-        self.positions.patches = nn.Parameter(torch.zeros(1, width, *[config.grid] * spatial_dims))
+        if config.positions == "learned":
+            self.positions.patches = nn.Parameter(torch.zeros(1, width, *[config.grid] * spatial_dims))
+        else:
+            self.positions.register_buffer("periods", rotary_periods(width // config.heads))
         if config.class_token:
             self.positions.cls = nn.Parameter(torch.zeros(1, 1, width))
+        if config.registers:
+            self.positions.registers = nn.Parameter(torch.zeros(1, config.registers, width))
         self.blocks = nn.ModuleList(
-            TransformerBlock(width, config.mlp or 4 * width, config.heads, qkv_bias=config.qkv_bias)
+            Block(
+                width,
+                config.heads,
+                config.mlp or 4 * width,
+                qkv_bias=config.qkv_bias,
+                gated=config.gated,
+                eps=config.norm_eps,
+                scale=config.layer_scale,
+            )
             for _ in range(config.depth)
         )
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width, eps=config.norm_eps)
         for parameter in self.positions.parameters():
             nn.init.trunc_normal_(parameter, std=0.02)
         for part in self.blocks.modules():
@@ -116,8 +164,15 @@ class ViT(Backbone):
                 nn.init.trunc_normal_(part.weight, std=0.02)
                 if part.bias is not None:
                     nn.init.zeros_(part.bias)
-        for block in self.blocks:
-            block.norm_cross_attn.requires_grad_(False)  # MONAI never uses it
+
+    @classmethod
+    def check(cls, config: Any, spec: DataSpec) -> None:
+        """Rotary positions exist in 2D alone."""
+        super().check(config, spec)
+        if config.positions != "learned" and spec.spatial_dims != 2:
+            raise SslMedError(
+                f"backbone.positions={config.positions} exists in 2D, data '{spec.name}' is {spec.spatial_dims}D; take learned"
+            )
 
     @classmethod
     def pyramid_of(cls, config: Any, spatial_dims: int) -> list[Level]:
@@ -142,40 +197,46 @@ class ViT(Backbone):
             keep: (B, K) int64, numbers of the patches to keep, row-major; None: all.
 
         Returns:
-            (B, 1 + K, width) with a class token in front, (B, K, width) without one.
+            (B, T + K, width): class token and registers, `ViTConfig.before` of them, lie in front.
         """
         maps: Tensor = self.embed(x)
-        maps = maps + self._positions(maps.shape[2:]).to(maps.dtype)
+        if self.config.positions == "learned":
+            maps = maps + self._positions(maps.shape[2:]).to(maps.dtype)
         found = maps.flatten(2).transpose(1, 2)
         if keep is not None:
             found = found.gather(1, keep[..., None].expand(-1, -1, found.shape[-1]))
-        if self.config.class_token:
-            cls: Any = self.positions.cls
-            found = torch.cat([cls.to(found.dtype).expand(len(found), -1, -1), found], 1)
-        return found
+        front = [getattr(self.positions, key, None) for key in ("cls", "registers")]
+        placed = [part.to(found.dtype).expand(found.shape[0], -1, -1) for part in front if part is not None]
+        return torch.cat([*placed, found], 1)
 
-    def encode(self, tokens: Tensor) -> list[Tensor]:
-        """Tokens (B, T, width) -> the tokens after each tap, the last one normalised."""
-        taps, found = self.config.taps(), []
+    def encode(self, tokens: Tensor, size: Sequence[int] | None = None, keep: Tensor | None = None) -> list[Tensor]:
+        """Tokens (B, T, width) -> the tokens after each tap, the last one normalised.
+
+        Args:
+            tokens: those of `tokens`.
+            size: grid of all patches, which rotary positions need.
+            keep: as in `tokens`.
+        """
+        taps, found, turns = self.config.taps(), [], self._turns(size, keep)
         for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens)
+            tokens = block(tokens, turns)
             if number in taps:
                 found.append(tokens)
         return [*found[:-1], self.norm(found[-1])]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, *S) -> the image and the tokens of each tap as maps (B, width, *S / patch)."""
-        first = 1 if self.config.class_token else 0
         size = [side // by for side, by in zip(x.shape[2:], self.strides[-1], strict=True)]
-        levels = self.encode(self.tokens(x))
-        maps = [found[:, first:].transpose(1, 2).reshape(len(x), -1, *size) for found in levels]
+        levels = self.encode(self.tokens(x), size)
+        first = self.config.before
+        maps = [found[:, first:].transpose(1, 2).reshape(x.shape[0], -1, *size) for found in levels]
         return [x, *maps]
 
     def build_decoder(self, *, skips: bool = True) -> Decoder:
         """That of UNETR: tokens of finer levels are brought to their stride by transposed convolutions."""
         dims, config, count = self.spatial_dims, self.config, self.config.taps_needed
-        # stride of each step from full resolution to the patch; a thin axis is halved in the first steps only
-        strides = [tuple(min(2**step, side) for side in self.strides[-1]) for step in range(count + 1)]
+        # stride of each step from full resolution to the patch; a thin axis becomes smaller in the first steps only
+        strides = [tuple(min(step, side) for side in self.strides[-1]) for step in config.steps()]
         widths = [config.decoder_width * 2**step for step in range(count)]
         laterals: list[nn.Module] = [residual_block(dims, self.in_channels, widths[0], config.norm)]
         for step in range(1, count):
@@ -199,6 +260,13 @@ class ViT(Backbone):
         if known.shape[2:] == size:
             learned: Tensor = known
             return learned
-        mode = "bicubic" if self.spatial_dims == 2 else "trilinear"
-        found: Tensor = F.interpolate(known.float(), size=list(size), mode=mode, align_corners=False)
-        return found
+        return resized(known.float(), size, self.config.resize)
+
+    def _turns(self, size: Sequence[int] | None, keep: Tensor | None) -> Turns | None:
+        if self.config.positions == "learned":
+            return None
+        if size is None:
+            raise ValueError("rotary positions need the grid: encode(tokens, size)")
+        periods: Any = self.positions.periods
+        dtype = torch.float32 if self.config.positions == "rotary" else torch.bfloat16
+        return rotary_turns(periods, size, keep, dtype)
