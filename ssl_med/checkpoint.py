@@ -25,6 +25,7 @@ from ssl_med.spec import DataSpec, SslMedError, first_line
 
 FORMAT = 1
 _METADATA_KEY = "ssl_med"
+_FILES = ("backbone.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -297,8 +298,9 @@ def find_backbone(init: str) -> Path:
     """`init=RUN_DIR|FILE` -> the backbone file, or a clear error."""
     path = Path(init)
     if path.is_dir():
-        file = path / "backbone.safetensors"
-        if not file.is_file():
+        # a run, or a folder that was exported for Hugging Face
+        file = next((path / name for name in _FILES if (path / name).is_file()), None)
+        if file is None:
             raise SslMedError(f"{path}: holds no backbone.safetensors; the pretraining may not have finished")
         return file
     if not path.exists():

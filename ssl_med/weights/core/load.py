@@ -51,6 +51,8 @@ def is_ours(path: Path) -> bool:
         SslMedError: there is nothing.
     """
     if path.is_dir():
+        if (path / "model.safetensors").is_file() and is_ours(path / "model.safetensors"):
+            return True  # a folder of `to=huggingface`
         return not any((path / name).is_file() for name in FOREIGN) or (path / "backbone.safetensors").is_file()
     if not path.exists():
         raise SslMedError(f"{path}: no such run folder or file of weights")
