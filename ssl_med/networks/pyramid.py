@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_med.ranges import Positive, StoredValue
 from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, SslMedError
 
@@ -33,9 +34,9 @@ class BackboneConfig:
     """normalisation layers; group means 8 groups"""
     init: Literal["torch", "uniform", "xavier", "msra"] = "torch"
     """scheme of the initial weights, see networks.init"""
-    input_mean: tuple[float, ...] = setting(default=(), before=[])
+    input_mean: tuple[StoredValue, ...] = setting(default=(), before=[])
     """subtracted from the channels of an image before the first layer, one for all or one each; foreign weights bring theirs"""
-    input_std: tuple[float, ...] = setting(default=(), before=[])
+    input_std: tuple[Positive, ...] = setting(default=(), before=[])
     """by which they are divided then; empty: the image is taken as it is"""
 
 

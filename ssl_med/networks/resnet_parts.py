@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ssl_med.networks.pyramid import (
     Backbone,
@@ -75,6 +77,9 @@ class ResNetBackbone(Backbone):
             bias_downsample=False,
             shortcut_type=config.shortcut,
         )
+        if config.shortcut == "A":
+            for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+                _pad_shortcut(stage)
         if config.dilated:
             for stage, dilation in ((net.layer3, 2), (net.layer4, 4)):
                 _dilate(stage, dilation)
@@ -127,6 +132,33 @@ def _dilate(stage: nn.Module, dilation: int) -> None:
             part.stride = (1,) * len(part.stride)
             if max(part.kernel_size) > 1:
                 part.dilation = part.padding = (dilation,) * len(part.stride)
+        elif isinstance(part, PaddedShortcut):
+            part.stride = 1
+
+
+class PaddedShortcut(nn.Module):
+    """Shortcut A (He et al. 2016): every `stride`-th voxel, and zeros in the channels that are new.
+
+    MONAI's and MedicalNet's own cut the gradient of the shortcut off; here it flows.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) -> (B, channels, *S / stride, rounded up)."""
+        dims = x.ndim - 2
+        every: Any = (..., *[slice(None, None, self.stride)] * dims)
+        x = x[every]
+        return F.pad(x, (*[0, 0] * dims, 0, self.channels - x.shape[1]))
+
+
+def _pad_shortcut(stage: Any) -> None:
+    """Replaces the shortcut of a stage's first block, which MONAI has as a function, where the block changes anything."""
+    block = stage[0]
+    if isinstance(block.downsample, partial):
+        block.downsample = PaddedShortcut(block.downsample.keywords["planes"], block.downsample.keywords["stride"])
 
 
 def _replace_norms(module: nn.Module, spatial_dims: int, norm: Norm) -> None:

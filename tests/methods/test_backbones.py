@@ -20,6 +20,8 @@ NETS = {
             "backbone.decoder_width=8"],
     "monai": ["backbone.target=BasicUNet", "backbone.levels=[conv_0,down_1,down_2]",
               "backbone.args={features: [8,8,16,16,16,8], norm: batch}"],
+    "dense_vnet": ["backbone.growth=[2,4]", "backbone.layers=[2,2]", "backbone.skip_channels=[4,4]", "backbone.entry=8"],
+    "anatomix": ["backbone.filters=8", "backbone.halvings=2"],
     "swin_unetr": ["backbone.feature_size=24", "backbone.heads=[1,2,2,2]", "backbone.depths=[1,1,1,1]", "backbone.window=2"],
     "resnet10": ["backbone.decoder_channels=[16,16,8,8,8]"],
     "densenet121": [],

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ssl_med.networks.backbone import (
     backbone_class,
@@ -19,6 +20,7 @@ from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHea
 from ssl_med.networks.init import init_weights
 from ssl_med.networks.memory import Memory
 from ssl_med.networks.queue import Queue
+from ssl_med.networks.resnet_parts import PaddedShortcut
 from ssl_med.spec import DataSpec, SslMedError
 
 
@@ -372,3 +374,26 @@ def test_memory_averages_what_it_has_seen_and_the_last_value_of_a_repeated_sampl
     resumed.load_state_dict(memory.state_dict())
     assert torch.equal(resumed.entries, memory.entries)
     assert resumed.written == 6
+
+
+def test_the_shortcut_without_parameters_lets_the_gradient_through():
+    x = torch.randn(1, 2, 5, 4, 3, requires_grad=True)
+    y = PaddedShortcut(6, 2)(x)
+    assert y.shape == (1, 6, 3, 2, 2)
+    torch.testing.assert_close(y[:, :2], F.avg_pool3d(x, 1, 2))
+    assert not y[:, 2:].any()
+    y.sum().backward()
+    assert int(x.grad.sum()) == 2 * 3 * 2 * 2
+
+
+def test_i3d_trains_and_is_halved_less_along_slices():
+    backbone = build_backbone(backbone_config("i3d"), spatial_dims=3, in_channels=1)
+    pyramid = backbone(torch.rand(2, 1, 32, 32, 8))
+    assert [tuple(level.shape[1:]) for level in pyramid] == [
+        (width, *(side // by for side, by in zip((32, 32, 8), stride, strict=True)))
+        for width, stride in zip(backbone.channels, backbone.strides, strict=True)
+    ]
+    sum(level.square().mean() for level in pyramid).backward()
+    assert all(parameter.grad is not None for parameter in backbone.parameters())
+    owned = [part for level in backbone.levels_of_modules() for module in level for part in module.parameters()]
+    assert len(owned) == len(list(backbone.parameters()))

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ssl_med.networks.batch_statistics import use_batch_statistics
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, Level, Norm, check_widths, conv_norm_relu
 from ssl_med.ranges import Width
+from ssl_med.setting import setting
 
 
 @dataclass
@@ -23,6 +25,8 @@ class UNetConfig(BackboneConfig):
     """n + 1 widths give n levels; level i widens channels[i] to channels[i + 1] (default: Models Genesis)"""
     fast_up: bool = True
     """on a CPU: joins each level's transposed and first convolution where that is less work (equal up to rounding)"""
+    batch_statistics: bool = setting(default=False, before=False, needs={"norm": ("batch",)})
+    """in evaluation, too, normalises by the statistics of the batch, as Models Genesis does: features depend on the batch"""
 
     def __post_init__(self) -> None:
         check_widths("channels", self.channels, norm=self.norm)
@@ -50,6 +54,8 @@ class UNet(Backbone):
             )
             before = second
         self.halve = nn.MaxPool2d(2) if spatial_dims == 2 else nn.MaxPool3d(2)
+        if config.batch_statistics:
+            use_batch_statistics(self)
 
     @classmethod
     def pyramid_of(cls, config: Any, spatial_dims: int) -> list[Level]:
@@ -58,13 +64,16 @@ class UNet(Backbone):
 
     def build_decoder(self, *, skips: bool = True) -> Decoder:
         """The decoder of Models Genesis."""
-        return UNetDecoder(
+        decoder = UNetDecoder(
             self.channels,
             spatial_dims=self.spatial_dims,
             norm=self.config.norm,
             skips=skips,
             fast_up=self.config.fast_up,
         )
+        if self.config.batch_statistics:
+            use_batch_statistics(decoder)
+        return decoder
 
     def levels_of_modules(self) -> tuple[tuple[nn.Module, ...], ...]:
         """Two convolutions a level."""

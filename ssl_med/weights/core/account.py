@@ -98,7 +98,7 @@ def account(
     used, mismatched, filling, allowed = [], {}, {}, []
     unexplained = [f"{key} ({why})" for key, why in found.clashes.items()]
     for ours, tensor in found.tensors.items():
-        theirs = found.origin[ours]
+        theirs = found.origin.get(ours, ())  # none where the family's `adjust` made it
         if ours not in wanted:
             unexplained += [key for key in theirs if key not in unexplained]
         elif wanted[ours].shape != tensor.shape:

@@ -124,7 +124,7 @@ def plan(match: Match, wishes: Wishes = NONE) -> Plan:
     with torch.random.fork_rng(devices=[]):  # what the user allows to be missing is the same every time
         torch.manual_seed(0)
         backbone = build_backbone(config, spatial_dims=dims, in_channels=architecture.in_channels)
-        decoder = backbone.build_decoder() if architecture.decoder else None
+        decoder = backbone.build_decoder(skips=architecture.skips) if architecture.decoder else None
     wanted = _wanted(backbone, decoder)
     renamed = apply(rules, file.state)
     try:
@@ -137,7 +137,7 @@ def plan(match: Match, wishes: Wishes = NONE) -> Plan:
     kept = {key: why for key in wanted for pattern, why in family.keeps.items() if re.fullmatch(pattern, key)}
     found, filling = account(renamed, wanted, kept=kept, allow=wishes.allow)
     return Plan(
-        Architecture(config, dims, architecture.in_channels, architecture.decoder),
+        architecture._replace(config=config, spatial_dims=dims),
         contract,
         backbone,
         decoder,
@@ -183,7 +183,7 @@ def fill(match: Match, planned: Plan, wishes: Wishes, *, versions: Mapping[str, 
         method_config=_about(name, family, file, planned, wishes, notes),
         backbone=_plain(backbone.config),
         spec=contract.spec(name, in_channels=channels).to_dict(),
-        skips=True if decoder is not None else None,
+        skips=planned.architecture.skips if decoder is not None else None,
         steps=0,
         seed=0,
         versions=dict(versions),
@@ -223,7 +223,8 @@ def _with_channels(planned: Plan, channels: int) -> tuple[Backbone, Decoder | No
         planned.architecture.config, tensors, spatial_dims=dims, was=was, now=channels, prefix=""
     )
     backbone = build_backbone(config, spatial_dims=dims, in_channels=channels)
-    decoder = backbone.build_decoder() if planned.decoder is not None else None
+    skips = planned.architecture.skips
+    decoder = backbone.build_decoder(skips=skips) if planned.decoder is not None else None
     backbone.load_state_dict(tensors)
     if decoder is not None and planned.decoder is not None:
         try:

@@ -13,12 +13,16 @@ from ssl_med.weights.core.rules import Rule
 
 
 class Architecture(NamedTuple):
-    """The network that a file's tensors fill; `decoder`: with our encoder's decoder, under "decoder." and its names."""
+    """The network that a file's tensors fill; `decoder`: with our encoder's decoder, under "decoder." and its names.
+
+    skips: whether that decoder uses the encoder's skip connections.
+    """
 
     config: BackboneConfig
     spatial_dims: int
     in_channels: int
     decoder: bool = False
+    skips: bool = True
 
 
 class Family(ABC):
