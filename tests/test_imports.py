@@ -61,6 +61,7 @@ MAY_IMPORT = {
     "ssl_med.slabs": set(),
     "ssl_med.transforms": {"ssl_med.spec", "ssl_med.ranges"},
     "ssl_med.transforms.samples": {"ssl_med.spec", "ssl_med.catalogue"},
+    "ssl_med.hub": {"ssl_med.spec", "ssl_med.networks"},
     "ssl_med.optim": {"ssl_med.spec", "ssl_med.ranges", "ssl_med.setting"},
     "ssl_med.ledger": {"ssl_med.spec", "ssl_med.reading"},
     "ssl_med.checkpoint": {

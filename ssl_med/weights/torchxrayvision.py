@@ -50,7 +50,8 @@ class TorchXRayVision(WrappedEncoder):
 
     def contract(self, file: ForeignFile) -> InputContract:
         """Grey levels that the data scale to [0, 1], and the network to [-1024, 1024]."""
-        config, _, channels, _ = self.architecture(file)
+        architecture = self.architecture(file)
+        config, channels = architecture.config, architecture.in_channels
         side = 224 if config.name == "densenet121" else 512
         return InputContract(
             modality="X-ray",
