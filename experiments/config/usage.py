@@ -1,8 +1,8 @@
 """What a command of `ssl-med` takes, read from its file in commands/, and the check of a request against it.
 
 A command's file holds, as literals at its top: USAGE, EXAMPLES (two or more), NAMES (what `NAME=...` chooses), REQUIRED (which
-of them must be given), SETTINGS (section -> dataclass of its keys; "" for keys without a section), OPTIONS (`--word` -> meaning)
-and DEFAULTS (what is filled in when it is left out, see config/defaults.py).
+of them must be given), SETTINGS (section -> dataclass of its keys; "" for keys without one), OPTIONS (`--word` -> meaning) and
+DEFAULTS (what is filled in when it is left out, see config/defaults.py).
 """
 
 from __future__ import annotations
