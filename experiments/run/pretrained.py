@@ -176,6 +176,8 @@ def notes_of(
     notes: list[str] = list(data.describe().get("notes", []))
     notes += taken_from_card(config)
     if loaded.card is not None:
+        if origin := origin_of(loaded.card):
+            notes.append(f"weights from elsewhere, {origin}")
         notes += loaded.card.input_contract().differences(config.spec)
         notes += seen_in_public(loaded.card, data)
         notes += _share(loaded.card, config, ledger)
@@ -227,7 +229,5 @@ def tell(loaded: LoadedNetwork, notes: Sequence[str], say: Any) -> None:
     """Prints what was loaded, and the notes."""
     if loaded.report is not None:
         say(f"init: {loaded.report}")
-    if loaded.card is not None and (origin := origin_of(loaded.card)):
-        say(origin)
     for note in notes:
         say(f"note: {note}")

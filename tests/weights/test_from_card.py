@@ -14,6 +14,7 @@ from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.contract import InputContract
 from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import SslMedError
+from ssl_med.weights.core.load import origin_of
 
 CONTRACT = InputContract(
     modality="CT", patch_size=(32, 32, 16), low=-175.0, high=250.0, unit="HU", spacing_mm=(1.5, 1.5, 2.0),
@@ -77,3 +78,16 @@ def test_public_data_that_foreign_weights_saw_are_told(card):
     assert "voco saw LiTS" in line
     assert seen_in_public(card, luna) == []
     assert seen_in_public(replace(card, method_config={}), lits) == []
+
+
+def test_origin_licence_and_exceptions_are_one_line(card):
+    assert origin_of(card) == ""  # of a pretraining here
+    about = {
+        "family": "voco",
+        "citation": "Wu et al.",
+        "licence": "CC-BY-NC",
+        "commercial": False,
+        "allowed": ["swinViT.a"],
+    }
+    line = "family: voco (Wu et al.); licence: CC-BY-NC; not for commercial use; allowed to differ: swinViT.a"
+    assert origin_of(replace(card, method_config=about)) == line

@@ -114,9 +114,11 @@ def origin_line(name: str, family: Family) -> str:
 
 
 def origin_of(card: Card) -> str:
-    """The same from the card of an imported file; "" of a pretraining here."""
+    """Family, licence and exceptions from the card of an imported file, in a line; "" of a pretraining here."""
     about: dict[str, Any] = card.method_config
     if "family" not in about:
         return ""
     trade = "" if about.get("commercial", True) else "; not for commercial use"
-    return f"family: {about['family']} ({about['citation']}); licence: {about['licence']}{trade}"
+    allowed = about.get("allowed", ())
+    excepted = f"; allowed to differ: {', '.join(map(str, allowed))}" if allowed else ""
+    return f"family: {about['family']} ({about['citation']}); licence: {about['licence']}{trade}{excepted}"
