@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,14 @@ def colors_of(path: str) -> str:
 def _read(path: str, values: Callable[[str, Any], Array]) -> Array:
     try:
         content = Path(path).read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            _check(path, image, len(content))
-            if image.format == "PNG":
-                image.verify()  # sums of all chunks; afterwards the image cannot be decoded any more
-        with Image.open(io.BytesIO(content)) as image:
-            return values(path, image)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # PIL warns of a truncated file before it refuses it
+            with Image.open(io.BytesIO(content)) as image:
+                _check(path, image, len(content))
+                if image.format == "PNG":
+                    image.verify()  # sums of all chunks; afterwards the image cannot be decoded any more
+            with Image.open(io.BytesIO(content)) as image:
+                return values(path, image)
     except FileNotFoundError:
         raise SslMedError(f"{path}: no such file") from None
     except SslMedError:

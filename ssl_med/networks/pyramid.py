@@ -92,7 +92,7 @@ class Backbone(nn.Module, ABC):
 
         Raises:
             SslMedError: dimensions in which the network does not exist, a patch size that does not divide by the divisor of
-                its axis, one level alone, or one voxel at the last level with instance normalisation.
+                its axis, or one voxel at the last level with instance normalisation.
         """
         dims, patch, name = spec.spatial_dims, spec.patch_size, config.name
         if dims not in cls.dims:
@@ -100,13 +100,7 @@ class Backbone(nn.Module, ABC):
                 f"backbone {name} exists in {' and '.join(f'{d}D' for d in cls.dims)}, data '{spec.name}' is {dims}D; "
                 "choose another backbone.name"
             )
-        levels = cls.pyramid_of(config, dims)
-        divisor = divisor_of(levels)
-        if len(levels) < 2 and set(divisor) == {1}:
-            raise SslMedError(
-                f"backbone {name} has one level with these settings, at the image's resolution, and needs two or more; give "
-                "more entries to the setting that lists its widths or blocks"
-            )
+        divisor = divisor_of(cls.pyramid_of(config, dims))
         if any(side % by for side, by in zip(patch, divisor, strict=True)):
             nearest = [max(by, round(side / by) * by) for side, by in zip(patch, divisor, strict=True)]
             by = str(divisor[0]) if len(set(divisor)) == 1 else f"its own of {list(divisor)}"
@@ -186,6 +180,11 @@ class Decoder(nn.Module, ABC):
     @property
     def out_channels(self) -> int:
         """Channels at full resolution."""
+        if not self.channels:
+            raise SslMedError(
+                "this backbone has one level with these settings, which leaves a decoder nothing to do: give more entries to "
+                "the setting that lists its widths or blocks (backbone.channels)"
+            )
         return self.channels[-1]
 
     @abstractmethod

@@ -104,9 +104,8 @@ def test_a_mistake_is_one_line_and_exit_2(capsys, tmp_path):
 
 @pytest.mark.parametrize("name", names("augment"))
 def test_every_list_fits_its_data(name):
-    task = {"strong_2d": "montgomery_lungs", "strong_image": "shenzhen", "strong_radiograph": "chest14"}.get(
-        name, "lits"
-    )
+    tasks = {"strong_2d": "montgomery_lungs", "strong_image": "shenzhen", "strong_radiograph": "chest14"}
+    task = {**tasks, "strong_candidate": "luna"}.get(name, "lits")
     assert compose_finetune([f"task={task}", "trainer=cpu", f"task.augment={name}"]).task.augment
     assert KINDS["augment"]()[name]
 

@@ -118,12 +118,18 @@ def test_depth_comes_from_channels():
         ({}, 2, 100, r"divisible by 32; try data.patch_size=\[96,96\]"),
         ({"norm": "group", "channels": (4, 8)}, 3, 32, r"backbone.norm=group needs widths divisible by 8"),
         ({"norm": "instance"}, 3, 8, r"one voxel at the last level"),
-        ({"channels": (8, 8), "norm": "group"}, 3, 32, r"has one level with these settings"),
     ],
 )
 def test_what_cannot_be_built_is_refused(config, dims, size, message):
     with pytest.raises(SslMedError, match=message):
         check_backbone(backbone_config(**{"name": "unet" if dims == 3 else "resnet18"} | config), spec(dims, size))
+
+
+def test_an_encoder_of_one_level_stands_alone_and_has_no_decoder():
+    network = build_backbone(backbone_config("unet", channels=(8, 8), norm="group"), spatial_dims=2, in_channels=1)
+    assert [tuple(level.shape) for level in network(torch.zeros(1, 1, 16, 16))] == [(1, 8, 16, 16)]
+    with pytest.raises(SslMedError, match="has one level with these settings"):
+        _ = network.build_decoder().out_channels
 
 
 @pytest.mark.parametrize("name", ["unet", "resnet18"])

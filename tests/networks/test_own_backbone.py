@@ -58,6 +58,7 @@ def test_one_file_is_pretrained_and_fine_tuned(strided, tmp_path, name, dims):
     config = compose_pretrain([f"method={name}", f"data={DATA[dims]}", *overrides(dims), *small])
     assert to_plain(config.backbone) == {
         "name": "strided", "norm": "group", "init": "torch", "widths": [8, 16, 16], "flat_levels": 1,
+        **{"input_mean": [], "input_std": []},
     }  # fmt: skip
     torch.manual_seed(0)
     method = config.method_class(

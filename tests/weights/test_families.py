@@ -61,8 +61,8 @@ def test_the_features_are_those_of_the_original(name, case, tmp_path):
             assert torch.equal(one, two)
 
 
-def half(state):
-    for key in list(state)[len(state) // 2 :]:
+def gaps(state):
+    for key in list(state)[1::3]:  # of each of several encoders in a file, however they lie; the stem stays
         del state[key]
 
 
@@ -71,8 +71,9 @@ def strange(state):
 
 
 def transposed(state):
-    key = max((key for key in state if state[key].ndim > 1), key=lambda key: state[key].numel())
-    state[key] = state[key].flatten().reshape(*reversed(state[key].shape))
+    for key, value in state.items():
+        if value.ndim > 1:
+            state[key] = value.flatten().reshape(*reversed(value.shape))
 
 
 def infinite(state):
@@ -81,7 +82,7 @@ def infinite(state):
             value.flatten()[:1] = float("inf")
 
 
-@pytest.mark.parametrize("damage", [half, strange, transposed, infinite])
+@pytest.mark.parametrize("damage", [gaps, strange, transposed, infinite])
 @pytest.mark.parametrize("name", list_names("ssl_med.weights"))
 def test_a_damaged_file_is_refused_in_one_line(name, damage, tmp_path):
     case = FIRST[name]
