@@ -88,6 +88,7 @@ def test_a_crop_is_standardised_by_its_whole_image_and_unit_changes_nothing():
         ("chest14", ["data.normalisation=zscore", "data.image_size=36"]),
     ],
 )
+@pytest.mark.slow
 def test_loaders_give_the_same_from_files_and_from_a_store_alone_and_in_batches(shared_phantom, tmp_path, kind, more):
     root = shared_phantom(kind, subjects=5)
     size = (

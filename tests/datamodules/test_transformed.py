@@ -118,6 +118,7 @@ def folder(shared_phantom):
     return shared_phantom("msd", subjects=6, size=(24, 24, 24))
 
 
+@pytest.mark.slow
 def test_random_entries_act_in_training_alone(folder):
     """Deterministic entries change every part; random ones training samples; task.augment those of fine-tuning."""
     half = {"_target_": "ScaleIntensityRanged", "keys": ["image"], "a_min": 0, "a_max": 1, "b_min": 0, "b_max": 0.5}

@@ -20,6 +20,7 @@ def peak_of_a_new_process(number):
     assert facts.host_peak_mb() < before + 100
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak")
 def test_peak_memory_counts_from_the_reset():
     """In a process of its own: the system may take idle memory from one that has run many tests."""

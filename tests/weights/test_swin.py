@@ -33,6 +33,7 @@ def test_blocks_without_the_rest_of_the_decoder_are_left_out_by_name(tmp_path):
     assert len(dropped) == 2
 
 
+@pytest.mark.slow
 def test_todays_order_of_tokens_is_a_setting_and_computes_something_else(tmp_path):
     case = cases_of("swin_unetr")[0]
     made = case.made()
@@ -50,6 +51,7 @@ def test_todays_order_of_tokens_is_a_setting_and_computes_something_else(tmp_pat
     assert float((old[2] - theirs[2]).abs().max()) > 0.1
 
 
+@pytest.mark.slow
 def test_the_real_loader_of_monai_takes_what_is_written(tmp_path):
     from monai.networks.nets import SwinUNETR
 
