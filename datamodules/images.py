@@ -38,7 +38,6 @@ from datamodules.core.image_samples import Image2D
 from datamodules.core.images2d import GREY, RGB, ImageData2D, TableConfig
 from datamodules.core.splits import PARTS, Split
 from datamodules.formats.grids import Array
-from datamodules.formats.pictures import PICTURES
 from ssl_med.ledger import salted
 from ssl_med.ranges import Range
 from ssl_med.setting import setting
@@ -89,6 +88,11 @@ class ImagesData(ImageData2D):
     def labels(cls, config: ImagesConfig) -> tuple[Target, tuple[str, ...]]:
         """Classes for one column or folders, findings for several columns; of a datalist by its labels."""
         if _is_datalist(config):
+            for key in ("label_columns", "subject_column"):
+                if getattr(config, key):
+                    raise SslMedError(
+                        f"data.{key} is of a CSV file; rows of a datalist have label and subject, leave it out"
+                    )
             path, tree = _datalist(config)
             rows = [row for _, row in rows_of(path, tree)]
             target = target_of(path, rows)
@@ -142,7 +146,7 @@ class ImagesData(ImageData2D):
                 return spelled(relative.as_posix()) in listed
             return not self.config.class_names or not set(relative.parts[:-1]).isdisjoint(self.config.class_names)
 
-        found = self.find(root, lambda path: path.suffix.lower() in PICTURES or is_dicom(path), prefer=named)
+        found = self.find(root, self.reads, prefer=named)
         files = {path.relative_to(root).as_posix(): path for path in found}
         rows: dict[str, Any] = self._rows(root, files) if files and self.config.labels else {}
         self._places = {name: row[_PLACE] for name, row in rows.items() if _PLACE in row}
@@ -305,6 +309,10 @@ class ImagesData(ImageData2D):
                 )
             found[_PARTS[first]].add(image.subject)
         return {part: sorted(members) for part, members in found.items()}
+
+    def reads(self, path: Path) -> bool:
+        """Also DICOM."""
+        return super().reads(path) or is_dicom(path)
 
     def read(self, path: str) -> Array:
         """DICOM through its own reader."""

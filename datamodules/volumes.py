@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.core.files import find_volumes, stem, visible
+from datamodules.core.files import channel_files, find_volumes, stem, visible
 from datamodules.core.geometry import axes_matrix
 from datamodules.core.readers import read_header
 from datamodules.core.scans import Scan, ScanData
@@ -26,8 +26,6 @@ from datamodules.core.volumes import Content
 from datamodules.formats.grids import Header, Volume
 from ssl_med.ranges import Millimetres, Side
 from ssl_med.spec import DataSpec, SslMedError
-
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 @dataclass
@@ -102,7 +100,7 @@ class VolumesData(ScanData):
                 named = glob.escape(relative.as_posix())
                 raise SslMedError(f"{error}; or leave it out, data.exclude=['{named}']") from None
             scans[name] = Scan(name, _subject(relative, name, rule), (str(path),), "", voxels)
-        channels = _channels([name for name, scan in scans.items() if scan.subject == name])
+        channels = channel_files([name for name, scan in scans.items() if scan.subject == name])
         if channels:
             scans |= {name: replace(scans[name], subject=case) for name, case in channels.items()}
             self.notes.append(
@@ -159,18 +157,6 @@ def _rule(text: str) -> str | re.Pattern[str]:
     if rule.groups < 1:
         raise SslMedError(f"data.subject '{text}' is neither folder nor file nor an expression with a group in ( )")
     return rule
-
-
-def _channels(names: Sequence[str]) -> dict[str, str]:
-    """File -> case where files are channels in nnU-Net's names: several cases, each with the channels 0000 to at most 0007."""
-    numbers: dict[str, list[int]] = {}
-    for name in sorted(names):
-        if match := _CHANNEL.fullmatch(name):
-            numbers.setdefault(match[1], []).append(int(match[2]))
-    cases = {case for case, found in numbers.items() if 1 < len(found) <= 8 and found == list(range(len(found)))}
-    if len(cases) < 2:
-        return {}  # numbered scans of one series
-    return {name: match[1] for name in names if (match := _CHANNEL.fullmatch(name)) and match[1] in cases}
 
 
 def _subject(relative: Path, name: str, rule: str | re.Pattern[str]) -> str:

@@ -7,7 +7,7 @@ is part of the network, so that it is exact at the borders of an image too, wher
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ssl_med.reading import mismatch
@@ -29,7 +29,7 @@ class InputContract:
     * modality: "CT", "MR", "X-ray", "photograph", ...; "": any.
     * scaling: what is done to raw values. window: clip to [low, high] in `unit` and scale to [0, 1]; percentile: the same with
       percentiles of the non-zero voxels; zscore: subtract the mean and divide by the standard deviation of each image and
-      channel, taken `over` all voxels, those that are not zero, or those above zero.
+      channel, taken `over` all voxels, those that are not zero, or those above zero; all other voxels become 0.
     * mean, std: by which the network itself normalises each channel after that scaling; empty: it does not.
     * patch_size: sides that the encoder was trained on, in voxels, ordered as our axes: (row, column) or (x, y, z).
     * spacing_mm: voxel size along the same axes; None: as acquired, or not said.
@@ -142,49 +142,27 @@ class InputContract:
         return self._scaled
 
     def _scaled(self, x: Tensor) -> Tensor:
-        import torch
-
         x = x.float()
-        if self.after != "unit":
-            return self._standardised(x)
+        if self.scaling == "zscore":
+            return _zscore(x, {"image": x.isfinite(), "positive": x > 0, "nonzero": x != 0}[self.over])
+        unit = self._unit(x)
+        if self.after == "dataset":
+            return (unit * (self.high - self.low) + self.low - self.after_mean) / self.after_sd
+        return (
+            unit if self.after == "unit" else _zscore(unit, x != 0 if self.after == "zscore_nonzero" else x.isfinite())
+        )
+
+    def _unit(self, x: Tensor) -> Tensor:
+        """Clipped to the window, or to percentiles of the non-zero voxels of each image and channel; scaled to [0, 1]."""
         if self.scaling == "window":
             return (x.clamp(self.low, self.high) - self.low) / (self.high - self.low)
-        chosen = (
-            torch.ones_like(x, dtype=torch.bool)
-            if self.over == "image"
-            else x > 0
-            if self.over == "positive"
-            else x != 0
-        )
-        if self.scaling == "percentile":
-            chosen = x != 0
-        result = torch.zeros_like(x)
-        for image, mask, out in zip(x.flatten(0, 1), chosen.flatten(0, 1), result.flatten(0, 1), strict=True):
-            values = image[mask]
+        result = x.new_zeros(x.shape)
+        for image, out in zip(x.flatten(0, 1), result.flatten(0, 1), strict=True):
+            values = image[image != 0]
             if not values.numel():
                 continue
-            if self.scaling == "percentile":
-                low, high = (_percentile(values, share) for share in (self.low, self.high))
-                out[mask] = ((values.clamp(low, high) - low) / (high - low)) if high > low else 0.0
-            else:
-                std = float(values.std(correction=0))
-                out.copy_((image - values.mean()) / std if std > 0 else torch.zeros_like(image))
-        return result
-
-    def _standardised(self, x: Tensor) -> Tensor:
-        """Clipped to the window or the percentiles, then as `after` says."""
-        import torch
-
-        unit = replace(self, after="unit")._scaled(x)
-        zeros = self.after == "zscore_nonzero"
-        result = torch.zeros_like(unit)
-        for image, raw, out in zip(unit.flatten(0, 1), x.flatten(0, 1), result.flatten(0, 1), strict=True):
-            chosen = raw != 0 if zeros else torch.ones_like(raw, dtype=torch.bool)
-            mean, sd = self.after_mean - self.low, self.after_sd
-            if self.after == "dataset":
-                out.copy_((image * (self.high - self.low) - mean) / sd)
-            elif chosen.any() and float(std := image[chosen].std(correction=0)) > 0:
-                out[chosen] = ((image - image[chosen].mean()) / std)[chosen]
+            low, high = (_percentile(values, share) for share in (self.low, self.high))
+            out[image != 0] = (values.clamp(low, high) - low) / (high - low) if high > low else 0.0
         return result
 
     def to_dict(self) -> dict[str, Any]:
@@ -227,6 +205,16 @@ class InputContract:
             "patch": " x ".join(map(str, self.patch_size)),
         }
         return [f"{key}: {text}" for key, text in found.items() if text] + [f"note: {note}" for note in self.notes]
+
+
+def _zscore(x: Tensor, chosen: Tensor) -> Tensor:
+    """(B, C, *S) less the mean and over the deviation of the chosen voxels of each image and channel; the others are 0."""
+    result = x.new_zeros(x.shape)
+    for image, mask, out in zip(x.flatten(0, 1), chosen.flatten(0, 1), result.flatten(0, 1), strict=True):
+        values = image[mask]
+        if values.numel() and float(deviation := values.std(correction=0)) > 0:
+            out[mask] = (values - values.mean()) / deviation
+    return result
 
 
 def _percentile(values: Tensor, share: float) -> float:

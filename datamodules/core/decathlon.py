@@ -9,20 +9,18 @@ nnU-Net keeps each channel in a file of its own, CASE_0000.nii.gz, CASE_0001.nii
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datamodules.core.cases import AbsentError
-from datamodules.core.files import spelled, stem
+from datamodules.core.files import CHANNEL, spelled, stem
 from ssl_med.catalogue import nearest
 from ssl_med.reading import UnreadableError, read_json
 from ssl_med.spec import SslMedError
 
 TABLE = "dataset.json"
-_CHANNEL = re.compile(r"(.+)_(\d{4})")
 _IMAGES = ("imagestr", "imagests")  # folders, whatever the case of their letters
 IGNORE = "ignore"  # nnU-Net's name of a label that counts for nothing
 
@@ -186,7 +184,7 @@ class _Files:
                 if path in without:
                     continue
                 plain = stem(Path(name))
-                ending, channel = Path(name).name[len(plain) :], _CHANNEL.fullmatch(plain)
+                ending, channel = Path(name).name[len(plain) :], CHANNEL.fullmatch(plain)
                 first = f"{name.rpartition('/')[0]}/{channel[1]}_0000{ending}" if channel else ""
                 numbered = channel and first in self.known and int(channel[2]) < len(self.task.modalities)
                 case = channel[1] if channel and numbered else plain

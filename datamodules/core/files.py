@@ -9,9 +9,10 @@ of a data set.
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,6 +213,21 @@ def below(root: Path, holds: Callable[[Path], bool]) -> Path:
             break
         place = place / inner[0].name
     return place if holds(place) else root
+
+
+CHANNEL = re.compile(r"(.+)_(\d{4})")  # CASE_0001: the second channel of a case, as nnU-Net names its files
+
+
+def channel_files(names: Iterable[str]) -> dict[str, str]:
+    """File -> case where files are channels in nnU-Net's names: several cases, each with the channels 0000 to at most 0007."""
+    numbers: dict[str, list[int]] = {}
+    for name in sorted(names):
+        if match := CHANNEL.fullmatch(name):
+            numbers.setdefault(match[1], []).append(int(match[2]))
+    cases = {case for case, found in numbers.items() if 1 < len(found) <= 8 and found == list(range(len(found)))}
+    if len(cases) < 2:
+        return {}  # numbered scans of one series
+    return {f"{case}_{number:04d}": case for case in cases for number in numbers[case]}
 
 
 def stem(path: Path) -> str:

@@ -82,9 +82,7 @@ class Images(Dataset[Sample]):
         return Loaded(seen, norm=norm_of(seen[...], self.spec.intensity) if self.spec.intensity.standardised else None)
 
     def _read(self, image: Image2D) -> tuple[Array, Callable[[], Array]]:
-        raw = self.raw(image.path)
-        check_levels(image.path, float(raw.min()), float(raw.max()), self.spec.intensity)
-        codes = np.stack([encode(channel, self.spec.intensity, source=image.path) for channel in raw])
+        codes = image_codes_of(image.path, self.raw, self.spec.intensity)
         return codes, lambda: resized(codes, self.size)
 
     def _read_stored(self, image: Image2D, store: Store) -> tuple[Grid, Callable[[], Array]]:
@@ -134,6 +132,17 @@ class Images(Dataset[Sample]):
         if item.mask is not None:
             sample["mask"] = torch.from_numpy(cut(item.mask, window.start, window.size).astype(np.float32))
         return sample | label_of(image.label, self.spec.target), window, None
+
+
+def image_codes_of(path: str, read: Callable[[str], Array], intensity: Intensity) -> Array:
+    """Codes (C, rows, columns) uint16 of an image file.
+
+    Raises:
+        SslMedError: it cannot be read, or its grey levels cannot be those of the window.
+    """
+    raw = read(path)
+    check_levels(path, float(raw.min()), float(raw.max()), intensity)
+    return np.stack([encode(channel, intensity, source=path) for channel in raw])
 
 
 def check_levels(path: str, low: float, high: float, intensity: Intensity) -> None:

@@ -20,7 +20,7 @@ from datamodules.core.labelled import LabelledCases
 from datamodules.core.splits import Split, random_split
 from datamodules.core.store import Item
 from datamodules.formats.grids import Array, Header, Volume
-from datamodules.formats.pictures import read_color, read_image2d
+from datamodules.formats.pictures import PICTURES, read_color, read_image2d
 from ssl_med.ranges import Range, Side, StoredValue
 from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 
@@ -93,6 +93,10 @@ class ImageData2D(LabelledCases):
     def read(self, path: str) -> Array:
         """Raw grey levels (C, rows, columns) of a file."""
         return read_image2d(path)[None] if self.spec.in_channels == 1 else read_color(path)
+
+    def reads(self, path: Path) -> bool:
+        """Whether `read` knows a file of this name."""
+        return path.suffix.lower() in PICTURES
 
     def check_values(self, path: str, low: float, high: float) -> None:
         """Levels of an image must be those of the window."""

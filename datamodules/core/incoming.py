@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.core.crops import cut, pad_to, window_start
-from datamodules.core.dicom import ENDINGS as DICOM_ENDINGS
-from datamodules.core.dicom import is_dicom
-from datamodules.core.files import find_files, find_volumes, stem
-from datamodules.core.image_samples import check_levels, resized
-from datamodules.core.images2d import ImageData2D
-from datamodules.core.intensity import TOP, decode, encode, norm_of
+from datamodules.core.files import CHANNEL, channel_files, find_files, find_volumes, stem
+from datamodules.core.image_samples import image_codes_of, resized
+from datamodules.core.intensity import TOP, Norm, decode, norm_of
+from datamodules.core.labelled import LabelledCases
 from datamodules.core.placement import Placement
 from datamodules.core.readers import check_inside
 from datamodules.core.scans import ScanData
 from datamodules.core.volumes import Placed, Sample
 from datamodules.formats.grids import Array, Header
+from datamodules.formats.pictures import PICTURES
 from ssl_med.spec import DataSpec, SslMedError
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", *DICOM_ENDINGS)
-_NUMBERED = re.compile(r"(.+)_(\d{4})")
 _ONE_VALUE = 0.999  # share of an image that may lie at the ends of the intensity window before it is told
 
 
@@ -66,14 +61,27 @@ class Reader:
     def __init__(self, data_class: type[Any], config: Any, spec: DataSpec) -> None:
         self.spec = spec
         masks = issubclass(data_class, ScanData) and spec.target == "mask" and data_class.takes_whole
-        if not masks and not issubclass(data_class, ImageData2D):
+        if not masks and not issubclass(data_class, LabelledCases):
             raise SslMedError(
-                f"a run on data={config.name} answers places that its data set marks, not files; test it on such data by "
-                "ssl-med external"
+                f"a run on data={config.name} answers places that its data set marks, or arrays, and not files; test it on "
+                "such data by ssl-med external"
             )
         self.data = data_class(
             replace(config, root="", store="", quarantine=""), labelled=True, batch_size=1, spec=spec
         )
+        if config.transforms and spec.target == "mask":
+            self._check_transforms()
+
+    def _check_transforms(self) -> None:
+        """Refuses transforms that move voxels: what they did to a scan is not undone on its mask."""
+        from ssl_med.transforms.samples.pipeline import moves  # MONAI's transforms take seconds to import
+
+        steps = [step for pipeline in self.data.transformed([]).pipelines for step in pipeline.steps]
+        moving = next((step.name for step in steps if moves(step.transform)), "")
+        if moving:
+            raise SslMedError(
+                f"{moving}: moves voxels, and answers cannot be brought back through it; predict needs a run without"
+            )
 
     def find(self, place: Path, exclude: Sequence[str] = ()) -> tuple[list[Incoming], list[str]]:
         """What is to be answered at a file or below a folder, sorted by name; files that are left out.
@@ -93,7 +101,7 @@ class Reader:
         ]
         paths = [path for path in paths if path not in named]
         if not paths:
-            what = f"image ({', '.join(_PICTURES)})" if self.spec.spatial_dims == 2 else "volume that can be read"
+            what = f"image ({', '.join(PICTURES)})" if self.spec.spatial_dims == 2 else "volume that can be read"
             raise SslMedError(f"{place}: holds no {what}{' besides those of exclude' if named else ''}")
         if self.spec.spatial_dims == 2:
             found = [Incoming(_name(path, root, path.stem), (str(path),)) for path in paths]
@@ -103,19 +111,23 @@ class Reader:
         return _distinct(found), [*map(str, named), *left_out]
 
     def _below(self, place: Path) -> list[Path]:
-        return find_volumes(place) if self.spec.spatial_dims == 3 else find_files(place, _is_picture)
+        return find_volumes(place) if self.spec.spatial_dims == 3 else find_files(place, self.data.reads)
 
     def _scans(self, paths: Sequence[Path], root: Path) -> tuple[list[Incoming], list[str]]:
         if self.spec.in_channels > 1:
             return self._joined(paths, root)
+        names = {path: _name(path, root, stem(path)) for path in paths}
+        channels = channel_files(names.values())
+        numbered = [match for name in names.values() if (match := CHANNEL.fullmatch(name))]
+        # _0000 is nnU-Net's name of the only channel; where other numbers stand too, it is a patient's number
+        first = all(match[2] == "0000" for match in numbered)
         found, left_out = [], []
-        for path in paths:
-            channel = self.data.channel_of(path)
-            numbered = _NUMBERED.fullmatch(stem(path))
-            if numbered and channel is None:
-                left_out.append(str(path))  # another channel than the first
+        for path, name in names.items():
+            if name in channels and not name.endswith("_0000"):
+                left_out.append(str(path))
             else:
-                found.append(Incoming(_name(path, root, numbered[1] if numbered else stem(path)), (str(path),)))
+                match = CHANNEL.fullmatch(name) if first or name in channels else None
+                found.append(Incoming(match[1] if match else name, (str(path),)))
         return found, left_out
 
     def _joined(self, paths: Sequence[Path], root: Path) -> tuple[list[Incoming], list[str]]:
@@ -169,24 +181,28 @@ class Reader:
         assert loaded.to_world is not None
         codes = loaded.codes[...]
         remarks = (*(remark.text for remark in grid.remarks), *_contrast(codes, self.spec))
+        if self.spec.target != "mask":
+            return Prepared(about, self._middle(codes, loaded.norm), None, grid, remarks), loaded.to_world
         placement = Placement.between(about.files[0], grid, loaded.to_world)
         return Prepared(about, decode(codes, loaded.norm), placement, grid, remarks), loaded.to_world
 
     def _image(self, about: Incoming) -> Prepared:
         (path,) = about.files
-        raw = self.data.read(path)
-        check_levels(path, float(raw.min()), float(raw.max()), self.spec.intensity)
-        codes = np.stack([encode(channel, self.spec.intensity, source=path) for channel in raw])
+        codes = image_codes_of(path, self.data.read, self.spec.intensity)
         small = resized(codes, self.data.config.image_size)
         norm = norm_of(small, self.spec.intensity)
         whole = pad_to(small, self.spec.patch_size)
         remarks = _contrast(codes, self.spec)
         if self.spec.target != "mask":
-            start = window_start(whole.shape[1:], self.spec.patch_size, None)
-            return Prepared(about, decode(cut(whole, start, self.spec.patch_size), norm), None, None, remarks)
+            return Prepared(about, self._middle(whole, norm), None, None, remarks)
         before = tuple((w - s) // 2 for w, s in zip(whole.shape[1:], small.shape[1:], strict=True))
         placement = Placement.of_image(codes.shape[1:], small.shape[1:], (before[0], before[1]))
         return Prepared(about, decode(whole, norm), placement, None, remarks)
+
+    def _middle(self, codes: Array, norm: Norm | None) -> Tensor:
+        """The crop that evaluation takes where a class or findings are learned."""
+        start = window_start(codes.shape[1:], self.spec.patch_size, None)
+        return decode(cut(codes, start, self.spec.patch_size), norm)
 
 
 class IncomingSet(Dataset[Any]):
@@ -229,10 +245,6 @@ class _Samples(Dataset[Sample]):
         found, to_world = self.reader.read(self.items[index])
         sample: Sample = {"id": found.about.name, "index": index, "image": found.image, "prepared": found}
         return sample, None, to_world
-
-
-def _is_picture(path: Path) -> bool:
-    return path.name.lower().endswith(_PICTURES) or (not path.suffix and is_dicom(path))
 
 
 def _name(path: Path, root: Path, base: str) -> str:

@@ -127,6 +127,13 @@ def _percentile_scale(intensity: Intensity, count: int, rank: Callable[[int], fl
     if count == 0:
         raise SslMedError(f"{source}: every voxel is 0; remove the case or repair the file")
     low, high = (_percentile(q, count, rank) for q in (intensity.low, intensity.high))
+    return percentile_scale(low, high, intensity)
+
+
+def percentile_scale(low: float, high: float, intensity: Intensity) -> Scale:
+    """Of an image whose percentiles are low and high."""
+    if intensity.normalisation == "zscore" and (intensity.low, intensity.high) == (0, 100):
+        return Scale(min(low, 0.0), max(high, 0.0))  # nothing is to be clipped: a zero is a value like others
     return Scale(low, high if high > low else low + 1.0, keep_zero=True, mark_zero=marks_zero(intensity))
 
 

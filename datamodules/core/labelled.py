@@ -110,6 +110,6 @@ def check_classes(data: MedicalData, cases: Sequence[Any]) -> None:
     for name, count in data.positives(cases).items():
         if not count:
             raise SslMedError(
-                f"no '{name}' image is left to train on (data.split={data.config.split}, "
+                f"no '{name}' case is left to train on (data.split={data.config.split}, "
                 f"{data.budget}); take more subjects"
             )

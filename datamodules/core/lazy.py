@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from datamodules.core.intensity import (
     bits,
     code_counts,
     is_small,
-    marks_zero,
     norm_of_counts,
+    percentile_scale,
     scale_of_counts,
     scale_of_values,
     window_scale,
@@ -210,12 +211,12 @@ def _scale(store: Store, array: StoredArray, intensity: Intensity) -> Scale:
 
     def limits() -> Array:
         whole = np.concatenate(list(array.slabs()))
-        scale = scale_of_values(whole, intensity, source=array.source)
+        scale = scale_of_values(whole, replace(intensity, normalisation="unit"), source=array.source)
         return np.array([scale.low, scale.high])
 
     key = digest(FORMAT, "limits", array.name, intensity.low, intensity.high)
     low, high = store.derived(key, limits).tolist()
-    return Scale(low, high, keep_zero=True, mark_zero=marks_zero(intensity))
+    return percentile_scale(low, high, intensity)
 
 
 class LazyMask(Lazy):

@@ -91,12 +91,11 @@ def _between(x: Tensor, dim: int, places: Array) -> Tensor:
     """Values at fractional indices along one axis."""
     last = x.shape[dim] - 1
     inside = np.clip(places, 0, last)
-    low = np.minimum(np.floor(inside).astype(np.int64), max(last - 1, 0))
-    weight = inside - low
-    first = x.index_select(dim, torch.from_numpy(low + (weight == 1)).to(x.device))
-    if ((weight == 0) | (weight == 1)).all():
-        return first
+    low = np.floor(inside).astype(np.int64)
+    share = inside - low
     first = x.index_select(dim, torch.from_numpy(low).to(x.device))
+    if not share.any():
+        return first
     second = x.index_select(dim, torch.from_numpy(np.minimum(low + 1, last)).to(x.device))
-    share = torch.from_numpy(weight).to(x.device, torch.float32).view([-1 if k == dim else 1 for k in range(x.ndim)])
-    return torch.lerp(first, second, share)
+    weight = torch.from_numpy(share).to(x.device, torch.float32).view([-1 if k == dim else 1 for k in range(x.ndim)])
+    return torch.lerp(first, second, weight)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from datamodules.core.arrays import StoredArray
 from datamodules.core.base import MedicalData
-from datamodules.core.files import stem
+from datamodules.core.files import CHANNEL, stem
 from datamodules.core.geometry import (
     change_between,
     laid_on,
@@ -33,8 +33,6 @@ from datamodules.core.store import Item
 from datamodules.core.volumes import Cache, Content, Crops, LabelledCrops, Loaded, WholeVolumes, grow, grown_world
 from datamodules.formats.grids import Array, Header, Volume
 from ssl_med.spec import SslMedError
-
-_NUMBERED = re.compile(r"(.+)_(\d{4})")  # a channel, as nnU-Net names its file
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class ScanData(MedicalData):
     def channel_of(self, path: Path) -> tuple[str, int] | None:
         """The scan and the number of the channel that a new file's name says, CASE_0001 or CASE_<channel>; None: none."""
         whole = stem(path)
-        if numbered := _NUMBERED.fullmatch(whole):
+        if numbered := CHANNEL.fullmatch(whole):
             number = int(numbered[2])
             return (numbered[1], number) if number < self.spec.in_channels else None
         for number, channel in enumerate(self.spec.channel_names):

@@ -16,12 +16,12 @@ from datamodules.formats.grids import Array
 from ssl_med.files import new_file
 from ssl_med.spec import SslMedError, first_line
 
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # endings, in lower case
 GREY_MODES = ("1", "L", "P", "I", "F")  # and I;16 in its byte orders; all others are colour or have transparency
 _BITS, _PHOTOMETRIC, _FORMAT, _COMPRESSION = 258, 262, 339, 259  # TIFF 6.0 tags
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 # bytes that one byte of a file stands for at most: stored as it is; deflate; LZW, whose longest string stands for a code;
 # PackBits. JPEG, fax and the like have no useful bound, for them PIL's own (178 million pixels) holds
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")  # endings, in lower case
 _EXPANDS = {"raw": 1, "zip": 1032}
 _TIFF_EXPANDS = {1: 1, 5: 2600, 8: 1032, 32946: 1032, 32773: 64}
 

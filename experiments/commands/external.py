@@ -51,7 +51,7 @@ def external(overrides: Sequence[str]) -> Path:
     start = time.perf_counter()
     config = compose_external(overrides)
     trained = config.trained
-    prepare_process(config)
+    prepare_process(config.trainer, config.precision)
     write_phantoms(config.data.name, config.data.root)
     pl.seed_everything(config.general.seed, verbose=False)
     module = trained.module(config.task)

@@ -89,7 +89,7 @@ def matched_schedule(config: FinetuneRun, data: MedicalData) -> tuple[TrainerCon
 def finetune(overrides: Sequence[str]) -> Path:
     """Runs or continues a fine-tuning and tests it; returns the run folder."""
     config = compose_finetune(overrides)
-    prepare_process(config)
+    prepare_process(config.trainer, config.precision)
     write_phantoms(config.data.name, config.data.root)
     spec, transfer = config.spec, config.transfer
     pl.seed_everything(config.general.seed, verbose=False)

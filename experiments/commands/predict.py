@@ -6,7 +6,7 @@ import csv
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,15 @@ from datamodules.core.incoming import Incoming, IncomingSet, Prepared, Reader
 from datamodules.formats.nifti import write_nifti
 from datamodules.formats.pictures import write_png
 from experiments.config.predict import PredictRequest, compose_predict
-from experiments.run.answers import answer, device_of, labels_of, masks_on_file, one_region_each
+from experiments.run.answers import answer, labels_of, masks_on_file, one_region_each
 from experiments.run.environment import quiet, say
+from experiments.run.machine import device_of
+from experiments.run.session import prepare_process
 from ssl_med.evaluation.transfer import Transfer
 from ssl_med.files import new_file, remove_leftovers
 from ssl_med.reading import UnreadableError, read_json
 from ssl_med.reports.writing import write_json
-from ssl_med.spec import SslMedError
+from ssl_med.spec import DataSpec, SslMedError
 
 USAGE = "ssl-med predict RUN [RUN ...] IN OUT [masks=labels|regions] [exclude=[PATTERN,...]] [trainer.KEY=VALUE ...]"
 EXAMPLES = (
@@ -35,10 +37,18 @@ EXAMPLES = (
 )
 SETTINGS = {
     "": "experiments.config.predict:PredictConfig",
-    "trainer": "experiments.config.sections:LoadingConfig accelerator batch_size precision num_workers threads progress",
+    "trainer": "experiments.config.sections:LoadingConfig accelerator precision num_workers threads progress",
 }
 
 RECORD, TABLE = "predictions.json", "predictions.csv"
+_UNREAD = {
+    "root": "",
+    "store": "",
+    "quarantine": "",
+    "split": "random",
+    "split_file": "",
+    "split_seed": 0,
+}  # of no new file
 
 
 @dataclass
@@ -57,9 +67,8 @@ def predict(words: Sequence[str]) -> Path:
     """
     asked = compose_predict(words)
     quiet()
-    if asked.trainer.threads:
-        torch.set_num_threads(asked.trainer.threads)
-    readers = [Reader(one.data_class, one.data, one.trained.spec) for one in asked.answerers]
+    prepare_process(asked.trainer, asked.precision)
+    readers, of_run = _readers(asked)
     items, left_out = readers[0].find(asked.place, exclude=asked.config.exclude)
     _check_place(asked)
     device = device_of(asked.trainer.accelerator)
@@ -71,9 +80,11 @@ def predict(words: Sequence[str]) -> Path:
     for path in left_out:
         say(f"note: {path} is left out: exclude names it, or it is no channel of a scan")
     told = Told()
-    for number, found in enumerate(_prepared(readers, todo, asked)):
-        _answer_one(found, todo[number], modules, asked, writer, told)
-    writer.close()
+    try:
+        for item, found in zip(todo, _prepared(readers, of_run, todo, asked), strict=True):
+            _answer_one(found, item, modules, asked, writer, told)
+    finally:  # a stopped command keeps what it has answered
+        writer.close()
     for name, remarks in told.remarks.items():
         for remark in remarks:
             say(f"note: {name}: {remark}")
@@ -106,8 +117,20 @@ def _answer_one(
     writer.write(item, answers)
 
 
+def _readers(asked: PredictRequest) -> tuple[list[Reader], list[int]]:
+    """The different ways in which the runs prepare a file, and the one of each run."""
+    keys: list[tuple[Any, Any, DataSpec]] = []
+    of_run = []
+    for one in asked.answerers:
+        key = (one.data_class, replace(one.data, **_UNREAD), one.trained.spec)
+        if key not in keys:
+            keys.append(key)
+        of_run.append(keys.index(key))
+    return [Reader(*key) for key in keys], of_run
+
+
 def _prepared(
-    readers: Sequence[Reader], items: Sequence[Incoming], asked: PredictRequest
+    readers: Sequence[Reader], of_run: Sequence[int], items: Sequence[Incoming], asked: PredictRequest
 ) -> Iterator[list[Prepared | tuple[Incoming, SslMedError]]]:
     """Each input as every run prepares it; loader processes read ahead."""
     workers = asked.trainer.num_workers
@@ -125,7 +148,7 @@ def _prepared(
         disable=not asked.trainer.progress or os.environ.get("SSL_MED_QUIET") == "1",
     )
     for found in bar:
-        yield list(found)
+        yield [found[k] for k in of_run]
 
 
 def _as_is(sample: Any) -> Any:
@@ -150,7 +173,7 @@ def _begin(asked: PredictRequest, meaning: dict[str, Any]) -> None:
          "synthetic": bool(one.trained.run.summary.get("synthetic"))}
         for one in asked.answerers
     ]  # fmt: skip
-    record = {"runs": runs, "precision": asked.precision.value, **meaning}
+    record = {"runs": runs, **meaning}
     if path.is_file():
         try:
             known = read_json(path)
@@ -222,7 +245,10 @@ class Scores:
         self.rows: dict[str, dict[str, str]] = {}
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                self.rows = {row["case"]: row for row in csv.DictReader(file)}
+                rows = csv.DictReader(file)
+                if rows.fieldnames != self.columns:
+                    raise SslMedError(f"{self.path}: its columns are not {', '.join(self.columns)}; remove the file")
+                self.rows = {row["case"]: row for row in rows}
 
     def meaning(self) -> dict[str, Any]:
         """What the columns say."""

@@ -61,7 +61,7 @@ def build_method(config: PretrainRun) -> Method:
 def pretrain(overrides: Sequence[str]) -> Path:
     """Runs or continues a pretraining; returns the run folder."""
     config = compose_pretrain(overrides)
-    prepare_process(config)
+    prepare_process(config.trainer, config.precision)
     write_phantoms(config.data.name, config.data.root)
     method = build_method(config)
     data = config.data_class(

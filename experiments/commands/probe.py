@@ -80,7 +80,7 @@ def probe(overrides: Sequence[str]) -> Path:
     """Runs a probe; returns the run folder."""
     start = time.perf_counter()
     config = compose_probe(overrides)
-    prepare_process(config)
+    prepare_process(config.trainer, config.precision)
     write_phantoms(config.data.name, config.data.root)
     pl.seed_everything(config.general.seed, verbose=False)
     loaded = build_network(config, with_decoder=False)

@@ -81,6 +81,11 @@ def resolved(said: Gathered, parts: Mapping[str, Any], spec: DataSpec, *, augmen
         return {"task": _without(said, task)}
     entries = read_list(task.augment, "task.augment")
     _check_superseded(said, entries)
+    if task.mirrored_test and not _mirrors(entries) and "Flip" not in json.dumps(entries, default=repr):
+        raise SslMedError(
+            f"task.mirrored_test mirrors as training does, and {label_of(task.augment, 'task.augment')} never mirrors; set "
+            "task.mirrored_test=false, or give the list an entry RandFlipAxesd with axes: ${mirror_axes}"
+        )
     given = replace(task, augment=entries)
     listed = augment_of(given, spec, data.allow, label=label_of(task.augment, "task.augment"))
     used |= _check(listed, spec, whole=False)
@@ -139,12 +144,17 @@ def _given(said: Gathered, section: str, key: str) -> Any:
     return node.value if isinstance(node, Given) else node
 
 
+def _mirrors(entries: tuple[Any, ...]) -> bool:
+    """Whether a list takes flips and flip_axes into account."""
+    return "${" + _MIRROR + "}" in json.dumps(entries, default=repr)
+
+
 def _check_superseded(said: Gathered, entries: tuple[Any, ...]) -> None:
     """Refuses settings of the built-in augmentation that are set as strongly as the list that takes its place."""
     task, order = said.settings.section("task").tree, said.settings.order
     chosen = task.get("augment")
     rank = order.index(chosen.source) if isinstance(chosen, Given) else 0
-    mirrors = "${" + _MIRROR + "}" in json.dumps(entries, default=repr)
+    mirrors = _mirrors(entries)
     for key in _BUILT_IN:
         node = task.get(key)
         if not isinstance(node, Given) or order.index(node.source) < rank or (mirrors and key.startswith("flip")):

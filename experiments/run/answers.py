@@ -19,15 +19,6 @@ from ssl_med.spec import DataSpec
 _TYPES = {HALF: torch.bfloat16, HALF_FP16: torch.float16}
 
 
-def device_of(accelerator: str) -> torch.device:
-    """The device that `trainer.accelerator` means."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", 0)
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
-
-
 @torch.no_grad()
 def answer(module: Transfer, images: Tensor, precision: str) -> Tensor:
     """Answers (B, K, *S) or scores (B, K) of a network in evaluation mode to images (B, C, *S), in float32.

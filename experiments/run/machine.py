@@ -37,5 +37,12 @@ def check_machine(trainer: LoadingConfig) -> None:
         )
 
 
+def device_of(accelerator: str) -> torch.device:
+    """The one device that `trainer.accelerator` means; `check_machine` has seen that it is there."""
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    return torch.device("mps" if accelerator in ("auto", "gpu", "mps") and _has_mps() else "cpu")
+
+
 def _has_mps() -> bool:
     return torch.backends.mps.is_available()

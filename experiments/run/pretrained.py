@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,8 +192,8 @@ def seen_in_public(card: Card, data: MedicalData) -> list[str]:
 
     Their files name no subjects, so that nothing can be compared one by one.
     """
-    own = {name.lower() for name in data.public_sets}
-    both = [name for name in card.method_config.get("saw", ()) if str(name).lower() in own]
+    own = [re.compile(rf"{re.escape(name)}\b", re.IGNORECASE) for name in data.public_sets]  # BraTS: also BraTS 2021
+    both = [str(name) for name in card.method_config.get("saw", ()) if any(one.match(str(name)) for one in own)]
     if not both:
         return []
     return [

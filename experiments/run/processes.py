@@ -67,6 +67,7 @@ class _Launcher(_SubprocessScriptLauncher):
         number = received() or _asked(code)
         if number is not None:
             raise Interruption(number) from error
+        _end(self.procs)
         raise RunError(_sentence(code)) from error
 
 
@@ -79,7 +80,15 @@ def _watch(processes: Sequence[subprocess.Popen[Any]], over: threading.Event) ->
         number = _asked(code)
         line = str(Interruption(number)) if number is not None else _sentence(code)
         print(f"ssl-med: {line}", file=sys.stderr, flush=True)
+        _end(processes)
         os._exit(1 if number is None else 128 + number)
+
+
+def _end(processes: Sequence[subprocess.Popen[Any]]) -> None:
+    """Ends those that would wait in a collective for ever for the one that is gone."""
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
 
 
 def _first_code(processes: Sequence[subprocess.Popen[Any]], *, patience: float = 0.0) -> int | None:

@@ -17,7 +17,7 @@ from datamodules.core.splits import PARTS
 from datamodules.core.synthetic import is_synthetic
 from experiments.config.kinds import RunConfig
 from experiments.config.online import PREFIX
-from experiments.config.sections import TrainerConfig
+from experiments.config.sections import LoadingConfig, TrainerConfig
 from experiments.run.callbacks import (
     RunError,
 )
@@ -43,6 +43,7 @@ from ssl_med.files import remove_leftovers, write_text
 from ssl_med.finite import NotFiniteError
 from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.convolution import guard_convolutions
+from ssl_med.precision import Precision
 from ssl_med.reading import UnreadableError
 from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, read_metrics, read_run
 from ssl_med.reports.writing import cut_metrics, write_json, write_summary
@@ -52,12 +53,12 @@ from ssl_med.weights.core.torch_files import read_torch
 C = TypeVar("C", bound=RunConfig)
 
 
-def prepare_process(config: RunConfig) -> None:
+def prepare_process(trainer: LoadingConfig, precision: Precision) -> None:
     """Refuses what this machine lacks, sets the threads, and says which arithmetic it chose or what is wrong with the wish."""
-    check_machine(config.trainer)
-    if config.trainer.threads:
-        torch.set_num_threads(config.trainer.threads)
-    line = config.precision.announcement()
+    check_machine(trainer)
+    if trainer.threads:
+        torch.set_num_threads(trainer.threads)
+    line = precision.announcement()
     if line:
         say(line)
 

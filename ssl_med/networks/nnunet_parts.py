@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, Level, Norm, check_widths, norm_of
+from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, Level, Norm, check_widths, norm_layer
 from ssl_med.ranges import Count, Width
 from ssl_med.spec import SslMedError
 
@@ -185,13 +185,11 @@ def convolutions(before: int, width: int, kernel: Sides, stride: Sides, count: i
 
 def conv_norm(before: int, width: int, kernel: Sides, stride: Sides, *, norm: Norm, bias: bool = True) -> nn.Sequential:
     """Convolution that keeps the size up to its stride, and normalisation."""
-    from monai.networks.layers.utils import get_norm_layer
-
     convolution = nn.Conv2d if len(kernel) == 2 else nn.Conv3d
     padding = tuple(side // 2 for side in kernel)
     return nn.Sequential(
         convolution(before, width, kernel, stride, padding, bias=bias),  # type: ignore[arg-type]
-        get_norm_layer(norm_of(norm), len(kernel), width),
+        norm_layer(norm, len(kernel), width),
     )
 
 

@@ -39,6 +39,10 @@ class BackboneConfig:
     input_std: tuple[Positive, ...] = setting(default=(), before=[])
     """by which they are divided then; empty: the image is taken as it is"""
 
+    def for_volumes(self) -> BackboneConfig:
+        """The settings of the network into which 2D weights are inflated."""
+        return self
+
 
 class Level(NamedTuple):
     """One level of a pyramid: its channels, and by how much each axis is smaller than the image's."""
@@ -282,6 +286,16 @@ def norm_of(norm: Norm) -> tuple[str, dict[str, object]] | str:
     if norm == "instance":
         return ("instance", {"affine": True})
     return "batch"
+
+
+def norm_layer(norm: Norm, spatial_dims: int, channels: int, **options: object) -> nn.Module:
+    """A normalisation layer; `options` of the layer, such as eps, overrule those of `norm_of`."""
+    from monai.networks.layers.utils import get_norm_layer  # seconds to import, and settings are checked without it
+
+    named = norm_of(norm)
+    name, known = (named, {}) if isinstance(named, str) else named
+    layer: nn.Module = get_norm_layer((name, {**known, **options}), spatial_dims, channels)
+    return layer
 
 
 def conv_norm_relu(spatial_dims: int, in_channels: int, out_channels: int, norm: Norm) -> nn.Module:

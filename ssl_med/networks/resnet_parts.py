@@ -17,7 +17,7 @@ from ssl_med.networks.pyramid import (
     Norm,
     PyramidDecoder,
     check_widths,
-    norm_of,
+    norm_layer,
 )
 from ssl_med.ranges import Width
 from ssl_med.setting import setting
@@ -163,10 +163,8 @@ def _pad_shortcut(stage: Any) -> None:
 
 def _replace_norms(module: nn.Module, spatial_dims: int, norm: Norm) -> None:
     """Replaces every BatchNorm: MONAI 1.6 passes its `norm` argument to the stem only."""
-    from monai.networks.layers.utils import get_norm_layer
-
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            setattr(module, name, get_norm_layer(norm_of(norm), spatial_dims, child.num_features))
+            setattr(module, name, norm_layer(norm, spatial_dims, child.num_features))
         else:
             _replace_norms(child, spatial_dims, norm)

@@ -140,8 +140,7 @@ def resized(grid: Tensor, size: Sequence[int], how: str) -> Tensor:
         scale = [(side + 0.1) / known for side, known in zip(size, grid.shape[2:], strict=True)]
         found: Tensor = F.interpolate(grid, scale_factor=scale, mode=mode, align_corners=False)
     else:
-        smooth = how == "antialias" and grid.ndim == 4
-        found = F.interpolate(grid, size=list(size), mode=mode, align_corners=False, antialias=smooth)
+        found = F.interpolate(grid, size=list(size), mode=mode, align_corners=False, antialias=how == "antialias")
     return found
 
 

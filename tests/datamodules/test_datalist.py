@@ -176,7 +176,7 @@ def test_preprocessing_is_that_of_monai(folder):
     [
         ([], {}, "is no datalist; it needs lists"),
         ({"training": [{"label": "x"}]}, {}, "row 1 of training has no image"),
-        ({"training": [row(0, label=3)]}, {}, "no '0' image is left to train on"),
+        ({"training": [row(0, label=3)]}, {}, "no '0' case is left to train on"),
         ({"training": [row(0)]}, {}, r"has no 'labels'; name them, data.labels="),
         ({"training": [row(0)], "labels": {"a": "x"}}, {}, "'labels' must name classes and their numbers"),
         ({**ALL, "training": [{"image": "../image0.nii.gz"}]}, {}, "lies outside of data.root"),

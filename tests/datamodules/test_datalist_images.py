@@ -74,6 +74,8 @@ def test_lists_are_the_parts_and_numbers_the_classes(folder):
         (CLASSES, {"fold": 2}, "data.fold=2: no training row has it; there are: none"),
         (CLASSES, {"labels": "no.json"}, "no.json: no such file; it should be a datalist"),
         ({"x": 1}, {}, "is no datalist; it needs lists"),
+        (CLASSES, {"subject_column": "who"}, "data.subject_column is of a CSV file"),
+        (CLASSES, {"label_columns": ("x",)}, "data.label_columns is of a CSV file"),
         (CLASSES, {"labels": "", "class_names": ("a", "b")}, "data.split=datalist needs data.labels=FILE.json"),
     ],
 )

@@ -447,7 +447,7 @@ def test_a_second_copy_of_an_image_is_refused(copy_of):
 def test_a_class_without_training_images_is_refused(copy_of):
     root = copy_of("bach")
     shutil.rmtree(root / "Photos" / "InSitu")
-    with pytest.raises(SslMedError, match="no 'in situ carcinoma' image is left to train on"):
+    with pytest.raises(SslMedError, match="no 'in situ carcinoma' case is left to train on"):
         build("bach", root, labelled=True)
 
 
@@ -814,7 +814,7 @@ def swap(key, value):
         (swap("test_labels", lambda a: a[:-1]), "test_labels is uint8 of shape .* rows of whole numbers from 0"),
         (swap("test_labels", lambda a: a - 0.5), "test_labels is float64"),
         (swap("val_images", lambda a: a[:, :-1]), "images or labels of its parts differ in shape"),
-        (swap("train_labels", np.zeros_like), "no '1' image is left to train on"),
+        (swap("train_labels", np.zeros_like), "no '1' case is left to train on"),
     ],
 )
 def test_medmnist_files_of_another_form(change, message, copy_of):

@@ -10,6 +10,7 @@ from datamodules.core.intensity import TOP, decode, encode, norm_of
 from experiments.commands.prepare import prepare
 from experiments.config.data import compose_prepare
 from experiments.config.run import compose_finetune
+from ssl_med.contract import InputContract
 from ssl_med.spec import DataSpec, Intensity, SslMedError
 
 WINDOW, PERCENTILE = ("window", -100.0, 150.0), ("percentile", 2.0, 98.0)
@@ -60,6 +61,45 @@ def test_every_mode_equals_its_reference(shape, dtype, limits, norm):
     np.testing.assert_allclose(found, expected, atol=2e-3)  # the step of a code, in deviations
     if norm["normalisation"] == "zscore_nonzero":
         np.testing.assert_array_equal(found == 0, image == 0)
+
+
+def spec_of(intensity):
+    return DataSpec("x", 3, 1, (2, 2, 2), intensity)
+
+
+@pytest.mark.parametrize(
+    "intensity",
+    [
+        Intensity(*WINDOW, "unit"),
+        Intensity(*WINDOW, "unit", "zscore"),
+        Intensity(*WINDOW, "unit", "zscore_nonzero"),
+        Intensity(*WINDOW, "unit", **CT),
+        Intensity(*PERCENTILE, "unit"),
+        Intensity(*PERCENTILE, "unit", "zscore"),
+        Intensity(*PERCENTILE, "unit", "zscore_nonzero"),
+    ],
+)
+def test_the_transform_of_a_contract_does_what_the_data_do(intensity):
+    rng = np.random.default_rng(1)
+    image = rng.integers(1 if intensity.kind == "percentile" else -200, 200, (1, 5, 6, 7)).astype(np.float32)
+    image[rng.random(image.shape) < 0.3] = 0
+    codes = np.stack([encode(channel, intensity, source="x") for channel in image])
+    mine = InputContract.of(spec_of(intensity)).transform()(torch.from_numpy(image)[None])[0]
+    torch.testing.assert_close(mine, decode(codes, norm_of(codes, intensity)), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("over", "counted"), [("image", 8), ("nonzero", 6)])  # zeros are values like others, or none
+def test_a_z_score_of_a_contract_is_that_of_the_data(over, counted):
+    values = [-2.0, -1.0, 0.0, 1.0, 2.0, 0.0, 3.0, -3.0]
+    expected = [value / math.sqrt(28 / counted) for value in values]
+    image = torch.tensor(values).view(1, 1, 2, 2, 2)
+    contract = InputContract(modality="MR", patch_size=(2, 2, 2), scaling="zscore", over=over)
+    torch.testing.assert_close(contract.transform()(image).flatten(), torch.tensor(expected))
+    intensity = contract.intensity()
+    codes = encode(image[0].numpy(), intensity, source="x")
+    torch.testing.assert_close(
+        decode(codes, norm_of(codes, intensity)).flatten(), torch.tensor(expected), atol=1e-3, rtol=0
+    )
 
 
 @pytest.mark.parametrize("normalisation", ["zscore", "zscore_nonzero"])

@@ -7,6 +7,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from experiments.cli import main
@@ -25,7 +26,7 @@ def lits(shared_phantom):
 
 
 def tuned(out, *words):
-    steps = [] if "trainer.max_steps=12" in words else ["trainer.max_steps=2"]
+    steps = [] if any(str(word).startswith("trainer.max_steps=") for word in words) else ["trainer.max_steps=2"]
     assert main(["finetune", *TINY, *NET, *steps, *map(str, words), f"out={out}"]) == 0
     return out
 
@@ -131,6 +132,7 @@ def test_what_cannot_be_answered_is_said_and_the_rest_is_answered(lits, trained,
         (["RUN", "IN", "IN/answers"], "lies inside of"),
         (["RUN", "IN", "OUT", "mask=labels"], "'mask' is unknown; did you mean 'masks'"),
         (["RUN", "IN", "OUT", "masks=all"], "masks"),
+        (["RUN", "IN", "OUT", "trainer.batch_size=4"], "trainer.batch_size"),
         (["RUN", "IN", "OUT", "exclude=[*]"], "holds no volume that can be read besides those of exclude"),
     ],
 )
@@ -144,6 +146,21 @@ def test_wrong_requests(lits, trained, tmp_path, capsys, words, said):
     assert main(["predict", *(places.get(word, word) for word in words)]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_refused(lits, trained, tmp_path, capsys):
+    words = ["predict", str(trained[0]), str(lits), str(tmp_path / "out"), "trainer.accelerator=cuda"]
+    assert main(words) == 2
+    assert "there is no GPU" in capsys.readouterr().err
+
+
+def test_transforms_that_move_voxels_are_refused(lits, tmp_path, capsys):
+    flip = "data.transforms=[{_target_: Flipd, keys: [image, mask], spatial_axis: 0}]"
+    small = ["data.patch_size=[16,16,8]", "data.crops_per_volume=1", "trainer.max_steps=1"]
+    run = tuned(tmp_path / "run", "task=lits", f"data.root={lits}", flip, *small)
+    assert main(["predict", str(run), str(lits), str(tmp_path / "out"), *QUICK]) == 2
+    assert "entry 1 (Flipd): moves voxels, and answers cannot be brought back through it" in capsys.readouterr().err
 
 
 def test_channels_are_found_by_number_and_by_name(shared_phantom, tmp_path, capsys):
@@ -171,6 +188,23 @@ def test_channels_are_found_by_number_and_by_name(shared_phantom, tmp_path, caps
     assert f"its scan 'named' lacks {names[1]}" in capsys.readouterr().err
 
 
+def test_numbers_at_the_end_of_a_name_are_channels_only_where_they_can_be(lits, trained, tmp_path):
+    scan = next(lits.rglob("volume-0.nii*"))
+
+    def answered(*names):
+        place = tmp_path / str(len(list(tmp_path.iterdir())))
+        place.mkdir()
+        for name in names:
+            shutil.copy(scan, place / f"{name}.nii.gz" if scan.name.endswith(".gz") else place / f"{name}.nii")
+        out = tmp_path / f"out{place.name}"
+        assert main(["predict", str(trained[0]), str(place), str(out), *QUICK]) == 0
+        return sorted(path.name.removesuffix(".nii.gz") for path in out.glob("*.nii.gz"))
+
+    assert answered("case_0001", "case_0002") == ["case_0001", "case_0002"]  # patients of one series
+    assert answered("a_0000", "b_0000") == ["a", "b"]  # nnU-Net's only channel
+    assert answered("a_0000", "a_0001", "b_0000", "b_0001") == ["a", "b"]  # further channels are left out, and named
+
+
 def test_images_get_probabilities_that_are_the_runs_own(shared_phantom, tmp_path):
     root = shared_phantom("shenzhen", subjects=24, seed=0)
     words = ["task=shenzhen", f"data.root={root}", "data.patch_size=[32,32]", "data.image_size=36"]
@@ -185,6 +219,26 @@ def test_images_get_probabilities_that_are_the_runs_own(shared_phantom, tmp_path
     for case, value in expected.items():
         assert float(rows[case]["tuberculosis"]) == pytest.approx(value, abs=1e-5)
         assert rows[case]["answer"] == ("tuberculosis" if value > 0.5 else "normal")
+
+
+def test_scans_with_classes_get_the_runs_own_probabilities(lits, tmp_path):
+    root = tmp_path / "scans"
+    root.mkdir()
+    files = [shutil.copy(path, root) for path in sorted(lits.rglob("volume-*.nii*"))]
+    rows = [
+        {"image": path.rpartition("/")[2], "label": k % 2, "subject": str(k)} for k, path in enumerate(map(str, files))
+    ]
+    lists = {"training": rows[:2], "validation": rows[2:4], "test": rows[4:], "labels": {"0": "well", "1": "ill"}}
+    (root / "list.json").write_text(json.dumps(lists))
+    words = ["task=monai", f"data.root={root}", f"data.datalist={root / 'list.json'}", "data.patch_size=[16,16,8]"]
+    run = tuned(tmp_path / "run", *words)
+    with (run / CASES).open() as file:
+        expected = [float(row["score/ill"]) for row in csv.DictReader(file)]
+    assert main(["predict", str(run), str(root), str(tmp_path / "out"), *QUICK]) == 0
+    with (tmp_path / "out/predictions.csv").open() as file:
+        found = [float(row["ill"]) for row in csv.DictReader(file)]
+    assert len(found) == len(files)
+    assert sorted(expected) == pytest.approx(sorted(found[4:]), abs=1e-5)
 
 
 def test_masks_of_images_have_their_size(shared_phantom, tmp_path):

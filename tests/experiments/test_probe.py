@@ -305,7 +305,7 @@ def test_a_class_without_training_samples_and_too_many_shots_are_one_line(roots,
     assert "training subjects of class '" in line
     assert main([*words, "labels.fraction=0.01"]) == 2
     line = capsys.readouterr().err.strip()
-    assert "image is left to train on (data.split=official, labels.fraction=0.01); take more subjects" in line
+    assert "case is left to train on (data.split=official, labels.fraction=0.01); take more subjects" in line
 
 
 def test_semi_supervised_splits_of_one_data_set(roots, tmp_path):

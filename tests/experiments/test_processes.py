@@ -112,6 +112,6 @@ def test_two_processes_log_what_one_process_logs(both, name):
             "rotation_accuracy",
             "mask_accuracy",
         )
-        # Sinkhorn's iterations enlarge rounding: on a processor with AVX-512 a third of a percent was seen after two steps
-        rel = 1e-2 if name == "multimodal_puzzle" else 2e-3
+        # a third of a percent was seen after two steps on a processor with AVX-512; the cause is not known
+        rel = 1e-2 if name == "multimodal_puzzle" and step >= 2 else 2e-3
         assert two[step, key] == pytest.approx(value, rel=rel, abs=0.13 if counted else 2e-4), (step, key)

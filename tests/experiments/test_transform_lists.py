@@ -110,6 +110,13 @@ def test_every_list_fits_its_data(name):
     assert KINDS["augment"]()[name]
 
 
+def test_a_test_mirrors_only_as_training_does():
+    words = ["task=chest14", "trainer=cpu", "task.mirrored_test=true"]
+    with pytest.raises(SslMedError, match=r"strong_radiograph.yaml never mirrors; set task.mirrored_test=false"):
+        compose_finetune([*words, "task.augment=strong_radiograph"])
+    assert compose_finetune([*words, "task.augment=strong_image"]).task.mirrored_test
+
+
 def test_axes_whose_sides_may_be_exchanged():
     def axes(*words):
         run = compose_finetune(words)

@@ -1,5 +1,6 @@
 """data.from_card takes the images' settings from the card of the weights; public data that weights saw are told."""
 
+import re
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -9,11 +10,14 @@ from datamodules.lits import LitsData
 from datamodules.luna import LunaData
 from experiments.config.from_card import taken_from_card
 from experiments.config.run import compose_finetune
+from experiments.config.sources import data_class_of, names
 from experiments.run.pretrained import seen_in_public
+from ssl_med.catalogue import list_names
 from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.contract import InputContract
 from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import SslMedError
+from ssl_med.weights.core.find import PACKAGE, family_of
 from ssl_med.weights.core.load import origin_of
 
 CONTRACT = InputContract(
@@ -77,7 +81,19 @@ def test_public_data_that_foreign_weights_saw_are_told(card):
     (line,) = seen_in_public(card, lits)
     assert "voco saw LiTS" in line
     assert seen_in_public(card, luna) == []
+    brats = SimpleNamespace(public_sets=("BraTS",))
+    assert "BraTS 2021" in seen_in_public(replace(card, method_config={"saw": ["BraTS 2021"]}), brats)[0]
+    assert seen_in_public(replace(card, method_config={"saw": ["BraTSy"]}), brats) == []
     assert seen_in_public(replace(card, method_config={}), lits) == []
+
+
+def test_what_a_family_saw_is_named_as_the_data_are():
+    """A set that begins like one of ours, in other letters or as a part of a word, would be passed over."""
+    ours = {name for family in names("data") for name in data_class_of(family).public_sets}
+    for family in list_names(PACKAGE):
+        for seen in family_of(family).saw:
+            alike = [name for name in ours if seen.lower().replace("-", "").startswith(name.lower().replace("-", ""))]
+            assert not alike or any(re.match(rf"{re.escape(name)}\b", seen) for name in alike), (family, seen)
 
 
 def test_origin_licence_and_exceptions_are_one_line(card):

@@ -108,8 +108,11 @@ class Segmentation(Task):
         return drop_small_pieces(answers, self.largest) if any(self.largest) else answers
 
     def rows(self, logits: Tensor, batch: Batch) -> list[Row]:  # noqa: D102
+        return self._overlaps(self.answers(logits), batch)
+
+    def _overlaps(self, answers: Tensor, batch: Batch) -> list[Row]:
         rows = []
-        for case, prediction, truth in zip(batch["id"], self.answers(logits) > 0, _inside(batch["mask"]), strict=True):
+        for case, prediction, truth in zip(batch["id"], answers > 0, _inside(batch["mask"]), strict=True):
             values = dice_per_region(prediction, truth).tolist()
             regions = {f"dice/{name}": value for name, value in zip(self.spec.class_names, values, strict=True)}
             rows.append({"case": case, "dice": float(np.mean(values)), **regions})
@@ -117,15 +120,16 @@ class Segmentation(Task):
 
     def test_rows(self, logits: Tensor, batch: Batch) -> list[Row]:
         """Overlap and, where the voxel size is known, distances of surfaces; several regions also one by one."""
-        rows, logits = self.rows(logits, batch), self.answers(logits)
+        answers = self.answers(logits)
+        rows = self._overlaps(answers, batch)
         for k, row in enumerate(rows):
             truth = _inside(batch["mask"][k])
-            found = dict(zip(("iou", "iou_50_95"), iou_per_region(logits[k], truth), strict=True))
+            found = dict(zip(("iou", "iou_50_95"), iou_per_region(answers[k], truth), strict=True))
             if "spacing" in batch:
                 spacing, tolerance = batch["spacing"][k].tolist(), self.config.tolerance_mm
-                distances = surface_per_region(logits[k] > 0, truth, spacing=spacing, tolerance=tolerance)
+                distances = surface_per_region(answers[k] > 0, truth, spacing=spacing, tolerance=tolerance)
                 found |= dict(zip(("hd95_mm", "surface_dice"), distances, strict=True))
-            found |= self._added(logits[k] > 0, truth, batch["spacing"][k].tolist() if "spacing" in batch else None)
+            found |= self._added(answers[k] > 0, truth, batch["spacing"][k].tolist() if "spacing" in batch else None)
             for key, values in found.items():
                 row[key] = float(values.mean())
                 if len(values) > 1:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, Level, Norm, check_widths, norm_of
+from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, Level, check_widths, norm_layer
 from ssl_med.ranges import Count, Positive, Width
 from ssl_med.setting import setting
 from ssl_med.spec import SslMedError
@@ -146,7 +146,7 @@ def unit(config: AnatomixConfig, spatial_dims: int, in_channels: int, out_channe
     """Convolution, normalisation, ReLU."""
     return nn.Sequential(
         convolution(config, spatial_dims, in_channels, out_channels),
-        _norm(config, config.norm, spatial_dims, out_channels),
+        _norm(config, spatial_dims, out_channels),
         nn.ReLU(inplace=True),
     )
 
@@ -158,9 +158,6 @@ def pair(config: AnatomixConfig, spatial_dims: int, in_channels: int, out_channe
     )
 
 
-def _norm(config: AnatomixConfig, norm: Norm, spatial_dims: int, channels: int) -> nn.Module:
-    from monai.networks.layers.utils import get_norm_layer  # seconds to import, and settings are checked without it
-
-    options: dict[str, Any] = {"eps": config.norm_eps} | ({"affine": config.affine} if norm == "instance" else {})
-    layer: nn.Module = get_norm_layer(norm_of(norm) if norm == "group" else (norm, options), spatial_dims, channels)
-    return layer
+def _norm(config: AnatomixConfig, spatial_dims: int, channels: int) -> nn.Module:
+    options: dict[str, object] = {"affine": config.affine} if config.norm == "instance" else {}
+    return norm_layer(config.norm, spatial_dims, channels, eps=config.norm_eps, **options)

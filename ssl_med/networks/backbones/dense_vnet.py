@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, Level, Norm, norm_of
+from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, Level, Norm, norm_layer
 from ssl_med.ranges import Count, Width
 from ssl_med.spec import SslMedError
 
@@ -167,9 +167,5 @@ def halved(x: Tensor) -> Tensor:
 
 
 def _norm(norm: Norm, spatial_dims: int, channels: int) -> nn.Module:
-    from monai.networks.layers.utils import get_norm_layer  # seconds to import, and settings are checked without it
-
     # the image's few channels are no groups of 8
-    named = ("group", {"num_groups": 1}) if norm == "group" and channels % 8 else norm_of(norm)
-    layer: nn.Module = get_norm_layer(named, spatial_dims, channels)
-    return layer
+    return norm_layer(norm, spatial_dims, channels, **({"num_groups": 1} if norm == "group" and channels % 8 else {}))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ssl_med.networks.pyramid import Backbone, BackboneConfig, Level, norm_of
+from ssl_med.networks.pyramid import Backbone, BackboneConfig, Level, norm_layer
 
 # output channels of the branches: 1^3; 1^3 then 3^3; 1^3 then 3^3; pooling then 1^3 (Szegedy et al. 2015, Table 1)
 _MODULES: dict[str, tuple[int, ...]] = {
@@ -102,12 +102,9 @@ class Unit(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, norm: Any) -> None:
-        from monai.networks.layers.utils import get_norm_layer  # seconds to import
-
         super().__init__()
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, bias=False)
-        named = ("batch", {"eps": _EPS}) if norm == "batch" else norm_of(norm)
-        self.norm = get_norm_layer(named, 3, out_channels)
+        self.norm = norm_layer(norm, 3, out_channels, eps=_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, out_channels, *S / stride, rounded up)."""

@@ -7,7 +7,7 @@ layer scale and SwiGLU, DINOv3 with rotary positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from operator import mul
 from typing import Annotated, Any, Literal
@@ -91,6 +91,10 @@ class ViTConfig(BackboneConfig):
                 "each step of the decoder"
             )
 
+    def for_volumes(self) -> ViTConfig:
+        """Positions are smoothed in 2D only."""
+        return replace(self, resize="plain") if self.resize == "antialias" else self
+
     def steps(self) -> tuple[int, ...]:
         """Strides from full resolution to the patch, one prime factor each: 1, 2, 4, 8, 16, or 1, 2, 14."""
         return tuple(accumulate(prime_factors(self.patch), mul, initial=1))
@@ -129,8 +133,7 @@ class ViT(Backbone):
     image_level = True
 
     def __init__(self, config: Any, *, spatial_dims: int, in_channels: int) -> None:
-        if config.positions != "learned" and spatial_dims != 2:
-            raise SslMedError(f"backbone.positions={config.positions} exists in 2D only; take learned")
+        _check_dims(config, spatial_dims)
         super().__init__(config, spatial_dims=spatial_dims, in_channels=in_channels)
         width, sides = config.width, config.sides(spatial_dims)
         convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
@@ -167,12 +170,9 @@ class ViT(Backbone):
 
     @classmethod
     def check(cls, config: Any, spec: DataSpec) -> None:
-        """Rotary positions exist in 2D alone."""
+        """Rotary positions, and smoothed ones, exist in 2D alone."""
         super().check(config, spec)
-        if config.positions != "learned" and spec.spatial_dims != 2:
-            raise SslMedError(
-                f"backbone.positions={config.positions} exists in 2D, data '{spec.name}' is {spec.spatial_dims}D; take learned"
-            )
+        _check_dims(config, spec.spatial_dims)
 
     @classmethod
     def pyramid_of(cls, config: Any, spatial_dims: int) -> list[Level]:
@@ -270,3 +270,9 @@ class ViT(Backbone):
         periods: Any = self.positions.periods
         dtype = torch.float32 if self.config.positions == "rotary" else torch.bfloat16
         return rotary_turns(periods, size, keep, dtype)
+
+
+def _check_dims(config: ViTConfig, spatial_dims: int) -> None:
+    for key, in_3d in (("positions", ("learned",)), ("resize", ("plain", "offset"))):
+        if spatial_dims == 3 and getattr(config, key) not in in_3d:
+            raise SslMedError(f"backbone.{key}={getattr(config, key)} exists in 2D only; take {' or '.join(in_3d)}")

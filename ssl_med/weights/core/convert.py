@@ -121,6 +121,7 @@ def plan(match: Match, wishes: Wishes = NONE) -> Plan:
         dims, contract = 3, _inflated(contract)
         if 3 not in backbone_class(config.name).dims:
             raise SslMedError(f"inflate={wishes.inflate}: backbone {config.name} does not exist in 3D")
+        config = config.for_volumes()
     with torch.random.fork_rng(devices=[]):  # what the user allows to be missing is the same every time
         torch.manual_seed(0)
         backbone = build_backbone(config, spatial_dims=dims, in_channels=architecture.in_channels)
