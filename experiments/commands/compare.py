@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from experiments.comparison import estimate as planner
+from experiments.comparison.checks import check_plan
 from experiments.comparison.execute import PROGRESS, Execution, choose
 from experiments.comparison.local import Workers
 from experiments.comparison.plan import Plan, PlannedRun, root_names
@@ -169,8 +170,7 @@ def check(plan: Plan) -> list[PlannedRun]:
     finals = plan.finals(first)
     for node in [*plan.pretrainings(), *trials, *finals]:
         plan.folder(node)
-    plan.check_metrics([*trials, *finals])
-    plan.check_one_network(finals)
+    check_plan(plan, trials, finals)
     return finals
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +16,7 @@ from experiments.config.protocols import protocol_class
 from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
 from experiments.config.sections import SCRATCH, LoadingConfig
 from experiments.config.sources import keys_of
-from ssl_med.catalogue import nearest
-from ssl_med.config import COMMAND_LINE, to_plain
-from ssl_med.evaluation.metrics import metric_of
-from ssl_med.evaluation.tasks import task_class
-from ssl_med.networks.pyramid import BackboneConfig
+from ssl_med.config import COMMAND_LINE
 from ssl_med.reports.run_folder import Run, read_run
 from ssl_med.spec import SslMedError
 from ssl_med.values import spell
@@ -166,12 +162,12 @@ class Plan:
     def folder(self, node: PlannedRun) -> Path:
         """Where a node's run lives: named by the hash of its config."""
         if node.overrides not in self._folders:
-            config = self._config(node)
+            config = self.config(node)
             name = config.name.replace("/", "-")
             self._folders[node.overrides] = self.out / node.role / f"{name}-{config.hash(planned=self.elsewhere)}"
         return self._folders[node.overrides]
 
-    def _config(self, node: PlannedRun) -> RunConfig:
+    def config(self, node: PlannedRun) -> RunConfig:
         """Composes a run; the table says what its overrides are, so it is named in place of the command line."""
         try:
             return node.config()
@@ -182,67 +178,10 @@ class Plan:
 
     def run(self, node: PlannedRun, *, tables: bool = False) -> Run:
         """The run of a node as its folder tells it, judged by the metric of the column; `tables`: see `read_run`."""
-        return read_run(self.folder(node), metric=self._metric(node), tables=tables)
+        return read_run(self.folder(node), metric=self.metric(node), tables=tables)
 
-    def check_metrics(self, nodes: Sequence[PlannedRun]) -> None:
-        """Refuses a column whose metric its task never has; what depends on data and on maps of classes shows after a run.
-
-        Raises:
-            SslMedError: names the column and what there is.
-        """
-        for node in {node.column: node for node in nodes if self._metric(node) and node.kind != "external"}.values():
-            metric, config = self._metric(node), node.config()
-            own = protocol_class(config.protocol).metric if config.kind == "probe" else ""
-            known = [own] if own else task_class(config.spec).test_metrics(config.spec.class_names)
-            if metric not in known:
-                raise SslMedError(
-                    f"columns.{node.column}.metric={metric}: is no test metric of {config.name}{nearest(metric, known)}"
-                )
-        self._check_collapsed(nodes)
-
-    def check_one_network(self, nodes: Sequence[PlannedRun]) -> None:
-        """Refuses a recipe that gives rows from scratch another network than the one that pretrained weights keep.
-
-        Rows that start from a file have the network of that file, which is seen when they run.
-
-        Raises:
-            SslMedError: names the two networks.
-        """
-        if not self.table.recipe:
-            return
-        tuned = [node for node in nodes if node.kind == "finetune"]
-        pretrained = {node.column: node.needs[0].config().backbone for node in tuned if node.needs}
-        for node in tuned:
-            row = self.table.rows[node.row]
-            if row.method or row.init or node.column not in pretrained:
-                continue
-            mine, theirs = node.config().backbone, pretrained[node.column]
-            if mine != theirs:
-                raise SslMedError(
-                    f"tables/{self.name}.yaml: row {node.row} of column {node.column} would be trained with {_network(mine)}, "
-                    f"and pretrained rows have {_network(theirs)}: recipe={self.table.recipe} names one; say which all rows "
-                    "take, settings.backbone.name and its sizes"
-                )
-
-    def _check_collapsed(self, nodes: Sequence[PlannedRun]) -> None:
-        """Refuses a bound that judges nothing: a collapsed run is one whose metric ends too low."""
-        finals = {node.column: node for node in nodes if node.role == "final" and node.kind != "external"}
-        metrics = {column: self._metric(node) or self._own_metric(node) for column, node in finals.items()}
-        judged = [column for column, metric in metrics.items() if metric_of(metric).higher_is_better]
-        if self.table.collapsed_below and metrics and not judged:
-            told = ", ".join(dict.fromkeys(metrics.values()))
-            raise SslMedError(
-                f"tables/{self.name}.yaml: collapsed_below judges metrics that are better when they are higher, and no column "
-                f"has one ({told}); leave it out"
-            )
-
-    def _own_metric(self, node: PlannedRun) -> str:
-        config = self._config(node)
-        return (protocol_class(config.protocol).metric if config.kind == "probe" else "") or task_class(
-            config.spec
-        ).metric
-
-    def _metric(self, node: PlannedRun) -> str:
+    def metric(self, node: PlannedRun) -> str:
+        """The metric that the node's column asks for; "": that of its task."""
         return "" if node.role == "pretrain" else self.table.columns[node.column].metric
 
     def command(self, node: PlannedRun) -> tuple[str, ...]:
@@ -325,11 +264,6 @@ class Plan:
         for tree in trees:
             found = merge(found, tree)
         return found
-
-
-def _network(config: BackboneConfig) -> str:
-    plain = to_plain(config)
-    return " ".join(f"{key}={value}".replace(" ", "") for key, value in plain.items() if key != "init")
 
 
 def besides(node: PlannedRun, table: str) -> tuple[str, ...]:
