@@ -39,12 +39,14 @@ class ForeignFile:
       itself.
     * extra: everything else that the file, or the folder beside it, holds as plain values: `hyper_parameters`, `init_args`,
       `nnssl_adaptation_plan`, and `config.json` under its file name.
+    * passed: containers that hold tensors and that the family prefers to this one, but does not recognise.
     """
 
     path: Path
     state: State
     container: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    passed: tuple[str, ...] = ()
 
     def has(self, *keys: str) -> bool:
         """Whether all of these tensors are there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,7 +67,8 @@ def choose(document: Document, name: str = "") -> Match:
         name: of the family; "": the one that recognises the file.
 
     Raises:
-        SslMedError: no family, several, or not the named one.
+        SslMedError: no family, several, or not the named one; or the container that the family prefers is there and has
+            another layout, so that another one, such as the student, would be taken in its place.
     """
     path = document.path
     held = document.containers()
@@ -77,10 +79,10 @@ def choose(document: Document, name: str = "") -> Match:
         match = _match(document, name, named=True)
         if match is None:
             raise SslMedError(f"{path}: does not have the layout of family={name} ({_some(document)})")
-        return match
+        return _preferred(match)
     fitting = matches(document)
     if len(fitting) == 1:
-        return fitting[0]
+        return _preferred(fitting[0])
     if fitting:
         names = ", ".join(match.name for match in fitting)
         raise SslMedError(f"{path}: several families recognise it: {names}; name the one that it is, family=NAME")
@@ -92,19 +94,30 @@ def choose(document: Document, name: str = "") -> Match:
 def _match(document: Document, name: str, *, named: bool) -> Match | None:
     family = family_of(name)
     knows = family.admits if named else family.recognises
+    passed: list[str] = []
     for container in family.containers:
         file = document.open((container,))
-        try:
-            if file is not None and knows(file):
-                return Match(name, family, file)
-        except (
-            LookupError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ):  # a shape or a value that no file of the family has
+        if file is None:
             continue
+        try:
+            if knows(file):
+                return Match(name, family, replace(file, passed=tuple(passed)))
+        except (LookupError, ValueError, TypeError, AttributeError):
+            pass  # a shape or a value that no file of the family has
+        passed.append(container)
     return None
+
+
+def _preferred(match: Match) -> Match:
+    """The match; refused where it passed over a container that the family prefers."""
+    name, _, file = match
+    if file.passed:
+        where = f"'{file.container}'" if file.container else "the file's outermost level"
+        raise SslMedError(
+            f"{file.path}: holds '{file.passed[0]}', which family={name} prefers and does not recognise; {where} would be "
+            "taken in its place; save that container alone if you mean it"
+        )
+    return match
 
 
 def _some(document: Document) -> str:
