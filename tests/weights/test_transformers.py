@@ -55,7 +55,7 @@ def test_another_patch_resamples_the_embedding_and_says_so(tmp_path):
 
 def test_rotary_positions_are_not_inflated(tmp_path):
     case = cases_of("med_dinov3")[0]
-    with pytest.raises(SslMedError, match="positions=rotary_bf16 exists in 2D only"):
+    with pytest.raises(SslMedError, match=r"does not become a 3D vit: backbone.positions=rotary_bf16 exists in 2D"):
         convert(case.write(tmp_path, case.made()), "med_dinov3", wishes=Wishes(inflate="i3d"), **ABOUT)
 
 

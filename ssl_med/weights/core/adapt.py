@@ -87,6 +87,8 @@ def fit(
         if target is None or target.shape == tensor.shape:
             continue
         owner = owners.get(key.rpartition(".")[0])
+        if owner is None:  # of a decoder, which takes no other size
+            continue
         convolution = isinstance(owner, nn.Conv2d | nn.Conv3d) and key.endswith(".weight")
         same = target.shape[:2] == tensor.shape[:2]
         if rule and same and tensor.ndim == 4 and target.ndim == 5:
@@ -100,7 +102,7 @@ def fit(
             if not convolution:
                 tensor = resample_grid(tensor, target.shape[2:])
                 moved.append(key)
-            elif owner is not None and owner.kernel_size == owner.stride:  # patches that do not overlap
+            elif owner.kernel_size == owner.stride:  # patches that do not overlap
                 tensor = resample_patch(tensor, target.shape[2:])
                 cut.append(key)
         tensors[key] = tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ from ssl_med.contract import InputContract
 from ssl_med.finite import check_tensors
 from ssl_med.networks.backbone import backbone_class, backbone_config, build_backbone
 from ssl_med.networks.channels import spread_input
-from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
+from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder, divisor_of
 from ssl_med.reading import mismatch
 from ssl_med.spec import SslMedError, first_line
 from ssl_med.weights.core.account import Account, account
@@ -122,6 +123,7 @@ def plan(match: Match, wishes: Wishes = NONE) -> Plan:
         if 3 not in backbone_class(config.name).dims:
             raise SslMedError(f"inflate={wishes.inflate}: backbone {config.name} does not exist in 3D")
         config = config.for_volumes()
+    _check_axes(config, contract, dims, architecture.in_channels, file.path)
     with torch.random.fork_rng(devices=[]):  # what the user allows to be missing is the same every time
         torch.manual_seed(0)
         backbone = build_backbone(config, spatial_dims=dims, in_channels=architecture.in_channels)
@@ -208,6 +210,22 @@ def _wished(config: BackboneConfig, wishes: Wishes, contract: InputContract) -> 
     if wrong := mismatch(type(config), settings, "backbone"):
         raise SslMedError(wrong)
     return backbone_config(settings.pop("name"), **settings)
+
+
+def _check_axes(config: BackboneConfig, contract: InputContract, dims: int, channels: int, path: Path) -> None:
+    """Refuses settings for another number of axes, such as a plan of 2D kernels that is inflated.
+
+    Which patches the data have is not known yet: the size that is checked divides by every stride.
+
+    Raises:
+        SslMedError: says which setting.
+    """
+    kind = backbone_class(config.name)
+    side = 4 * math.lcm(*divisor_of(kind.pyramid_of(config, dims)))
+    try:
+        kind.check(config, replace(contract.spec(path.name, in_channels=channels), patch_size=(side,) * dims))
+    except SslMedError as error:
+        raise SslMedError(f"{path}: does not become a {dims}D {config.name}: {error}") from None
 
 
 def _inflated(contract: InputContract) -> InputContract:
