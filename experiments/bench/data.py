@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from datamodules.core.readers import read_volume
-from experiments.bench.feeding import feeding
+from experiments.bench.loading import loading
 from experiments.bench.scans import CROP, BenchDataConfig, sides, synthetic_ct
 from experiments.bench.storage import storage
 from experiments.run.environment import hardware, say
@@ -39,7 +39,7 @@ def main(overrides: Sequence[str]) -> list[dict[str, Any]]:
             if any(n < c for n, c in zip(scan.shape, CROP, strict=True)):
                 raise SslMedError(f"scan={config.scan}: is smaller than a crop of {list(CROP)} voxels")
             rows += storage(f"real scan, {sides(scan.shape)} {scan.dtype}", scan, config, folder)
-        return [*rows, *feeding(array, config, folder)]
+        return [*rows, *loading(array, config, folder)]
     finally:
         torch.set_num_threads(threads)
         if not config.folder:

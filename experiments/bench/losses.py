@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.bench import references as reference
-from experiments.bench.race import BASE, EXACT, NEAR, BenchSpeedConfig, Variant, table
+from experiments.bench.variants import BASE, EXACT, NEAR, BenchSpeedConfig, Variant, table
 from experiments.run.environment import say
 from ssl_med.losses.contrastive import info_nce, nt_xent
 from ssl_med.losses.distillation import sinkhorn

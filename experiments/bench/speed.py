@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from experiments.bench.losses import losses
-from experiments.bench.race import TABLES, BenchSpeedConfig
 from experiments.bench.training_steps import genesis_step, pcrl_step
 from experiments.bench.transforms import transforms
+from experiments.bench.variants import TABLES, BenchSpeedConfig
 from experiments.run.environment import hardware, say
 from ssl_med.config import build, parse_overrides
 from ssl_med.precision import AUTO, decide

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.bench import references as reference
-from experiments.bench.material import crops_like_ct, method_of_size
-from experiments.bench.race import BASE, EXACT, NEAR, BenchSpeedConfig, Variant, race
+from experiments.bench.inputs import crops_like_ct, method_of_size
+from experiments.bench.variants import BASE, EXACT, NEAR, BenchSpeedConfig, Variant, median_times
 from experiments.run.environment import say
 from ssl_med.methods.models_genesis import ModelsGenesis, ModelsGenesisConfig
 from ssl_med.methods.pcrl import PCRL, PCRLConfig
@@ -91,7 +91,7 @@ def _steps(piece: str, variants: list[Variant], config: BenchSpeedConfig) -> lis
     rulers = {
         name: _convolution(torch.bfloat16 if bf16 else torch.float32, config.ruler) for name, bf16 in config.precisions
     }
-    times = race([*variants, *(work for work, _ in rulers.values())], config.step_repeats)
+    times = median_times([*variants, *(work for work, _ in rulers.values())], config.step_repeats)
     peaks = {
         name: flops / ms / 1e6  # GFLOP/s
         for (name, (_, flops)), ms in zip(rulers.items(), times[len(variants) :], strict=True)

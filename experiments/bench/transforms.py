@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from experiments.bench import references as reference
-from experiments.bench.material import crops_like_ct, method_of_size
-from experiments.bench.race import BASE, LAW, NEAR, BenchSpeedConfig, Variant, table
+from experiments.bench.inputs import crops_like_ct, method_of_size
+from experiments.bench.variants import BASE, LAW, NEAR, BenchSpeedConfig, Variant, table
 from experiments.run.environment import say
 from ssl_med.methods.models_genesis import ModelsGenesis, ModelsGenesisConfig
 from ssl_med.spec import Batch

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from experiments.bench import references as reference
 from experiments.bench.__main__ import main
-from experiments.bench.material import crops_like_ct, method_of_size
-from experiments.bench.race import BenchSpeedConfig, Variant, race
+from experiments.bench.inputs import crops_like_ct, method_of_size
+from experiments.bench.variants import BenchSpeedConfig, Variant, median_times
 from ssl_med.losses.contrastive import info_nce, nt_xent
 from ssl_med.losses.distillation import sinkhorn
 from ssl_med.methods.pcrl import PCRL, PCRLConfig
@@ -84,9 +84,9 @@ def test_half_precision_is_measured_where_the_processor_has_it_or_on_demand(monk
     assert [row["variant"] for row in rows] == variants
 
 
-def test_a_race_takes_turns_and_does_not_count_the_first_round():
+def test_variants_take_turns_and_the_first_round_is_not_counted():
     calls = []
-    times = race([Variant(name, "", lambda name=name: calls.append(name), 2) for name in "ab"], 3)
+    times = median_times([Variant(name, "", lambda name=name: calls.append(name), 2) for name in "ab"], 3)
     assert calls == list("abababab")
     assert all(t > 0 for t in times)
 

@@ -24,7 +24,7 @@ from ssl_med.methods.pcrl import PCRL
 from ssl_med.spec import DataSpec
 
 
-def feeding(array: Array, config: BenchDataConfig, folder: Path) -> list[dict[str, Any]]:
+def loading(array: Array, config: BenchDataConfig, folder: Path) -> list[dict[str, Any]]:
     """Measures them on two scans and prints a Markdown table; returns its rows."""
     root, store = emptied(folder / "luna"), folder / "luna_store"
     for number in range(2):
@@ -41,7 +41,7 @@ def feeding(array: Array, config: BenchDataConfig, folder: Path) -> list[dict[st
     say("\n**Training from the store**\n")
     say("| what | result |")
     say("| --- | ---: |")
-    rows += [_loading(root, store, config), _pairs(root, store, array, config)]
+    rows += [_batches(root, store, config), _pairs(root, store, array, config)]
     for row in rows:
         say(f"| {row['row']} | {row['text']} |")
     return rows
@@ -55,7 +55,7 @@ def _data(root: Path, store: Path, config: BenchDataConfig, *, crops: int, **opt
     return data
 
 
-def _loading(root: Path, store: Path, config: BenchDataConfig) -> dict[str, Any]:
+def _batches(root: Path, store: Path, config: BenchDataConfig) -> dict[str, Any]:
     """Crops a second of a loader with two workers, the process pinned to two cores."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(sorted(cores)[:2]))

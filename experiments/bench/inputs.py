@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.bench.race import BenchSpeedConfig
+from experiments.bench.variants import BenchSpeedConfig
 from ssl_med.networks.backbone import backbone_config
 from ssl_med.optim import OptimConfig
 from ssl_med.spec import DataSpec

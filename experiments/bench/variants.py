@@ -85,7 +85,7 @@ class Variant:
     units: int = 1
 
 
-def race(variants: Sequence[Variant], repeats: int) -> list[float]:
+def median_times(variants: Sequence[Variant], repeats: int) -> list[float]:
     """Median milliseconds of processor time per unit; a round calls each variant once, and the first is not counted."""
     found: list[list[float]] = [[] for _ in variants]
     for number in range(repeats + 1):
@@ -104,7 +104,7 @@ def table(title: str, pieces: dict[str, list[Variant]], repeats: int) -> list[di
     say("| --- | --- | --- | ---: | ---: |")
     rows = []
     for piece, variants in pieces.items():
-        times = race(variants, repeats)
+        times = median_times(variants, repeats)
         for variant, ms in zip(variants, times, strict=True):
             ratio = times[0] / ms
             say(f"| {piece} | {variant.name} | {variant.equivalence} | {ms:.3g} | {ratio:.3g} |")
