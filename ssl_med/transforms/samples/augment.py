@@ -1,7 +1,8 @@
 """Augmentations that MONAI has no equal of, in its dictionary form: noise by deviation, changes by channel.
 
 Values are those of nnU-Net (Isensee et al., Nature Methods 18, 2021; its batchgeneratorsv2), whose images have mean 0 and
-deviation 1; ours lie in [0, 1], so a strength that is given in deviations is multiplied by that of the image.
+deviation 1. Ours are as data.normalisation says, in [0, 1] by default, so a strength that is given in deviations is multiplied
+by that of the image.
 """
 
 from __future__ import annotations
