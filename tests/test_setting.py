@@ -14,10 +14,9 @@ from experiments.config.sources import data_class_of, method_class_of, names
 from ssl_med.config import hint_of, keyed, path_keys, to_plain
 from ssl_med.setting import marks, setting
 
-ELSEWHERE = {"from_card",
+ELSEWHERE = {
     "root", "store", "split", "split_file", "split_ratios", "split_seed", "test_is_val", "cache_gb", "tuning_share",
-    "pretrain_share", "share_by", "quarantine", "quarantine_budget", "allow_overlap", "allow",
-    "datalist", "fold",
+    "pretrain_share", "share_by", "quarantine", "quarantine_budget", "allow_overlap", "allow", "from_card", "datalist", "fold",
 }  # fmt: skip
 
 
@@ -133,9 +132,9 @@ def test_what_has_no_result_is_declared_and_nothing_else():
     silent = {f"{section}.{name}" for kind, section, name in FIELDS
               if section != "tracking" and marks(type(getattr(RUNS[kind], section)))[name].affects == "nothing"}  # fmt: skip
     assert silent == {
-        "general.out", "general.resume", "data.cache_gb", "data.allow", "data.from_card", "probe.cache", "trainer.num_workers",
-            "trainer.threads",
-        "trainer.progress", "trainer.log_every", "trainer.checkpoint_every_steps", "trainer.collapse_patience",
+        "general.out", "general.resume", "data.cache_gb", "data.allow", "data.from_card", "probe.cache",
+        "trainer.num_workers", "trainer.threads", "trainer.progress", "trainer.log_every", "trainer.checkpoint_every_steps",
+        "trainer.collapse_patience",
     }  # fmt: skip
 
 

@@ -97,8 +97,7 @@ def build_backbone(config: BackboneConfig, *, spatial_dims: int, in_channels: in
         config: settings.
         spatial_dims: 2 or 3.
         in_channels: of the images. Where the settings have a mean for each of several channels and images have one, the
-        network has
-            as many as there are means, and a grey image is repeated.
+            network has as many as there are means, and a grey image is repeated.
 
     Raises:
         SslMedError: means and standard deviations that do not fit each other or the images.
