@@ -39,8 +39,13 @@ def spread(
             while not broken:
                 with handing_over():
                     for task in islice(iterator, 2 * workers - len(waiting)):
-                        waiting[pool.submit(function, *task)] = task
-                if not waiting:
+                        try:
+                            waiting[pool.submit(function, *task)] = task
+                        except BrokenProcessPool:  # a process was killed while tasks were handed over
+                            suspects.append(task)
+                            broken = True
+                            break
+                if broken or not waiting:
                     break
                 try:
                     ended = first_done(waiting, pool)

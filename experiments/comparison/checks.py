@@ -63,12 +63,12 @@ def _check_one_network(plan: Plan, finals: Sequence[PlannedRun]) -> None:
     """
     rows = plan.table.rows
     tuned = [node for node in finals if node.kind == "finetune" and "backbone" not in rows[node.row].settings]
-    pretrained = {node.column: node.needs[0].config().backbone for node in tuned if node.needs}
+    pretrained = {node.column: plan.config(node.needs[0]).backbone for node in tuned if node.needs}
     for node in tuned:
         row = rows[node.row]
         if row.method or row.init or "backbone" in row.transfer or node.column not in pretrained:
             continue
-        mine, theirs = node.config().backbone, pretrained[node.column]
+        mine, theirs = plan.config(node).backbone, pretrained[node.column]
         if mine != theirs:
             raise SslMedError(
                 f"tables/{plan.name}.yaml: row {node.row} of column {node.column} would be trained with {_words(mine)}, and "

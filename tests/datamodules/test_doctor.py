@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import nibabel as nib
 import numpy as np
@@ -397,6 +398,18 @@ def test_a_killed_process_costs_one_file():
     items = ["a", "b", "bad", *map(str, range(20))]
     results = {task[1]: result for task, result in spread(_kill, [("", item) for item in items], workers=2)}
     assert results == {item: None if item == "bad" else item for item in items}
+
+
+def test_a_process_killed_while_tasks_are_handed_over_costs_one_file():
+    from datamodules.doctor.pool import spread
+
+    def items():
+        yield "", "bad"
+        time.sleep(0.5)  # by now the pool is known to be broken, and the next task cannot be handed over
+        yield from (("", str(number)) for number in range(5))
+
+    results = {task[1]: result for task, result in spread(_kill, items(), workers=2)}
+    assert results == {"bad": None} | {str(number): str(number) for number in range(5)}
 
 
 # ------------------------------------------------------------------------------------------------ fingerprints

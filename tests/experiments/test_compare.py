@@ -21,6 +21,7 @@ from experiments.commands import compare as module
 from experiments.comparison.execute import CHOICES
 from experiments.comparison.plan import PlannedRun
 from experiments.run.lock import FolderLock
+from ssl_med.networks.pyramid import BackboneConfig
 from ssl_med.reports.run_folder import SUMMARY
 from ssl_med.reports.writing import write_summary
 
@@ -85,6 +86,7 @@ class Plain:
         self.name = next(word.partition("=")[2] for word in words if word.startswith(("task=", "method=")))
         self.overrides, self.protocol, self.kind = words, "", "finetune"
         self.spec = SimpleNamespace(target="mask", class_names=("liver",))
+        self.backbone = BackboneConfig()
 
     def hash(self, *, planned=False):
         return hashlib.sha256(" ".join(self.overrides).encode()).hexdigest()[:8]

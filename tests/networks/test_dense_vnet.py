@@ -39,6 +39,12 @@ def test_the_layers_are_niftynets():
     assert beside == [(44, 12), (104, 24), (184, 24)]  # the first one without the image
 
 
+def test_layers_of_few_channels_have_as_many_groups_as_divide_them():
+    backbone = build_backbone(backbone_config("dense_vnet", norm="group"), spatial_dims=3, in_channels=1)
+    found = {norm.num_channels: norm.num_groups for norm in backbone.modules() if isinstance(norm, nn.GroupNorm)}
+    assert found == {1: 1, 4: 4, 8: 8, 16: 8, 24: 8}
+
+
 def test_stacks_without_a_number_each_are_refused():
     with pytest.raises(SslMedError, match="a number for each stack"):
         backbone_config("dense_vnet", growth=(4, 8))

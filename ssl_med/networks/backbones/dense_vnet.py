@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
 import torch
@@ -39,8 +40,6 @@ class DenseVNetConfig(BackboneConfig):
                 f"backbone.growth {list(self.growth)}, layers {list(self.layers)} and skip_channels "
                 f"{list(self.skip_channels)} must have a number for each stack"
             )
-        if self.norm == "group" and any(width % 8 for width in (*self.growth, *self.skip_channels, self.entry)):
-            raise SslMedError("backbone.norm=group: growth, skip_channels and entry must be divisible by 8")
 
 
 class DenseVNet(Backbone):
@@ -167,5 +166,5 @@ def halved(x: Tensor) -> Tensor:
 
 
 def _norm(norm: Norm, spatial_dims: int, channels: int) -> nn.Module:
-    # the image's few channels are no groups of 8
-    return norm_layer(norm, spatial_dims, channels, **({"num_groups": 1} if norm == "group" and channels % 8 else {}))
+    # a layer adds few channels (4 in the first stack), and the image has fewer: as many groups, up to 8, as divide them
+    return norm_layer(norm, spatial_dims, channels, **({"num_groups": gcd(8, channels)} if norm == "group" else {}))
