@@ -10,6 +10,7 @@ import codecs
 import dataclasses
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -31,6 +32,9 @@ _MARKS = (
 )
 _LARGEST = 2**63  # whole numbers of a file fit into 64 bits
 _HEADER = 100 * MB  # of a safetensors file, as its own library has it
+# what a download or a clone leaves in place of a file; no file of weights or arrays can begin so
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_PAGE = re.compile(rb"\s*<(!doctype|html|head|body|\?xml|!--)", re.IGNORECASE)
 
 
 class UnreadableError(ValueError):
@@ -114,12 +118,34 @@ def parse_json(text: str) -> Any:
     return tree
 
 
+def check_content(path: Path) -> None:
+    """Refuses what is often found under the name of a large file: nothing, a web page, or a pointer of Git LFS.
+
+    Raises:
+        UnreadableError: says what it is and what to do.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if not head:
+        raise UnreadableError("is empty; download it again")
+    if head.startswith(_POINTER):
+        raise UnreadableError(
+            "is a pointer of Git LFS, not the file itself; run `git lfs pull` in its repository, or download the file"
+        )
+    if _PAGE.match(head):
+        raise UnreadableError("is a web page, not the file itself; download it again, by the link of the file")
+
+
 def safetensors_header(path: Path) -> dict[str, tuple[int, ...]]:
     """Tensor -> its shape, from the head of a safetensors file; no tensor is read.
 
     Raises:
-        UnreadableError: the head is damaged, or describes more than the file holds.
+        UnreadableError: as `check_content`, or the head is damaged, or describes more than the file holds.
     """
+    check_content(path)
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")

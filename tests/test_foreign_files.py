@@ -223,7 +223,7 @@ def test_checkpoints_of_torch(golden, tmp_path_factory, data):
 
 def read_tensors(path):
     document = read_document(path)
-    return document.open(document.containers())
+    return document.open(document.containers)
 
 
 class Code:

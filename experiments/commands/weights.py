@@ -214,7 +214,7 @@ def _converted(path: Path, words: dict[str, Any]) -> Converted:
 
 def _tell(match: Match, planned: Plan) -> None:
     """Family, licence, network, contract and table."""
-    from ssl_med.weights.core.load import origin_line
+    from ssl_med.weights.core.origin import origin_line
 
     print(origin_line(match.name, match.family))
     print(f"source: {match.family.source}")
@@ -230,10 +230,8 @@ def _tell(match: Match, planned: Plan) -> None:
         print(f"  {line}")
     for note in planned.notes:
         print(f"note: {note}")
-    if match.family.saw:
-        print(
-            f"note: these weights saw {', '.join(match.family.saw)}: a result on one of them is no test on unseen patients"
-        )
+    if saw := match.family.seen(match.file):
+        print(f"note: these weights saw {', '.join(saw)}: a result on one of them is no test on unseen patients")
 
 
 def _print_card(path: Path) -> None:

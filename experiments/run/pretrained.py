@@ -25,7 +25,8 @@ from ssl_med.networks.init import init_weights
 from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
 from ssl_med.spec import DataSpec, SslMedError
 from ssl_med.weights.core.convert import Converted, convert
-from ssl_med.weights.core.load import is_ours, origin_of
+from ssl_med.weights.core.load import is_ours
+from ssl_med.weights.core.origin import origin_of
 
 
 @dataclass(frozen=True)
@@ -192,12 +193,14 @@ def seen_in_public(card: Card, data: MedicalData) -> list[str]:
 
     Their files name no subjects, so that nothing can be compared one by one.
     """
-    own = [re.compile(rf"{re.escape(name)}\b", re.IGNORECASE) for name in data.public_sets]  # BraTS: also BraTS 2021
+    own = [
+        re.compile(rf"{re.escape(name)}(?![a-z])", re.IGNORECASE) for name in data.public_sets
+    ]  # BraTS: also BraTS2021
     both = [str(name) for name in card.method_config.get("saw", ()) if any(one.match(str(name)) for one in own)]
     if not both:
         return []
     return [
-        f"leak: by its paper, the pretraining of {card.method} saw {', '.join(both)}, of which the test cases here are"
+        f"leak: by its card, the pretraining of {card.method} saw {', '.join(both)}, of which the test cases here are"
     ]
 
 

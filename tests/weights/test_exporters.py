@@ -1,5 +1,6 @@
 """What leaves computes the same elsewhere: each form is written, read by what it is for, and compared."""
 
+import hashlib
 import json
 import re
 
@@ -91,10 +92,23 @@ def test_a_folder_for_hugging_face_is_read_back_and_says_what_it_is(sources, tmp
     for one, two in zip(again.network(x), source.backbone(x), strict=True):
         assert torch.equal(one, two)
     text = (folder / "README.md").read_text()
-    for said in ("Apache-2.0", "Not for commercial use", "0 to 255 grey level", "minus 0.4, 0.5, 0.6"):
+    for said in (
+        "Apache-2.0",
+        "whether it allows commercial use is not known",
+        "0 to 255 grey level",
+        "minus 0.4, 0.5, 0.6",
+    ):
         assert said in text
     front = text.split("---\n")[1].splitlines()
     assert json.loads(next(line for line in front if line.startswith("tags: "))[6:])[-1] == "timm_vit"
+
+
+def test_the_digest_of_a_folder_is_that_of_the_sums_of_its_files(tmp_path):
+    case = next(one for one in cases_of("timm_vit") if one.folder)
+    folder = case.write(tmp_path, case.made())
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in sorted(folder.iterdir())]
+    wanted = hashlib.sha256("".join(sums).encode()).hexdigest()
+    assert convert(folder, "timm_vit", **ABOUT).card.method_config["sha256"] == wanted
 
 
 @torch.no_grad()

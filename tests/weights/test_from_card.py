@@ -18,7 +18,7 @@ from ssl_med.contract import InputContract
 from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import SslMedError
 from ssl_med.weights.core.find import PACKAGE, family_of
-from ssl_med.weights.core.load import origin_of
+from ssl_med.weights.core.origin import origin_of
 
 CONTRACT = InputContract(
     modality="CT", patch_size=(32, 32, 16), low=-175.0, high=250.0, unit="HU", spacing_mm=(1.5, 1.5, 2.0),
@@ -82,7 +82,8 @@ def test_public_data_that_foreign_weights_saw_are_told(card):
     assert "voco saw LiTS" in line
     assert seen_in_public(card, luna) == []
     brats = SimpleNamespace(public_sets=("BraTS",))
-    assert "BraTS 2021" in seen_in_public(replace(card, method_config={"saw": ["BraTS 2021"]}), brats)[0]
+    for saw in ("BraTS 2021", "BraTS2020 (Dataset082_BraTS2020)"):
+        assert saw in seen_in_public(replace(card, method_config={"saw": [saw]}), brats)[0]
     assert seen_in_public(replace(card, method_config={"saw": ["BraTSy"]}), brats) == []
     assert seen_in_public(replace(card, method_config={}), lits) == []
 
@@ -96,14 +97,22 @@ def test_what_a_family_saw_is_named_as_the_data_are():
             assert not alike or any(re.match(rf"{re.escape(name)}\b", seen) for name in alike), (family, seen)
 
 
-def test_origin_licence_and_exceptions_are_one_line(card):
+@pytest.mark.parametrize(
+    ("commercial", "said"),
+    [
+        (True, ""),
+        (False, "; not for commercial use"),
+        (None, "; whether it allows commercial use is not known, ask the authors"),
+    ],
+)
+def test_origin_licence_and_exceptions_are_one_line(card, commercial, said):
     assert origin_of(card) == ""  # of a pretraining here
     about = {
         "family": "voco",
         "citation": "Wu et al.",
         "licence": "CC-BY-NC",
-        "commercial": False,
+        "commercial": commercial,
         "allowed": ["swinViT.a"],
     }
-    line = "family: voco (Wu et al.); licence: CC-BY-NC; not for commercial use; allowed to differ: swinViT.a"
+    line = f"family: voco (Wu et al.); licence: CC-BY-NC{said}; allowed to differ: swinViT.a"
     assert origin_of(replace(card, method_config=about)) == line

@@ -63,7 +63,7 @@ def test_arrays_of_numpy_are_tensors_by_name(tmp_path):
     path = tmp_path / "byol.npz"
     np.savez(path, **{"res_net50/~/initial_conv/w": np.zeros((7, 7, 3, 64), np.float32)})
     document = read_document(path)
-    assert document.containers() == [""]
+    assert document.containers == [""]
     assert choose(document).name == "byol"
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -24,9 +23,9 @@ from ssl_med.reading import mismatch
 from ssl_med.spec import SslMedError, first_line
 from ssl_med.weights.core.account import Account, account
 from ssl_med.weights.core.adapt import Inflate, fit
-from ssl_med.weights.core.family import Architecture, Family
-from ssl_med.weights.core.files import ForeignFile
+from ssl_med.weights.core.family import Architecture
 from ssl_med.weights.core.find import Match, choose, opened
+from ssl_med.weights.core.origin import about
 from ssl_med.weights.core.rules import apply
 
 DECODER = "decoder."
@@ -157,7 +156,7 @@ def fill(match: Match, planned: Plan, wishes: Wishes, *, versions: Mapping[str, 
     Raises:
         SslMedError: a tensor is missing, mismatched, unexplained or not finite.
     """
-    name, family, file = match
+    name, _, file = match
     if not planned.account.complete:
         network = planned.architecture.config.name
         raise SslMedError(
@@ -183,7 +182,14 @@ def fill(match: Match, planned: Plan, wishes: Wishes, *, versions: Mapping[str, 
         contract = replace(contract, mean=mean, std=std, channels=())
     card = Card(
         method=name,
-        method_config=_about(name, family, file, planned, wishes, notes),
+        method_config=about(match)
+        | {
+            "tensors": planned.account.summary(),
+            "allowed": list(planned.account.allowed),
+            "inflate": wishes.inflate,
+            "changed": dict(wishes.backbone or {}),
+            "notes": notes,
+        },
         backbone=_plain(backbone.config),
         spec=contract.spec(name, in_channels=channels).to_dict(),
         skips=planned.architecture.skips if decoder is not None else None,
@@ -258,36 +264,6 @@ def _with_channels(planned: Plan, channels: int) -> tuple[Backbone, Decoder | No
 def _wanted(backbone: nn.Module, decoder: nn.Module | None) -> dict[str, Tensor]:
     tensors = dict(backbone.state_dict())
     return tensors | ({f"{DECODER}{key}": value for key, value in decoder.state_dict().items()} if decoder else {})
-
-
-def _about(
-    name: str, family: Family, file: ForeignFile, planned: Plan, wishes: Wishes, notes: Sequence[str]
-) -> dict[str, Any]:
-    """What the card and every report say of the origin."""
-    return {
-        "family": name,
-        "citation": family.citation,
-        "licence": family.licence,
-        "commercial": family.commercial,
-        "source": family.source,
-        "saw": list(family.saw),
-        "file": file.path.name,
-        "sha256": _digest(file.path),
-        "container": file.container,
-        "tensors": planned.account.summary(),
-        "allowed": list(planned.account.allowed),
-        "inflate": wishes.inflate,
-        "changed": dict(wishes.backbone or {}),
-        "notes": list(notes),
-    }
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file; "" of a folder."""
-    if path.is_dir():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(config: BackboneConfig) -> dict[str, Any]:

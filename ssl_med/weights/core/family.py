@@ -29,17 +29,16 @@ class Family(ABC):
     """Weights that were trained elsewhere and share one layout of keys.
 
     A family says which files it knows, which network they fill, what its images looked like and how its names become ours.
-    The import
-    does the rest, and refuses whatever stays unexplained. Loading every key does not prove that the network computes the
-    same: each family has a case in `tests/weights/cases` that compares features with an independent forward.
+    The import does the rest, and refuses whatever stays unexplained. Loading every key does not prove that the network
+    computes the same: each family has a case in `tests/weights/cases` that compares features with an independent forward.
     """
 
     citation: ClassVar[str]
     """paper, in a few words: who, what, where, when"""
     licence: ClassVar[str]
     """of the weights"""
-    commercial: ClassVar[bool]
-    """whether that licence allows commercial use"""
+    commercial: ClassVar[bool | None]
+    """whether it and the terms of the images allow commercial use; None: not known, or each file has its own"""
     source: ClassVar[str]
     """where a user gets the files"""
     containers: ClassVar[tuple[str, ...]] = ("state_dict", "model_state_dict", "model", "network_weights", "net", "")
@@ -82,6 +81,10 @@ class Family(ABC):
     @abstractmethod
     def rules(self, file: ForeignFile) -> Sequence[Rule]:
         """How the file's names become those of our encoder, and what is left out for which reason."""
+
+    def seen(self, file: ForeignFile) -> Sequence[str]:
+        """Public data sets that these weights saw; `saw`, unless the file says which."""
+        return self.saw
 
     def adjust(self, tensors: State, file: ForeignFile) -> list[str]:
         """Changes renamed tensors in place where names alone do not do; returns a line for each thing that it did."""

@@ -6,8 +6,10 @@ model.safetensors, whole or in parts), a folder of nnssl (adaptation_plan.json b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from ssl_med.reading import DEEPEST, UnreadableError, read_json, safetensors_header, shown
 from ssl_med.spec import SslMedError, first_line
-from ssl_med.weights.core.arrays import read_npz
+from ssl_med.weights.core.arrays import NUMBERS, read_npz
 from ssl_med.weights.core.torch_files import PickledCodeError, read_torch
 
 State = dict[str, Tensor]
@@ -26,9 +28,10 @@ TORCH = (".pth", ".pt", ".ckpt", ".tar", ".model", ".bin")
 PICKLES = (".pkl", ".pickle")
 ENDINGS = (*TORCH, ".safetensors", ".npz")
 _NODES = 10**6  # values of one file; containers that hold each other many times over would never end
-# files of a folder that may hold its weights, the first one that is there; an index lists parts
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "checkpoint_final.pth", "pytorch_model.bin")
-_BESIDE = ("config.json", "adaptation_plan.json", "plans.json", "dataset.json", "preprocessor_config.json")
+_SHOWN = 20  # containers of a file that a complaint may know of
+# files of a folder that may hold its weights, the first one that is there (an index lists parts), and what lies beside them
+FOLDER_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "checkpoint_final.pth", "pytorch_model.bin")
+FOLDER_BESIDE = ("config.json", "adaptation_plan.json", "plans.json", "dataset.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class ForeignFile:
     * extra: everything else that the file, or the folder beside it, holds as plain values: `hyper_parameters`, `init_args`,
       `nnssl_adaptation_plan`, and `config.json` under its file name.
     * passed: containers that hold tensors and that the family prefers to this one, but does not recognise.
+    * files: of a folder, those that were read.
     """
 
     path: Path
@@ -47,6 +51,7 @@ class ForeignFile:
     container: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
     passed: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def has(self, *keys: str) -> bool:
         """Whether all of these tensors are there."""
@@ -59,11 +64,26 @@ class ForeignFile:
 
 @dataclass(frozen=True)
 class Document:
-    """All that a file or folder holds: containers, tensors and plain values, and what lies beside it."""
+    """All that a file or folder holds: containers, tensors and plain values, what lies beside it, and the files of a folder."""
 
     path: Path
     tree: Mapping[str, Any]
     beside: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    @cached_property
+    def extra(self) -> Mapping[str, Any]:
+        """What the file holds besides tensors, and what lies beside it, as plain values.
+
+        Raises:
+            SslMedError: containers that are nested too deeply, or hold each other too many times.
+        """
+        return {**_plain(self.tree, self.path), **self.beside}
+
+    @cached_property
+    def _opened(self) -> dict[str, ForeignFile | None]:
+        """Containers that were asked for: every family asks for the same few."""
+        return {}
 
     def open(self, containers: Sequence[str]) -> ForeignFile | None:
         """The first of the containers that holds tensors; None when none of them does.
@@ -72,24 +92,33 @@ class Document:
             containers: paths of keys such as "state_dict", "model/teacher", "" for the file itself, best first.
         """
         for name in containers:
-            node: Any = self.tree
-            for key in name.split("/") if name else ():
-                node = node.get(key) if isinstance(node, Mapping) else None
-            if isinstance(node, Mapping) and (state := _tensors(node, self.path)):
-                return ForeignFile(self.path, state, name, {**_plain(self.tree), **self.beside})
+            if name not in self._opened:
+                self._opened[name] = self._container(name)
+            if (file := self._opened[name]) is not None:
+                return file
         return None
 
-    def containers(self) -> list[str]:
-        """Every place that holds tensors, for complaints."""
+    def _container(self, name: str) -> ForeignFile | None:
+        node: Any = self.tree
+        for key in name.split("/") if name else ():
+            node = node.get(key) if isinstance(node, Mapping) else None
+        state = _tensors(node, self.path) if isinstance(node, Mapping) else {}
+        return ForeignFile(self.path, state, name, self.extra, files=self.files) if state else None
+
+    @cached_property
+    def containers(self) -> Sequence[str]:
+        """Up to 20 places that hold tensors, for complaints; a container that stands in several places counts once."""
         found: list[str] = []
         level: list[tuple[str, Mapping[str, Any]]] = [("", self.tree)]
-        while level and len(found) < 20:
+        seen = {id(self.tree)}
+        while level and len(found) < _SHOWN:
             name, node = level.pop(0)
             if any(isinstance(value, Tensor) or _is_array(value) for value in node.values()):
                 found.append(name)
-            level += [(f"{name}/{key}".lstrip("/"), value) for key, value in node.items() if isinstance(value, Mapping)]
-            if name.count("/") > DEEPEST:
-                break
+            for key, value in node.items():
+                if isinstance(value, Mapping) and id(value) not in seen and name.count("/") < DEEPEST:
+                    seen.add(id(value))
+                    level.append((f"{name}/{key}".lstrip("/"), value))
         return found
 
 
@@ -108,12 +137,27 @@ def read_document(path: Path) -> Document:
         SslMedError: no such file, another ending, a damaged one, or one that claims more than it holds.
         CodeError: one that would run code.
     """
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise SslMedError(f"{path}: no such file or folder")
+    return Document(path, _read(path))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """What one file holds by name; errors as of `read_document`."""
+    with _named(path):
+        found = _reader(path)(path)
+        if not isinstance(found, Mapping):
+            raise UnreadableError(f"holds a {type(found).__name__}, no tensors by name")
+        return found
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Complaints about a file begin with its path."""
     try:
-        if path.is_dir():
-            return _folder(path)
-        if not path.is_file():
-            raise SslMedError(f"{path}: no such file or folder")
-        return Document(path, _mapping(_reader(path)(path)))
+        yield
     except PickledCodeError as error:
         raise CodeError(f"{path}: {error}", error.needs) from None
     except UnreadableError as error:
@@ -134,36 +178,39 @@ def _reader(path: Path) -> Callable[[Path], Any]:
 
 
 def _folder(path: Path) -> Document:
-    held = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
+    held = next((path / name for name in FOLDER_WEIGHTS if (path / name).is_file()), None)
     if held is None:
-        raise SslMedError(f"{path}: is a folder without weights; one holds {' or '.join(_WEIGHTS)}")
+        raise SslMedError(f"{path}: is a folder without weights; one holds {' or '.join(FOLDER_WEIGHTS)}")
     beside = {}
-    for name in _BESIDE:
+    for name in FOLDER_BESIDE:
         if (path / name).is_file():
-            try:
+            with _named(path / name):
                 beside[name] = read_json(path / name)
-            except UnreadableError as error:
-                raise SslMedError(f"{path / name}: {error}") from None
-    tree = _parts(path, held) if held.suffix == ".json" else _mapping(_reader(held)(held))
-    return Document(path, tree, beside)
+    tree, parts = _parts(path, held) if held.suffix == ".json" else (_read(held), [])
+    return Document(path, tree, beside, (held, *parts, *(path / name for name in beside)))
 
 
-def _parts(folder: Path, index: Path) -> State:
-    """Tensors of the files that model.safetensors.index.json names."""
-    tree = read_json(index)
-    where = tree.get("weight_map") if isinstance(tree, dict) else None
-    if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
-        raise UnreadableError(f"its {index.name} has no 'weight_map' of tensors and files")
-    found: State = {}
-    for name in sorted(set(where.values())):
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise UnreadableError(f"its {index.name} names {shown(name)}, which is no .safetensors file in that folder")
-        if not (folder / name).is_file():
-            raise UnreadableError(f"its {index.name} names {name}, which is not there; bring all parts")
-        found |= _safetensors(folder / name)
-    if absent := sorted(where.keys() - found.keys()):
-        raise UnreadableError(f"its parts do not hold {len(absent)} tensors of {index.name}, such as {absent[0]}")
-    return found
+def _parts(folder: Path, index: Path) -> tuple[Mapping[str, Any], list[Path]]:
+    """Tensors of the files that model.safetensors.index.json names, and those files."""
+    found: dict[str, Any] = {}
+    with _named(index):
+        tree = read_json(index)
+        where = tree.get("weight_map") if isinstance(tree, dict) else None
+        if not isinstance(where, dict) or not all(isinstance(name, str) for name in where.values()):
+            raise UnreadableError("has no 'weight_map' of tensors and files")
+        names = sorted(set(where.values()))
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise UnreadableError(f"names {shown(name)}, which is no .safetensors file in that folder")
+            if not (folder / name).is_file():
+                raise UnreadableError(f"names {name}, which is not there; bring all parts")
+            part = _read(folder / name)
+            if twice := sorted(found.keys() & part.keys()):
+                raise UnreadableError(f"names parts of which two hold {shown(twice[0])}; bring those of one network")
+            found |= part
+        if absent := sorted(where.keys() - found.keys()):
+            raise UnreadableError(f"names {len(absent)} tensors that its parts do not hold, such as {shown(absent[0])}")
+    return found, [folder / name for name in names]
 
 
 def _safetensors(path: Path) -> State:
@@ -174,15 +221,9 @@ def _safetensors(path: Path) -> State:
         raise UnreadableError(f"is not a readable file of weights ({first_line(error)[:120]})") from None
 
 
-def _mapping(found: Any) -> Mapping[str, Any]:
-    if not isinstance(found, Mapping):
-        raise UnreadableError(f"holds a {type(found).__name__}, no tensors by name")
-    return found
-
-
 def _is_array(value: Any) -> bool:
     """Whether a value is an array of numbers, as .npz files hold them."""
-    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+    return isinstance(value, np.ndarray) and value.dtype.kind in NUMBERS
 
 
 def _tensors(node: Mapping[str, Any], path: Path) -> State:
@@ -198,6 +239,8 @@ def _tensors(node: Mapping[str, Any], path: Path) -> State:
             continue
         if value.layout != torch.strided or value.is_quantized:
             raise SslMedError(f"{path}: tensor {key} is sparse or quantised; save its dense form")
+        if value.is_meta:
+            raise SslMedError(f"{path}: tensor {key} has a shape and no values; save the network with its weights")
         if value.numel() * value.element_size() > max(
             value.untyped_storage().nbytes(), size if path.suffix == ".npz" else 0
         ):
@@ -206,7 +249,7 @@ def _tensors(node: Mapping[str, Any], path: Path) -> State:
     return state
 
 
-def _plain(tree: Any) -> dict[str, Any]:
+def _plain(tree: Any, path: Path) -> dict[str, Any]:
     """What a file holds besides tensors, as plain values; a container without any is left out.
 
     Raises:
@@ -218,7 +261,7 @@ def _plain(tree: Any) -> dict[str, Any]:
         nonlocal count
         count += 1
         if depth > DEEPEST or count > _NODES:
-            raise SslMedError("the file's values are nested too deeply or are too many")
+            raise SslMedError(f"{path}: its values are nested too deeply, hold each other, or are too many")
         if isinstance(node, Mapping):
             inner = {str(key): walk(value, depth + 1) for key, value in node.items() if not isinstance(value, Tensor)}
             return {key: value for key, value in inner.items() if value is not None and value != {}}

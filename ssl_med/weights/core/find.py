@@ -71,7 +71,7 @@ def choose(document: Document, name: str = "") -> Match:
             another layout, so that another one, such as the student, would be taken in its place.
     """
     path = document.path
-    held = document.containers()
+    held = document.containers
     if not held:
         raise SslMedError(f"{path}: holds no tensors by name")
     if name:
@@ -121,7 +121,7 @@ def _preferred(match: Match) -> Match:
 
 
 def _some(document: Document) -> str:
-    held = document.containers()
+    held = document.containers
     file = document.open(held)
     keys = list(file.state) if file else []
     where = f" in '{held[0]}'" if held and held[0] else ""

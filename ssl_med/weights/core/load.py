@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
@@ -18,7 +17,7 @@ from ssl_med.spec import SslMedError
 from ssl_med.weights.core.account import Account
 from ssl_med.weights.core.convert import NONE, Wishes, convert
 from ssl_med.weights.core.exporter import Source
-from ssl_med.weights.core.family import Family
+from ssl_med.weights.core.files import FOLDER_BESIDE, FOLDER_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,10 @@ def is_ours(path: Path) -> bool:
     if path.is_dir():
         if (path / "model.safetensors").is_file() and is_ours(path / "model.safetensors"):
             return True  # a folder of `to=huggingface`
-        return not any((path / name).is_file() for name in FOREIGN) or (path / "backbone.safetensors").is_file()
+        return (
+            not any((path / name).is_file() for name in (*FOLDER_WEIGHTS, *FOLDER_BESIDE))
+            or (path / "backbone.safetensors").is_file()
+        )
     if not path.exists():
         raise SslMedError(f"{path}: no such run folder or file of weights")
     if path.suffix != ".safetensors":
@@ -66,9 +68,6 @@ def is_ours(path: Path) -> bool:
         raise SslMedError(f"{path}: is not a readable file of weights ({error})") from None
     except Exception:  # damaged beyond its header; the reader of foreign files says how
         return False
-
-
-FOREIGN = ("config.json", "adaptation_plan.json", "model.safetensors", "checkpoint_final.pth")
 
 
 def read_ours(path: Path) -> Source:
@@ -105,20 +104,3 @@ def load(path: Path, family: str = "", *, wishes: Wishes = NONE, versions: Mappi
         notes, source = report.notes, Source(path, backbone.eval(), None, card)
     used = tuple((key, key) for key in backbone.state_dict())
     return Weights(backbone.eval(), source.decoder, card.input_contract(), card, Account(used=used), notes)
-
-
-def origin_line(name: str, family: Family) -> str:
-    """Family, citation and licence; non-commercial is said."""
-    trade = "" if family.commercial else "; not for commercial use"
-    return f"family: {name} ({family.citation}); licence: {family.licence}{trade}"
-
-
-def origin_of(card: Card) -> str:
-    """Family, licence and exceptions from the card of an imported file, in a line; "" of a pretraining here."""
-    about: dict[str, Any] = card.method_config
-    if "family" not in about:
-        return ""
-    trade = "" if about.get("commercial", True) else "; not for commercial use"
-    allowed = about.get("allowed", ())
-    excepted = f"; allowed to differ: {', '.join(map(str, allowed))}" if allowed else ""
-    return f"family: {about['family']} ({about['citation']}); licence: {about['licence']}{trade}{excepted}"

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ssl_med.reading import UnreadableError
+from ssl_med.reading import UnreadableError, check_content
 from ssl_med.spec import first_line
+from ssl_med.weights.core.archives import check_archive
 
 _FACTOR = 2  # torch stores its records uncompressed; a file that unpacks to more than this was not written by it
 # plain values that training scripts store beside their tensors; numpy's scalars were at `numpy.core` before numpy 2
@@ -41,17 +42,17 @@ def read_torch(path: Path) -> Any:
         PickledCodeError: it would run code when it is read.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                unpacked = sum(record.file_size for record in archive.infolist())
-            if unpacked > _FACTOR * path.stat().st_size:
-                raise UnreadableError(f"would unpack to {unpacked} bytes, which torch never writes")
-        with torch.serialization.safe_globals(_PLAIN):
+        check_content(path)
+        archive = check_archive(path, factor=_FACTOR)
+        with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about a protocol of pickles that is refused, or read
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnreadableError:
         raise
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named is None and not archive and not _begins_as_pickle(path):
+            raise UnreadableError("is no file that torch wrote; download it again") from None
         raise PickledCodeError(named[1] if named else "") from None
     except IsADirectoryError:
         raise UnreadableError("is a folder, not a file") from None
@@ -59,3 +60,10 @@ def read_torch(path: Path) -> Any:
         raise UnreadableError(f"cannot be read ({error.strerror or error})") from None
     except Exception as error:  # torch has no family of errors for damaged files
         raise UnreadableError(f"is not a readable file of weights ({first_line(error)[:120]})") from None
+
+
+def _begins_as_pickle(path: Path) -> bool:
+    """Whether a file says its protocol as pickles since Python 2.3 do, which torch's own do too."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    return head[:1] == pickle.PROTO and head[1:] <= bytes([pickle.HIGHEST_PROTOCOL])
