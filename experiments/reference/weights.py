@@ -9,6 +9,7 @@ from experiments.config.schema import docstring
 from experiments.reference.methods import flow
 from ssl_med.catalogue import list_names
 from ssl_med.weights.core.find import PACKAGE, family_of
+from ssl_med.weights.core.origin import trade
 
 PAGE = Path(__file__).parents[2] / "docs" / "weights.md"
 HEAD = """\
@@ -17,8 +18,8 @@ HEAD = """\
 `ssl-med weights inspect FILE` says whose weights a file holds, what their images must be, and where each of their tensors would
 go; `ssl-med weights import FILE out=FILE.safetensors` writes a backbone file, and `init=FILE` takes a foreign file as it is.
 A file fills a network completely or is refused: `allow=[KEY, ...]` lists exceptions, which stand in the card and in every
-report. `data.from_card=true` prepares data as the weights' card says. `ssl-med weights export` writes our networks in the forms
-at the end of this page.
+report. `data.from_card=true` prepares data as the weights' card says. `ssl-med weights export` writes our networks in the
+[formats at the end of this page](#formats-that-ssl-med-weights-export-writes).
 
 Loading every tensor does not prove that a network computes the same. So each family has a case in `tests/weights/cases`: a file
 in the original layout, and features that equal an independent forward. The column "agreement" says how far the original
@@ -39,7 +40,8 @@ def _table(names: list[str]) -> list[str]:
     ]
     for name in names:
         one = family_of(name)
-        licence = one.licence if one.commercial else f"{one.licence} (**not commercial**)"
+        told = trade(one.commercial)
+        licence = f"{one.licence} (**{told}**)" if told else one.licence
         cells = [
             f"[{name}](#{name})",
             one.citation,
@@ -64,7 +66,13 @@ def _exporters() -> list[str]:
     rows = [
         f"| `{name}` | {flow(docstring(f'{package}.{name}')).partition(chr(10))[0]} |" for name in list_names(package)
     ]
-    return ["## Out\n", "| `to=` | what is written |", "| --- | --- |", *rows, ""]
+    return [
+        "## Formats that `ssl-med weights export` writes\n",
+        "| `to=` | what is written |",
+        "| --- | --- |",
+        *rows,
+        "",
+    ]
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ class BrainSegFounder(Family):
     """The layout of SwinUNETR's pretraining, on MR."""
 
     citation = "Cox et al., Medical Image Analysis 2024"
-    licence = "not said with the weights; ask their authors"
-    commercial = False
+    licence = "not said with the weights"
+    commercial = None
     source = "lab-smile/BrainSegFounder"
     containers = ("state_dict",)
     keeps = KEEPS

@@ -19,7 +19,7 @@ class CheSS(MoCo):
 
     citation = "Cho et al., CheSS, Journal of Digital Imaging 2023"
     licence = "none stands in the authors' repository; Apache-2.0 as TorchXRayVision states it"
-    commercial = False
+    commercial = None
     source = "https://github.com/mi2rl/CheSS"
     saw = ()  # images of Asan Medical Center, which are not public
     traps = (

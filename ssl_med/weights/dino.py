@@ -25,8 +25,8 @@ class Dino(Family):
     """ViT-S and ViT-B with patches of 16 or 8."""
 
     citation = "Caron et al., ICCV 2021"
-    licence = "Apache-2.0"
-    commercial = True
+    licence = "Apache-2.0; ImageNet's terms for the images"
+    commercial = False
     source = "https://github.com/facebookresearch/dino: backbone only, or full checkpoint"
     containers = ("teacher", "student", "")
     saw = ("ImageNet-1k",)

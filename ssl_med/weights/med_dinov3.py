@@ -27,7 +27,7 @@ class MedDinoV3(Family):
 
     citation = "Li et al. 2025"
     licence = "Apache-2.0 (code); its weights began as DINOv3's, which have the DINOv3 License"
-    commercial = False
+    commercial = None
     source = "https://github.com/ricklisz/MedDINOv3: model.pth"
     containers = ("teacher", "")
     saw = ("public CT, listed in the paper", "LVD-1689M")

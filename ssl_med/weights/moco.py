@@ -22,7 +22,7 @@ class MoCo(WrappedEncoder):
 
     citation = "He et al., CVPR 2020 (v1); Chen et al., 2020 (v2); Chen et al., ICCV 2021 (v3)"
     licence = "CC-BY-NC-4.0"
-    commercial = False
+    commercial: ClassVar[bool | None] = False
     source = "https://github.com/facebookresearch/moco and https://github.com/facebookresearch/moco-v3"
     saw: ClassVar[tuple[str, ...]] = ("ImageNet-1k",)
     traps = (

@@ -7,7 +7,8 @@ transposed convolutions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssl_med.contract import InputContract
@@ -18,6 +19,7 @@ from ssl_med.weights.core.family import Architecture, Family
 from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Rule
 
+_DECATHLON = 10  # tasks
 _NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet")
 
 
@@ -26,9 +28,10 @@ class NNUNet(Family):
 
     citation = "Isensee et al., Nature Methods 2021 and MICCAI 2024"
     licence = "the terms of whoever trained the file; nnU-Net itself: Apache-2.0"
-    commercial = True
+    commercial = None
     source = "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION/fold_N/checkpoint_final.pth"
     containers = ("network_weights",)
+    saw = ("the data set that its plans name",)
     traps = (
         "nnU-Net reads scans as (z, y, x): the kernels are turned for our (x, y, z), by the plans' transpose_forward too.",
         "Each tensor of a convolution stands twice in the file, and the encoder once more in the decoder.",
@@ -67,6 +70,15 @@ class NNUNet(Family):
         notes = () if whole else ("the file has no plans: how images were prepared is not known",)
         properties = whole.get("foreground_intensity_properties_per_channel") or {}
         return plans.contract(chosen, properties, axes=_axes(file), modality="", notes=notes)
+
+    def seen(self, file: ForeignFile) -> Sequence[str]:
+        """The data set of the plans; nnU-Net numbers those of the Medical Segmentation Decathlon from 1 to 10."""
+        named = str(_chosen(file)[1].get("dataset_name", ""))
+        match = re.fullmatch(r"Dataset(\d{3})_(\w+)", named)
+        if match is None:
+            return (named or "a data set that the file does not name",)
+        known = "MSD" if 1 <= int(match[1]) <= _DECATHLON else match[2]
+        return (f"{known} ({named})",)
 
     def rules(self, file: ForeignFile) -> list[Rule]:
         """Second names are compared, then every name becomes ours."""

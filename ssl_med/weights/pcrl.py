@@ -29,8 +29,8 @@ class PCRL(Family):
     """Encoder in 2D; encoder and decoder in 3D."""
 
     citation = "Zhou, Lu, Yang, Han, Yu: Preservational Learning (PCRL), ICCV 2021"
-    licence = "none is stated by the authors; ask them"
-    commercial = False
+    licence = "none is stated by the authors"
+    commercial = None
     source = "https://github.com/Luchixiang/PCRL: files that its training writes"
     containers = ("state_dict", "model_ema", "")
     saw = ("LUNA16", "ChestX-ray14")

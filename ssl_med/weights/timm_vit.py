@@ -36,7 +36,7 @@ class TimmViT(Family):
 
     citation = "Dosovitskiy et al. 2021; Wightman, timm"
     licence = "Apache-2.0 (code); each weight's card on Hugging Face says its own"
-    commercial = False
+    commercial = None
     source = "https://huggingface.co/timm, or timm.create_model(NAME, pretrained=True).state_dict()"
     containers = ("state_dict", "model", "")
     traps = (

@@ -55,6 +55,22 @@ def test_ct_is_clipped_and_normalised_by_the_numbers_of_the_plans(tmp_path):
     assert source.contract.patch_size == (16, 12, 8)
 
 
+@pytest.mark.parametrize(
+    ("named", "saw"),
+    [
+        ("Dataset003_Liver", "MSD (Dataset003_Liver)"),
+        ("Dataset027_ACDC", "ACDC (Dataset027_ACDC)"),
+        ("Dataset082_BraTS2020", "BraTS2020 (Dataset082_BraTS2020)"),
+        ("", "a data set that the file does not name"),
+    ],
+)
+def test_what_nnunet_saw_stands_in_its_plans(named, saw, tmp_path):
+    case = cases_of("nnunet")[0]
+    made = case.made()
+    made["init_args"]["plans"]["dataset_name"] = named
+    assert convert(case.write(tmp_path, made), "nnunet", **ABOUT).card.method_config["saw"] == [saw]
+
+
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_what_nnunet_gets_is_what_nnunet_saved(number, tmp_path):
     source, made, _ = imported("nnunet", number, tmp_path / "in")

@@ -10,6 +10,7 @@ from ssl_med.checkpoint import save_backbone
 from ssl_med.files import write_text
 from ssl_med.reading import UnreadableError, read_json
 from ssl_med.weights.core.exporter import Exporter, Source
+from ssl_med.weights.core.origin import licence_text
 
 
 class HuggingFace(Exporter):
@@ -79,7 +80,7 @@ def readme(source: Source) -> str:
         *([] if foreign else [f"{len(card.subjects)} subjects and {len(card.volumes)} files took part."]),
         "",
         "## Licence",
-        f"{about['licence']}." + ("" if about.get("commercial", True) else " Not for commercial use.")
+        f"{licence_text(about['licence'], about.get('commercial'))}."
         if foreign
         else "None is given. Choose one that the data's terms allow before you publish these weights.",
         "",
