@@ -12,7 +12,6 @@ from ssl_med.spec import SslMedError
 
 if TYPE_CHECKING:  # a refused command needs none of the seconds that torch takes
     from ssl_med.weights.core.convert import Converted, Plan, Wishes
-    from ssl_med.weights.core.exporter import Source
     from ssl_med.weights.core.find import Match
 
 USAGE = (
@@ -107,56 +106,16 @@ def export(path: Path, words: dict[str, Any]) -> None:
     for key in ("to", "out"):
         if not words.get(key):
             raise SslMedError(f"weights export: {key}= is missing; say `to=NAME out=PATH` (ssl-med list exporters)")
+    from experiments.run.exported import finetuned_source, is_finetuned
     from ssl_med.weights.core.exporter import export as write
     from ssl_med.weights.core.exporter import exporter_of
     from ssl_med.weights.core.load import read_ours
 
     exporter_of(words["to"])
-    source = _finetuned(path) if _is_finetuned(path) else read_ours(path)
+    source = finetuned_source(path) if is_finetuned(path) else read_ours(path)
     for line in write(source, words["to"], Path(words["out"])):
         print(line)
     print(f"written: {words['out']}")
-
-
-def _is_finetuned(path: Path) -> bool:
-    """Whether a path is the folder of a fine-tuning, which has no backbone file."""
-    from ssl_med.reports.run_folder import read_run
-
-    return path.is_dir() and not (path / "backbone.safetensors").exists() and read_run(path).kind == "finetune"
-
-
-def _finetuned(path: Path) -> Source:
-    """A finished fine-tuning: the tested weights, with decoder and head where it segments.
-
-    Raises:
-        SslMedError: it has no result, or its weights are gone.
-    """
-    from experiments.config.finetuned import FinetunedRun
-    from experiments.run.environment import git_revision, versions
-    from ssl_med.checkpoint import Card
-    from ssl_med.config import Layer, Settings, to_plain
-    from ssl_med.evaluation.tasks import Segmentation, TaskConfig
-    from ssl_med.weights.core.exporter import Regions, Source
-
-    trained = FinetunedRun.read(path)
-    config = Settings.merged([Layer(str(path), trained.settings)]).section("task").build(TaskConfig, prefix="task")
-    module = trained.module(config).eval()
-    summary, regions = trained.run.summary, None
-    if isinstance(task := module.task, Segmentation):
-        regions = Regions(task.head, trained.spec.class_names, task.softmax, task.largest, config.overlap)
-    card = Card(
-        method=f"finetune {summary.get('task', '')}".strip(),
-        method_config={"init": str(summary.get("init", ""))},
-        backbone=to_plain(trained.network()),
-        spec=trained.spec.to_dict(),
-        skips=module.decoder.skips if module.decoder is not None else None,
-        steps=int(summary.get("steps", 0)),
-        seed=int(summary.get("seed", 0)),
-        versions=versions(),
-        git=git_revision(),
-        subjects=(),
-    )
-    return Source(path, module.backbone, module.decoder, card, regions)
 
 
 def _words(action: str, rest: Sequence[str]) -> dict[str, Any]:
