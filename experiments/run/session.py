@@ -18,20 +18,10 @@ from datamodules.core.synthetic import is_synthetic
 from experiments.config.kinds import RunConfig
 from experiments.config.online import PREFIX
 from experiments.config.sections import LoadingConfig, TrainerConfig
-from experiments.run.callbacks import (
-    RunError,
-)
+from experiments.run.callbacks import RunError
 from experiments.run.checkpoints import Resumed, find_checkpoint
-from experiments.run.environment import (
-    git_revision,
-    hardware,
-    is_first_process,
-    peak_mb,
-    reset_peak,
-    say,
-    versions,
-)
-from experiments.run.interruption import Interruption, held, listening
+from experiments.run.environment import git_revision, hardware, is_first_process, peak_mb, reset_peak, say, versions
+from experiments.run.interruption import behind, held, listening, stop_if_lost
 from experiments.run.lock import FolderLock
 from experiments.run.machine import check_machine
 from experiments.run.online_probe import OnlineProbe
@@ -84,9 +74,10 @@ class Session(Generic[C]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         with self._held:
             close_loggers(self.loggers, failed=error is not None)
-            if isinstance(error, Interruption) and is_first_process():
+            stop = behind(error) if error is not None else None
+            if stop is not None and is_first_process():
                 self._stopped("interrupted", [])
-                say(f"{error} at step {self.steps}; the same command goes on from there")
+                say(f"{stop} at step {self.steps}; the same command goes on from there")
 
     @classmethod
     def open(cls, config: C, *, method: str) -> Session[C] | None:
@@ -249,6 +240,8 @@ class Session(Generic[C]):
 
     def summarize(self, **values: Any) -> None:
         """summary.json: `values` with what every run states."""
+        if values["status"] == "done":
+            stop_if_lost()
         config = self.config
         write_summary(
             self.folder,

@@ -107,6 +107,63 @@ def test_a_signal_waits_only_where_it_is_held_and_only_once():
     assert (len(reached), told.value.code) == (1, 130)
 
 
+def test_a_signal_stays_one_whatever_a_library_makes_of_it():
+    reached = []
+
+    def fail():
+        raise ValueError("Invalid bounding box")
+
+    def library(*, then):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            then()
+
+    def command(then):
+        with listening():
+            library(then=then)
+            reached.append("after the library")
+            with held():
+                reached.append("training")
+
+    def training():
+        with listening(), held():
+            library(then=fail)
+            fail()
+
+    for then in (fail, lambda: None):
+        with pytest.raises(Interruption) as told:
+            command(then)
+        assert told.value.code == 143
+    assert reached == ["after the library"], "no training starts from what it then did"
+    with pytest.raises(ValueError, match="Invalid"), listening():
+        fail()
+    with pytest.raises(ValueError, match="Invalid"):
+        training()  # where a signal is noted alone, an error is one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_signal_that_a_library_spoils_after_the_training_leaves_no_result(tuned, tmp_path, monkeypatch, kept, capsys):
+    words = [*tuned, "trainer.max_steps=1", f"out={tmp_path / 'run'}"]
+
+    def spoiled(*_):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            if kept:
+                raise ValueError("Invalid bounding box") from None
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("experiments.commands.finetune.error_analysis", spoiled)
+        run(*words, code=143)
+    assert capsys.readouterr().err == "ssl-med: interrupted by SIGTERM\n"
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+    run(*words)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["errors"]
+
+
 @pytest.mark.slow
 def test_a_stop_within_an_accumulation_window_waits_for_its_end(tuned, tmp_path, monkeypatch):
     words = [*tuned, "trainer.accumulate=3", "trainer.max_steps=3", "trainer.val_every_steps=2", "optim.lr=0.01"]
