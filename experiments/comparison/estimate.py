@@ -167,7 +167,7 @@ class _Stopwatch:
             self.warm = True
             self._time(node, changes)
         overrides = changed(
-            node.overrides, {**changes, "init": None} if node.kind in ("finetune", "probe") else changes
+            node.overrides, {**changes, "init": None, "family": None} if node.kind in ("finetune", "probe") else changes
         )
         ended: list[Finished] = []
         places = []

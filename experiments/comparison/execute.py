@@ -104,14 +104,23 @@ class Execution:
         if run.scored and not error:
             result = f"{run.metric} {run.value:.4f}"
         if error:
-            self.failed[folder] = error
-            self._give_up(folder)
-            self.bar.say(f"FAILED: {node.name}: {error}; log: {finished.job.log}")
+            self._fail(node, error, f"; log: {finished.job.log}")
         else:
             self.done.add(folder)
             self.seconds[kind_of(node)].append(finished.seconds)
             took = ", ".join(part for part in (f"{finished.seconds:.0f} s", self._left()) if part)
             self.bar.say(f"[{len(self.done)}/{self.total}] {node.name}: {result} ({took})")
+        self._record()
+
+    def _fail(self, node: PlannedRun, error: str, log: str = "") -> None:
+        """A run failed, or cannot start: so do those that wait for it."""
+        folder = self.plan.folder(node)
+        self.failed[folder] = error
+        self._give_up(folder)
+        self.bar.say(f"FAILED: {node.name}: {error}{log}")
+        self._record()
+
+    def _record(self) -> None:
         write_json(
             self.plan.out / PROGRESS,
             {"done": len(self.done), "of": self.total, "failed": {str(k): v for k, v in self.failed.items()}},
@@ -173,11 +182,15 @@ class Execution:
         ]
         return [key for key in wanted if key not in choices]
 
-    def _finished(self, nodes: Iterable[PlannedRun]) -> None:
-        """Takes what is finished out of the queue."""
+    def _finished(self, nodes: Sequence[PlannedRun]) -> None:
+        """Takes what is finished out of the queue, and what lacks its file of weights."""
         found = {self.plan.folder(node) for node in nodes if not self.plan.run(node).problem}
         self.done |= found
         self.waiting = [node for node in self.waiting if self.plan.folder(node) not in found]
+        for node in [node for node in self.waiting if node in nodes]:
+            if lacks := self.plan.lacks(node):
+                self.waiting.remove(node)
+                self._fail(node, lacks)
 
 
 def choose(

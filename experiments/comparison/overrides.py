@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from experiments.comparison.table import Tree, merge
+from experiments.comparison.trees import Tree, merge
 from experiments.config.kinds import RunConfig
 from experiments.config.sections import LoadingConfig
 from experiments.config.sources import CONF, keys_of, names

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.comparison.overrides import TOLD, check_texts, family_of, flatten, for_probe, grid, told, with_setting
-from experiments.comparison.table import SourceConfig, TableConfig, Tree, merge
+from experiments.comparison.table import SourceConfig, TableConfig
+from experiments.comparison.trees import Tree, merge
 from experiments.config.external import compose_external
 from experiments.config.finetuned import FinetunedRun
 from experiments.config.kinds import RunConfig
@@ -184,6 +185,15 @@ class Plan:
         """The metric that the node's column asks for; "": that of its task."""
         return "" if node.role == "pretrain" else self.table.columns[node.column].metric
 
+    def lacks(self, node: PlannedRun) -> str:
+        """Which file of weights a run needs that is not there, and where to get it; "" where it has all."""
+        row = self.table.rows[node.row]
+        if node.role == "pretrain" or not row.init or Path(row.init).exists():
+            return ""
+        from ssl_med.weights.core.find import absent  # torch takes seconds to import
+
+        return absent(Path(row.init), row.family)
+
     def command(self, node: PlannedRun) -> tuple[str, ...]:
         """All overrides of its run, the folder included."""
         return (*node.overrides, f"out={self.folder(node)}")
@@ -227,7 +237,8 @@ class Plan:
         if wanted.protocol != "finetune":
             start.append(f"protocol={wanted.protocol}")
             settings = for_probe(settings)
-        overrides = (*start, *flatten(settings), f"init={init}", f"seed={seed}")
+        start += flatten(settings)
+        overrides = (*start, f"init={init}", *([f"family={row.family}"] if row.family else ()), f"seed={seed}")
         return PlannedRun(role, label, column, fraction, seed, overrides, needs, choice)
 
     def _final(

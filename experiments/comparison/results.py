@@ -98,6 +98,8 @@ class _Reader:
         folder, run = self.plan.folder(node), self._run(node)
         if not run.problem:
             return ""
+        if lacks := self.plan.lacks(node):
+            return lacks
         broken = [need for need in node.needs if self.plan.folder(need) in self.failed]
         if broken:
             what = "pretraining" if broken[0].role == "pretrain" else "fine-tuning"

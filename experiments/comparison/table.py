@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from experiments.comparison.trees import Tree, merge, varied, without_nulls
 from experiments.config.protocols import protocol_class
 from experiments.config.sections import SCRATCH
-from ssl_med.catalogue import nearest
+from ssl_med.catalogue import list_names, nearest
 from ssl_med.config import Layer, build, parse_overrides, read_yaml
 from ssl_med.evaluation.metrics import metric_of
 from ssl_med.ranges import BelowOne, PositiveShare, Range, Seed, Share, StoredValue
 from ssl_med.spec import SslMedError
 from ssl_med.values import is_null
 
+_WEIGHTS = "ssl_med.weights"
 TABLES = Path(__file__).parents[1] / "tables"
-Tree = dict[str, Any]
 
 
 @dataclass
@@ -27,7 +28,9 @@ class RowConfig:
     method: str = ""
     """pretraining method or preset; empty: none"""
     init: str = ""
-    """backbone file to start from in place of a pretraining"""
+    """backbone file, or file of weights from elsewhere, to start from in place of a pretraining"""
+    family: str = ""
+    """whose weights from elsewhere `init` holds (ssl-med list families); where it is not there the cell says where to get it"""
     data: str = ""
     """family that this row is pretrained on; empty: that of the column or the table"""
     root: str = ""
@@ -145,6 +148,10 @@ class TableConfig:
         for label, row in self.rows.items():
             if row.method and row.init:
                 raise SslMedError(f"rows.{label}: has both a method and an init; keep one")
+            if row.family and not row.init:
+                raise SslMedError(f"rows.{label}: has a family and no init; say init=FILE, or leave the family out")
+            if row.family and row.family not in (known := list_names(_WEIGHTS)):
+                raise SslMedError(f"rows.{label}.family: '{row.family}' is unknown{nearest(row.family, known)}")
             for name, column in self.columns.items() if row.method else ():
                 if not column.tests and not self.origin(label, name)[0]:
                     raise SslMedError(f"rows.{label}: is pretrained, and pretrain.data names no data set")
@@ -243,15 +250,6 @@ def tables() -> list[str]:
     return sorted(path.stem for path in TABLES.glob("*.yaml"))
 
 
-def merge(below: Tree, above: Tree) -> Tree:
-    """`above` laid over `below`, mappings key by key."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
 def _read(name: str) -> tuple[str, Tree, Tree]:
     """How a file is called, its own tree, and that over the tree of the table that it is like."""
     path = Path(name) if name.endswith(".yaml") else TABLES / f"{name}.yaml"
@@ -279,23 +277,7 @@ def _build(source: str, tree: Tree) -> TableConfig:
     tree = dict(tree)
     for part in ("rows", "columns"):
         if isinstance(tree.get(part), dict):
-            tree[part] = {key: _without_nulls(value) for key, value in tree[part].items() if not is_null(value)}
+            tree[part] = {key: without_nulls(value) for key, value in tree[part].items() if not is_null(value)}
     if isinstance(tree.get("columns"), dict):
-        tree["columns"] = dict(_varied(tree["columns"]))
+        tree["columns"] = dict(varied(tree["columns"]))
     return build(TableConfig, [Layer(source, tree)], prefix="")
-
-
-def _without_nulls(value: Any) -> Any:
-    return {key: item for key, item in value.items() if not is_null(item)} if isinstance(value, dict) else value
-
-
-def _varied(columns: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Each column, or in its place one for each entry of its `vary`."""
-    for name, column in columns.items():
-        if not isinstance(column, dict) or not isinstance(column.get("vary"), dict):
-            yield name, column
-            continue
-        shared = {key: value for key, value in column.items() if key != "vary"}
-        for label, own in column["vary"].items():
-            if not is_null(own):
-                yield f"{name} {label}", {"series": name, **merge(shared, own)}

@@ -33,7 +33,7 @@ def with_card(said: Gathered, *, labelled: bool) -> Gathered:
     init = unquoted(str(getattr(said.settings.tree.get("init"), "value", SCRATCH)))
     if init == SCRATCH:
         raise SslMedError("data.from_card=true: init=scratch has no card; give init=RUN or init=FILE, or leave it out")
-    contract = contract_of(Path(init))
+    contract = contract_of(Path(init), unquoted(str(getattr(said.settings.tree.get("family"), "value", ""))))
     spec = said.data_class.make_spec(said.data, labelled=labelled)
     if contract.spatial_dims != spec.spatial_dims:
         raise SslMedError(
@@ -50,16 +50,15 @@ def with_card(said: Gathered, *, labelled: bool) -> Gathered:
     return replace(said, settings=said.settings.over(Layer(f"{SOURCE}{init}", {"data": taken})))
 
 
-def contract_of(path: Path) -> InputContract:
-    """What images must be for a run folder, a backbone file, or a foreign file that one family recognises."""
+def contract_of(path: Path, family: str = "") -> InputContract:
+    """What images must be for a run folder, a backbone file, or a foreign file of `family`, or that one family recognises."""
     from ssl_med.checkpoint import find_backbone, read_card
-    from ssl_med.weights.core.files import read_document
-    from ssl_med.weights.core.find import choose
+    from ssl_med.weights.core.find import choose, opened
     from ssl_med.weights.core.load import is_ours
 
-    if is_ours(path):
+    if is_ours(path, family):
         return read_card(find_backbone(str(path))).input_contract()
-    match = choose(read_document(path))
+    match = choose(opened(path), family)
     return match.family.contract(match.file)
 
 

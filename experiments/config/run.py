@@ -36,7 +36,7 @@ from ssl_med.values import unquoted
 
 R = TypeVar("R", bound=RunConfig)
 SHARED = ("data", "backbone", "trainer", "tracking", "seed", "out", "resume")
-STARTED = (*SHARED, "transfer", "init")
+STARTED = (*SHARED, "transfer", "init", "family")
 
 
 def compose_pretrain(overrides: Sequence[str], *, shared: bool = False) -> PretrainRun:

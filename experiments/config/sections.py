@@ -196,7 +196,9 @@ class StartConfig(GeneralConfig):
     """And of what starts from weights."""
 
     init: str = setting(default=SCRATCH, named=_origin)
-    """finetune, probe: run folder or backbone file to start from, or scratch"""
+    """finetune, probe: run folder, backbone file or file of weights from elsewhere to start from, or scratch"""
+    family: str = setting(default="", before="", needs={"init": Other(SCRATCH)})
+    """finetune, probe: whose weights from elsewhere `init` holds (ssl-med list families); empty: the family that knows them"""
 
 
 PAPER = "paper"  # the recipe of a task's own yaml

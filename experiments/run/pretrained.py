@@ -80,8 +80,9 @@ def build_network(config: FinetuneRun | ProbeRun, *, with_decoder: bool) -> Load
         if decoder is not None:
             init_weights(decoder, architecture.init)
         return LoadedNetwork(backbone, decoder, architecture)
-    path = Path(config.general.init)
-    foreign = None if is_ours(path) else convert(path, versions=versions(), git=git_revision())
+    path, family = Path(config.general.init), config.general.family
+    ours = is_ours(path, family)
+    foreign = None if ours else convert(path, family, versions=versions(), git=git_revision())
     path = find_backbone(config.general.init) if foreign is None else path
     card = read_card(path) if foreign is None else foreign.card
     dims = card.data_spec().spatial_dims

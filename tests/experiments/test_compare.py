@@ -211,6 +211,23 @@ def test_runs_whose_pretraining_failed_wait(start):
     assert all("moco" in name for name in started)
 
 
+def test_a_row_without_its_file_is_not_started_and_its_cell_says_where_the_file_is(start, tmp_path):
+    file = tmp_path / "VoCo_B.pt"
+    row = f'rows.voco={{"init": "{file}", "family": "voco"}}'
+    code, started, printed = start(row)
+    assert code == 1
+    assert len(started) == RUNS  # of the other rows
+    assert not any("voco" in name for name in started)
+    said = f"{file}: no such run folder or file of weights; get it from Luffy503/VoCo on Hugging Face"
+    assert f"FAILED: lungs: voco, seed 0: {said}" in printed
+    assert said in (tmp_path / "out" / "report.md").read_text()
+    file.touch()
+    code, started, _ = start(row)
+    assert code == 0
+    assert len(started) == 3 + 2 + 4  # trials of liver, finals of liver and of lungs
+    assert all("voco" in name for name in started)
+
+
 AWAY = 'columns.away={"tests": "liver", "task": "lits", "root": "luna", "settings": {"map": "same"}}'
 
 

@@ -9,7 +9,8 @@ import pytest
 from experiments.commands.compare import check
 from experiments.comparison.overrides import family_of, flatten, grid
 from experiments.comparison.plan import Plan, root_names
-from experiments.comparison.table import load_table, merge, tables
+from experiments.comparison.table import load_table, tables
+from experiments.comparison.trees import merge
 from ssl_med.reports.writing import write_summary
 from ssl_med.spec import SslMedError
 
@@ -168,6 +169,8 @@ def test_a_table_is_like_another(load, tmp_path):
         ("seeds: [0, 1, 2]", "seeds: []", "the table has no seeds"),
         ("trainer: cpu", "baseline: scrath", "baseline 'scrath' is no row; did you mean 'scratch'"),
         ("mg: {method: models_genesis}", "mg: {method: moco, init: x}", "rows.mg: has both a method and an init"),
+        ("mg: {method: models_genesis}", "mg: {family: voco}", "rows.mg: has a family and no init"),
+        ("mg: {method: models_genesis}", "mg: {init: x, family: vocco}", "rows.mg.family: 'vocco' is unknown; did you"),
         ("pretrain: {data: lits, seeds", "pretrain: {seeds", "rows.mg: is pretrained, and pretrain.data names no data set"),
         ("seeds: [5, 6]", "seeds: []", "pretrain.seeds is empty"),
         ("fractions: [0.5, 1.0]", "fractions: []", "columns.liver.fractions is empty"),
@@ -275,6 +278,10 @@ def test_a_row_can_start_from_a_file_and_change_its_transfer(load, tmp_path):
     wide = next(node for node in finals if (node.row, node.column) == ("wide", "liver"))
     assert wide.config().transfer.decoder == "false"
     assert given.config().transfer.decoder == "auto"
+    named = matrix_of(load(text.replace("x.safetensors}", "x.safetensors, family: voco}")), tmp_path)
+    (one, *_) = (node for node in named.finals({("mg", "liver"): {}}) if (node.row, node.column) == ("mg", "liver"))
+    assert one.config().general.family == "voco"
+    assert "family" not in words_of(given)
 
 
 def test_probes_get_no_words_of_training_but_those_of_loading(load, tmp_path):

@@ -5,13 +5,15 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
+import torch
+from foreign_case import cases_of
 
 from datamodules.lits import LitsData
 from datamodules.luna import LunaData
 from experiments.config.from_card import taken_from_card
 from experiments.config.run import compose_finetune
 from experiments.config.sources import data_class_of, names
-from experiments.run.pretrained import seen_in_public
+from experiments.run.pretrained import build_network, seen_in_public
 from ssl_med.catalogue import list_names
 from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.contract import InputContract
@@ -116,3 +118,38 @@ def test_origin_licence_and_exceptions_are_one_line(card, commercial, said):
     }
     line = f"family: voco (Wu et al.); licence: CC-BY-NC{said}; allowed to differ: swinViT.a"
     assert origin_of(replace(card, method_config=about)) == line
+
+
+def test_a_run_takes_weights_from_elsewhere_of_the_family_that_it_names(tmp_path):
+    """A ResNet-18 of MoCo may be ImageNet's or MoCo-CXR's, and nothing in the file says which."""
+    case = next(one for one in cases_of("moco") if one.name == "v1_resnet18")
+    made = case.made()
+    path = case.write(tmp_path, made)
+    words = ["task=chest14", "trainer.max_steps=1", f"data.root={tmp_path}", f"init={path}", "data.patch_size=[64,64]"]
+    words.append("transfer.adapt_channels=true")
+    for family, mean in (("moco_cxr", (0.5020,) * 3), ("moco", (0.485, 0.456, 0.406))):
+        config = compose_finetune([*words, f"family={family}"])
+        loaded = build_network(config, with_decoder=False)
+        assert loaded.card.method_config["family"] == family
+        assert loaded.config.input_mean == mean
+        first = made["state_dict"]["module.encoder_q.conv1.weight"]
+        assert torch.equal(loaded.backbone.state_dict()["conv1.weight"], first)
+    with pytest.raises(SslMedError, match=r"several families recognise it: moco, moco_cxr; name .*, family=NAME"):
+        build_network(compose_finetune(words), with_decoder=False)
+    taken = compose_finetune([*words[:4], "family=moco_cxr", "data.from_card=true", "data.image_size=320"])
+    assert taken.spec.patch_size == (320, 320)
+    assert compose_finetune(words).hash() != compose_finetune([*words, "family=moco"]).hash()
+
+
+@pytest.mark.parametrize(
+    ("init", "said"),
+    [
+        ("scratch", r"family=moco has no effect, since init is scratch"),
+        ("none.pth", r"none.pth: no such run folder .*; get it from https://github.com/facebookresearch/moco"),
+        ("FILE", r"elsewhere.safetensors: is weights of ours, with a card; family=moco is for weights from elsewhere"),
+    ],
+)
+def test_a_family_without_weights_from_elsewhere_is_refused(init, said, file):
+    words = ["task=lits", "trainer.max_steps=1", f"init={init.replace('FILE', str(file))}", "family=moco"]
+    with pytest.raises(SslMedError, match=said):
+        build_network(compose_finetune(words), with_decoder=False)

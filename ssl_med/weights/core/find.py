@@ -35,6 +35,13 @@ def family_of(name: str) -> Family:
     return found
 
 
+def absent(path: Path, name: str = "") -> str:
+    """What is said of weights that are not there: of a known family where to get them."""
+    return f"{path}: no such run folder or file of weights" + (
+        f"; get it from {family_of(name).source}" if name else ""
+    )
+
+
 def opened(path: Path) -> Document:
     """What a file or folder holds, as `read_document`; of a file that would run code, what its family does about it.
 
@@ -87,7 +94,8 @@ def choose(document: Document, name: str = "") -> Match:
         names = ", ".join(match.name for match in fitting)
         raise SslMedError(f"{path}: several families recognise it: {names}; name the one that it is, family=NAME")
     raise SslMedError(
-        f"{path}: no family knows its layout ({_some(document)}); there are: {', '.join(list_names(PACKAGE))}"
+        f"{path}: no family knows its layout ({_some(document)}); where you know whose it is, say family=NAME "
+        "(ssl-med list families)"
     )
 
 

@@ -18,6 +18,7 @@ from ssl_med.weights.core.account import Account
 from ssl_med.weights.core.convert import NONE, Wishes, convert
 from ssl_med.weights.core.exporter import Source
 from ssl_med.weights.core.files import FOLDER_BESIDE, FOLDER_WEIGHTS
+from ssl_med.weights.core.find import absent
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,28 @@ class Weights:
         return self.contract.transform()
 
 
-def is_ours(path: Path) -> bool:
+def is_ours(path: Path, family: str = "") -> bool:
     """Whether a path is a run folder or a backbone file of ours: whatever is broken in it, it is no foreign file.
 
     Raises:
-        SslMedError: there is nothing.
+        SslMedError: there is nothing, or something of ours that is said to be of a family.
     """
+    if not path.exists():
+        raise SslMedError(absent(path, family))
+    ours = _is_ours(path)
+    if ours and family:
+        raise SslMedError(f"{path}: is weights of ours, with a card; family={family} is for weights from elsewhere")
+    return ours
+
+
+def _is_ours(path: Path) -> bool:
     if path.is_dir():
-        if (path / "model.safetensors").is_file() and is_ours(path / "model.safetensors"):
+        if (path / "model.safetensors").is_file() and _is_ours(path / "model.safetensors"):
             return True  # a folder of `to=huggingface`
         return (
             not any((path / name).is_file() for name in (*FOLDER_WEIGHTS, *FOLDER_BESIDE))
             or (path / "backbone.safetensors").is_file()
         )
-    if not path.exists():
-        raise SslMedError(f"{path}: no such run folder or file of weights")
     if path.suffix != ".safetensors":
         return False
     try:
