@@ -57,7 +57,8 @@ def inspect(path: Path, words: dict[str, Any]) -> None:
     """Prints the card of a backbone file; of a foreign one its family, network, contract and the table of its tensors."""
     from ssl_med.weights.core.load import is_ours
 
-    if is_ours(path):
+    if is_ours(path, words.get("family", "")):
+        _refuse_of_ours(path, words)
         _print_card(path)
         return
     match, planned = _planned(path, words)
@@ -78,7 +79,7 @@ def import_file(path: Path, words: dict[str, Any]) -> None:
     from ssl_med.checkpoint import save_backbone
     from ssl_med.weights.core.load import is_ours
 
-    if is_ours(path):
+    if is_ours(path, words.get("family", "")):
         raise SslMedError(f"{path}: is a backbone file already; give init={path} as it is")
     found = _converted(path, words)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -89,12 +90,16 @@ def import_file(path: Path, words: dict[str, Any]) -> None:
 def verify(path: Path, words: dict[str, Any]) -> None:
     """Prints the table, numbers of the features of a seeded image, and their difference from those of another program."""
     from ssl_med.weights.core.load import is_ours, read_ours
-    from ssl_med.weights.core.verify import compared, features_of_seed
+    from ssl_med.weights.core.verify import compared, features_of_seed, seeded_sides
 
-    backbone = read_ours(path).backbone.eval() if is_ours(path) else _converted(path, words).backbone.eval()
-    card_patch = [max(2 * by, 32) for by in backbone.divisor]
-    print(f"features of a seeded image of {' x '.join(map(str, card_patch))}:")
-    for line in features_of_seed(backbone, card_patch):
+    if is_ours(path, words.get("family", "")):
+        _refuse_of_ours(path, words)
+        backbone = read_ours(path).backbone.eval()
+    else:
+        backbone = _converted(path, words).backbone.eval()
+    sides = seeded_sides(backbone)
+    print(f"features of a seeded image of {' x '.join(map(str, sides))}:")
+    for line in features_of_seed(backbone, sides):
         print(f"  {line}")
     if words.get("against"):
         for line in compared(backbone, Path(words["against"])):
@@ -135,6 +140,15 @@ def _words(action: str, rest: Sequence[str]) -> dict[str, Any]:
     if "backbone" in tree:
         words["backbone"] = {key: parse_yaml(str(value)) for key, value in tree["backbone"].items()}
     return words
+
+
+def _refuse_of_ours(path: Path, words: dict[str, Any]) -> None:
+    """Words that change an import mean nothing for weights that are imported already."""
+    given = [key for key in words if key in (*_IMPORT, "backbone")]
+    if given:
+        raise SslMedError(
+            f"{path}: is weights of ours, with a card; {', '.join(given)} would change nothing, leave it out"
+        )
 
 
 def _wishes(words: dict[str, Any]) -> Wishes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from ssl_med.reading import UnreadableError
 from ssl_med.spec import SslMedError
 from ssl_med.weights.core.arrays import read_npz
 
+_SMALLEST = 32  # pixels
+
 
 def seeded_image(backbone: Backbone, sides: Sequence[int]) -> Tensor:
     """(1, C, *sides) in [0, 1], the same on every machine: a sum of waves whose lengths differ by axis and channel."""
@@ -23,6 +26,12 @@ def seeded_image(backbone: Backbone, sides: Sequence[int]) -> Tensor:
             wave = torch.sin(place * (0.7 + 0.31 * axis + 0.13 * channel))
             waves[0, channel] += wave.view(*[-1 if k == axis else 1 for k in range(len(sides))])
     return (0.5 + waves / (2 * len(sides))).float()
+
+
+def seeded_sides(backbone: Backbone) -> list[int]:
+    """Sides of a small image that the network takes: two of its coarsest voxels at least, and 32 pixels."""
+    least = zip(backbone.divisor, backbone.min_input_side, strict=True)
+    return [by * math.ceil(max(2 * by, smallest, _SMALLEST) / by) for by, smallest in least]
 
 
 @torch.inference_mode()
@@ -43,9 +52,8 @@ def compared(backbone: Backbone, path: Path) -> list[str]:
     Args:
         backbone: in evaluation mode.
         path: .npz with `input` (B, C, *S), what the original network took, after all normalisation; or `image`, before the
-        mean and
-            deviation of the channels. And `features`, of the last level (B, C', *S') or its global average (B, C'); or
-            `level0`, `level1`, ..., finest first.
+            mean and deviation of the channels. And `features`, of the last level (B, C', *S') or its global average (B, C');
+            or `level0`, `level1`, ..., finest first.
 
     Raises:
         SslMedError: an array is missing or of another shape.
