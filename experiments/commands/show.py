@@ -77,6 +77,8 @@ def _facts(kind: str, name: str) -> Iterator[str]:
     elif kind in ("families", "features"):
         module = f"ssl_med.{'weights' if kind == 'families' else 'features'}.{name}"
         yield from _file(module, docstring(module))
+        if kind == "features":
+            yield from _defaults("features", f"{module}:Config")
     elif kind == "phantoms":
         yield from _file(f"datamodules.phantoms.{name}", "")
 

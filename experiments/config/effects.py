@@ -10,7 +10,20 @@ from ssl_med.config import COMMAND_LINE, Settings, to_plain
 from ssl_med.setting import FACTS, Mark, Needs, Other, marks
 from ssl_med.spec import DataSpec, SslMedError
 
-SECTIONS = ("method", "data", "backbone", "task", "labels", "transfer", "probe", "optim", "trainer", "tracking")
+SECTIONS = (
+    "method",
+    "data",
+    "backbone",
+    "task",
+    "labels",
+    "transfer",
+    "probe",
+    "features",
+    "images",
+    "optim",
+    "trainer",
+    "tracking",
+)
 _LABELS = {"class": "classes", "multilabel": "findings", "mask": "masks", "none": "none"}
 
 

@@ -11,7 +11,7 @@ from ssl_med.spec import SslMedError
 from ssl_med.values import unquoted
 
 KEY = "config"
-COMMANDS = ("pretrain", "finetune", "probe", "prepare")
+COMMANDS = ("pretrain", "finetune", "probe", "features", "prepare")
 
 
 def with_files(command: str, arguments: Sequence[str], sections: Sequence[str]) -> list[str]:

@@ -11,6 +11,11 @@ from experiments.config.sources import read_conf
 from experiments.config.usage import Command, chosen, command, commands, data_of, options_of, schemas
 
 WIDTH = 110
+ASKED_BY = {
+    "online.data": "online.task",
+    "probe": "protocol",
+    "features": "kind",
+}  # section -> the name that gives its keys
 OVERVIEW = """\
 usage: ssl-med COMMAND [NAME=... key=value ...]
 
@@ -47,7 +52,7 @@ def of_command(about: Command, arguments: Sequence[str]) -> str:
         parts.append("names:\n" + "".join(f"{line}\n" for name in about.names for line in _choices(name)))
     for section in about.sections:
         if section not in known:
-            name = "online.task" if section == "online.data" else "protocol" if section == "probe" else section
+            name = ASKED_BY.get(section, section)
             parts.append(f"{section}.KEY: add {name}=NAME before -h to see its settings\n")
             continue
         rows = list(rows_of(section, known[section], recipe))

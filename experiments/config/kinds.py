@@ -14,6 +14,7 @@ from experiments.config.protocols import protocol_class
 from experiments.config.sections import (
     BudgetConfig,
     GeneralConfig,
+    ImagesConfig,
     LabelsConfig,
     LoadingConfig,
     StartConfig,
@@ -207,6 +208,35 @@ class ProbeRun(StartedRun):
     def stem(self) -> str:
         """TASK-WEIGHTS-PROTOCOL."""
         return f"{super().stem()}-{self.protocol}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesRun(StartedRun):
+    """An analysis of what a frozen encoder has learned, on images of a data set, or of a task where it reads labels."""
+
+    kind = "features"
+    transfer: InitConfig
+    analysis: str
+    features: Any
+    images: ImagesConfig
+    with_task: bool
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the run reads labels."""
+        return self.with_task
+
+    def sections(self, plain: Plain) -> dict[str, Any]:
+        """The parts of the tree; without labels it has no task."""
+        found = {"analysis": self.analysis, "features": plain(self.features), "images": plain(self.images)}
+        found["transfer"] = plain(self.transfer)
+        if self.labelled:
+            found["task"] = plain(self.task)
+        return {**found, **super().sections(plain)}
+
+    def stem(self) -> str:
+        """TASK-WEIGHTS-ANALYSIS."""
+        return f"{super().stem()}-{self.analysis}"
 
 
 def _public(section: Any) -> Any:

@@ -7,14 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from experiments.config.analyses import asked_analysis, check_labels
 from experiments.config.effects import facts_of, refuse_without_effect, sections_of
 from experiments.config.from_card import with_card
-from experiments.config.kinds import FinetuneRun, PretrainRun, ProbeRun, RunConfig
+from experiments.config.kinds import FeaturesRun, FinetuneRun, PretrainRun, ProbeRun, RunConfig
 from experiments.config.online import PREFIX, check_monitor, compose_online, spelled
 from experiments.config.protocols import asked_protocol, probe_class
 from experiments.config.sections import (
     BudgetConfig,
     GeneralConfig,
+    ImagesConfig,
     LabelsConfig,
     LoadingConfig,
     StartConfig,
@@ -118,6 +120,39 @@ def compose_probe(overrides: Sequence[str], *, shared: bool = False) -> ProbeRun
         trainer=LoadingConfig,
     )
     config = ProbeRun(name=chosen[group], protocol=protocol, **parts)
+    return config if shared else checked(config)
+
+
+def compose_features(overrides: Sequence[str], *, shared: bool = False) -> FeaturesRun:
+    """`kind=saliency data=chest14 init=RUN data.root=DIR ...` -> FeaturesRun; task=NAME in place of data=NAME gives labels.
+
+    What yamls say of training has no meaning here, as for a probe.
+    """
+    asked = [override for override in overrides if override.startswith("kind=")]
+    rest = [override for override in overrides if override not in asked]
+    analysis = asked_analysis(asked[-1].partition("=")[2] if asked else "")
+    labelled = any(override.startswith("task=") for override in rest)
+    group, others = ("task", ("data", "trainer", "backbone")) if labelled else ("data", ("trainer", "backbone"))
+    keys = (*STARTED, "features", "images", *(("task",) if labelled else ()))
+    chosen, line = choose(rest, required=(group,), optional=others, keys=keys)
+    # presets choose a fast arithmetic for training; here differences of features count
+    loading = tuple(key for key in keys_of(LoadingConfig) if key != "precision")
+    kept = {"trainer": loading, "transfer": keys_of(InitConfig), "optim": (), "labels": ()}
+    said = gather(chosen, line, order=("data", "task", "trainer"), keys=(*keys, "optim", "task", "labels"), kept=kept)
+    said = with_card(said, labelled=labelled)
+    check_labels(analysis, said.data_class.make_spec(said.data, labelled=labelled), chosen[group])
+    parts = build_parts(
+        said,
+        labelled=labelled,
+        general=StartConfig,
+        task=TaskConfig,
+        transfer=InitConfig,
+        features=analysis.Config,
+        images=ImagesConfig,
+        trainer=LoadingConfig,
+    )
+    name = asked[-1].partition("=")[2]
+    config = FeaturesRun(name=chosen[group], analysis=name, with_task=labelled, **parts)
     return config if shared else checked(config)
 
 

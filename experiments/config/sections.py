@@ -180,6 +180,16 @@ class BudgetConfig(LabelsConfig):
 
 
 @dataclass
+class ImagesConfig:
+    """Which images an analysis of features looks at."""
+
+    part: Literal["train", "val", "test"] = "test"
+    """part of the split"""
+    cases: Natural = 100
+    """images or scans, drawn by the seed; a volume gives its crops of evaluation; 0: all"""
+
+
+@dataclass
 class GeneralConfig:
     """Keys without a section."""
 
@@ -196,9 +206,9 @@ class StartConfig(GeneralConfig):
     """And of what starts from weights."""
 
     init: str = setting(default=SCRATCH, named=_origin)
-    """finetune, probe: run folder, backbone file or file of weights from elsewhere to start from, or scratch"""
+    """finetune, probe, features: run folder, backbone file or file of weights from elsewhere to start from, or scratch"""
     family: str = setting(default="", before="", needs={"init": Other(SCRATCH)})
-    """finetune, probe: whose weights from elsewhere `init` holds (ssl-med list families); empty: the family that knows them"""
+    """finetune, probe, features: whose weights from elsewhere `init` holds (ssl-med list families); empty: the family that knows them"""
 
 
 PAPER = "paper"  # the recipe of a task's own yaml

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from experiments.config.analyses import PACKAGE as ANALYSES
 from experiments.config.protocols import probes, settings_of
 from experiments.config.schema import Setting, constant, docstring, settings
 from experiments.config.sources import check_name, names, read_conf
@@ -77,7 +78,7 @@ def chosen(about: Command, arguments: Sequence[str]) -> dict[str, str]:
         if equals and key in about.names and value:
             offered = options_of(key)
             if offered and value not in offered and not value.endswith(".yaml"):
-                if key in ("protocol", "map"):
+                if key in ("protocol", "kind", "map"):
                     raise SslMedError(f"{key} '{value}' is unknown{nearest(value, offered)}")
                 check_name(key, value)
             found[key] = value
@@ -88,6 +89,8 @@ def options_of(group: str) -> list[str]:
     """What `GROUP=` can be."""
     if group == "protocol":
         return probes()
+    if group == "kind":
+        return list_names(ANALYSES)
     return ["same", *names("map")] if group == "map" else names(group)
 
 
@@ -134,6 +137,8 @@ def _filled(references: str, picked: Mapping[str, str]) -> Iterator[str | None]:
         elif reference == "{protocol}":
             found = settings_of(picked.get("protocol", ""))
             yield from found or (None,)
+        elif reference == "{kind}":
+            yield f"{ANALYSES}.{picked['kind']}:Config" if "kind" in picked else None
         else:
             yield reference
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from experiments.config.analyses import PACKAGE as ANALYSES
 from experiments.config.helptext import rows_of
 from experiments.config.offers import KINDS
 from experiments.config.protocols import PACKAGE, probes
@@ -24,7 +25,9 @@ A default is that of the source; the recipe of a method or task (`experiments/co
 
 def page() -> str:
     """The text of docs/reference/settings.md."""
-    return "\n".join([HEAD, *_commands(), *_kind("method"), *_kind("data"), *_kind("backbone"), *_probes()])
+    return "\n".join(
+        [HEAD, *_commands(), *_kind("method"), *_kind("data"), *_kind("backbone"), *_probes(), *_analyses()]
+    )
 
 
 def _commands() -> Iterator[str]:
@@ -69,6 +72,12 @@ def _probes() -> Iterator[str]:
     yield "## probe.* by protocol\n"
     for name in probes():
         yield f"### protocol={name}\n\n" + _table(list(rows_of("probe", settings(f"{PACKAGE}.{name}:Config"))))
+
+
+def _analyses() -> Iterator[str]:
+    yield "## features.* by kind\n"
+    for name in list_names(ANALYSES):
+        yield f"### kind={name}\n\n" + _table(list(rows_of("features", settings(f"{ANALYSES}.{name}:Config"))))
 
 
 def _table(rows: list[tuple[str, str, str, str]]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from datamodules.core.base import MedicalData
 from experiments.config.from_card import taken_from_card
-from experiments.config.kinds import FinetuneRun, ProbeRun, RunConfig
+from experiments.config.kinds import FeaturesRun, FinetuneRun, ProbeRun, RunConfig
 from experiments.config.sections import SCRATCH
 from experiments.run.environment import git_revision, versions
 from experiments.run.session import ledger_of
@@ -57,7 +57,7 @@ class LoadedNetwork:
         }
 
 
-def build_network(config: FinetuneRun | ProbeRun, *, with_decoder: bool) -> LoadedNetwork:
+def build_network(config: FeaturesRun | FinetuneRun | ProbeRun, *, with_decoder: bool) -> LoadedNetwork:
     """From the init file, or at the configured initialisation.
 
     Raises:
@@ -135,7 +135,7 @@ def check_range(was: DataSpec, now: DataSpec, file: str, key: str = "data.normal
         )
 
 
-def _check_overrides(config: FinetuneRun | ProbeRun, loaded: BackboneConfig) -> None:
+def _check_overrides(config: FeaturesRun | FinetuneRun | ProbeRun, loaded: BackboneConfig) -> None:
     """Refuses overrides, or a named size chosen by backbone=NAME, that ask for another network than the file holds.
 
     Raises:

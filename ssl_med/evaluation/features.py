@@ -94,18 +94,23 @@ def extract(
         precision: as trainer.precision.
     """
     backbone.to(device).eval()
-    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     ids: list[str] = []
     parts: list[tuple[Tensor, Tensor]] = []
     for batch in batches:
         there: Any = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
-        with torch.autocast(device.type, dtype=kind, enabled=kind is not None):
+        with arithmetic(device, precision):
             names, x, label = features_of(there)
         ids += names
         parts.append((x.float().cpu(), label.cpu()))
     if not parts:
         raise SslMedError("no sample to take features of; look at data.split and labels")
     return Features(tuple(ids), torch.cat([x for x, _ in parts]), torch.cat([label for _, label in parts]))
+
+
+def arithmetic(device: torch.device, precision: str) -> torch.autocast:
+    """What trainer.precision means for a forward pass: automatic casts, or none."""
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=kind, enabled=kind is not None)
 
 
 def weights_key(module: nn.Module) -> str:

@@ -16,18 +16,19 @@ images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from ssl_med.features.core.analysis import Analysis, Findings, pooled_levels
+from ssl_med.features.core.analysis import Analysis, Drawing, Findings
+from ssl_med.features.core.drawing import curves
+from ssl_med.features.core.images import Images
 from ssl_med.finite import check_rows
-from ssl_med.networks.pyramid import Backbone
 from ssl_med.ranges import LARGEST, Range
-from ssl_med.spec import Batch, SslMedError
+from ssl_med.spec import SslMedError
 
 _FLOOR = 1e-6  # share of the largest eigenvalue below which rounding of float32 features rules
 
@@ -46,30 +47,50 @@ class Spectrum(Analysis):
     Config = SpectrumConfig
     paper = "Roy and Vetterli 2007; Garrido et al. 2023"
 
-    def measure(self, backbone: Backbone, batches: Iterable[Batch], *, device: torch.device) -> Findings:
+    def measure(self, images: Images) -> Findings:
         """Numbers `levelK/effective_rank`, `levelK/relative_rank` and `levelK/decay`, K = 0 for the finest level."""
-        levels = pooled_levels(backbone, batches, device=device)
-        images = len(levels[0])
-        if images < self.config.min_images:
-            raise SslMedError(f"kind=spectrum needs {self.config.min_images} images or more, there are {images}")
-        numbers: dict[str, float] = {"images": float(images)}
-        for number, features in enumerate(levels):
+        if images.count < self.config.min_images:
+            raise SslMedError(
+                f"kind=spectrum needs {self.config.min_images} images or more, there are {images.count}; raise images.cases"
+            )
+        numbers: dict[str, float] = {"images": float(images.count)}
+        arrays = {}
+        for number, features in enumerate(images.pooled_levels()):
             numbers |= {f"level{number}/{name}": value for name, value in spectrum(features).items()}
-        return Findings(numbers)
+            arrays[f"level{number}"] = eigenvalues(features).numpy()
+        return Findings(numbers, f"level{number}/effective_rank", arrays=arrays)
+
+    def draw(self, found: Mapping[str, Findings]) -> Sequence[Drawing]:
+        """The eigenvalues of the last level, as shares of the largest."""
+        lines = {}
+        for name, findings in found.items():
+            last = max(findings.arrays, key=lambda key: int(key.removeprefix("level")))
+            values = findings.arrays[last]
+            kept = values[values > _FLOOR * values[0]] / values[0]
+            lines[name] = (range(1, len(kept) + 1), kept)
+        figure = curves(lines, title="Eigenvalues of the last level", x="rank", y="share of the largest", log="xy")
+        caption = "A line that falls early: few directions hold most of what tells images apart."
+        return [Drawing("spectrum", "eigenvalues by rank", figure, caption)]
+
+
+def eigenvalues(features: Tensor) -> Tensor:
+    """Eigenvalues of the covariance of features (N, d), times N, largest first: float64, min(N, d) of them."""
+    check_rows([str(k) for k in range(len(features))], features, "features")
+    x: Any = features.double()
+    values: Tensor = torch.linalg.svdvals(x - x.mean(0)).square()
+    return values
 
 
 def spectrum(features: Tensor) -> dict[str, float]:
     """Effective rank, relative rank and decay of features (N, d), in float64; features that are all equal have rank 0."""
-    check_rows([str(k) for k in range(len(features))], features, "features")
-    x: Any = features.double()
-    values = torch.linalg.svdvals(x - x.mean(0))
-    largest = min(len(x) - 1, x.shape[1])
+    squares = eigenvalues(features)
+    values = squares.sqrt()
+    largest = min(len(features) - 1, features.shape[1])
     if not values[0] > 0:
         return {"effective_rank": 0.0, "relative_rank": 0.0, "decay": float("nan")}
     share = values / values.sum()
     rank = float(torch.special.entr(share).sum().exp())
-    eigenvalues = values.square()
-    kept = eigenvalues[eigenvalues > _FLOOR * eigenvalues[0]]
+    kept = squares[squares > _FLOOR * squares[0]]
     decay = float("nan")
     if len(kept) > 1:
         k = torch.arange(1, len(kept) + 1, dtype=torch.float64).log()

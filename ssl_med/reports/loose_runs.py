@@ -34,11 +34,13 @@ def comparison_of_runs(runs: Iterable[Run]) -> Comparison:
         for run in sorted(members, key=lambda run: (run.fraction, names[run.folder], run.seed, run.name)):
             row, starts = names[run.folder], _starts(run, first)
             entries.append(Entry("final", row, label, run.fraction, run.seed, run, starts=starts))
+    entries += [Entry("features", run.method, "", 1.0, run.seed, run) for run in runs if _is(run, "features")]
+    analyses = sum(entry.role == "features" for entry in entries)
     entries += [Entry("unused", "", "", 1.0, run.seed, run, run.problem) for run in runs if run.problem]
     finals = [entry.run for entry in entries if entry.role == "final"]
     design = Design(
         name="report",
-        title="What did pretraining bring?",
+        title="What did pretraining bring?" if len(entries) > analyses else "What have the networks learned?",
         rows=tuple(sorted(rows, key=lambda name: (name != SCRATCH, name))),
         columns=tuple(columns),
         baseline=SCRATCH if SCRATCH in rows else "",

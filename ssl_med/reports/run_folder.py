@@ -24,6 +24,9 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 PREVIOUS = "previous.ckpt"  # the last.ckpt before, for when the last one is damaged
 BACKBONE = "backbone.safetensors"  # of a pretraining
 CASES = "test_cases.csv"
+# of an analysis of features: its numbers, a row for each image, and what its figures are drawn from
+FEATURES, FEATURES_ROWS, FEATURES_ARRAYS = "features.json", "features.csv", "features.safetensors"
+KINDS = ("pretrain", "finetune", "probe", "external", "features")
 IN_DOMAIN = "in_domain_cases.csv"  # of an external test: the trained run's test cases, scored by the mapped classes
 FIGURES = "figures"
 SCRATCH = "scratch"
@@ -44,7 +47,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """'pretrain', 'finetune', 'probe', 'external', or '' when unknown."""
+        """One of `KINDS`, or '' when unknown."""
         return str(self.summary.get("kind", ""))
 
     @property
@@ -113,6 +116,21 @@ class Run:
     def card(self) -> Mapping[str, Any]:
         """Card of the backbone a fine-tuning started from; empty for scratch."""
         return self._part("init").get("card") or {}
+
+    @property
+    def features(self) -> str:
+        """Kind of an analysis of features, else ''."""
+        return str(self.summary.get("analysis") or "") if self.kind == "features" else ""
+
+    @property
+    def drawings(self) -> list[tuple[str, str, Path]]:
+        """Figures of an analysis of features as title, line on how to read it, and file; those that are there."""
+        found = []
+        for item in self.summary.get("drawings") or []:
+            path = self.folder / FIGURES / Path(str(item["file"])).name  # never outside of the run
+            if path in self._pngs:
+                found.append((str(item["title"]), str(item["caption"]), path))
+        return found
 
     @property
     def leakage(self) -> Mapping[str, Any]:
@@ -255,8 +273,8 @@ def read_run(folder: Path, *, metric: str = "", tables: bool = False) -> Run:
     except (SslMedError, OSError) as error:
         return Run(folder, problem=str(error).removeprefix(f"{folder}{os.sep}"))
     kind = summary.get("kind") if isinstance(summary, dict) else None
-    if kind not in ("pretrain", "finetune", "probe", "external"):
-        return Run(folder, problem=f"{SUMMARY} names no kind of run (pretrain, finetune, probe or external)")
+    if kind not in KINDS:
+        return Run(folder, problem=f"{SUMMARY} names no kind of run ({', '.join(KINDS)})")
     if summary.get("format") != FORMAT:  # says nothing of its types that this version could know
         known = f"this version reads format {FORMAT}"
         return Run(folder, problem=f"{SUMMARY} has format {shown(summary.get('format'))}; {known}")

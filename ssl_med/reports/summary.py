@@ -124,6 +124,14 @@ class PicturedCase(TypedDict):
     goodness: Number
 
 
+class Drawn(TypedDict):
+    """One figure of an analysis of features."""
+
+    file: str
+    title: str
+    caption: str
+
+
 class Online(TypedDict, total=False):
     """The online probe of a pretraining: both, or nothing."""
 
@@ -135,7 +143,7 @@ class Summary(TypedDict, total=False):
     """summary.json."""
 
     format: int
-    kind: Required[Literal["pretrain", "finetune", "probe", "external"]]
+    kind: Required[Literal["pretrain", "finetune", "probe", "external", "features"]]
     status: str | None
     name: str | None
     hash: str | None
@@ -175,3 +183,8 @@ class Summary(TypedDict, total=False):
     pictures: list[PicturedCase] | None
     conventions: dict[str, str] | None
     online: Online | None
+    analysis: str | None
+    headline: str | None
+    drawings: list[Drawn] | None
+    images: dict[str, Any] | None
+    networks: list[str] | None

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ssl_med.catalogue import get_class, list_names
+from ssl_med.spec import DataSpec
 
 HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to"
 BLOCK = re.compile(r"```python\n# (\S+\.py)\n(.*?)```", re.DOTALL)
@@ -80,6 +81,7 @@ def test_a_data_set_is_one_file(example, tmp_path):
 
 def test_an_analysis_is_one_file(example):
     from ssl_med.features.core.analysis import Analysis
+    from ssl_med.features.core.images import Images
     from ssl_med.networks.backbone import backbone_config, build_backbone
 
     found = get_class(*example("add-an-analysis"), kind="kind", base=Analysis)
@@ -88,9 +90,9 @@ def test_an_analysis_is_one_file(example):
         network.levels[0][1].conv.weight[:4] = 0
         network.levels[0][1].conv.bias.fill_(10.0)
     images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    batches = [{"image": images, "id": list("abcdef")}]
-    numbers = found(found.Config()).measure(network, batches, device=torch.device("cpu")).numbers
-    assert numbers == {"level0/dead": pytest.approx(0.5)}
+    spec = DataSpec("x", 2, 1, (8, 8))
+    looked = Images(network, spec, lambda: [{"image": images, "id": list("abcdef")}], 6, range(6))
+    assert found(found.Config()).measure(looked).numbers == {"level0/dead": pytest.approx(0.5)}
 
 
 def test_an_importer_is_one_file(example, tmp_path):

@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from experiments.config.effects import SECTIONS, why_without
-from experiments.config.kinds import FinetuneRun, PretrainRun, ProbeRun
+from experiments.config.kinds import FeaturesRun, FinetuneRun, PretrainRun, ProbeRun
 from experiments.config.online import OnlineConfig
 from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
 from experiments.config.sections import BudgetConfig, LoadingConfig, StartConfig, TrackingConfig, TrainerConfig
@@ -145,7 +145,7 @@ def test_every_need_names_a_setting_and_values_that_it_can_have():
     } == set()
 
 
-KINDS = (PretrainRun, FinetuneRun, ProbeRun)
+KINDS = (PretrainRun, FinetuneRun, ProbeRun, FeaturesRun)
 
 
 def test_any_of_several_needs_suffices_and_unknown_facts_hold():

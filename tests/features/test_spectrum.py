@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from looking import images_of, small_encoder
 
 from ssl_med.catalogue import get_class, list_names
 from ssl_med.features.core.analysis import Analysis
 from ssl_med.features.spectrum import Spectrum, SpectrumConfig, spectrum
-from ssl_med.networks.backbone import backbone_config, build_backbone
 from ssl_med.spec import SslMedError
 
 
@@ -45,22 +45,32 @@ def test_one_direction_and_equal_features():
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_every_level_of_a_network_is_measured(dims):
-    config = backbone_config("unet", channels=(4, 4, 8))
-    network = build_backbone(config, spatial_dims=dims, in_channels=1).eval()
-    images = torch.rand(20, 1, *(8,) * dims, generator=torch.Generator().manual_seed(0))
-    batches = [{"image": part, "id": [str(k) for k in range(len(part))]} for part in images.split(8)]
-    found = Spectrum(SpectrumConfig()).measure(network, batches, device=torch.device("cpu")).numbers
-    assert found["images"] == 20
+    network = small_encoder(dims)
+    x = torch.rand(20, 1, *(8,) * dims, generator=torch.Generator().manual_seed(0))
+    found = Spectrum(SpectrumConfig()).measure(images_of(network, x))
+    assert found.numbers["images"] == 20
+    assert found.headline == "level1/effective_rank"
     with torch.no_grad():
-        pyramid = network(images)
+        pyramid = network(x)
     for level, features in enumerate(pyramid):
         mine = spectrum(features.flatten(2).mean(2))
-        assert found[f"level{level}/effective_rank"] == pytest.approx(mine["effective_rank"], rel=1e-4)
-    with pytest.raises(SslMedError, match="16 images or more, there are 8"):
-        Spectrum(SpectrumConfig()).measure(network, batches[:1], device=torch.device("cpu"))
+        assert found.numbers[f"level{level}/effective_rank"] == pytest.approx(mine["effective_rank"], rel=1e-4)
+    with pytest.raises(SslMedError, match=r"16 images or more, there are 8; raise images\.cases"):
+        Spectrum(SpectrumConfig()).measure(images_of(network, x[:8]))
     next(network.parameters()).data.fill_(math.nan)
     with pytest.raises(SslMedError, match="hold NaN or infinity"):
-        Spectrum(SpectrumConfig()).measure(network, batches, device=torch.device("cpu"))
+        Spectrum(SpectrumConfig()).measure(images_of(network, x))
+
+
+def test_the_figure_shows_the_eigenvalues_of_the_last_level_of_each_network():
+    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = {
+        name: Spectrum(SpectrumConfig()).measure(images_of(small_encoder(seed=k), x)) for k, name in enumerate("ab")
+    }
+    (drawing,) = Spectrum(SpectrumConfig()).draw(found)
+    lines = drawing.figure.axes[0].get_lines()
+    assert [line.get_label() for line in lines] == ["a", "b"]
+    assert lines[0].get_ydata()[1] == pytest.approx(found["a"].arrays["level1"][1] / found["a"].arrays["level1"][0])
 
 
 @pytest.mark.parametrize("name", list_names("ssl_med.features"))

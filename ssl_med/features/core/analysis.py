@@ -1,66 +1,83 @@
-"""The contract of an analysis: it looks at a frozen encoder on images without labels and gives numbers by name."""
+"""The contract of an analysis: it looks at a frozen encoder on images and gives numbers, rows, arrays and figures."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from ssl_med.evaluation.features import extract, pooled
-from ssl_med.networks.pyramid import Backbone
-from ssl_med.spec import Batch
+from ssl_med.features.core.images import Images
+from ssl_med.ranges import check_ranges
+
+if TYPE_CHECKING:  # what is measured without a figure needs no matplotlib
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What an analysis found.
+    """What an analysis found of one network.
 
     * numbers: name -> value, for tables and for comparison between networks.
-    * rows: one dictionary per image, where the analysis speaks of single images.
+    * headline: the name of the number that stands for all in one line.
+    * rows: one dictionary per image, "case" first, where the analysis speaks of single images.
+    * arrays: what `draw` and `between` need, kept beside the numbers.
+    * notes: what the reader should know.
     """
 
     numbers: dict[str, float]
+    headline: str
     rows: list[dict[str, Any]] = field(default_factory=list)
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with the name of its file, a title for those who cannot see it, and a line on how to read it."""
+
+    stem: str
+    title: str
+    figure: Figure
+    caption: str = ""
 
 
 class Analysis(ABC):
-    """One analysis: a file in `ssl_med/features` with one public subclass and its `Config`."""
+    """One analysis: a file in `ssl_med/features` with one public subclass and its `Config`.
+
+    Args:
+        config: an instance of `Config`.
+    """
 
     Config: ClassVar[type]
     paper: ClassVar[str]
+    labels: ClassVar[Literal["none", "optional", "needed"]] = "none"
+    """whether it reads labels: with "needed" the command asks for task=NAME, with "optional" it takes data=NAME, too"""
+    decoder: ClassVar[bool] = False
+    """whether it needs the pretrained decoder"""
 
     def __init__(self, config: Any) -> None:
+        check_ranges(config, "features")
         self.config = config
 
     @abstractmethod
-    def measure(self, backbone: Backbone, batches: Iterable[Batch], *, device: torch.device) -> Findings:
-        """Looks at the encoder on all batches; its weights and modes are left as they were found by the caller.
-
-        Args:
-            backbone: frozen encoder in evaluation mode.
-            batches: of `ssl_med.spec.Batch`; "image" (B, C, *S) and "id" are read, labels are not.
-            device: where to compute.
+    def measure(self, images: Images) -> Findings:
+        """Looks at the encoder on all images; its weights and modes are afterwards as they were.
 
         Raises:
             SslMedError: too few images, or features that are not finite.
         """
 
+    def passes(self, images: Images) -> int:
+        """Images that go through the encoder in all, from which the command foretells its time."""
+        return images.count
 
-def pooled_levels(backbone: Backbone, batches: Iterable[Batch], *, device: torch.device) -> list[Tensor]:
-    """Pooled features of all images, level by level: a list of (N, channels[i]) float32 on the CPU, finest level first.
+    def between(self, found: Mapping[str, Findings]) -> dict[str, float]:
+        """Numbers that relate networks, "A | B/name" for networks A and B; found: name of the network -> its findings."""
+        return {}
 
-    Raises:
-        NotFiniteError: a feature is nan or infinite.
-    """
-    levels = tuple(range(len(backbone.channels)))
-
-    def features_of(batch: Batch) -> tuple[list[str], Tensor, Tensor]:
-        joined = pooled(backbone, batch["image"], levels)
-        return list(batch["id"]), joined, torch.zeros(len(joined), dtype=torch.int64)
-
-    found = extract(backbone, batches, features_of, device=device).x
-    return list(torch.split(found, list(backbone.channels), dim=1))
+    def draw(self, found: Mapping[str, Findings]) -> Sequence[Drawing]:
+        """Figures of one network or of several side by side; found: name of the network -> its findings."""
+        return ()

@@ -63,11 +63,12 @@ class Design:
 class Entry:
     """A run that the design asks for. `why` says why it is not there; '' when it counts.
 
-    * role: 'unused' for a loose run that cannot be read. * choice: settings that were chosen, or in a trial: tried.
+    * role: 'features' for an analysis of features, 'unused' for a loose run that cannot be read.
+    * choice: settings that were chosen, or in a trial: tried.
     * starts: pretraining run that it starts from.
     """
 
-    role: Literal["pretrain", "tune", "final", "unused"]
+    role: Literal["pretrain", "tune", "final", "features", "unused"]
     row: str
     column: str
     fraction: float

@@ -15,6 +15,8 @@ PHANTOMS = "{} numbers come from synthetic phantoms and say nothing about patien
 def lead(comparison: Comparison) -> str:
     """The sentence under the title."""
     design = comparison.design
+    if len(comparison.of("features")) == len(comparison.entries):
+        return "Features of frozen networks, compared on the same images. Every number is read from a run folder named below."
     if not design.planned:
         against = ", compared with training from scratch on the same task" if design.baseline else ""
         return f"Backbones pretrained without labels{against}. Every number is read from a run folder named below."

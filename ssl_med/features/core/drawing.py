@@ -1,0 +1,153 @@
+"""Figures that several analyses need: curves, scatter plots and grids of images, in the style of the reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ssl_med.reports.escape import drawn
+from ssl_med.reports.style import INK, RC, SIZE, styles
+
+Array = NDArray[Any]
+_TILE = 1.7  # inches, side of an image in a grid
+_NAME = 0.9  # inches left of the rows of a grid for their names
+_LONGEST = 24  # letters of a name above an image
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image of a grid: (H, W) grey or (H, W, 3) in [0, 1], with a map (H, W) laid over it and a line of text below.
+
+    * low, high: values of a grey image drawn black and white; None: its own least and largest.
+    * most: value of the map in the strongest colour; None: its own largest.
+    """
+
+    image: Array
+    map: Array | None = None
+    text: str = ""
+    low: float | None = None
+    high: float | None = None
+    most: float | None = None
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float] | Array, Sequence[float] | Array]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    log: str = "",
+) -> Figure:
+    """Name -> (x, y) as lines with a legend; `log`: "x", "y" or "xy"."""
+    looks = styles({name: name for name in lines})
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(drawn(title, longest=90), pad=9)
+        for name, (across, up) in lines.items():
+            look = looks[name]
+            axes.plot(across, up, color=look.color, linestyle=look.line, label=drawn(name, longest=_LONGEST))
+        axes.set(xlabel=x, ylabel=y)
+        if "x" in log:
+            axes.set_xscale("log")
+        if "y" in log:
+            axes.set_yscale("log")
+        if len(lines) > 1:
+            axes.legend()
+    return figure
+
+
+def scatter(groups: Mapping[str, Mapping[str, Array]], *, title: str) -> Figure:
+    """Points (N, 2) by network and, in colours, by group: one panel for each network, side by side.
+
+    Args:
+        groups: name of the network -> name of the group -> (N, 2).
+        title: above all.
+    """
+    names = list(dict.fromkeys(group for one in groups.values() for group in one))
+    looks = styles({name: name for name in names})
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(3.6 * len(groups), 3.9), layout="constrained")
+        for axes, (network, points) in zip(
+            figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True
+        ):
+            axes.set_title(drawn(network, longest=_LONGEST), pad=6)
+            for name, where in points.items():
+                look = looks[name]
+                axes.scatter(where[:, 0], where[:, 1], s=14, color=look.color, marker=look.marker, alpha=0.75,
+                             linewidths=0, label=drawn(name, longest=_LONGEST))  # fmt: skip
+            axes.set_xticks([])
+            axes.set_yticks([])
+        figure.suptitle(drawn(title, longest=90), x=0.01, ha="left", weight="bold", color=INK, fontsize=10.5)
+        if len(names) > 1:
+            handles, labels = figure.axes[0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(names)))
+    return figure
+
+
+def tiles(rows: Sequence[Sequence[Tile]], *, names: Sequence[str], heads: Sequence[str]) -> Figure:
+    """A grid of images.
+
+    Args:
+        rows: R rows of C tiles.
+        names: of the rows, drawn left of them.
+        heads: of the columns, drawn above them.
+    """
+    columns = max(map(len, rows))
+    tall = 0.16 if any(tile.text for row in rows for tile in row) else 0.0
+    with mpl.rc_context({**RC, "axes.grid": False}):
+        width = _NAME + _TILE * columns
+        figure = Figure(figsize=(width, 0.35 + (_TILE + tall) * len(rows)))
+        figure.subplots_adjust(left=_NAME / width, right=1, top=1 - 0.3 / figure.get_figheight(), bottom=0.01)
+        figure.subplots_adjust(wspace=0.04, hspace=0.04 + tall / _TILE)
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for number, row in enumerate(rows):
+            for place in range(columns):
+                axes = grid[number][place]
+                axes.set_axis_off()
+                if place < len(row):
+                    _draw(axes, row[place])
+                if number == 0 and place < len(heads):
+                    axes.set_title(drawn(heads[place], longest=_LONGEST), fontsize=8.5, loc="center", pad=3)
+            box = grid[number][0].get_position()
+            name = drawn(names[number], longest=16)
+            figure.text(0.01, (box.y0 + box.y1) / 2, name, va="center", fontsize=8, color=INK)
+    return figure
+
+
+def _draw(axes: Any, tile: Tile) -> None:
+    image = np.asarray(tile.image)
+    if image.ndim == 2:
+        low = float(image.min()) if tile.low is None else tile.low
+        high = float(image.max()) if tile.high is None else tile.high
+        axes.imshow(image, cmap="gray", vmin=low, vmax=high if high > low else low + 1, interpolation="nearest")
+    else:
+        axes.imshow(image.clip(0, 1), interpolation="nearest")
+    if tile.map is not None:
+        most = float(tile.map.max()) if tile.most is None else tile.most
+        axes.imshow(tile.map, cmap="inferno", alpha=0.5, vmin=0, vmax=most if most > 0 else 1, interpolation="nearest")
+    if tile.text:
+        axes.text(0.5, -0.02, tile.text, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=INK)
+
+
+def views(volume: Array, *, at: Sequence[int] | None = None) -> dict[str, Array]:
+    """The planes in which an image is looked at: the image itself in 2D, three planes of a volume.
+
+    Args:
+        volume: (H, W) of an image, or (x, y, z) of a volume whose axes increase to the left, back and head (LPS).
+        at: voxel through which the planes of a volume run; by default its middle.
+
+    Returns:
+        Name of the plane -> (H, W) as radiologists look at it: front or head up, the patient's right on the left.
+    """
+    array = np.asarray(volume)
+    if array.ndim == 2:
+        return {"": array}
+    x, y, z = at if at is not None else [side // 2 for side in array.shape]
+    return {"axial": array[:, :, z].T, "coronal": array[:, y, ::-1].T, "sagittal": array[x, :, ::-1].T}

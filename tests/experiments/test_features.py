@@ -1,0 +1,73 @@
+"""`ssl-med features` from the command line: one run for each network, one page for all."""
+
+import json
+
+import pytest
+
+from experiments.cli import main
+from experiments.commands.features import features
+from ssl_med.reports.run_folder import find_runs
+from ssl_med.spec import SslMedError
+
+SMALL = ["trainer=cpu", "trainer.progress=false", "backbone.channels=[8,8]", "tracking.wandb=off"]
+
+
+@pytest.fixture
+def words(shared_phantom):
+    return [
+        "data=chest14",
+        f"data.root={shared_phantom('chest14')}",
+        "data.image_size=32",
+        "data.patch_size=[32,32]",
+        *SMALL,
+    ]
+
+
+def test_two_networks_are_compared_on_the_same_images_and_a_finished_run_is_not_repeated(words, tmp_path, capsys):
+    call = ["features", "kind=spectrum", *words, f"out={tmp_path / 'a'}", "features.min_images=4", "images.cases=6"]
+    pretrained = tmp_path / "simclr"
+    train = ["pretrain", "method=simclr", *words, "trainer.max_steps=1", "trainer.batch_size=4", f"out={pretrained}"]
+    assert main(train) == 0
+    capsys.readouterr()
+    assert main([*call, "init=scratch", f"init={pretrained}"]) == 0
+    assert "2 networks side by side" in capsys.readouterr().out
+    told = json.loads((tmp_path / "a" / "side_by_side" / "features.json").read_text())
+    assert told["networks"] == ["scratch", "simclr"]
+    runs = {run.method: run for run in find_runs([tmp_path / "a"]) if not run.summary.get("networks")}
+    assert runs.keys() == {"scratch", "simclr"}
+    for name, run in runs.items():
+        assert not run.problem
+        assert run.summary["images"] == {"part": "test", "cases": 6, "samples": 6}
+        assert run.metrics["level0/effective_rank"] == told["numbers"][f"{name}/level0/effective_rank"]
+        assert [path.name for *_, path in run.drawings] == ["spectrum.png"]
+    assert runs["scratch"].metrics != runs["simclr"].metrics
+    page = (tmp_path / "a" / "report.md").read_text()
+    for run in runs.values():
+        assert f"{run.metrics['level0/effective_rank']:.4g}" in page
+    assert "What have the networks learned?" in page
+    assert main([*call, "init=scratch", f"init={pretrained}"]) == 0
+    assert capsys.readouterr().out.count("finished already") == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["kind=spectrums"], "did you mean 'spectrum'"),
+        (
+            ["kind=spectrum", "images.part=val", "data.split_ratios=[0.8,0,0.2]"],
+            "images.part=val has no case; take one of",
+        ),
+        (["kind=spectrum", "features.min_image=3"], "did you mean 'min_images'"),
+        (["kind=spectrum", "init=nowhere", "init=scratch"], "nowhere"),
+    ],
+)
+def test_wrong_requests_end_before_anything_is_written(words, tmp_path, more, message):
+    with pytest.raises(SslMedError, match=message):
+        features([*words, f"out={tmp_path / 'out'}", *more])
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_nobody_reads_are_refused(shared_phantom):
+    root = f"data.root={shared_phantom('chest14')}"
+    with pytest.raises(SslMedError, match="reads no labels; give data=NAME in place of task=chest14"):
+        features(["kind=spectrum", "task=chest14", root, *SMALL])
