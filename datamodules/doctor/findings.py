@@ -21,7 +21,7 @@ class Kind(NamedTuple):
 
 
 KINDS: dict[str, Kind] = {
-    "unreadable": Kind("error", "cannot be read", "copy or download the file again"),
+    "unreadable": Kind("error", "cannot be read", "do what the reason says, or copy or download the file again"),
     "truncated": Kind("error", "truncated or damaged", "copy or download the file again"),
     "dimensions": Kind("error", "not one 3D volume", "split the file into volumes"),
     "nan": Kind("error", "NaN or infinite voxels", "repair the file or leave it out"),

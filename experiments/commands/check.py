@@ -37,7 +37,8 @@ SETTINGS = {"": "experiments.config.data:CheckConfig", "data": "datamodules.{dat
 DEFAULTS = ("root",)
 
 QUARANTINE = "quarantine.txt"
-_SENTENCES = ("refused", "unusable", "empty", "split", "split_labelled", "table")  # training says itself what is wrong
+# training, or the reader, says itself what is wrong
+_SENTENCES = ("unreadable", "refused", "unusable", "empty", "split", "split_labelled", "table")
 _SAID = 5  # sentences of a class that the terminal shows
 _PICTURED = 12  # findings of a class that the report shows
 
@@ -109,6 +110,12 @@ def _detail(source: Source, finding: Finding) -> str:
     return _one_line(source.shown(said, finding.path))
 
 
+def _sentence(source: Source, finding: Finding) -> str:
+    """What was said of a file, with its name where it was left out."""
+    place, said = str(source.root / finding.path), finding.local or finding.detail
+    return said if not finding.path or place in said else f"{place}: {said}"
+
+
 def quarantine_text(checkup: Checkup) -> str:
     """What data.quarantine reads: errors as lines, everything else as comments, with the names that the report uses."""
     lines = [
@@ -156,7 +163,7 @@ def _tell(checkup: Checkup, page: Path) -> None:
         found = checkup.of_kind(kind)
         if found and kind in _SENTENCES:
             for finding in found[:_SAID]:
-                say(f"{about.severity:8}{about.title}: {_one_line(finding.local)}")
+                say(f"{about.severity:8}{about.title}: {_one_line(_sentence(source, finding))}")
             if len(found) > _SAID:
                 say(f"{about.severity:8}{about.title}: {len(found) - _SAID} more, listed in {page.parent / QUARANTINE}")
         elif found:

@@ -308,3 +308,14 @@ def test_check_and_training_agree(kind, tmp_path, capfd):
     if says:
         assert re.search(says, told), told
         assert re.search(says, listed), listed
+
+
+def test_check_says_why_a_file_cannot_be_read(tmp_path, capsys):
+    MAKERS["msd"](tmp_path)
+    phases(tmp_path)
+    assert main(["check", "data=msd", f"data.root={tmp_path}", "workers=0", f"out={tmp_path / 'check'}"]) == 1
+    why = "holds complex64 values; one number a voxel is needed (no RGB, no phase)"
+    assert f"error   cannot be read: {tmp_path / 'imagesTr' / 'c_3.nii.gz'}: {why}\n" in capsys.readouterr().out
+    report = (tmp_path / "check" / "report.md").read_text()
+    assert why in report
+    assert str(tmp_path) not in report
