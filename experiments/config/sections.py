@@ -208,8 +208,8 @@ class StartConfig(GeneralConfig):
     init: str = setting(default=SCRATCH, named=_origin)
     """finetune, probe, features: run folder, backbone file or file of weights from elsewhere to start from, or scratch"""
     family: str = setting(default="", before="", needs={"init": Other(SCRATCH)})
-    """finetune, probe, features: whose weights from elsewhere `init` holds (ssl-med list families); empty: the family that knows
-    them"""
+    """finetune, probe, features: whose weights from elsewhere `init` holds (ssl-med list families); empty: the family that
+    knows them"""
 
 
 PAPER = "paper"  # the recipe of a task's own yaml
