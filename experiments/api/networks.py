@@ -67,7 +67,7 @@ def load_weights(
 
     Raises:
         SslMedError: no such file, a damaged one, one of no or several families, or one that does not fill the network
-        completely.
+            completely.
     """
     wishes = Wishes(tuple(allow), inflate, channels or 0, backbone)
     return load(Path(path), family or "", wishes=wishes, versions=versions(), git=git_revision())

@@ -81,8 +81,8 @@ class Collapse(pl.Callback):
 
     Bounds lie far below what training shows: Models Genesis on chest CT, whose skips do most of the work, went down to a
     feature_std of 0.0003 and an effective rank of 1.6 (other methods: 0.0004 and 1.2 and more), and features that differ by
-    rounding alone have a feature_std of about 1e-7 in float32. The rank is not
-    looked at when a batch is so small that it says nothing. All processes see the monitor of the global batch.
+    rounding alone have a feature_std of about 1e-7 in float32. The rank is not looked at when a batch is so small that it
+    says nothing. All processes see the monitor of the global batch.
 
     Args:
         every: steps between monitors.

@@ -1,4 +1,8 @@
-"""Fits an encoder to images with another number of channels, so that equal channels give the activations that it had."""
+"""Fits an encoder to images with another number of channels, so that equal channels give the activations that it had.
+
+That is exact but for one case: channels whose means differ, as ImageNet's do, and that become another number than one, have one
+mean then, so that each output of the first convolution is shifted by a constant.
+"""
 
 from __future__ import annotations
 
@@ -39,9 +43,8 @@ def spread_input(
     """Fits weights, in place, to images of `now` channels.
 
     Where every one of several channels has a mean of its own, one grey channel is repeated by the network itself, which is
-    exact, and
-    nothing is changed. For another number the channels' deviations move into the weights, and one mean and deviation hold
-    for all.
+    exact, and nothing is changed. For another number the channels' deviations move into the weights, and one mean and
+    deviation, the averages of theirs, hold for all.
 
     Returns:
         The settings to build the network with, and a line that says what was done.
@@ -53,11 +56,13 @@ def spread_input(
     key = f"{prefix}{name}.weight"
     if key not in stored:
         return config, f"no first convolution {key} to fit to {now} channels"
-    weight = stored[key]
+    weight, note = stored[key], f"first convolution spread from {was} to {now} channels, mean preserved"
     if len(config.input_std) > 1:
         mean, std = (sum(values) / len(values) for values in (config.input_mean, config.input_std))
         own = torch.tensor(config.input_std, dtype=weight.dtype).view(1, -1, *[1] * spatial_dims)
         weight = weight * (std / own)
+        if len(set(config.input_mean)) > 1:
+            note += f"; the channels' means become one, {mean:.4g}, which shifts its outputs by constants"
         config = replace(config, input_mean=(mean,), input_std=(std,))
     stored[key] = spread(weight, now)
-    return config, f"first convolution spread from {was} to {now} channels, mean preserved"
+    return config, note

@@ -1,13 +1,11 @@
 """SwinUNETR pretrained without labels on 5,050 and on 50,000 CT scans, and checkpoints of MONAI's class.
 
-Networks and pretraining: Tang et al., "Self-supervised pre-training of Swin transformers for 3D medical image
-analysis", CVPR 2022; Valanarasu et al., "Disruptive autoencoders", MIDL 2024. Three containers hold the same
-transformer:
+Networks and pretraining: Tang et al., "Self-supervised pre-training of Swin transformers for 3D medical image analysis", CVPR
+2022; Valanarasu et al., "Disruptive autoencoders", MIDL 2024. Three containers hold the same transformer:
 
-a. `state_dict`, `module.layers1.0.blocks.0.mlp.fc1.weight`: the transformer alone (`model_swinvit.pt`).
-b. `model`, `encoder.layers1.0.0.blocks.0...` beside `encoder1.layer...` and `decoder1...`
-(`ssl_pretrained_weights.pth`). c. `state_dict`, `module.swinViT.layers1.0...`, before 2022 `swin_vit`: checkpoints of
-the pretraining, and MONAI's SwinUNETR.
+- `state_dict`, `module.layers1.0.blocks.0.mlp.fc1.weight`: the transformer alone (`model_swinvit.pt`).
+- `model`, `encoder.layers1.0.0.blocks.0...` beside `encoder1.layer...` and `decoder1...` (`ssl_pretrained_weights.pth`).
+- `state_dict`, `module.swinViT.layers1.0...`, before 2022 `swin_vit`: checkpoints of the pretraining, and MONAI's SwinUNETR.
 """
 
 from __future__ import annotations

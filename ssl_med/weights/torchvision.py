@@ -1,10 +1,9 @@
 """ResNets and DenseNet-121 as torchvision names them: supervised ImageNet weights, and what was trained from them.
 
-Networks: He et al., "Deep residual learning for image recognition", CVPR 2016; Huang et al., "Densely connected
-convolutional networks",
-CVPR 2017. Keys of a ResNet: conv1, bn1, layerN.M.{conv,bn}K, downsample.{0,1}, fc; of a DenseNet: features.{conv0, norm0},
-denseblockN.denselayerM.{norm,conv}K (before 2018 norm.K, conv.K), transitionN.{norm,conv}, norm5, classifier. Images: RGB,
-224 x 224, scaled to [0, 1], then normalised by ImageNet's mean and standard deviation of each channel.
+Networks: He et al., "Deep residual learning for image recognition", CVPR 2016; Huang et al., "Densely connected convolutional
+networks", CVPR 2017. Keys of a ResNet: conv1, bn1, layerN.M.{conv,bn}K, downsample.{0,1}, fc; of a DenseNet: features.{conv0,
+norm0}, denseblockN.denselayerM.{norm,conv}K (before 2018 norm.K, conv.K), transitionN.{norm,conv}, norm5, classifier. Images:
+RGB, 224 x 224, scaled to [0, 1], then normalised by ImageNet's mean and standard deviation of each channel.
 """
 
 from __future__ import annotations

@@ -26,9 +26,8 @@ class Case:
 
     * name: such as resnet18. * build: seeded generator -> what the original code saves: a state dict, or containers around one.
     * forward: (what `build` made, images) -> the original's pyramid, finest first, or its features of the last level alone;
-      images
-      (B, *shape) have been scaled as the contract says, and `forward` normalises them as the original does. Written from the
-      paper and the layout, without any module of ours.
+      images (B, *shape) have been scaled as the contract says, and `forward` normalises them as the original does. Written
+      from the paper and the layout, without any module of ours.
     * shape: (C, *S) of the test images. * ending: of the file. * folder: further files beside the tensors, name -> text:
       then the case is a folder, and `ending` the name of its file of tensors.
     * also: other families that recognise the layout, so that a user has to name this one. * named: this family does not

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from convolutional_layouts import resnet
+from convolutional_layouts import MEAN, STD, resnet
 from foreign_case import cases_of
 from torch.nn import functional as F
 
@@ -34,6 +34,44 @@ def test_a_volume_that_is_constant_in_depth_has_the_features_of_its_slice(rule, 
         )
         if rule == "i3d":
             assert not torch.allclose(three[..., 0], two, rtol=1e-2)
+
+
+# family, number of its case, channels of the new images; the second one's three channels have one mean, the third one's their own
+@pytest.mark.parametrize(
+    ("family", "number", "channels"), [("torchvision", 6, 4), ("moco_cxr", 0, 4), ("torchvision", 0, 1)]
+)
+@torch.no_grad()
+def test_equal_channels_have_the_features_of_before(family, number, channels, tmp_path):
+    case = cases_of(family)[number]
+    path = case.write(tmp_path, case.made())
+    before = convert(path, family, **ABOUT).backbone.eval()
+    after = convert(path, family, wishes=Wishes(channels=channels), **ABOUT)
+    grey = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    pairs = zip(
+        after.backbone.eval()(grey.expand(-1, channels, -1, -1)),
+        before(grey.expand(-1, case.shape[0], -1, -1)),
+        strict=True,
+    )
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+    assert after.card.data_spec().in_channels == channels
+    assert len(after.notes) == 1
+
+
+@torch.no_grad()
+def test_channels_with_means_of_their_own_shift_each_output_by_a_constant(tmp_path):
+    case = cases_of("torchvision")[0]
+    made = case.made()
+    path = case.write(tmp_path, made)
+    after = convert(path, "torchvision", wishes=Wishes(channels=4), **ABOUT)
+    assert after.notes[0].endswith("the channels' means become one, 0.449, which shifts its outputs by constants")
+    grey = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    weight = made["conv1.weight"]
+    before = F.conv2d((grey.expand(-1, 3, -1, -1) - MEAN) / STD, weight, stride=2)
+    image = after.backbone.normalised(grey.expand(-1, 4, -1, -1))
+    now = F.conv2d(image, after.backbone.state_dict()["conv1.weight"], stride=2)
+    shift = (weight.sum((2, 3)) * ((MEAN - MEAN.mean()) / STD).flatten()).sum(1)  # of the 64 outputs
+    torch.testing.assert_close(now - before, shift.view(1, -1, 1, 1).expand_as(now), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("grid", "size"), [((3, 3), (5, 4)), ((4, 6), (2, 3)), ((2, 3, 4), (4, 3, 2))])

@@ -93,8 +93,7 @@ def convert(path: Path, family: str = "", *, wishes: Wishes = NONE, versions: Ma
 
     Raises:
         SslMedError: the file cannot be read, is of no or several families, or leaves a tensor missing, mismatched or
-        unexplained
-            that `wishes.allow` does not name.
+            unexplained that `wishes.allow` does not name.
     """
     match = choose(opened(path), family)
     return fill(match, plan(match, wishes), wishes, versions=versions, git=git)

@@ -1,9 +1,8 @@
 """Rules that carry the tensors of a foreign file to our names; what is left out is left out for a named reason.
 
-A pattern is a regular expression for the whole key. A key passes the rules from first to last: `Rename` gives it another
-name, under
-which it meets the next rules; `Drop`, `Alias`, `Fuse` and `Split` end its way. A key that no rule ends goes by the name that
-it has then.
+A pattern is a regular expression for the whole key. A key passes the rules from first to last: `Rename` gives it another name,
+under which it meets the next rules; `Drop`, `Alias`, `Fuse` and `Split` end its way. A key that no rule ends goes by the name
+that it has then.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _SMALLEST = 32  # pixels
 
 
 def seeded_image(backbone: Backbone, sides: Sequence[int]) -> Tensor:
-    """(1, C, *sides) in [0, 1], the same on every machine: a sum of waves whose lengths differ by axis and channel."""
+    """(1, C, *sides) in [0, 1]: a sum of waves whose lengths differ by axis and channel, alike everywhere but for rounding."""
     waves = torch.zeros(1, backbone.in_channels, *sides, dtype=torch.float64)
     for axis, side in enumerate(sides):
         place = torch.arange(side, dtype=torch.float64) + 0.5
@@ -36,7 +36,7 @@ def seeded_sides(backbone: Backbone) -> list[int]:
 
 @torch.inference_mode()
 def features_of_seed(backbone: Backbone, sides: Sequence[int]) -> list[str]:
-    """Shape, mean and root mean square of each level: six digits, which every processor agrees on."""
+    """Shape, mean and root mean square of each level, six digits; the last ones depend on the processor's order of sums."""
     lines = []
     for number, level in enumerate(backbone(seeded_image(backbone, sides))):
         shape = " x ".join(map(str, level.shape[1:]))
