@@ -36,7 +36,7 @@ def test_a_volume_that_is_constant_in_depth_has_the_features_of_its_slice(rule, 
             assert not torch.allclose(three[..., 0], two, rtol=1e-2)
 
 
-# family, number of its case, channels of the new images; the second one's three channels have one mean, the third one's their own
+# family, number of its case, channels of the new images; the second's three channels have one mean, the third's their own
 @pytest.mark.parametrize(
     ("family", "number", "channels"), [("torchvision", 6, 4), ("moco_cxr", 0, 4), ("torchvision", 0, 1)]
 )
