@@ -1,4 +1,4 @@
-"""Figures that several analyses need: curves, scatter plots and grids of images, in the style of the reports."""
+"""Figures that several analyses need: curves, points, tables in colours and grids of images, in the style of the reports."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ Array = NDArray[Any]
 _TILE = 1.7  # inches, side of an image in a grid
 _NAME = 0.9  # inches left of the rows of a grid for their names
 _LONGEST = 24  # letters of a name above an image
+_WRITTEN = 64  # cells of a table up to which numbers fit into them
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,43 @@ def scatter(groups: Mapping[str, Mapping[str, Array]], *, title: str) -> Figure:
         if len(names) > 1:
             handles, labels = figure.axes[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(names)))
+    return figure
+
+
+def heat_maps(
+    panels: Mapping[str, tuple[Array, str, str]], *, title: str, low: float | None = None, high: float | None = None
+) -> Figure:
+    """Tables of numbers in colours, each number written in its cell, side by side; all on one scale.
+
+    Args:
+        panels: name of the panel -> (R, C) numbers, and what rows and columns are; both count from 0.
+        title: above all.
+        low: number of the darkest colour; None: the least one.
+        high: number of the lightest colour; None: the largest one.
+    """
+    values = np.concatenate([table.ravel() for table, _, _ in panels.values()])
+    least, most = (
+        (float(np.nanmin(values)) if low is None else low),
+        (float(np.nanmax(values)) if high is None else high),
+    )
+    across = min(3, len(panels))
+    down = -(-len(panels) // across)
+    with mpl.rc_context({**RC, "axes.grid": False}):
+        figure = Figure(figsize=(3.3 * across + 0.3, 3.2 * down + 0.4), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False).ravel()
+        for axes in grid[len(panels) :]:
+            axes.set_axis_off()
+        for axes, (name, (table, rows, columns)) in zip(grid, panels.items(), strict=False):
+            axes.imshow(table, cmap="viridis", vmin=least, vmax=most)
+            axes.set_title(drawn(name, longest=_LONGEST + 8), fontsize=9, pad=5)
+            axes.set(xlabel=drawn(columns, longest=_LONGEST + 8), ylabel=drawn(rows, longest=_LONGEST + 8))
+            axes.set(xticks=range(table.shape[1]), yticks=range(table.shape[0]))
+            if table.size <= _WRITTEN:
+                for (row, column), value in np.ndenumerate(table):
+                    dark = not value > (least + most) / 2  # text on it is white
+                    axes.text(column, row, "–" if np.isnan(value) else f"{value:.2f}", ha="center", va="center",
+                              fontsize=7.5, color="white" if dark and not np.isnan(value) else INK)  # fmt: skip
+        figure.suptitle(drawn(title, longest=90), x=0.01, ha="left", weight="bold", color=INK, fontsize=10.5)
     return figure
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ssl_med.evaluation.features import arithmetic, extract, pooled
+from ssl_med.evaluation.features import Features, arithmetic, extract, pooled
 from ssl_med.files import new_file
 from ssl_med.networks.pyramid import Backbone
 from ssl_med.spec import Batch, DataSpec
@@ -81,15 +81,34 @@ class Images:
         Raises:
             NotFiniteError: a feature is nan or infinite.
         """
-        levels = tuple(range(len(self.backbone.channels)))
+        return self.by_level(self.all_features(range(len(self.backbone.channels))).x)
+
+    def by_level(self, joined: Tensor) -> list[Tensor]:
+        """(N, D) of all levels joined -> (N, channels[i]) of each."""
+        return list(torch.split(joined, list(self.backbone.channels), dim=1))
+
+    def all_features(self, levels: Sequence[int] = (-1,)) -> Features:
+        """Names of all samples, their pooled features of some levels, joined, and their labels; on the CPU.
+
+        Args:
+            levels: of the pyramid, 0 the finest, -1 the last.
+
+        Returns:
+            Features (N, D) float32; labels (N,) int64 or (N, K) float32, 0 where there are none.
+
+        Raises:
+            NotFiniteError: a feature is nan or infinite.
+        """
+        last = len(self.backbone.channels)
+        chosen = tuple(level % last for level in levels)
 
         def features_of(batch: Batch) -> tuple[list[str], Tensor, Tensor]:
-            joined = pooled(self.backbone, batch["image"], levels)
-            return list(batch["id"]), joined, torch.zeros(len(joined), dtype=torch.int64)
+            joined = pooled(self.backbone, batch["image"], chosen)
+            labels = batch.get("label", torch.zeros(len(joined), dtype=torch.int64))
+            return list(batch["id"]), joined, labels
 
         batches = self.shown(self.load(), "features")
-        found = extract(self.backbone, batches, features_of, device=self.device, precision=self.precision).x
-        return list(torch.split(found, list(self.backbone.channels), dim=1))
+        return extract(self.backbone, batches, features_of, device=self.device, precision=self.precision)
 
     def kept(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         """What `make` returns, from its file where an earlier start of the same run has finished it.
