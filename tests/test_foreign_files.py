@@ -25,7 +25,7 @@ from experiments.comparison.records import Prediction, Progress, read_record
 from experiments.comparison.table import load_table
 from experiments.config.finetuned import FinetunedRun
 from experiments.config.run import compose_finetune
-from experiments.run import session
+from experiments.run import begun
 from ssl_med.checkpoint import load_backbone, read_card
 from ssl_med.config import parse_overrides, read_yaml, to_yaml
 from ssl_med.evaluation.features import Features, cached
@@ -169,9 +169,9 @@ def test_what_an_external_test_reads_of_a_run(golden, data):
 def test_a_folder_whose_summary_is_damaged_is_not_done(golden, tmp_path, text):
     """The same command goes on there, as after a kill, and writes the summary anew."""
     run = shutil.copytree(golden / "scratch", tmp_path / "run")
-    assert session._is_done(run)
+    assert begun.is_done(run)
     (run / "summary.json").write_text(text)
-    assert not session._is_done(run)
+    assert not begun.is_done(run)
 
 
 @pytest.mark.parametrize("section", ["trainer: 3", "trainer: [a]", "trainer: text"])
@@ -179,7 +179,7 @@ def test_a_folder_whose_settings_are_damaged_holds_another_run(tmp_path, section
     config = compose_finetune(["task=lits", "data.root=/x", "init=scratch"])
     (tmp_path / "config.yaml").write_text(f"hash: x\n{section}\n")
     with pytest.raises(SslMedError, match=r"holds a run with other settings \(trainer\..*; choose another out=DIR"):
-        session._same_run(tmp_path / "config.yaml", config)
+        begun.check_same(tmp_path / "config.yaml", config)
 
 
 # --- weights -----------------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def finetune(overrides: Sequence[str]) -> Path:
         tell(loaded, notes, say)
         described = describe(transfer, loaded.backbone, norm=loaded.config.norm)
         say("transfer: " + ", ".join(f"{key} {value}" for key, value in described.items()))
-        trainer = session.trainer(length, validate="val" in data.subjects())
+        trainer = session.trainer(length, overrides, validate="val" in data.subjects())
         session.fit(trainer, module, data)
         steps = trainer.global_step
         module.settle()

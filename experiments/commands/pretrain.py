@@ -98,7 +98,7 @@ def pretrain(overrides: Sequence[str]) -> Path:
             say(f"note: {note}")
         if probed:
             say(probed)
-        trainer = session.trainer(config.trainer, validate="val" in data.subjects(), online=online)
+        trainer = session.trainer(config.trainer, overrides, validate="val" in data.subjects(), online=online)
         session.fit(trainer, method, data)
         if trainer.is_global_zero:
             _finish(session, method, trainer, ledger, online, notes=notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -10,7 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch.distributed as dist
 from lightning_fabric.utilities.distributed import _set_num_threads_if_needed
@@ -22,19 +24,88 @@ from experiments.run.interruption import Interruption, received
 
 # what gloo and NCCL say when the other end of a connection is gone
 _GONE = re.compile(r"gloo|NCCL|Connection (?:closed|reset) by peer|Broken pipe|remote worker", re.IGNORECASE)
+_CLI = Path(__file__).parents[1] / "cli.py"
+_END = 60.0  # seconds that the others have to end when the first one has
 _GRACE = 5.0  # seconds in which the library of a collective may notice by itself what a look at the processes has found
 
 
 class SharedTraining(DDPStrategy):
-    """Lightning's DDP, whose first process ends with a line when another one has ended."""
+    """Lightning's DDP, whose first process ends with a line when another one has ended.
+
+    Args:
+        command: of the run, with all its words: what the further processes are started with. Lightning would repeat the command
+            line of this process, which may be that of a comparison, or a script.
+        **options: as `DDPStrategy`.
+    """
+
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self.command = command
 
     def _configure_launcher(self) -> None:
         assert self.cluster_environment is not None
-        self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
+        self._launcher = _Launcher(self.command, self.cluster_environment, self.num_processes, self.num_nodes)
+
+
+class _Group:
+    """The further processes that this one has started, and what its environment said before."""
+
+    processes: ClassVar[list[subprocess.Popen[Any]]] = []
+    before: ClassVar[dict[str, str | None]] = {}
+
+
+def alone_again(*, at_once: bool) -> None:
+    """Ends what a training has started, so that a further run of this process starts as the first one did.
+
+    Args:
+        at_once: the others will not end by themselves, since they wait for this one.
+    """
+    for process in _Group.processes:
+        if not at_once:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_END)
+        process.kill()
+        process.wait()
+    if _Group.processes and dist.is_initialized():
+        dist.destroy_process_group()
+    for key, value in _Group.before.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
+    _Group.processes, _Group.before = [], {}
 
 
 class _Launcher(_SubprocessScriptLauncher):
     """Starts the further processes and watches them while they compute together; Lightning's own kills the first in silence."""
+
+    def __init__(self, command: Sequence[str], *place: Any) -> None:
+        super().__init__(*place)
+        self.command = command
+
+    def _call_children_scripts(self) -> None:
+        """Starts the run's own command once for each further device of this machine."""
+        self._check_can_spawn_children()
+        place = self.cluster_environment
+        names = {
+            "MASTER_ADDR": place.main_address,
+            "MASTER_PORT": str(place.main_port),
+            "NODE_RANK": str(place.node_rank()),
+            "LOCAL_RANK": str(place.local_rank()),
+            "WORLD_SIZE": str(self.num_processes * self.num_nodes),
+        }
+        _Group.before = {name: os.environ.get(name) for name in names}
+        os.environ.update(names)
+        paths = os.pathsep.join(filter(None, [str(_CLI.parents[1]), os.environ.get("PYTHONPATH")]))
+        for rank in range(1, self.num_processes):
+            process = subprocess.Popen(
+                [sys.executable, str(_CLI), *self.command],
+                env={**os.environ, "LOCAL_RANK": str(rank), "PYTHONPATH": paths},
+                stdout=_file_of(sys.stdout),
+                stderr=_file_of(sys.stderr),
+            )
+            self.procs.append(process)
+            _Group.processes.append(process)
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
         """Calls `function` in the first process; the others call it where the same command line leads them to it.
@@ -69,6 +140,14 @@ class _Launcher(_SubprocessScriptLauncher):
             raise Interruption(number) from error
         _end(self.procs)
         raise RunError(_sentence(code)) from error
+
+
+def _file_of(stream: Any) -> int | None:
+    """Number of the file behind an output that may be redirected; None: the one that the system knows."""
+    try:
+        return int(stream.fileno())
+    except (AttributeError, OSError, ValueError):
+        return None
 
 
 def _watch(processes: Sequence[subprocess.Popen[Any]], over: threading.Event) -> None:

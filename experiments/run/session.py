@@ -18,6 +18,7 @@ from datamodules.core.synthetic import is_synthetic
 from experiments.config.kinds import RunConfig
 from experiments.config.online import PREFIX
 from experiments.config.sections import LoadingConfig, TrainerConfig
+from experiments.run.begun import check_same, is_done
 from experiments.run.callbacks import RunError
 from experiments.run.checkpoints import Resumed, find_checkpoint
 from experiments.run.environment import git_revision, hardware, is_first_process, peak_mb, reset_peak, say, versions
@@ -25,9 +26,10 @@ from experiments.run.interruption import behind, held, listening, stop_if_lost
 from experiments.run.lock import FolderLock
 from experiments.run.machine import check_machine
 from experiments.run.online_probe import OnlineProbe
+from experiments.run.processes import alone_again
 from experiments.run.tracking import LABEL_FRACTION, JsonLines, build_loggers, close_loggers, log_pictures
 from experiments.run.trainer import equip
-from ssl_med.config import read_yaml, to_yaml
+from ssl_med.config import to_yaml
 from ssl_med.distributed import convert_sync_batchnorm
 from ssl_med.files import remove_leftovers, write_text
 from ssl_med.finite import NotFiniteError
@@ -35,7 +37,7 @@ from ssl_med.ledger import Ledger, Members
 from ssl_med.networks.convolution import guard_convolutions
 from ssl_med.precision import Precision
 from ssl_med.reading import UnreadableError
-from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, read_metrics, read_run
+from ssl_med.reports.run_folder import BEST, CONFIG, LAST, SUBJECTS, SUMMARY, read_metrics
 from ssl_med.reports.writing import cut_metrics, write_json, write_summary
 from ssl_med.spec import SslMedError
 from ssl_med.weights.core.torch_files import read_torch
@@ -74,6 +76,7 @@ class Session(Generic[C]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         with self._held:
             close_loggers(self.loggers, failed=error is not None)
+            alone_again(at_once=error is not None)
             stop = behind(error) if error is not None else None
             if stop is not None and is_first_process():
                 self._stopped("interrupted", [])
@@ -110,10 +113,10 @@ class Session(Generic[C]):
         """Whether the folder holds this run and it is done; refuses a folder that holds something else."""
         folder, stored = self.folder, self.folder / CONFIG
         if stored.is_file():
-            _same_run(stored, self.config)
+            check_same(stored, self.config)
             if not self.config.general.resume:
                 raise SslMedError(f"{folder}: holds this run already; remove it, choose out=DIR, or allow resume")
-            return (folder / SUMMARY).is_file() and _is_done(folder)
+            return (folder / SUMMARY).is_file() and is_done(folder)
         # what begins with a point is a lock or what a killed process was writing
         if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise SslMedError(f"out={folder}: is not empty and holds no run; choose another folder")
@@ -130,8 +133,17 @@ class Session(Generic[C]):
         else:  # a checkpoint of version 0.1
             self.seconds_before = max((line.get("seconds", 0.0) for line in read_metrics(self.folder)), default=0.0)
 
-    def trainer(self, c: TrainerConfig, *, validate: bool, online: OnlineProbe | None = None) -> pl.Trainer:
-        """The Lightning Trainer that `c` describes, the config's own or matched in length; `validate`: there is such a part."""
+    def trainer(
+        self, c: TrainerConfig, overrides: Sequence[str], *, validate: bool, online: OnlineProbe | None = None
+    ) -> pl.Trainer:
+        """The Lightning Trainer that `c` describes, the config's own or matched in length.
+
+        Args:
+            c: its settings.
+            overrides: of the command, for further processes.
+            validate: whether there is a validation part.
+            online: the online probe.
+        """
         self.length = c
         probed = online is not None and c.monitor.startswith(PREFIX)
         if c.patience and not validate and not probed:
@@ -142,6 +154,7 @@ class Session(Generic[C]):
         self.equipped = equip(
             self.config,
             c,
+            command=(self.config.kind, *overrides),
             folder=self.folder,
             loggers=self.loggers,
             log=self._log,
@@ -269,30 +282,3 @@ def ledger_of(data: MedicalData, *, files_of: Sequence[str] = PARTS) -> Ledger:
     """Keys of the subjects of each part of a run, and of the files of those parts whose files will be compared."""
     identities, files = data.identities(), data.image_files()
     return Ledger({part: Members.of(identities[part], files[part] if part in files_of else ()) for part in identities})
-
-
-def _same_run(stored: Path, config: RunConfig) -> None:
-    tree = read_yaml(stored, str(stored)).tree
-    if tree.get("hash") != config.hash():
-        mine = config.tree()
-        different = sorted(
-            f"{section}.{key}" if isinstance(value, dict) else section
-            for section, value in mine.items()
-            if section in tree  # an older version may not have had it
-            for key in (value if isinstance(value, dict) else [section])
-            if (value[key] if isinstance(value, dict) else value)
-            != (_key_of(tree.get(section), key) if isinstance(value, dict) else tree.get(section))
-        )
-        raise SslMedError(
-            f"{stored.parent}: holds a run with other settings ({', '.join(different[:5]) or 'kind'} differ); "
-            "choose another out=DIR"
-        )
-
-
-def _is_done(folder: Path) -> bool:
-    # a summary that cannot be read says nothing, so that the run goes on from its checkpoint and writes it anew
-    return bool(read_run(folder).summary.get("status") == "done")
-
-
-def _key_of(section: Any, key: str) -> Any:
-    return section.get(key) if isinstance(section, dict) else None

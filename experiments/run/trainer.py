@@ -38,6 +38,7 @@ def equip(
     config: Any,
     c: TrainerConfig,
     *,
+    command: Sequence[str],
     folder: Path,
     loggers: Sequence[Logger],
     log: JsonLines,
@@ -50,6 +51,7 @@ def equip(
     Args:
         config: of the run.
         c: the run's own settings of the trainer, or those matched in length to a label budget.
+        command: of the run and its words, for further processes.
         folder: of the run.
         loggers: all of them.
         log: the one that writes metrics.jsonl.
@@ -98,7 +100,7 @@ def equip(
         accelerator=c.accelerator,
         devices=c.devices if c.devices == "auto" else int(c.devices),
         num_nodes=c.num_nodes,
-        strategy=_strategy(c.strategy, c.devices, c.num_nodes),
+        strategy=_strategy(c, command),
         precision=config.precision.of_trainer,
         max_epochs=c.max_epochs if c.max_epochs >= 0 else -1,
         max_steps=c.max_steps,
@@ -123,8 +125,8 @@ def equip(
     return Equipped(trainer, state, best)
 
 
-def _strategy(name: str, devices: str, num_nodes: int) -> str | Strategy:
-    if name == "ddp" or (name == "auto" and (num_nodes > 1 or devices not in ("auto", "1"))):
+def _strategy(c: TrainerConfig, command: Sequence[str]) -> str | Strategy:
+    if c.strategy == "ddp" or (c.strategy == "auto" and (c.num_nodes > 1 or c.devices not in ("auto", "1"))):
         # buffers agree without being sent: statistics are shared, and all processes push the same keys
-        return SharedTraining(gradient_as_bucket_view=True, broadcast_buffers=False)
-    return name
+        return SharedTraining(command, gradient_as_bucket_view=True, broadcast_buffers=False)
+    return c.strategy

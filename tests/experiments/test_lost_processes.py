@@ -14,7 +14,9 @@ GONE = RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error: Connection res
 
 def launch(error, *ends):
     """Ends the others by commands of a shell, and raises an error where all compute together."""
-    launcher = _Launcher(SimpleNamespace(validate_settings=lambda **_: None, creates_processes_externally=True), 1, 1)
+    launcher = _Launcher(
+        (), SimpleNamespace(validate_settings=lambda **_: None, creates_processes_externally=True), 1, 1
+    )
     launcher.procs = [subprocess.Popen(["sh", "-c", how]) for how in ends]
     for process in launcher.procs:
         process.wait()

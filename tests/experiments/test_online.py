@@ -234,7 +234,7 @@ def test_the_better_direction_follows_from_the_name(base, nodules, tmp_path, mon
     )
     config = compose_pretrain([*base[1:], *extra, "trainer.patience=3"])
     probe = OnlineProbe(config.online, precision="32", num_workers=0) if config.online else None
-    trainer = Session(config, tmp_path, config.name).trainer(config.trainer, validate=True, online=probe)
+    trainer = Session(config, tmp_path, config.name).trainer(config.trainer, (), validate=True, online=probe)
     watching = [callback for callback in trainer.callbacks if getattr(callback, "monitor", None) == monitor]
     assert [callback.mode for callback in watching] == [mode, mode], "one that stops, one that keeps"
 

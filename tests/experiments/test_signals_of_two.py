@@ -1,4 +1,7 @@
-"""Signals and kills of either process of a training on two by the command line: codes, nobody left, exact resumption."""
+"""Either process of a training on two is stopped or killed: exit codes, nobody left over, exact resumption.
+
+By the command line; within a comparison, whose worker goes on with its next run; and within a script.
+"""
 
 import os
 import signal
@@ -9,6 +12,8 @@ import commands
 import pytest
 from chaos import differences, facts
 
+from experiments.comparison.local import Job, Workers
+
 TINY = [
     "trainer=cpu", "trainer.progress=false", "trainer.log_every=1", "trainer.batch_size=4", "tracking.wandb=off",
     "data.patch_size=[32,32]", "data.image_size=40", "backbone.name=unet", "backbone.channels=[8,8]",
@@ -16,7 +21,7 @@ TINY = [
     "trainer.devices=2", "trainer.strategy=ddp",
 ]  # fmt: skip
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 138}
-SAMPLE = [(signal.SIGINT, "both"), (signal.SIGTERM, "second"), (signal.SIGKILL, "second")]  # CI's; others are long
+SAMPLE = [(signal.SIGINT, "both"), (signal.SIGTERM, "second")]  # CI's; others are long
 CELLS = [
     pytest.param(number, whom, marks=[] if (number, whom) in SAMPLE else pytest.mark.long, id=f"{number.name}-{whom}")
     for number in (*CODES, signal.SIGKILL)
@@ -62,12 +67,17 @@ def until(holds, seconds, what):
         time.sleep(0.01)
 
 
+def under_way(folder):
+    log = folder / "metrics.jsonl"
+    until(lambda: log.is_file() and log.read_bytes().count(b"\n") >= 20, 120, "no step is logged")
+
+
 @pytest.mark.parametrize(("number", "whom"), CELLS)
 def test_two_processes_stop_together_and_go_on_exactly(words, straight, tmp_path, number, whom):
-    log, out = tmp_path / "run" / "metrics.jsonl", tmp_path / "out"
+    out = tmp_path / "out"
     words = [*words, f"out={tmp_path / 'run'}"]
     first = commands.Forked(*words, out=out)
-    until(lambda: log.is_file() and log.read_bytes().count(b"\n") >= 20, 120, "no step is logged")
+    under_way(tmp_path / "run")
     (second,) = children(first.pid)
     for process in {"first": [first.pid], "second": [second], "both": [first.pid, second]}[whom]:
         os.kill(process, number)
@@ -86,3 +96,39 @@ def test_two_processes_stop_together_and_go_on_exactly(words, straight, tmp_path
     assert done.returncode == 0, done.stderr
     assert "resuming from" in done.stdout
     assert differences(straight, facts(tmp_path / "run")) == []
+
+
+def test_a_worker_of_a_comparison_goes_on_when_a_further_process_is_lost(words, straight, tmp_path):
+    """Its runs are started by their own command, not by that of the comparison, and leave nothing to each other."""
+    kind, *overrides = words
+    jobs = [Job(name, kind, (*overrides, f"out={tmp_path / name}"), tmp_path / "log") for name in ("one", "two")]
+    with Workers(1, threads=1) as workers:
+        workers.start(jobs[0])
+        under_way(tmp_path / "one")
+        ((_, (worker, _, _)),) = workers._busy.items()
+        (second,) = children(worker.pid)
+        os.kill(second, signal.SIGKILL)
+        (lost,) = workers.finished()
+        assert lost.error.startswith("another process of the training was killed by SIGKILL")
+        for job in (jobs[1], jobs[0]):
+            workers.start(job)
+            assert [done.error for done in workers.finished()] == [""], (tmp_path / "log").read_text()
+            assert children(worker.pid) == []
+    for name in ("one", "two"):
+        assert differences(straight, facts(tmp_path / name)) == []
+
+
+SCRIPT = """
+import sys
+import ssl_med
+settings = dict(word.split("=", 1) for word in sys.argv[1:])
+ssl_med.pretrain(settings.pop("method"), **settings)
+"""
+
+
+def test_a_further_process_ends_with_the_script_that_needs_it(words, tmp_path):
+    script = commands.Forked(SCRIPT, *words[1:], f"out={tmp_path / 'run'}", function=commands.script)
+    under_way(tmp_path / "run")
+    (second,) = children(script.pid)
+    script.kill()
+    until(lambda: not alive(second), 10, "the second process is left over")
