@@ -39,7 +39,7 @@ def _check_metrics(plan: Plan, nodes: Sequence[PlannedRun]) -> None:
 
 def _check_collapsed(plan: Plan, finals: Sequence[PlannedRun]) -> None:
     """A bound judges something: a collapsed run is one whose metric ends too low."""
-    nodes = {node.column: node for node in finals if node.kind != "external"}
+    nodes = {node.column: node for node in finals if node.kind not in ("external", "features")}
     metrics = {column: plan.metric(node) or _own_metric(plan, node) for column, node in nodes.items()}
     judged = [column for column, metric in metrics.items() if metric_of(metric).higher_is_better]
     if plan.table.collapsed_below and metrics and not judged:

@@ -140,7 +140,7 @@ class _Stopwatch:
         if node.kind == "external":  # it needs weights to test, however little they have learned
             self._time(node.needs[0], {"trainer.max_steps": SHORT, "trainer.test_every_steps": 0})
             node = replace(node, overrides=(str(self.folder / str(self.count)), *node.overrides[1:]))
-        if node.kind in ("probe", "external"):
+        if node.kind in ("probe", "external", "features"):
             seconds, memory, disk = self._time(node, {})
             return Estimate(0, 0, 0, seconds, 0.0, 0.0, 0.0, memory, disk)
         steps, validations, curves = _rhythm(
@@ -166,9 +166,8 @@ class _Stopwatch:
         if not self.warm:  # the first run of a worker imports everything
             self.warm = True
             self._time(node, changes)
-        overrides = changed(
-            node.overrides, {**changes, "init": None, "family": None} if node.kind in ("finetune", "probe") else changes
-        )
+        started = {"init": None, "family": None} if node.kind in ("finetune", "probe", "features") else {}
+        overrides = changed(node.overrides, {**changes, **started})
         ended: list[Finished] = []
         places = []
         for _ in range(self.workers.count):

@@ -182,7 +182,7 @@ def carry_out(kind: str, overrides: Sequence[str], log: Path) -> str:
     from experiments.run.interruption import Interruption, listening
     from experiments.run.refusals import in_a_line
 
-    if kind in ("probe", "external") and not is_first_process():
+    if kind in ("probe", "external", "features") and not is_first_process():
         return ""  # on one device, however many a table asks for: the first process of a job does it alone
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

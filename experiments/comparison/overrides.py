@@ -77,9 +77,9 @@ def told(key: str, value: Any) -> list[str]:
     return [] if value is None else [f"{key}={spell(value)}"]
 
 
-def for_probe(settings: Tree) -> Tree:
-    """Without what a probe has no use for."""
-    kept = {key: value for key, value in settings.items() if key not in ("optim", "tracking")}
+def for_probe(settings: Tree, *, without: Sequence[str] = ()) -> Tree:
+    """Without what a run on a frozen encoder has no use for, and without further sections."""
+    kept = {key: value for key, value in settings.items() if key not in ("optim", "tracking", *without)}
     for section, keys in (("trainer", keys_of(LoadingConfig)), ("transfer", keys_of(InitConfig))):
         if section in kept:
             kept[section] = {key: value for key, value in kept[section].items() if key in keys}

@@ -13,8 +13,8 @@ from experiments.comparison.trees import Tree, merge
 from experiments.config.external import compose_external
 from experiments.config.finetuned import FinetunedRun
 from experiments.config.kinds import RunConfig
-from experiments.config.protocols import protocol_class
-from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
+from experiments.config.protocols import FEATURES, needs_task
+from experiments.config.run import compose_features, compose_finetune, compose_pretrain, compose_probe
 from experiments.config.sections import SCRATCH, LoadingConfig
 from experiments.config.sources import keys_of
 from ssl_med.config import COMMAND_LINE
@@ -40,12 +40,13 @@ class PlannedRun:
 
     @property
     def kind(self) -> str:
-        """Command that runs it: pretrain, finetune, probe or external."""
+        """Command that runs it: pretrain, finetune, probe, external or features."""
         if self.role == "pretrain":
             return "pretrain"
         if any(need.role == "final" for need in self.needs):
             return "external"
-        return "probe" if any(override.startswith("protocol=") for override in self.overrides) else "finetune"
+        words = {override.partition("=")[0] for override in self.overrides}
+        return "features" if "kind" in words else "probe" if "protocol" in words else "finetune"
 
     @property
     def name(self) -> str:
@@ -79,6 +80,7 @@ _COMPOSE: dict[str, Callable[..., RunConfig]] = {
     "pretrain": compose_pretrain,
     "finetune": compose_finetune,
     "probe": compose_probe,
+    "features": compose_features,
 }
 
 
@@ -214,8 +216,8 @@ class Plan:
         settings = self._merged(table.settings, wanted.settings, row.transfer)
         for key, value in choice:
             settings = with_setting(settings, key, value)
-        labelled = protocol_class(wanted.protocol).labels
-        if labelled:
+        labelled, analysed = needs_task(wanted.protocol), wanted.protocol.startswith(FEATURES)
+        if labelled and not analysed:
             settings = with_setting(settings, "labels.fraction", fraction)
         if role == "tune":
             # trials never see the test part; pretraining may have seen, unlabelled, the training subjects that choose
@@ -235,8 +237,9 @@ class Plan:
         if wanted.protocol == "finetune" and table.recipe:
             start.append(f"recipe={table.recipe}")
         if wanted.protocol != "finetune":
-            start.append(f"protocol={wanted.protocol}")
-            settings = for_probe(settings)
+            kind = wanted.protocol.removeprefix(FEATURES)
+            start.append(f"kind={kind}" if analysed else f"protocol={wanted.protocol}")
+            settings = for_probe(settings, without=("labels", "probe") if analysed else ())
         start += flatten(settings)
         overrides = (*start, f"init={init}", *([f"family={row.family}"] if row.family else ()), f"seed={seed}")
         return PlannedRun(role, label, column, fraction, seed, overrides, needs, choice)
@@ -290,6 +293,6 @@ def root_names(table: TableConfig) -> list[str]:
         for label, row in table.rows.items():
             if row.method and not column.tests:
                 found[table.origin(label, name)[1]] = None
-        labelled = protocol_class(column.protocol).labels
+        labelled = needs_task(column.protocol)
         found[column.root or (family_of(column.task) if labelled else column.task)] = None
     return list(found)

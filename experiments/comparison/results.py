@@ -8,9 +8,10 @@ from typing import Any
 
 from experiments.comparison.plan import Plan, PlannedRun
 from experiments.comparison.records import Progress, read_record
+from experiments.config.protocols import FEATURES
 from experiments.run.environment import say
 from ssl_med.reports.numbers.comparison import Comparison
-from ssl_med.reports.numbers.design import Column, Design, Entry
+from ssl_med.reports.numbers.design import Column, Design, Entry, Role
 from ssl_med.reports.page import write_report
 from ssl_med.reports.run_folder import Run
 
@@ -62,6 +63,7 @@ def _declared(plan: Plan) -> Design:
                 column.metric,
             )
             for label, column in table.columns.items()
+            if not column.protocol.startswith(FEATURES)  # what was learned is no score, and has a section of its own
         ),
         baseline=table.baseline,
         test=table.test,
@@ -89,9 +91,8 @@ class _Reader:
         before = node.needs[0].needs if node.kind == "external" else node.needs
         starts = self.plan.folder(before[0]) if before else None
         run = self._run(node)
-        return Entry(
-            node.role, node.row, node.column, node.fraction, node.seed, run, self.why(node), node.choice, starts
-        )
+        role: Role = "features" if node.kind == "features" else node.role
+        return Entry(role, node.row, node.column, node.fraction, node.seed, run, self.why(node), node.choice, starts)
 
     def why(self, node: PlannedRun) -> str:
         """Why a run does not count; '' when it does."""

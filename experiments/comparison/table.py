@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from experiments.comparison.trees import Tree, merge, varied, without_nulls
-from experiments.config.protocols import protocol_class
+from experiments.config.protocols import FEATURES, needs_task
 from experiments.config.sections import SCRATCH
 from ssl_med.catalogue import list_names, nearest
 from ssl_med.config import Layer, build, parse_overrides, read_yaml
@@ -69,9 +69,9 @@ class ColumnConfig:
     """
 
     task: str = ""
-    """name in conf/task; of a pretext protocol: family"""
+    """name in conf/task; of a protocol without labels: family"""
     protocol: str = "finetune"
-    """finetune, or a protocol of `ssl-med probe`"""
+    """finetune, a protocol of `ssl-med probe`, or features/KIND for an analysis of `ssl-med features`"""
     tests: str = ""
     """another column, whose fine-tunings are tested on `task` without training; settings: of `ssl-med external`"""
     metric: str = ""
@@ -165,8 +165,15 @@ class TableConfig:
                     raise SslMedError(f"columns.{name}.metric={error}") from None
             if not column.fractions:
                 raise SslMedError(f"columns.{name}.fractions is empty; give one share or more")
-            if not protocol_class(column.protocol).labels and column.fractions != (1.0,):
-                raise SslMedError(f"columns.{name}: protocol {column.protocol} has no labels; leave fractions out")
+            analysed = column.protocol.startswith(FEATURES)
+            if analysed and (column.metric or column.tune):
+                raise SslMedError(
+                    f"columns.{name}: an analysis of features has no score to choose by; leave metric and tune out"
+                )
+            if (analysed or not needs_task(column.protocol)) and column.fractions != (1.0,):
+                raise SslMedError(
+                    f"columns.{name}: protocol {column.protocol} trains on no labels; leave fractions out"
+                )
             for key, values in column.tune.items():
                 if not values:
                     raise SslMedError(f"columns.{name}.tune.{key} is empty; give values to choose among")

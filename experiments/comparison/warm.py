@@ -7,7 +7,7 @@ import importlib
 import sys
 from types import TracebackType
 
-KINDS = ("pretrain", "finetune", "probe", "external")
+KINDS = ("pretrain", "finetune", "probe", "external", "features")
 WITHIN_A_RUN = ("monai.inferers", "monai.networks.nets", "sklearn.linear_model", "sklearn.metrics")
 
 for _name in (*(f"experiments.commands.{kind}" for kind in KINDS), *WITHIN_A_RUN):

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.config.schema import class_variable
-from experiments.config.usage import Command, data_of
+from experiments.config.usage import CORRELATION, Command, data_of
 from ssl_med.catalogue import list_names
 from ssl_med.config import read_yaml
 from ssl_med.spec import SslMedError
@@ -31,6 +31,8 @@ def complete(about: Command, arguments: Sequence[str], picked: Mapping[str, str]
     Raises:
         SslMedError: what is missing cannot be filled in; everything at once.
     """
+    if picked.get("kind") == CORRELATION:  # it reads finished runs, and neither data nor networks
+        return list(arguments)
     given = {argument.partition("=")[0] for argument in arguments if "=" in argument}
     show = any(argument.partition("=")[0] == "--show" for argument in arguments)
     filled, lines, missing = list(arguments), [], []

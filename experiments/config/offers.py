@@ -58,7 +58,10 @@ def _exporters() -> dict[str, str]:
 
 
 def _features() -> dict[str, str]:
-    return {name: first_sentence(docstring(f"ssl_med.features.{name}")) for name in list_names("ssl_med.features")}
+    found = {name: first_sentence(docstring(f"ssl_med.features.{name}")) for name in list_names("ssl_med.features")}
+    return dict(
+        sorted({**found, "correlation": first_sentence(docstring("ssl_med.reports.numbers.correlation"))}.items())
+    )
 
 
 KINDS: dict[str, Callable[[], dict[str, str]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from experiments.config.analyses import asked_analysis
 from experiments.config.schema import class_variable
 from ssl_med.catalogue import get_class, list_names, nearest
 from ssl_med.spec import DataSpec, SslMedError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:  # names are listed without torch
     from ssl_med.evaluation.protocols.core.contract import Probe, Protocol
 
 PACKAGE = "ssl_med.evaluation.protocols"
+FEATURES = "features/"
+"""Begins the protocol of a table's column that analyses features: features/KIND."""
 
 
 def protocol_class(name: str) -> type[Protocol]:
@@ -24,6 +27,13 @@ def protocol_class(name: str) -> type[Protocol]:
 
     found: type[Protocol] = get_class(PACKAGE, name, kind="protocol", base=Protocol)
     return found
+
+
+def needs_task(protocol: str) -> bool:
+    """Whether a column of this protocol names a task; else it names a data set."""
+    if protocol.startswith(FEATURES):
+        return asked_analysis(protocol.removeprefix(FEATURES)).labels != "none"
+    return protocol_class(protocol).labels
 
 
 def probes() -> list[str]:

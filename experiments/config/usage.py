@@ -19,6 +19,7 @@ from ssl_med.catalogue import list_names, nearest
 from ssl_med.spec import SslMedError
 
 COMMANDS = "experiments.commands"
+CORRELATION = "correlation"  # relates finished analyses to transfer scores: no analysis of its own
 FAMILY = "datamodules.core.configs:CommonConfig"  # what every data set has
 
 
@@ -90,7 +91,7 @@ def options_of(group: str) -> list[str]:
     if group == "protocol":
         return probes()
     if group == "kind":
-        return list_names(ANALYSES)
+        return sorted([*list_names(ANALYSES), CORRELATION])
     return ["same", *names("map")] if group == "map" else names(group)
 
 
@@ -138,7 +139,8 @@ def _filled(references: str, picked: Mapping[str, str]) -> Iterator[str | None]:
             found = settings_of(picked.get("protocol", ""))
             yield from found or (None,)
         elif reference == "{kind}":
-            yield f"{ANALYSES}.{picked['kind']}:Config" if "kind" in picked else None
+            kind = picked.get("kind", CORRELATION)
+            yield f"{ANALYSES}.{kind}:Config" if kind != CORRELATION else None
         else:
             yield reference
 

@@ -6,7 +6,8 @@ import pytest
 
 from experiments.cli import main
 from experiments.commands.features import features
-from ssl_med.reports.run_folder import find_runs
+from ssl_med.reports.run_folder import find_runs, read_cases
+from ssl_med.reports.writing import write_summary
 from ssl_med.spec import SslMedError
 
 SMALL = ["trainer=cpu", "trainer.progress=false", "backbone.channels=[8,8]", "tracking.wandb=off"]
@@ -71,3 +72,22 @@ def test_labels_that_nobody_reads_are_refused(shared_phantom):
     root = f"data.root={shared_phantom('chest14')}"
     with pytest.raises(SslMedError, match="reads no labels; give data=NAME in place of task=chest14"):
         features(["kind=spectrum", "task=chest14", root, *SMALL])
+
+
+def test_correlation_reads_finished_runs(tmp_path, capsys):
+    for number, method in enumerate(("simclr", "moco", "byol", "pcrl")):
+        common = {"status": "done", "method": method, "data": "chest14", "seed": 0}
+        looked_at = {"kind": "features", "analysis": "spectrum", "metrics": {"level0/effective_rank": 2.0 + number}}
+        write_summary(tmp_path / f"{method}-spectrum", {**common, **looked_at})
+        probed = {"kind": "probe", "protocol": "linear", "task": "chest14", "metric": "auroc"}
+        write_summary(tmp_path / f"{method}-linear", {**common, **probed, "metrics": {"test/auroc": 0.9 - number / 10}})
+    out = tmp_path / "out"
+    assert main(["features", "kind=correlation", str(tmp_path), f"out={out}"]) == 0
+    assert "1 correlations" in capsys.readouterr().out
+    assert (out / "report.html").is_file()
+    (row,) = read_cases(out, "correlation.csv")
+    assert (row["networks"], row["spearman"], row["pearson"]) == (4.0, pytest.approx(-1), pytest.approx(-1))
+    assert main(["features", "kind=correlation", str(tmp_path / "simclr-linear")]) == 2
+    assert "fewer than 4 networks have both" in capsys.readouterr().err
+    assert main(["features", "kind=correlation"]) == 2
+    assert "names no folder" in capsys.readouterr().err

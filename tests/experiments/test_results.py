@@ -8,7 +8,9 @@ from experiments.commands.compare import compare, open_plan
 from experiments.comparison.results import comparison_of, failures_of
 from ssl_med.reports import run_folder as records
 from ssl_med.reports import writing
+from ssl_med.reports.sections.features import correlations_of
 from ssl_med.reports.writing import write_json
+from ssl_med.spec import SslMedError
 
 TABLE = """
 title: Nodules
@@ -104,3 +106,56 @@ def test_failures_of_a_folder_without_progress(tmp_path):
     assert failures_of(tmp_path / "progress.json") == {}
     (tmp_path / "progress.json").write_text(json.dumps({"done": 0, "of": 1}))
     assert failures_of(tmp_path / "progress.json") == {}
+
+
+def test_an_analysis_of_features_is_a_column_without_a_score_that_is_related_to_the_scores(tmp_path):
+    methods = ("simclr", "moco", "byol")
+    rows = "".join(f", {name}: {{method: {name}}}" for name in methods)
+    table = TABLE.replace(", simclr: {method: simclr}", rows)
+    table = table.replace(
+        "  probe: {",
+        "  rank: {task: medmnist, protocol: features/spectrum, root: nodule2d, settings: {features: {min_images: 9}}}\n"
+        "  probe: {",
+    )
+    (tmp_path / "small.yaml").write_text(table)
+    plan, _ = open_plan([f"table={tmp_path / 'small.yaml'}", f"root.nodule2d={tmp_path}", f"out={tmp_path / 'out'}"])
+    finals = plan.finals({})  # those of the fine-tuning wait for their trials
+    looked_at = [node for node in finals if node.kind == "features"]
+    assert {node.column for node in looked_at} == {"rank"}
+    assert len(looked_at) == 4 * 2
+    for node in looked_at:
+        assert "kind=spectrum" in node.overrides
+        assert "data=medmnist" in node.overrides
+        assert "features.min_images=9" in node.overrides
+    ranks = {"scratch": 1.0, "simclr": 2.0, "moco": 3.0, "byol": 4.0}
+    for node in (*plan.pretrainings(), *finals):
+        if node.kind != "features":
+            finish(plan, node, 0.5 + ranks[node.row] / 10)
+            continue
+        summary = {"kind": "features", "status": "done", "seed": node.seed, "data": "medmnist", "analysis": "spectrum"}
+        numbers = {"level1/effective_rank": ranks[node.row] + node.seed}  # mean over seeds: rank + 0.5
+        writing.write_summary(plan.folder(node), {**summary, "method": node.row, "metrics": numbers})
+    comparison = comparison_of(plan, {}, {})
+    assert {entry.row for entry in comparison.of("features")} == set(ranks)
+    assert "rank" not in {column.label for column in comparison.design.columns}
+    (found,) = correlations_of(comparison)
+    assert (found.networks, found.x) == (("scratch", "simclr", "moco", "byol"), (1.5, 2.5, 3.5, 4.5))
+    assert found.spearman.estimate == pytest.approx(1)
+    compare([*[f"table={tmp_path / 'small.yaml'}", f"root.nodule2d={tmp_path}", f"out={tmp_path / 'out'}"], "--report"])
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "| level1/effective_rank | 1.5 | 2.5 | 3.5 | 4.5 |" in page
+    assert "Features and transfer" in page
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("{task: medmnist, protocol: features/spectrum, metric: auc}", "has no score to choose by; leave metric and tune out"),
+        ("{task: medmnist, protocol: features/spectrum, fractions: [0.1]}", "leave fractions out"),
+        ("{task: medmnist, protocol: features/spectra}", "did you mean 'spectrum'"),
+    ],
+)
+def test_wrong_columns_of_features_are_refused(tmp_path, column, message):
+    (tmp_path / "t.yaml").write_text(TABLE.replace("columns:\n", f"columns:\n  rank: {column}\n"))
+    with pytest.raises(SslMedError, match=message):
+        open_plan([f"table={tmp_path / 't.yaml'}", f"root.nodule2d={tmp_path}", f"root.medmnist={tmp_path}"])

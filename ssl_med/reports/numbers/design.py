@@ -59,6 +59,9 @@ class Design:
         return sorted(next(c.fractions for c in self.columns if c.label == column))
 
 
+Role = Literal["pretrain", "tune", "final", "features", "unused"]
+
+
 @dataclass(frozen=True)
 class Entry:
     """A run that the design asks for. `why` says why it is not there; '' when it counts.
@@ -68,7 +71,7 @@ class Entry:
     * starts: pretraining run that it starts from.
     """
 
-    role: Literal["pretrain", "tune", "final", "features", "unused"]
+    role: Role
     row: str
     column: str
     fraction: float

@@ -1,50 +1,123 @@
-"""What analyses of features found: numbers of all networks beside each other, and their figures."""
+"""What analyses of features found, networks beside each other, and how the numbers go with transfer scores."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ssl_med.evaluation.bootstrap import Interval
 from ssl_med.reports.escape import file_stem
+from ssl_med.reports.figures.correlation import scatter
+from ssl_med.reports.numbers.cells import Cell
 from ssl_med.reports.numbers.comparison import Comparison
-from ssl_med.reports.render.blocks import Block, Grid, Heading, Picture, Pictures, Section
+from ssl_med.reports.numbers.correlation import Correlation, correlations
+from ssl_med.reports.numbers.design import Entry
+from ssl_med.reports.render.blocks import Block, Grid, Heading, Picture, Pictures, Plots, Section
 from ssl_med.reports.run_folder import Run
+
+STRONGEST = 4  # correlations that are drawn
+SHOWN = 30  # correlations in the table
 
 
 def section(comparison: Comparison) -> list[Section]:
-    """One part for each kind of analysis on the same images; nothing without such runs."""
-    groups: dict[tuple[str, ...], list[Run]] = {}
-    for run in (entry.run for entry in comparison.of("features")):
+    """One part for each kind of analysis on the same images, then the correlations; nothing without such runs."""
+    groups = _groups(comparison)
+    if not groups:
+        return []
+    blocks: list[Block] = []
+    for (analysis, data, _), entries in groups.items():
+        blocks += [Heading(f"{analysis} on {data}"), *_part(entries)]
+    return [Section("features", "Features", [*blocks, *_correlated(correlations_of(comparison))])]
+
+
+def correlations_of(comparison: Comparison) -> list[Correlation]:
+    """Every number of every analysis against every transfer score, over the rows that have both; means over seeds."""
+    numbers: dict[str, dict[str, float]] = {}
+    for (analysis, data, _), entries in _groups(comparison).items():
+        for row, runs in _by_row(entries).items():
+            for key in dict.fromkeys(key for run in runs for key in run.metrics):
+                numbers.setdefault(f"{analysis} on {data}: {key}", {})[row] = _mean(runs, key)
+    scores: dict[str, dict[str, float]] = {}
+    for column in comparison.column_runs.values():
+        for fraction in column.fractions:
+            share = "" if fraction == 1 else f" at {100 * fraction:g} %"
+            cells = {row: column.cell(row, fraction).mean for row in column.rows}
+            scores[f"{column.title}{share}, {column.metric}"] = cells
+    return correlations(numbers, scores)
+
+
+def _groups(comparison: Comparison) -> Mapping[tuple[str, str, str], list[Entry]]:
+    groups: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in comparison.of("features"):
+        if entry.why:
+            continue
+        run = entry.run
         config = run.summary.get("config") or {}
         asked = json.dumps([config.get("features"), run.summary.get("images")], sort_keys=True)
-        groups.setdefault((run.features, run.task or run.data, asked), []).append(run)
-    blocks: list[Block] = []
-    for (analysis, data, _), runs in sorted(groups.items()):
-        blocks += [Heading(f"{analysis} on {data}"), *_part(runs)]
-    return [Section("features", "Features", blocks)] if blocks else []
+        groups.setdefault((run.features, run.task or run.data, asked), []).append(entry)
+    return {key: groups[key] for key in sorted(groups)}
 
 
-def _part(runs: Sequence[Run]) -> list[Block]:
-    joint = [run for run in runs if run.summary.get("networks")]
-    single = [run for run in runs if run not in joint]
+def _by_row(entries: Sequence[Entry]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = {}
+    for entry in entries:
+        if not entry.run.summary.get("networks"):
+            found.setdefault(entry.row, []).append(entry.run)
+    return found
+
+
+def _part(entries: Sequence[Entry]) -> list[Block]:
+    joint = [entry.run for entry in entries if entry.run.summary.get("networks")]
+    rows = _by_row(entries)
     blocks: list[Block] = []
-    if single:
-        keys = dict.fromkeys(key for run in single for key in run.metrics)
-        rows = [[key, *(_number(run.metrics.get(key, math.nan)) for run in single)] for key in keys]
-        names = _names(single)
-        images = (single[0].summary.get("images") or {}).get("samples", "?")
-        blocks.append(Grid(["number", *names], rows, caption=(f"{images} images.",)))
+    if rows:
+        every = [run for runs in rows.values() for run in runs]
+        keys = dict.fromkeys(key for run in every for key in run.metrics)
+        lines = [[key, *(_number(_mean(runs, key)) for runs in rows.values())] for key in keys]
+        seeds = max(map(len, rows.values()))
+        images = (every[0].summary.get("images") or {}).get("samples", "?")
+        over = f", means of {seeds} seeds" if seeds > 1 else ""
+        blocks.append(Grid(["number", *rows], lines, caption=(f"{images} images{over}.",)))
     for run in joint:
         if run.metrics:
-            rows = [[key, _number(value)] for key, value in run.metrics.items()]
-            blocks.append(Grid(["between networks", "value"], rows))
-    shown = joint or single  # figures of several networks side by side say more than one each
-    for run, name in zip(shown, _names(shown), strict=True):
-        whose = "" if run in joint else name
-        blocks += [_figure(run, whose, *drawing) for drawing in run.drawings]
+            blocks.append(
+                Grid(["between networks", "value"], [[k, _number(value)] for k, value in run.metrics.items()])
+            )
+    if joint:  # figures of several networks side by side say more than one each
+        blocks += [_figure(run, "", *drawing) for run in joint for drawing in run.drawings]
+    else:
+        blocks += [_figure(runs[0], row, *drawing) for row, runs in rows.items() for drawing in runs[0].drawings]
     return blocks
+
+
+def _correlated(found: Sequence[Correlation]) -> list[Block]:
+    if not found:
+        return []
+    rows = [[one.number, one.score, str(len(one.x)), _told(one.pearson), _told(one.spearman)] for one in found[:SHOWN]]
+    caption = [
+        "Over networks, means of seeds; 95 % percentile bootstrap intervals over networks, from six on. The strongest rank "
+        "correlations first: of many pairs some are strong by chance, and a correlation explains nothing.",
+    ]
+    if len(found) > SHOWN:
+        caption.append(f"{len(found) - SHOWN} weaker ones are left out.")
+    head = ["number", "transfer score", "networks", "Pearson", "Spearman"]
+    drawn = [
+        (f"{one.number} against {one.score}", f"correlation-{k}", scatter(one))
+        for k, one in enumerate(found[:STRONGEST])
+    ]
+    return [
+        Heading("Features and transfer"),
+        Grid(head, rows, text=(0, 1), caption=caption, key="correlation"),
+        Plots(drawn, "The strongest ones."),
+    ]
+
+
+def _told(interval: Interval) -> str:
+    if interval.reason:
+        return f"{interval.estimate:.2f}"
+    return f"{interval.estimate:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
 
 
 def _figure(run: Run, whose: str, title: str, caption: str, path: Path) -> Pictures:
@@ -52,10 +125,9 @@ def _figure(run: Run, whose: str, title: str, caption: str, path: Path) -> Pictu
     return Pictures([Picture(path, f"{run.features}: {title}", stem, whose or title, caption, broad=True)])
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
-    """The method of each run; those that share one are told apart by their seed or folder."""
-    names = [run.method for run in runs]
-    return [name if names.count(name) == 1 else f"{name}, {run.name}" for name, run in zip(names, runs, strict=True)]
+def _mean(runs: Sequence[Run], key: str) -> float:
+    values = [run.metrics.get(key, math.nan) for run in runs]
+    return Cell(tuple(value for value in values if not math.isnan(value))).mean
 
 
 def _number(value: float) -> str:
