@@ -21,6 +21,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from datamodules.core.base import MedicalData
+from datamodules.core.configs import DRAWN_TOO
 from datamodules.core.crops import around, cut, pad_to, window_start
 from datamodules.core.files import find_files
 from datamodules.core.image_samples import image_pair, label_of, resized
@@ -33,7 +34,7 @@ from datamodules.core.splits import PARTS, Split
 from datamodules.core.volumes import Crops, Loaded, Placed, Sample
 from datamodules.formats.grids import Array
 from datamodules.formats.npz import npz_array, npz_header, npz_keys
-from ssl_med.ranges import Range, Side
+from ssl_med.ranges import Range, Seed, Share, Side
 from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, Need, SslMedError, Target
 
@@ -46,13 +47,17 @@ class MedMNISTConfig(ImageConfig2D):
 
     split: str = "official"
     """the file's own; there is no other"""
+    split_ratios: tuple[Share, Share, Share] = setting(default=(0.7, 0.1, 0.2), affects="result", needs={"split": ()})
+    split_seed: Seed = setting(default=0, affects="result", needs=({"split": ()}, *DRAWN_TOO))
     patch_size: tuple[Side, ...] = ()
     """empty: the size in the file, padded with 0 to a multiple of 32"""
     image_size: Annotated[int, Range(0, 2**14)] = 0
     """shorter side after resizing; 0: as in the file"""
     file: str = ""
     """which .npz below the root; empty: the only one"""
-    crops_per_volume: Annotated[int, Range(1, 10**6)] = setting(default=1, affects="sample")
+    crops_per_volume: Annotated[int, Range(1, 10**6)] = setting(
+        default=1, affects="sample", needs={"dims": ("3D",), "labels": ("none",)}
+    )
     """3D, unlabelled: crops of each volume in an epoch"""
     class_names: tuple[str, ...] = ()
     """names of the classes or findings, in order; empty: their numbers"""

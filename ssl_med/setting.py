@@ -21,8 +21,8 @@ Affects = Literal["store", "sample", "result", "nothing"]
 LEVELS: tuple[Affects, ...] = ("store", "sample", "result", "nothing")
 MARK = "ssl_med"
 Needs = Mapping[str, Any]
-"""Setting -> the values with which another one has an effect: a tuple of them, or `Other(...)`. A name without a dot is of the
-same section, one of `FACTS` is what a run is about."""
+"""Setting -> the values with which another one has an effect: a tuple of them, empty for none, or `Other(...)`. A name without
+a dot is of the same section, one of `FACTS` is what a run is about."""
 FACTS = {
     "run": "ssl-med {} does not use it",
     "dims": "the data are {}",

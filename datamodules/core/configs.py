@@ -22,7 +22,8 @@ def content_name(file: str) -> str:
 
 
 LABELLED = {"run": ("finetune", "probe")}  # needs of what matters where labels are learned
-_DRAWN = {"split": Other("file")}
+DRAWN = {"split": Other("file", "folders", "mg", "pcrl")}  # these name all three parts
+DRAWN_TOO = ({"tuning_share": SET}, {"pretrain_share": SET})
 _OF_DATASET = {"normalisation": ("dataset",)}
 _STARTED = {"run": ("finetune", "probe", "external"), ".init": Other("scratch")}
 
@@ -59,13 +60,9 @@ class CommonConfig:
     """random, file, or one the family offers"""
     split_file: str = setting(default="", affects="result", path=True, needs={"split": ("file",)})
     """split=file: JSON with train, val and test lists of subject ids, or FILE:key"""
-    split_ratios: tuple[Share, Share, Share] = setting(
-        default=(0.7, 0.1, 0.2), affects="result", needs={"split": Other("file")}
-    )
+    split_ratios: tuple[Share, Share, Share] = setting(default=(0.7, 0.1, 0.2), affects="result", needs=DRAWN)
     """split=random: shares of the subjects"""
-    split_seed: Seed = setting(
-        default=0, affects="result", needs=({"split": Other("file")}, {"tuning_share": SET}, {"pretrain_share": SET})
-    )
+    split_seed: Seed = setting(default=0, affects="result", needs=(DRAWN, *DRAWN_TOO))
     """split=random: its own seed, so that all training seeds share one test set"""
     test_is_val: bool = setting(default=False, affects="result", needs={"split": ("file",)})
     """split=file without a test list: test on the val list, and validate on nobody"""

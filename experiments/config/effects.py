@@ -98,7 +98,8 @@ def _unmet(needs: Needs, section: str, sections: Mapping[str, Any], facts: Mappi
         value = getattr(config, key)
         if value not in allowed:
             spelled = f"{other}.{key}" if other else key
-            yield f"{spelled} is {_short(value)}; leave it out, or set {_wanted(spelled, allowed)}"
+            instead = "" if allowed == () else f", or set {_wanted(spelled, allowed)}"
+            yield f"{spelled} is {_short(value)}; leave it out{instead}"
 
 
 def _wanted(spelled: str, allowed: Any) -> str:

@@ -79,8 +79,9 @@ def test_deep_supervision_changes_neither_weights_nor_losses_where_it_is_off():
 
 
 def test_what_has_no_effect_is_refused():
-    with pytest.raises(SslMedError, match=r"a decoder of 2 levels has none between the finest and the coarsest"):
-        built("unet", 2, {"channels": (4, 8, 8, 8)}, deep_supervision=True)
+    for channels, levels in (((4, 8, 8, 8), "2 levels"), ((4, 8, 8), "1 level")):
+        with pytest.raises(SslMedError, match=rf"a decoder of {levels} has none between the finest and the coarsest"):
+            built("unet", 2, {"channels": channels}, deep_supervision=True)
     spec = DataSpec(
         name="x", spatial_dims=2, in_channels=1, patch_size=(32, 32), target="class", class_names=("a", "b")
     )

@@ -62,6 +62,13 @@ def compose(root, words):
         ((*SWAV, "method.small_share=0.9"), "method.small_crops is 0"),
         ((*CLUSTERS, "method.small_view.blur=0.9"), "method.variant is v1"),
         ((*PROBED, "online.l2=3"), "online.protocol is knn"),
+        ((*CLASSES, "data.split_ratios=[0.6,0.2,0.2]"), "data.split is official; leave it out"),
+        ((*PRETRAIN, "data.split_seed=1"), "data.split is official; leave it out"),
+        ((*PRETRAIN, "data.crops_per_volume=2"), "the data are 2D; leave it out"),
+        (
+            (*VOLUMES, "data.split=mg", "data.split_seed=1"),
+            "data.split is mg; leave it out, or set data.split to another",
+        ),
         ((*PROBED, "online.data.share_by=image"), "online.data.pretrain_share is 0"),
     ],
 )
@@ -82,6 +89,7 @@ def test_without_an_effect_is_refused(tmp_path, words, reason):
         (*MASKS, "task.hidden=10", "tracking.table=of many kinds of runs"),
         (*CLASSES, "task.crop_scale=0.3"),
         (*PROBED, "online.protocol=linear", "online.l2=3"),
+        (*PRETRAIN, "data.pretrain_share=0.5", "data.split_seed=1"),
     ],
 )
 def test_with_an_effect_it_is_taken(tmp_path, words):

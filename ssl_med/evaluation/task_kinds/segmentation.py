@@ -42,12 +42,13 @@ class Segmentation(Task):
         regions = len(spec.class_names)
         self.head = SegmentationHead(decoder.out_channels, regions, spec.spatial_dims)
         self.softmax = config.loss == "dice_ce" and spec.exclusive
-        weights = supervision_weights(len(decoder.channels)) if config.deep_supervision else [1.0]
-        if config.deep_supervision and len(weights) < 3:
+        levels = len(decoder.channels)
+        if config.deep_supervision and levels < 3:
             raise SslMedError(
-                f"task.deep_supervision: a decoder of {len(weights)} levels has none between the finest and the coarsest, "
-                "which counts 0; leave it out or take a deeper backbone"
+                f"task.deep_supervision: a decoder of {levels} level{'s' if levels > 1 else ''} has none between the finest "
+                "and the coarsest, which counts 0; leave it out or take a deeper backbone"
             )
+        weights = supervision_weights(levels) if config.deep_supervision else [1.0]
         self.weights = [weight for weight in weights if weight]  # of the scales, finest first
         widths = decoder.channels[::-1][1 : len(self.weights)]
         self.deep = nn.ModuleList(SegmentationHead(width, regions, spec.spatial_dims) for width in widths)
