@@ -25,11 +25,12 @@ from dataclasses import replace
 import torch
 
 from ssl_med.contract import InputContract
+from ssl_med.weights.core.contracts import photograph
 from ssl_med.weights.core.family import Architecture
 from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Alias, Drop, Rename, Rule, apply
 from ssl_med.weights.core.wrapped import WrappedEncoder
-from ssl_med.weights.torchvision import network, photograph
+from ssl_med.weights.torchvision import network
 
 _HAIKU = re.compile(r".*/initial_conv(_1)?/w")
 _SEQUENTIAL = "encoder.0.weight"  # a list of torchvision's layers, without names

@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssl_med.contract import InputContract
-from ssl_med.weights.core.family import Architecture, Family
-from ssl_med.weights.core.files import ForeignFile, State
+from ssl_med.weights.core.contracts import photograph
+from ssl_med.weights.core.family import Architecture
+from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop, Rule, strip
-from ssl_med.weights.core.transformer import ENCODER, IMAGENET, inner, is_transformer, network, place
-from ssl_med.weights.timm_vit import photograph
+from ssl_med.weights.core.transformer import ENCODER, TokenFamily, inner, is_transformer, network
 
 _PREFIX = r"(?:module\.)?(?:backbone\.)?"
 _HEAD = r"head\.(mlp|last_layer)\..*"
 
 
-class Dino(Family):
+class Dino(TokenFamily):
     """ViT-S and ViT-B with patches of 16 or 8."""
 
     citation = "Caron et al., ICCV 2021"
@@ -49,13 +49,8 @@ class Dino(Family):
 
     def contract(self, file: ForeignFile) -> InputContract:
         """ImageNet's, 224 x 224."""
-        return photograph(self.architecture(file).in_channels, 224, *IMAGENET)
+        return photograph(self.architecture(file).in_channels)
 
     def rules(self, file: ForeignFile) -> Sequence[Rule]:
         """Prefixes of wrappers go, the head of the distillation is left out."""
         return [*strip("module.", "backbone."), Drop(_HEAD, "projection head"), *ENCODER]
-
-    def adjust(self, tensors: State, file: ForeignFile) -> list[str]:
-        """Positions become a grid."""
-        place(tensors)
-        return []

@@ -12,26 +12,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssl_med.contract import InputContract
-from ssl_med.weights.core.family import Architecture, Family
-from ssl_med.weights.core.files import ForeignFile, State
+from ssl_med.weights.core.contracts import photograph
+from ssl_med.weights.core.family import Architecture
+from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop, Rule, strip
 from ssl_med.weights.core.transformer import (
     ENCODER,
-    IMAGENET,
+    TokenFamily,
     inner,
     is_transformer,
     network,
-    place,
     register_tokens,
     side_of,
 )
-from ssl_med.weights.timm_vit import photograph
 
 PREFIX = r"(?:module\.)?(?:backbone\.)?"
 HEADS_OF_TRAINING = r"(dino_head|ibot_head|dino_loss|ibot_patch_loss)\..*"
 
 
-class DinoV2(Family):
+class DinoV2(TokenFamily):
     """ViT-S, B, L and g with patches of 14, as torch.hub has them or as the training saves them."""
 
     citation = "Oquab et al., TMLR 2024; Darcet et al., ICLR 2024"
@@ -61,16 +60,11 @@ class DinoV2(Family):
     def contract(self, file: ForeignFile) -> InputContract:
         """ImageNet's normalisation at the size of the positions, 518 x 518 in all that are published."""
         found = self.architecture(file)
-        return photograph(found.in_channels, side_of(found), *IMAGENET)
+        return photograph(found.in_channels, side_of(found))
 
     def rules(self, file: ForeignFile) -> Sequence[Rule]:
         """Prefixes go; heads of the training and the token of masked patches are left out."""
         return [*strip("module.", "backbone."), Drop(HEADS_OF_TRAINING, "heads of the pretraining"), *ENCODER]
-
-    def adjust(self, tensors: State, file: ForeignFile) -> list[str]:
-        """Positions become a grid."""
-        place(tensors)
-        return []
 
 
 def layout(file: ForeignFile, *, dims: int) -> bool:

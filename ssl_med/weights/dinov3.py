@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from ssl_med.contract import InputContract
 from ssl_med.spec import SslMedError
+from ssl_med.weights.core.contracts import MEAN, STD, photograph
 from ssl_med.weights.core.family import Architecture, Family
 from ssl_med.weights.core.files import ForeignFile, State
 from ssl_med.weights.core.rules import Drop, Rule
-from ssl_med.weights.core.transformer import ENCODER, IMAGENET, is_transformer, network
-from ssl_med.weights.timm_vit import photograph
+from ssl_med.weights.core.transformer import ENCODER, is_transformer, network
 
 SATELLITE = (0.430, 0.411, 0.296), (0.213, 0.156, 0.143)
 HEADS = {384: 6, 768: 12, 1024: 16, 1280: 20, 4096: 32}
@@ -52,7 +52,7 @@ class DinoV3(Family):
 
     def contract(self, file: ForeignFile) -> InputContract:
         """ImageNet's normalisation, or that of satellite images where the file's name says sat493m."""
-        values = SATELLITE if "sat493m" in file.path.name else IMAGENET
+        values = SATELLITE if "sat493m" in file.path.name else (MEAN, STD)
         return photograph(self.architecture(file).in_channels, 224, *values)
 
     def rules(self, file: ForeignFile) -> Sequence[Rule]:

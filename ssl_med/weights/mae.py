@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssl_med.contract import InputContract
-from ssl_med.weights.core.family import Architecture, Family
-from ssl_med.weights.core.files import ForeignFile, State
+from ssl_med.weights.core.contracts import photograph
+from ssl_med.weights.core.family import Architecture
+from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop, Rule
-from ssl_med.weights.core.transformer import ENCODER, IMAGENET, inner, is_transformer, network, place, sines
-from ssl_med.weights.timm_vit import photograph
+from ssl_med.weights.core.transformer import ENCODER, TokenFamily, inner, is_transformer, network, sines
 
 _DECODER = r"decoder_(embed|blocks|norm|pred|pos_embed)(\..*)?"
 
 
-class Mae(Family):
+class Mae(TokenFamily):
     """ViT-B, L and H (patches of 14) of the paper's authors."""
 
     citation = "He et al., CVPR 2022"
@@ -47,13 +47,8 @@ class Mae(Family):
 
     def contract(self, file: ForeignFile) -> InputContract:
         """ImageNet's, 224 x 224."""
-        return photograph(self.architecture(file).in_channels, 224, *IMAGENET)
+        return photograph(self.architecture(file).in_channels)
 
     def rules(self, file: ForeignFile) -> Sequence[Rule]:
         """The decoder and the token of masked patches are left out."""
         return [Drop(_DECODER, "decoder of the pretraining"), *ENCODER]
-
-    def adjust(self, tensors: State, file: ForeignFile) -> list[str]:
-        """Positions become a grid."""
-        place(tensors)
-        return []

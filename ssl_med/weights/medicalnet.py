@@ -12,19 +12,12 @@ import re
 from ssl_med.contract import InputContract
 from ssl_med.networks.backbone import backbone_config
 from ssl_med.spec import SslMedError
+from ssl_med.weights import torchvision
 from ssl_med.weights.core.family import Architecture, Family
 from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop, Rule, strip
 
-# bottleneck blocks?, blocks of each stage -> network
-RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
-    (False, (1, 1, 1, 1)): "resnet10",
-    (False, (2, 2, 2, 2)): "resnet18",
-    (False, (3, 4, 6, 3)): "resnet34",
-    (True, (3, 4, 6, 3)): "resnet50",
-    (True, (3, 4, 23, 3)): "resnet101",
-    (True, (3, 8, 36, 3)): "resnet152",
-}
+RESNETS = {(False, (1, 1, 1, 1)): "resnet10", **torchvision.RESNETS}
 _STATISTICS = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _LAYOUT = re.compile(
     rf"(module\.)?(conv1\.weight|bn1\.{_STATISTICS}|conv_seg\..*|fc\.(weight|bias)|layer[1-4]\.\d+\."

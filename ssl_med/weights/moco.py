@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from ssl_med.weights.core.contracts import MEAN
 from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop
 from ssl_med.weights.core.wrapped import WrappedEncoder, first_convolution
-from ssl_med.weights.torchvision import MEAN
 
 
 class MoCo(WrappedEncoder):

@@ -7,15 +7,10 @@ normalised by the mean .5020 and the deviation .085585 (moco_pretraining/moco/ai
 
 from __future__ import annotations
 
-from ssl_med.contract import InputContract
-from ssl_med.weights.core.files import ForeignFile
-from ssl_med.weights.core.wrapped import first_convolution
-from ssl_med.weights.moco import MoCo
-
-MEAN, STD, SIDE = 0.5020, 0.085585, 320
+from ssl_med.weights.core.radiographs import MoCoOfRadiographs
 
 
-class MoCoCXR(MoCo):
+class MoCoCXR(MoCoOfRadiographs):
     """MoCo's layout, images of CheXpert."""
 
     citation = "Sowrirajan et al., MoCo-CXR, MIDL 2021"
@@ -29,22 +24,7 @@ class MoCoCXR(MoCo):
         "The deviation .085585 is a third of ImageNet's: with ImageNet's normalisation other features come out.",
     )
     agreement = "torchvision 0.29.1, whose networks its code trains: 0"
-    prefixes = ("module.encoder_q.", "encoder_q.")
-
-    def recognises(self, file: ForeignFile) -> bool:
-        """The two networks that were released; a ResNet-18 may be anybody's."""
-        prefix = self.prefix(file)
-        if prefix is None or first_convolution(file, prefix)[1] != 3:
-            return False
-        return self.architecture(file).config.name in ("resnet18", "densenet121")
-
-    def contract(self, file: ForeignFile) -> InputContract:
-        """X-rays by their own mean and deviation."""
-        channels = self.architecture(file).in_channels
-        return InputContract(
-            modality="X-ray",
-            patch_size=(SIDE, SIDE),
-            mean=(MEAN,) * channels,
-            std=(STD,) * channels,
-            notes=("the three channels were equal: a grey image is repeated",),
-        )
+    channels = 3
+    networks = ("resnet18", "densenet121")
+    mean, std, side = 0.5020, 0.085585, 320
+    note = "the three channels were equal: a grey image is repeated"

@@ -12,18 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssl_med.contract import InputContract
-from ssl_med.weights.core.family import Architecture, Family
-from ssl_med.weights.core.files import ForeignFile, State
+from ssl_med.weights.core.contracts import photograph
+from ssl_med.weights.core.family import Architecture
+from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop, Rename, Rule
-from ssl_med.weights.core.transformer import ENCODER, IMAGENET, inner, is_transformer, network, place
-from ssl_med.weights.timm_vit import photograph
+from ssl_med.weights.core.transformer import ENCODER, TokenFamily, inner, is_transformer, network
 
 HEADS = {384: 12, 768: 12, 1024: 16, 1280: 16}
 _BASE = r"(?:module\.)?base_encoder\."
 _PROJECTOR = r"head\.\d+\..*"
 
 
-class MocoV3(Family):
+class MocoV3(TokenFamily):
     """ViT-S and ViT-B; its ResNet-50 has the layout of other MoCo files."""
 
     citation = "Chen, Xie and He, ICCV 2021"
@@ -44,7 +44,7 @@ class MocoV3(Family):
 
     def contract(self, file: ForeignFile) -> InputContract:
         """ImageNet's, 224 x 224."""
-        return photograph(self.architecture(file).in_channels, 224, *IMAGENET)
+        return photograph(self.architecture(file).in_channels)
 
     def rules(self, file: ForeignFile) -> Sequence[Rule]:
         """The base encoder is taken, as the official evaluation does."""
@@ -55,8 +55,3 @@ class MocoV3(Family):
             Drop(_PROJECTOR, "projector"),
             *ENCODER,
         ]
-
-    def adjust(self, tensors: State, file: ForeignFile) -> list[str]:
-        """Positions become a grid."""
-        place(tensors)
-        return []

@@ -82,9 +82,9 @@ def holds_unet(file: ForeignFile) -> bool:
     return any(bare(key) == "down_tr64.ops.0.conv1.weight" and value.ndim == 5 for key, value in file.state.items())
 
 
-def unet(file: ForeignFile, *, skips: bool = True) -> Architecture:
-    """The U-Net of a file's widths; skips: whether its decoder uses them."""
-    shapes = {bare(key): tuple(value.shape) for key, value in file.state.items()}
+def unet(file: ForeignFile, *, skips: bool = True, prefix: str = "") -> Architecture:
+    """The U-Net of a file's widths behind `prefix` and those of wrappers; skips: whether its decoder uses them."""
+    shapes = {bare(key.removeprefix(prefix)): tuple(value.shape) for key, value in file.state.items()}
     first = shapes["down_tr64.ops.0.conv1.weight"]
     widths: Sequence[int] = [shapes[f"down_tr{width}.ops.1.conv1.weight"][0] for width in DOWN]
     config = backbone_config("unet", channels=(first[0], *widths))

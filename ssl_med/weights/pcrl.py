@@ -12,11 +12,11 @@ import re
 
 from ssl_med.contract import InputContract
 from ssl_med.networks.backbone import backbone_config
+from ssl_med.weights.core.contracts import photograph
 from ssl_med.weights.core.family import Architecture, Family
 from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop, Rule
 from ssl_med.weights.models_genesis import UNET, bare, chest_ct, holds_unet, unet
-from ssl_med.weights.torchvision import photograph
 
 _STATISTICS = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 _RESNET18 = re.compile(

@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssl_med.contract import InputContract
-from ssl_med.weights.core.family import Architecture, Family
-from ssl_med.weights.core.files import ForeignFile, State
+from ssl_med.weights.core.family import Architecture
+from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Rule
-from ssl_med.weights.core.transformer import ENCODER, is_transformer, network, place, register_tokens
+from ssl_med.weights.core.transformer import ENCODER, TokenFamily, is_transformer, network, register_tokens
 
 MEAN, STD = (0.5307,) * 3, (0.2583,) * 3
 
 
-class RadDino(Family):
+class RadDino(TokenFamily):
     """ViT-B/14 for chest radiographs; its layout is DINOv2's, so family=rad_dino must be said."""
 
     citation = "Pérez-García et al., Nature Machine Intelligence 2025"
@@ -50,8 +50,3 @@ class RadDino(Family):
     def rules(self, file: ForeignFile) -> Sequence[Rule]:
         """The token of masked patches is left out."""
         return ENCODER
-
-    def adjust(self, tensors: State, file: ForeignFile) -> list[str]:
-        """Positions become a grid."""
-        place(tensors)
-        return []

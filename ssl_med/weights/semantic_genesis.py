@@ -35,7 +35,10 @@ class SemanticGenesis(Family):
 
     def recognises(self, file: ForeignFile) -> bool:
         """The U-Net of Models Genesis with a classification head."""
-        return recognises_words(file)
+        heads = [key for key in file.state if _PATTERN_HEAD.fullmatch(key)]
+        others = [bare(key) for key in file.state if not _PATTERN_HEAD.fullmatch(key)]
+        known = re.compile(r"(down_tr|up_tr|out_tr).*")
+        return bool(heads) and holds_unet(file) and all(known.fullmatch(key) for key in others)
 
     def architecture(self, file: ForeignFile) -> Architecture:
         """That of Models Genesis."""
@@ -47,15 +50,4 @@ class SemanticGenesis(Family):
 
     def rules(self, file: ForeignFile) -> list[Rule]:
         """Every head is left out."""
-        return [*WORDS]
-
-
-WORDS: tuple[Rule, ...] = (Drop(HEADS, "head that classified anatomical patterns"), *UNET)
-
-
-def recognises_words(file: ForeignFile) -> bool:
-    """Whether a file holds the U-Net with a head for anatomical patterns."""
-    heads = [key for key in file.state if _PATTERN_HEAD.fullmatch(key)]
-    others = [bare(key) for key in file.state if not _PATTERN_HEAD.fullmatch(key)]
-    known = re.compile(r"(down_tr|up_tr|out_tr).*")
-    return bool(heads) and holds_unet(file) and all(known.fullmatch(key) for key in others)
+        return [Drop(HEADS, "head that classified anatomical patterns"), *UNET]

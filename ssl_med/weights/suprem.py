@@ -8,20 +8,23 @@ the organ; MONAI's SegResNet (`module.convInit...`) stands alone.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import product
 
 from ssl_med.contract import InputContract
 from ssl_med.networks.backbone import backbone_config
 from ssl_med.spec import SslMedError
+from ssl_med.weights.core.contracts import abdominal_ct
 from ssl_med.weights.core.family import Architecture, Family
 from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop, Rename, Rule
+from ssl_med.weights.models_genesis import UNET, unet
 from ssl_med.weights.swin_unetr import KEEPS, MERGING, first_key, network, swin_rules
 
 _SWIN = re.compile(r"module\.backbone\.(?:swinViT|swin_vit)\.patch_embed\.proj\.weight")
-_UNET = "module.backbone.down_tr64.ops.0.conv1.weight"
+_AROUND = "module.backbone."
+_UNET = f"{_AROUND}down_tr64.ops.0.conv1.weight"
 _SEGRESNET = "module.convInit.conv.weight"
-_WIDTHS = (64, 128, 256, 512)
 
 
 class SuPreM(Family):
@@ -62,10 +65,8 @@ class SuPreM(Family):
         if first_key(file, _SWIN):
             return network(file, _SWIN)
         if file.has(_UNET):
-            first = file.shape(_UNET)
-            widths = [file.shape(f"module.backbone.down_tr{width}.ops.1.conv1.weight")[0] for width in _WIDTHS]
-            config = backbone_config("unet", channels=(first[0], *widths), norm="instance")
-            return Architecture(config, 3, first[1], decoder=True)
+            found = unet(file, prefix=_AROUND)
+            return found._replace(config=replace(found.config, norm="instance"))
         first, blocks = file.shape(_SEGRESNET), _blocks(file)
         if len(blocks) < 2:
             raise SslMedError("is a SegResNet of one level; two or more exist here")
@@ -73,15 +74,7 @@ class SuPreM(Family):
 
     def contract(self, file: ForeignFile) -> InputContract:
         """CT from -175 to 250 HU, voxels of 1.5 mm."""
-        return InputContract(
-            modality="CT",
-            patch_size=(96, 96, 96),
-            low=-175.0,
-            high=250.0,
-            unit="HU",
-            spacing_mm=(1.5, 1.5, 1.5),
-            orientation="RAS",
-        )
+        return abdominal_ct()
 
     def rules(self, file: ForeignFile) -> list[Rule]:
         """The prefix goes, then the names of the network."""
@@ -120,15 +113,9 @@ def _segresnet(levels: int, most: int) -> list[Rule]:
     return rules
 
 
-# Models Genesis' names of a U-Net with its decoder; the running statistics of its normalisation are never read
-_UNET_RULES: list[Rule] = [
+# that of Models Genesis, but for its head; the running statistics of its normalisation are never read
+_UNET_RULES: tuple[Rule, ...] = (
     Drop(r"out_tr\..+", "segmentation head"),
     Drop(r".+\.bn1\.(?:running_mean|running_var|num_batches_tracked)", "statistics that the original never reads"),
-]
-for _level, _width in enumerate(_WIDTHS):
-    _UNET_RULES.append(Rename(rf"down_tr{_width}\.ops\.(\d)\.conv1\.(.+)", rf"levels.{_level}.\1.conv.\2"))
-    _UNET_RULES.append(Rename(rf"down_tr{_width}\.ops\.(\d)\.bn1\.(.+)", rf"levels.{_level}.\1.adn.N.\2"))
-for _level, _width in enumerate(_WIDTHS[-2::-1]):
-    _UNET_RULES.append(Rename(rf"up_tr{_width}\.up_conv\.(.+)", rf"decoder.up.{_level}.\1"))
-    _UNET_RULES.append(Rename(rf"up_tr{_width}\.ops\.(\d)\.conv1\.(.+)", rf"decoder.levels.{_level}.\1.conv.\2"))
-    _UNET_RULES.append(Rename(rf"up_tr{_width}\.ops\.(\d)\.bn1\.(.+)", rf"decoder.levels.{_level}.\1.adn.N.\2"))
+    *UNET,
+)

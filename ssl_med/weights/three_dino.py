@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ssl_med.contract import InputContract
-from ssl_med.weights.core.family import Architecture, Family
-from ssl_med.weights.core.files import ForeignFile, State
+from ssl_med.weights.core.family import Architecture
+from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop, Rule, strip
-from ssl_med.weights.core.transformer import ENCODER, inner, network, place, side_of
+from ssl_med.weights.core.transformer import ENCODER, TokenFamily, inner, network, side_of
 from ssl_med.weights.dinov2 import HEADS_OF_TRAINING, PREFIX, layout
 
 
-class ThreeDino(Family):
+class ThreeDino(TokenFamily):
     """ViT-L with patches of 16 x 16 x 16."""
 
     citation = "Xu et al., npj Digital Medicine 2025"
@@ -60,8 +60,3 @@ class ThreeDino(Family):
     def rules(self, file: ForeignFile) -> Sequence[Rule]:
         """Prefixes go; heads of the training and the token of masked patches are left out."""
         return [*strip("module.", "backbone."), Drop(HEADS_OF_TRAINING, "heads of the pretraining"), *ENCODER]
-
-    def adjust(self, tensors: State, file: ForeignFile) -> list[str]:
-        """Positions become a grid."""
-        place(tensors)
-        return []

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssl_med.contract import InputContract
-from ssl_med.weights.core.family import Architecture, Family
-from ssl_med.weights.core.files import ForeignFile, State
+from ssl_med.weights.core.contracts import MEAN, STD, photograph
+from ssl_med.weights.core.family import Architecture
+from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop, Rule, strip
 from ssl_med.weights.core.transformer import (
     ENCODER,
-    IMAGENET,
+    TokenFamily,
     configuration,
     inner,
     is_transformer,
     network,
-    place,
     side_of,
 )
 
@@ -31,7 +31,7 @@ WRAPPERS = ("module.", "model.", "backbone.")
 _PREFIX = r"(?:module\.|model\.|backbone\.)*"
 
 
-class TimmViT(Family):
+class TimmViT(TokenFamily):
     """timm's vision transformers with a class token and learned positions."""
 
     citation = "Dosovitskiy et al. 2021; Wightman, timm"
@@ -68,7 +68,7 @@ class TimmViT(Family):
         mean, std = (tuple(about.get(key, ())) if isinstance(about, dict) else () for key in ("mean", "std"))
         notes: tuple[str, ...] = ()
         if not mean:
-            mean, std = IMAGENET if file.container == "model" else INCEPTION
+            mean, std = (MEAN, STD) if file.container == "model" else INCEPTION
             notes = (
                 f"the file does not say how images are normalised: minus {mean[0]}, divided by {std[0]} is assumed for the "
                 "first channel; bring the folder with config.json",
@@ -78,24 +78,3 @@ class TimmViT(Family):
     def rules(self, file: ForeignFile) -> Sequence[Rule]:
         """Prefixes of wrappers go, the classifier is left out."""
         return [*strip(*WRAPPERS), Drop(r"(head|head_dist)\.(weight|bias)", "classification head"), *ENCODER]
-
-    def adjust(self, tensors: State, file: ForeignFile) -> list[str]:
-        """Positions become a grid."""
-        place(tensors)
-        return []
-
-
-def photograph(
-    channels: int, side: int, mean: Sequence[float], std: Sequence[float], notes: Sequence[str] = ()
-) -> InputContract:
-    """Colour images with grey levels from 0 to 255, normalised channel by channel."""
-    colour = channels == len(mean)
-    unknown = f"the first layer has {channels} channel(s), for which no normalisation is known"
-    return InputContract(
-        modality="photograph",
-        patch_size=(side, side),
-        mean=tuple(mean) if colour else (),
-        std=tuple(std) if colour else (),
-        channels=("red", "green", "blue") if colour and channels == 3 else (),
-        notes=tuple(notes) if colour else (unknown,),
-    )

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from ssl_med.contract import InputContract
 from ssl_med.networks.backbone import backbone_config
 from ssl_med.spec import SslMedError
+from ssl_med.weights.core.contracts import photograph
 from ssl_med.weights.core.family import Architecture, Family
 from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Drop, Rename, Rule, strip
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images in [0, 1]
 # bottleneck blocks?, blocks of each stage -> network
 RESNETS: dict[tuple[bool, tuple[int, ...]], str] = {
     (False, (2, 2, 2, 2)): "resnet18",
@@ -82,19 +82,6 @@ ENCODER: tuple[Rule, ...] = (
     Drop(r"(fc|classifier)\.(weight|bias)", "classification head"),
     Rename(r"(features\.denseblock\d\.denselayer\d+)\.(norm|conv)\.?([12]\..+)", r"\1.layers.\2\3"),
 )
-
-
-def photograph(channels: int) -> InputContract:
-    """Images as ImageNet's, 224 x 224."""
-    colour = channels == len(MEAN)
-    return InputContract(
-        modality="photograph",
-        patch_size=(224, 224),
-        mean=MEAN if colour else (),
-        std=STD if colour else (),
-        channels=("red", "green", "blue") if colour else (),
-        notes=() if colour else (f"the first layer has {channels} channel(s), for which no normalisation is known",),
-    )
 
 
 def bare(key: str) -> str:

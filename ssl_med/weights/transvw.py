@@ -6,15 +6,11 @@ IEEE Transactions on Medical Imaging 2021.
 
 from __future__ import annotations
 
-from ssl_med.contract import InputContract
-from ssl_med.weights.core.family import Architecture, Family
-from ssl_med.weights.core.files import ForeignFile
-from ssl_med.weights.core.rules import Rule
-from ssl_med.weights.models_genesis import ModelsGenesis, chest_ct, unet
-from ssl_med.weights.semantic_genesis import WORDS, recognises_words
+from ssl_med.weights.models_genesis import ModelsGenesis
+from ssl_med.weights.semantic_genesis import SemanticGenesis
 
 
-class TransVW(Family):
+class TransVW(SemanticGenesis):
     """The U-Net with a head that classified visual words."""
 
     citation = "Haghighi, Hosseinzadeh Taher, Zhou, Gotway, Liang: Transferable Visual Words, IEEE TMI 2021"
@@ -27,19 +23,3 @@ class TransVW(Family):
         "Semantic Genesis has the same layout: nothing in a file tells them apart, so name the family.",
     )
     agreement = "TransVW bd4f3e3, batch statistics: encoder 0, decoder 3.6e-6 (features up to 7)"
-
-    def recognises(self, file: ForeignFile) -> bool:
-        """As Semantic Genesis does."""
-        return recognises_words(file)
-
-    def architecture(self, file: ForeignFile) -> Architecture:
-        """That of Models Genesis."""
-        return unet(file)
-
-    def contract(self, file: ForeignFile) -> InputContract:
-        """That of Models Genesis."""
-        return chest_ct()
-
-    def rules(self, file: ForeignFile) -> list[Rule]:
-        """Every head is left out."""
-        return [*WORDS]

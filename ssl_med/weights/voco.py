@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from ssl_med.contract import InputContract
+from ssl_med.weights.core.contracts import abdominal_ct
 from ssl_med.weights.core.family import Architecture, Family
 from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Rule, strip
@@ -69,16 +70,7 @@ class VoCo(Family):
 
     def contract(self, file: ForeignFile) -> InputContract:
         """CT from -175 to 250 HU, voxels of 1.5 mm."""
-        return InputContract(
-            modality="CT",
-            patch_size=(96, 96, 96),
-            low=-175.0,
-            high=250.0,
-            unit="HU",
-            spacing_mm=(1.5, 1.5, 1.5),
-            orientation="RAS",
-            notes=("abdomens were scaled so; chests from -1000 to 500 HU at 1.25 x 1.25 x 5 mm",),
-        )
+        return abdominal_ct("abdomens were scaled so; chests from -1000 to 500 HU at 1.25 x 1.25 x 5 mm")
 
     def rules(self, file: ForeignFile) -> list[Rule]:
         """SwinUNETR's, behind two wrappers."""

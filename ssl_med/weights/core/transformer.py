@@ -18,11 +18,10 @@ from torch import Tensor
 from ssl_med.networks.backbone import backbone_config
 from ssl_med.spec import SslMedError
 from ssl_med.weights.core.adapt import positions
-from ssl_med.weights.core.family import Architecture
+from ssl_med.weights.core.family import Architecture, Family
 from ssl_med.weights.core.files import ForeignFile, State
 from ssl_med.weights.core.rules import Drop, Fuse, Rename, Rule
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation of the training images in [0, 1]
 # width -> heads of the published networks: tiny, small, base, large, huge, and DINOv2's giant
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1536: 24}
 _BLOCK = (
@@ -50,6 +49,15 @@ ENCODER: tuple[Rule, ...] = (
     Fuse(r"(blocks\.\d+\.mlp)\.(?P<part>w[12])\.weight", ("w1", "w2"), r"\1.linear1.weight"),
     Fuse(r"(blocks\.\d+\.mlp)\.(?P<part>w[12])\.bias", ("w1", "w2"), r"\1.linear1.bias"),
 )
+
+
+class TokenFamily(Family):
+    """A family of vision transformers with learned positions, which become a grid."""
+
+    def adjust(self, tensors: State, file: ForeignFile) -> list[str]:
+        """Positions become a grid; the class token takes its own."""
+        place(tensors)
+        return []
 
 
 def inner(state: Mapping[str, Tensor], prefix: str = "") -> State:

@@ -6,10 +6,11 @@ import re
 from typing import ClassVar
 
 from ssl_med.contract import InputContract
+from ssl_med.weights.core.contracts import photograph
 from ssl_med.weights.core.family import Architecture, Family
 from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.rules import Alias, Drop, Rule, strip
-from ssl_med.weights.torchvision import ENCODER, WRAPPERS, Torchvision, network, photograph
+from ssl_med.weights.torchvision import ENCODER, WRAPPERS, Torchvision, network
 
 _FIRST = ("conv1.weight", "features.conv0.weight")  # of a ResNet, of a DenseNet
 
