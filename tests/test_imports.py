@@ -87,7 +87,8 @@ MAY_IMPORT = {
         "ssl_med.checkpoint",
         "ssl_med.reading",
     },
-    "ssl_med.features": {*PARTS, "ssl_med.evaluation", "ssl_med.reports.style", "ssl_med.reports.escape"},
+    "ssl_med.features": PARTS
+    | {"ssl_med.catalogue", "ssl_med.evaluation", "ssl_med.reports.style", "ssl_med.reports.escape"},
     "ssl_med.reports": REPORTS,
     # rooms of the report: run_folder, style <- numbers <- figures <- sections; render knows blocks, and for the CSV numbers
     "ssl_med.reports.escape": set(),

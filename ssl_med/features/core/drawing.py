@@ -12,12 +12,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ssl_med.reports.escape import drawn
-from ssl_med.reports.style import INK, RC, SIZE, styles
+from ssl_med.reports.style import COLORS, FAINT, INK, RC, SIZE, styles
 
 Array = NDArray[Any]
 _TILE = 1.7  # inches, side of an image in a grid
 _NAME = 0.9  # inches left of the rows of a grid for their names
 _LONGEST = 24  # letters of a name above an image
+_POINTS = ("o", "s", "^", "D", "v")  # against 6 colours: 30 groups differ
 _WRITTEN = 64  # cells of a table up to which numbers fit into them
 
 
@@ -64,15 +65,17 @@ def curves(
     return figure
 
 
-def scatter(groups: Mapping[str, Mapping[str, Array]], *, title: str) -> Figure:
+def scatter(groups: Mapping[str, Mapping[str, Array]], *, title: str, faint: Sequence[str] = ()) -> Figure:
     """Points (N, 2) by network and, in colours, by group: one panel for each network, side by side.
 
     Args:
         groups: name of the network -> name of the group -> (N, 2).
         title: above all.
+        faint: groups without a colour.
     """
     names = list(dict.fromkeys(group for one in groups.values() for group in one))
-    looks = styles({name: name for name in names})
+    strong = [name for name in names if name not in faint]
+    looks = {name: (COLORS[k % len(COLORS)], _POINTS[k % len(_POINTS)]) for k, name in enumerate(strong)}
     with mpl.rc_context(RC):
         figure = Figure(figsize=(3.6 * len(groups), 3.9), layout="constrained")
         for axes, (network, points) in zip(
@@ -80,15 +83,18 @@ def scatter(groups: Mapping[str, Mapping[str, Array]], *, title: str) -> Figure:
         ):
             axes.set_title(drawn(network, longest=_LONGEST), pad=6)
             for name, where in points.items():
-                look = looks[name]
-                axes.scatter(where[:, 0], where[:, 1], s=14, color=look.color, marker=look.marker, alpha=0.75,
+                color, marker = looks.get(name, (FAINT, "o"))
+                axes.scatter(where[:, 0], where[:, 1], s=18, color=color, marker=marker, alpha=0.75,
                              linewidths=0, label=drawn(name, longest=_LONGEST))  # fmt: skip
             axes.set_xticks([])
             axes.set_yticks([])
         figure.suptitle(drawn(title, longest=90), x=0.01, ha="left", weight="bold", color=INK, fontsize=10.5)
         if len(names) > 1:
-            handles, labels = figure.axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(names)))
+            known: dict[str, Any] = {}
+            for axes in figure.axes:
+                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+                    known.setdefault(label, handle)
+            figure.legend(list(known.values()), list(known), loc="outside lower center", ncols=min(4, len(names)))
     return figure
 
 

@@ -1,0 +1,88 @@
+"""Which group each image belongs to: its class, whether it has a finding, or what a table of the user says."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_med.catalogue import nearest
+from ssl_med.reading import UnreadableError, read_text
+from ssl_med.spec import DataSpec, SslMedError
+
+_COLUMNS = ("case", "group")
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Names of the groups, and the number of each image's group, (N,) int64, -1 where it is not known."""
+
+    names: tuple[str, ...]
+    number: np.ndarray
+
+
+def groups_by_label(spec: DataSpec, label: Tensor, finding: str = "") -> Groups:
+    """Classes, or the images without and with one finding.
+
+    Args:
+        spec: of the labels, "class" or "multilabel".
+        label: (N,) int64 or (N, K) float32, nan where a finding is not known.
+        finding: which one; empty: the one that is nearest to half of the images.
+
+    Raises:
+        SslMedError: there is no such finding, or the labels are classes.
+    """
+    if spec.target == "class":
+        if finding:
+            raise SslMedError(f"features.finding={finding}: the labels of '{spec.name}' are classes; leave it out")
+        return Groups(tuple(spec.class_names), label.numpy().astype(np.int64))
+    names = list(spec.class_names)
+    if finding and finding not in names:
+        raise SslMedError(f"features.finding: '{finding}' is unknown{nearest(finding, names)}")
+    share = label.nanmean(0).nan_to_num(2)  # of a finding that is known of no image nothing can be said
+    column = names.index(finding) if finding else int((share - 0.5).abs().argmin())
+    found = label[:, column]
+    number = torch.where(found.isnan(), -torch.ones_like(found), found).long()
+    return Groups((f"no {names[column]}", names[column]), number.numpy())
+
+
+def read_groups(file: str) -> dict[str, str]:
+    """Group of each case in a CSV table with the columns case and group.
+
+    Raises:
+        SslMedError: no such table or column.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(Path(file)), newline="")))
+    except (UnreadableError, csv.Error) as error:
+        raise SslMedError(
+            f"features.color_by: {file}: {error}; give a CSV table with the columns case and group"
+        ) from None
+    columns = [str(name) for name in rows[0]] if rows else []
+    if missing := [name for name in _COLUMNS if name not in columns]:
+        raise SslMedError(
+            f"features.color_by: {file}: column '{missing[0]}' is missing; it needs the columns case and group"
+        )
+    return {row["case"].strip(): (row["group"] or "").strip() for row in rows if row["case"]}
+
+
+def groups_by_table(group: Mapping[str, str], names: Sequence[str]) -> Groups:
+    """Groups of the images of these names, by what `read_groups` read.
+
+    Raises:
+        SslMedError: none of the images is in it.
+    """
+    known = sorted({group[name] for name in names if group.get(name)})
+    if not known:
+        raise SslMedError(
+            f"features.color_by: none of the images is in the table; its column case needs names such as '{names[0]}', as "
+            "features.csv of the run has them"
+        )
+    place = {name: number for number, name in enumerate(known)}
+    return Groups(tuple(known), np.array([place.get(group.get(name, ""), -1) for name in names], np.int64))
