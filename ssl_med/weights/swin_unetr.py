@@ -45,7 +45,10 @@ class SwinUNETR(Family):
         "The pretraining parsed a spacing and never applied it: its scans have the voxels that they were acquired with.",
         "Files of before MONAI 0.9 hold shortcuts (conv3) in blocks that never used them.",
     )
-    agreement = "MONAI 1.6.1's class with the order of tokens of its 1.4: no difference, of values up to 3.5"
+    agreement = (
+        "MONAI 1.6.1's class with the order of tokens of its 1.4: no difference, of values up to 3.5; its "
+        "`load_from` takes `to=swin_unetr`"
+    )
 
     def recognises(self, file: ForeignFile) -> bool:
         """A transformer of four stages in 2D or 3D, without convolutions before them."""

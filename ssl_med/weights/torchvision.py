@@ -53,7 +53,10 @@ class Torchvision(Family):
         "DenseNet files of before 2018 name their layers norm.1 and conv.1; a load that is not strict leaves them random.",
         "A bottleneck's stride lies in its 3x3 convolution, in the original paper in its first 1x1.",
     )
-    agreement = "torchvision 0.29.1: 0 (ResNet-18, ResNet-50, DenseNet-121, all levels)"
+    agreement = (
+        "torchvision 0.29.1: 0 (ResNet-18, ResNet-50, DenseNet-121, all levels); 0.28.0 takes `to=torchvision` of each but for "
+        "the head: 0"
+    )
 
     def recognises(self, file: ForeignFile) -> bool:
         """Every key is one of a 2D ResNet's or DenseNet's, behind the prefixes of wrappers."""

@@ -150,7 +150,10 @@ def test_an_analysis_of_features_is_a_column_without_a_score_that_is_related_to_
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ("{task: medmnist, protocol: features/spectrum, metric: auc}", "has no score to choose by; leave metric and tune out"),
+        (
+            "{task: medmnist, protocol: features/spectrum, metric: auc}",
+            "has no score to choose by; leave metric and tune out",
+        ),
         ("{task: medmnist, protocol: features/spectrum, fractions: [0.1]}", "leave fractions out"),
         ("{task: medmnist, protocol: features/spectra}", "did you mean 'spectrum'"),
     ],

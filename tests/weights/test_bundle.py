@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import monai.bundle
 import nibabel as nib
@@ -129,3 +130,19 @@ def test_images_are_refused(tmp_path):
     flat = Source(tmp_path, build_backbone(made.backbone.config, spatial_dims=2, in_channels=1), None, made.card)
     with pytest.raises(SslMedError, match=re.escape("is 2D")):
         export(flat, "monai_bundle", tmp_path / "bundle")
+
+
+def test_a_bundle_says_what_was_trained_on_what_and_whose_licence_holds(tmp_path):
+    made = source("unet", tmp_path)
+    about = {"family": "voco", "citation": "Wu et al.", "licence": "CC-BY-NC", "commercial": False, "file": "x.pt"}
+    about |= {"finetuned_on": "lits", "start": "voco", "saw": ["LiTS"], "leakage": ["the pretraining saw 2 subjects"]}
+    export(replace(made, card=replace(made.card, method_config=about)), "monai_bundle", tmp_path / "bundle")
+    text = (tmp_path / "bundle" / "docs" / "README.md").read_text()
+    for said in (
+        "Method: Fine-tuned on the labels of lits, from weights of Wu et al., imported from x.pt, for 3 steps",
+        "The pretraining saw LiTS. The pretraining saw 2 subjects.",
+        "Licence: CC-BY-NC; not for commercial use.",
+    ):
+        assert said in text
+    metadata = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
+    assert metadata["copyright"] == "CC-BY-NC; not for commercial use."

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ssl_med.checkpoint import Card, save_backbone
+from ssl_med.checkpoint import save_backbone
 from ssl_med.files import write_text
 from ssl_med.reading import UnreadableError, read_json
 from ssl_med.weights.core.exporter import Exporter, Source
-from ssl_med.weights.core.origin import licence_text
+from ssl_med.weights.core.facts import data_lines, licence_line, method_lines
 
 
 class HuggingFace(Exporter):
@@ -56,14 +55,13 @@ def configuration(source: Source) -> dict[str, Any]:
 
 def readme(source: Source) -> str:
     """Markdown with the front matter that the hub reads."""
-    card, about = source.card, dict(source.card.method_config)
-    foreign = "family" in about
+    card, about = source.card, source.card.method_config
     front: dict[str, Any] = {
         "library_name": "ssl_med",
         "pipeline_tag": "image-feature-extraction",
         "tags": ["medical-imaging", "self-supervised-learning", card.method],
     }
-    if foreign:
+    if "family" in about:
         front |= {"license": "other", "license_name": str(about["licence"])}
     parts = [
         # JSON is YAML, so that no name can break the front matter
@@ -73,16 +71,14 @@ def readme(source: Source) -> str:
         f"# {card.method}: {card.backbone['name']}, {source.backbone.spatial_dims}D",
         "",
         "## Method",
-        *_method(card, about),
+        *method_lines(card),
         *([_headless(source)] if "finetuned_on" in about else []),
         "",
         "## Data",
-        *_data(card, about),
+        *data_lines(card),
         "",
         "## Licence",
-        f"{licence_text(about['licence'], about.get('commercial'))}."
-        if foreign
-        else "None is given. Choose one that the data's terms allow before you publish these weights.",
+        licence_line(card),
         "",
         "## Metrics",
         *_metrics(source.path),
@@ -101,37 +97,12 @@ def readme(source: Source) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _method(card: Card, about: Mapping[str, Any]) -> list[str]:
-    """How the weights were trained, a sentence each."""
-    elsewhere = f"weights of {about['citation']}, imported from {about['file']}" if "family" in about else ""
-    how = f"for {card.steps} steps with seed {card.seed}; code of commit {card.git or 'unknown'}."
-    if "finetuned_on" in about:
-        start = elsewhere or (
-            about["start"] if about["start"] == "random weights" else f"a pretraining by {about['start']}"
-        )
-        return [f"Fine-tuned on the labels of {about['finetuned_on']}, from {start}, {how}"]
-    return [f"{elsewhere[0].upper()}{elsewhere[1:]}."] if elsewhere else [f"Pretrained by {card.method} {how}"]
-
-
 def _headless(source: Source) -> str:
     """That the head of a fine-tuning stays behind."""
     if source.regions is None:
         return "This folder holds the encoder; the head that answered the task is not part of it."
     names = ", ".join(source.regions.names)
     return f"This folder holds encoder and decoder; the head that answered {names} is not part of it."
-
-
-def _data(card: Card, about: Mapping[str, Any]) -> list[str]:
-    """Which images were seen, a sentence each."""
-    own = card.data_spec().name
-    counts = f"{len(card.subjects)} subjects and {len(card.volumes)} files"
-    saw = ", ".join(map(str, about.get("saw", ())))
-    before = f"The pretraining saw {saw}." if saw else "Which data the pretraining saw is not said."
-    if "finetuned_on" in about:
-        lines = [f"The fine-tuning saw {own}; with the pretraining, as far as it names them, {counts} took part."]
-        told = [f"{str(note)[0].upper()}{str(note)[1:]}." for note in about.get("leakage", ())]
-        return lines + ([before] if "family" in about else []) + told
-    return [before] if "family" in about else [f"The pretraining saw {own}.", f"{counts} took part."]
 
 
 def _metrics(path: Path) -> list[str]:

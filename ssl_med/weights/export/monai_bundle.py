@@ -18,6 +18,7 @@ from ssl_med.files import new_file
 from ssl_med.spec import SslMedError
 from ssl_med.weights.core.bundle_network import network_of
 from ssl_med.weights.core.exporter import Exporter, Source
+from ssl_med.weights.core.facts import data_lines, licence_line, method_lines
 
 
 class MonaiBundle(Exporter):
@@ -201,7 +202,7 @@ def _metadata(source: Source, *, needs_us: bool) -> dict[str, Any]:
         "task": f"segmentation of {', '.join(regions.names)}" if regions is not None else "features of an encoder",
         "description": f"{backbone.config.name}, {source.card.method}; seed {source.card.seed}, {source.card.steps} steps",
         "authors": "",
-        "copyright": "",
+        "copyright": licence_line(source.card),
         "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": segments}},
         "input_contract": json.dumps(contract.to_dict()),
     }
@@ -226,5 +227,7 @@ def _readme(source: Source, *, needs_us: bool) -> str:
         f"# {source.backbone.config.name}, {source.card.method}\n\n"
         f"Every scan of a folder ({where}) gets {answer}. {needs}\n\n"
         "```\npython -m monai.bundle run --config_file configs/inference.json --bundle_root . --dataset_dir SCANS\n```\n\n"
-        f"Images, as the network was trained on them:\n\n{lines}\n"
+        f"Images, as the network was trained on them:\n\n{lines}\n\n"
+        f"Method: {' '.join(method_lines(source.card))}\n\nData: {' '.join(data_lines(source.card))}\n\n"
+        f"Licence: {licence_line(source.card)}\n"
     )
