@@ -9,7 +9,7 @@ from ssl_med.reports.run_folder import Run
 
 # Settings that do not decide a result, or that a table varies on purpose.
 _FREE = (
-    "seed", "out", "init", "resume", "hash", "kind", "name", "method", "labels", "tracking", "transfer",
+    "seed", "out", "init", "family", "resume", "hash", "kind", "name", "method", "labels", "tracking", "transfer",
     "backbone", "trainer.progress", "trainer.num_workers", "trainer.threads", "trainer.log_every",
     "trainer.checkpoint_every_steps", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
     "trainer.strategy", "trainer.channels_last", "data.allow_overlap", "data.quarantine_budget", "task.pictures",

@@ -93,13 +93,13 @@ def read_ours(path: Path) -> Source:
 
 def load(path: Path, family: str = "", *, wishes: Wishes = NONE, versions: Mapping[str, str], git: str) -> Weights:
     """Weights from a backbone file, a run folder, or a foreign file; arguments and errors as in `convert`."""
-    if not is_ours(path):
+    if not is_ours(path, family):
         found = convert(path, family, wishes=wishes, versions=versions, git=git)
         decoder = found.decoder.eval() if found.decoder is not None else None
         return Weights(found.backbone.eval(), decoder, found.contract, found.card, found.account, found.notes)
-    if family or wishes != Wishes(channels=wishes.channels):
+    if wishes != Wishes(channels=wishes.channels):
         raise SslMedError(
-            f"{path}: is a backbone file of ours; family, allow, inflate and backbone.KEY are for foreign files"
+            f"{path}: is weights of ours, with a card; allow, inflate and backbone are for weights from elsewhere"
         )
     source = read_ours(path)
     card, backbone = source.card, source.backbone
