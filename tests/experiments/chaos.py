@@ -158,13 +158,28 @@ def finish(words, log, limit=240):
     return code
 
 
+def kill_group(number, by, limit=60):
+    """Sends a signal to a process and those that it started, as soon as it has made them a group of their own."""
+    until = time.monotonic() + limit
+    while True:
+        try:
+            return os.killpg(number, by)
+        except ProcessLookupError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+
+
 def kill(words, log, *, after, by, group=False):
     """Sends a signal after some seconds; the exit code, 0 when the run had ended before."""
     number = fork(words, log)
     code = ended(number, after)
     if code is not None:
         return code
-    (os.killpg if group else os.kill)(number, by)
+    if group:
+        kill_group(number, by)
+    else:
+        os.kill(number, by)
     code = ended(number, 120)
     if code is None:
         os.killpg(number, signal.SIGKILL)

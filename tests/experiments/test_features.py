@@ -2,9 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
+import ssl_med
+from datamodules.chest14 import Chest14Data
 from experiments.cli import main
+from experiments.commands.embed import embed
 from experiments.commands.features import features
 from ssl_med.reports.run_folder import find_runs, read_cases
 from ssl_med.reports.writing import write_summary
@@ -91,3 +96,43 @@ def test_correlation_reads_finished_runs(tmp_path, capsys):
     assert "fewer than 4 networks have both" in capsys.readouterr().err
     assert main(["features", "kind=correlation"]) == 2
     assert "names no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["npz", "csv"])
+def test_vectors_are_those_of_the_encoder(words, tmp_path, ending, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pretrained = tmp_path / "rotation"
+    train = ["trainer.max_steps=1", "trainer.batch_size=4", f"out={pretrained}"]
+    assert main(["pretrain", "method=rotation", *words, *train]) == 0
+    path = tmp_path / f"vectors.{ending}"
+    assert main(["embed", *words, f"init={pretrained}", f"out={path}", "images.part=val", "images.cases=3"]) == 0
+    if ending == "npz":
+        held = np.load(path)
+        names, x = held["id"].tolist(), held["x"]
+    else:
+        rows = [line.split(",") for line in path.read_text().splitlines()]
+        names, x = [row[0] for row in rows[1:]], np.array([row[1:] for row in rows[1:]], float)
+    assert len(set(names)) == 3
+    encoder, _ = ssl_med.load_backbone(pretrained)
+    data = Chest14Data(
+        Chest14Data.Config(name="chest14", root=words[1].partition("=")[2], image_size=32, patch_size=(32, 32)),
+        labelled=False,
+        batch_size=4,
+    )
+    data.setup()
+    samples = {
+        name: image for batch in data.val_dataloader() for name, image in zip(batch["id"], batch["image"], strict=True)
+    }
+    mine = ssl_med.embed(encoder, torch.stack([samples[name] for name in names]))
+    np.testing.assert_allclose(x, mine, rtol=1e-5, atol=1e-6)
+
+
+def test_embed_refuses_what_it_cannot_write(words):
+    ending = "must be a file that ends in"
+    for more, message in (
+        ([], ending),
+        (["out=a.xlsx"], ending),
+        (["out=a.csv", "features.dense=true"], "write a .npz"),
+    ):
+        with pytest.raises(SslMedError, match=message):
+            embed([*words, *more])
