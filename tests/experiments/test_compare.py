@@ -366,6 +366,8 @@ def test_a_killed_command_leaves_no_process_and_goes_on(tmp_path, shared_phantom
             time.sleep(0.1)
         workers = descendants(process.pid)  # and the process that they are forked from
         assert len(workers) >= 2
+        assert main(words) == 2
+        assert f"another compare is at work here (process {process.pid} on " in capsys.readouterr().err
     finally:
         process.kill()
         process.wait()
