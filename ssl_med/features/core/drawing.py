@@ -16,7 +16,7 @@ from ssl_med.reports.style import COLORS, FAINT, INK, RC, SIZE, styles
 
 Array = NDArray[Any]
 _TILE = 1.7  # inches, side of an image in a grid
-_NAME = 0.9  # inches left of the rows of a grid for their names
+_LETTER = 0.075  # inches, width of a letter of a row's name
 _LONGEST = 24  # letters of a name above an image
 _POINTS = ("o", "s", "^", "D", "v")  # against 6 colours: 30 groups differ
 _WRITTEN = 64  # cells of a table up to which numbers fit into them
@@ -25,6 +25,8 @@ _WRITTEN = 64  # cells of a table up to which numbers fit into them
 @dataclass(frozen=True)
 class Tile:
     """One image of a grid: (H, W) grey or (H, W, 3) in [0, 1], with a map (H, W) laid over it and a line of text below.
+
+    Where the map is nan the image stays as it is.
 
     * low, high: values of a grey image drawn black and white; None: its own least and largest.
     * most: value of the map in the strongest colour; None: its own largest.
@@ -140,15 +142,17 @@ def tiles(rows: Sequence[Sequence[Tile]], *, names: Sequence[str], heads: Sequen
 
     Args:
         rows: R rows of C tiles.
-        names: of the rows, drawn left of them.
+        names: of the rows, drawn left of them; a new line where one ends.
         heads: of the columns, drawn above them.
     """
     columns = max(map(len, rows))
     tall = 0.16 if any(tile.text for row in rows for tile in row) else 0.0
     with mpl.rc_context({**RC, "axes.grid": False}):
-        width = _NAME + _TILE * columns
-        figure = Figure(figsize=(width, 0.35 + (_TILE + tall) * len(rows)))
-        figure.subplots_adjust(left=_NAME / width, right=1, top=1 - 0.3 / figure.get_figheight(), bottom=0.01)
+        beside = ["\n".join(drawn(line, longest=18) for line in name.split("\n")) for name in names]
+        left = 0.15 + _LETTER * max(len(line) for name in beside for line in name.split("\n"))
+        width, height = left + _TILE * columns, 0.35 + (_TILE + tall) * len(rows)
+        figure = Figure(figsize=(width, height))
+        figure.subplots_adjust(left=left / width, right=1, top=1 - 0.3 / height, bottom=(0.02 + tall) / height)
         figure.subplots_adjust(wspace=0.04, hspace=0.04 + tall / _TILE)
         grid = figure.subplots(len(rows), columns, squeeze=False)
         for number, row in enumerate(rows):
@@ -160,8 +164,7 @@ def tiles(rows: Sequence[Sequence[Tile]], *, names: Sequence[str], heads: Sequen
                 if number == 0 and place < len(heads):
                     axes.set_title(drawn(heads[place], longest=_LONGEST), fontsize=8.5, loc="center", pad=3)
             box = grid[number][0].get_position()
-            name = drawn(names[number], longest=16)
-            figure.text(0.01, (box.y0 + box.y1) / 2, name, va="center", fontsize=8, color=INK)
+            figure.text(0.05 / width, (box.y0 + box.y1) / 2, beside[number], va="center", fontsize=8, color=INK)
     return figure
 
 
@@ -174,7 +177,7 @@ def _draw(axes: Any, tile: Tile) -> None:
     else:
         axes.imshow(image.clip(0, 1), interpolation="nearest")
     if tile.map is not None:
-        most = float(tile.map.max()) if tile.most is None else tile.most
+        most = float(np.nanmax(tile.map)) if tile.most is None else tile.most
         axes.imshow(tile.map, cmap="inferno", alpha=0.5, vmin=0, vmax=most if most > 0 else 1, interpolation="nearest")
     if tile.text:
         axes.text(0.5, -0.02, tile.text, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=INK)
@@ -195,3 +198,10 @@ def views(volume: Array, *, at: Sequence[int] | None = None) -> dict[str, Array]
         return {"": array}
     x, y, z = at if at is not None else [side // 2 for side in array.shape]
     return {"axial": array[:, :, z].T, "coronal": array[:, y, ::-1].T, "sagittal": array[x, :, ::-1].T}
+
+
+def planes(image: Array) -> dict[str, Array]:
+    """An image (C, *S) as it is looked at: in colour where it has three channels in 2D, else its first channel."""
+    if image.ndim == 3 and len(image) == 3:
+        return {"": np.moveaxis(image, 0, -1)}
+    return views(image[0])
