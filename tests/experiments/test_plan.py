@@ -175,7 +175,7 @@ def test_a_table_is_like_another(load, tmp_path):
         ("seeds: [5, 6]", "seeds: []", "pretrain.seeds is empty"),
         ("fractions: [0.5, 1.0]", "fractions: []", "columns.liver.fractions is empty"),
         ("optim.lr: [0.001, 0.01]", "optim.lr: []", "columns.liver.tune.optim.lr is empty"),
-        ("protocol: linear,", "protocol: pretext_rotation, fractions: [0.5],", "pretext_rotation has no labels"),
+        ("protocol: linear,", "protocol: pretext_rotation, fractions: [0.5],", "pretext_rotation trains on no labels"),
         ("title: A table", "titel: A table", "key 'titel' is unknown"),
         ("title: A table", "published: {mmg: {liver: 1}}", "published.mmg is no row; did you mean 'mg'"),
         ("title: A table", "published: {mg: {livr: 1}}", "published.mg: 'livr' is no column; did you mean 'liver'"),
