@@ -7,6 +7,7 @@ import pytest
 import torch
 from looking import images_of, small_encoder
 
+from ssl_med.evaluation.features import Features
 from ssl_med.features.core.groups import groups_by_label, groups_by_table, read_groups
 from ssl_med.features.embedding import Embedding, EmbeddingConfig, plane, principal, silhouette
 from ssl_med.spec import DataSpec, SslMedError
@@ -109,6 +110,6 @@ def test_umap_keeps_neighbours_together():
     pytest.importorskip("umap")
     x, group = clouds()
     images = images_of(small_encoder(), torch.rand(24, 1, 8, 8))
-    images.all_features = lambda levels: type("F", (), {"x": x, "ids": [str(k) for k in range(24)], "label": None})
+    images.all_features = lambda levels: Features(tuple(map(str, range(24))), x, torch.from_numpy(group))
     found = Embedding(EmbeddingConfig(methods=("umap",), neighbours=5)).measure(images)
     assert silhouette(torch.from_numpy(found.arrays["umap"]), group) > 0.5

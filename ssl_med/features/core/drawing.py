@@ -30,6 +30,7 @@ class Tile:
 
     * low, high: values of a grey image drawn black and white; None: its own least and largest.
     * most: value of the map in the strongest colour; None: its own largest.
+    * frame: its colour; "": none.
     """
 
     image: Array
@@ -38,6 +39,7 @@ class Tile:
     low: float | None = None
     high: float | None = None
     most: float | None = None
+    frame: str = ""
 
 
 def curves(
@@ -179,8 +181,22 @@ def _draw(axes: Any, tile: Tile) -> None:
     if tile.map is not None:
         most = float(np.nanmax(tile.map)) if tile.most is None else tile.most
         axes.imshow(tile.map, cmap="inferno", alpha=0.5, vmin=0, vmax=most if most > 0 else 1, interpolation="nearest")
+    if tile.frame:
+        axes.set_axis_on()
+        axes.set(xticks=[], yticks=[])
+        for side in axes.spines.values():
+            side.set(visible=True, color=tile.frame, linewidth=2.5)
     if tile.text:
-        axes.text(0.5, -0.02, tile.text, transform=axes.transAxes, ha="center", va="top", fontsize=7.5, color=INK)
+        axes.text(
+            0.5,
+            -0.02,
+            drawn(tile.text, longest=_LONGEST + 4),
+            transform=axes.transAxes,
+            ha="center",
+            va="top",
+            fontsize=7.5,
+            color=INK,
+        )
 
 
 def views(volume: Array, *, at: Sequence[int] | None = None) -> dict[str, Array]:

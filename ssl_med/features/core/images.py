@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -109,6 +109,18 @@ class Images:
 
         batches = self.shown(self.load(), "features")
         return extract(self.backbone, batches, features_of, device=self.device, precision=self.precision)
+
+    def pictures(self, numbers: Collection[int]) -> dict[int, np.ndarray]:
+        """Pixels (C, *S) float32 of the samples of these numbers, in order; the pass ends with the last one."""
+        found, start = {}, 0
+        for batch in self.load():
+            for place in range(len(batch["image"])):
+                if start + place in numbers:
+                    found[start + place] = batch["image"][place].float().cpu().numpy()
+            start += len(batch["image"])
+            if len(found) == len(numbers):
+                break
+        return found
 
     def kept(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         """What `make` returns, from its file where an earlier start of the same run has finished it.
