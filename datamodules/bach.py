@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.core.image_samples import Image2D
-from datamodules.core.images2d import RGB, ImageConfig2D, ImageData2D, match_files
-from ssl_med.spec import Target
+from datamodules.core.images2d import ImageConfig2D, ImageData2D, match_files
+from ssl_med.spec import RGB, Target
 
 _FOLDERS = {"Normal": "normal", "Benign": "benign", "InSitu": "in situ carcinoma", "Invasive": "invasive carcinoma"}
 

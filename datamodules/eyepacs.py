@@ -15,9 +15,9 @@ from typing import Any
 
 from datamodules.core.cases import plain_number, read_table
 from datamodules.core.image_samples import Image2D
-from datamodules.core.images2d import RGB, ImageData2D, TableConfig, has_ending
+from datamodules.core.images2d import ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
-from ssl_med.spec import SslMedError, Target
+from ssl_med.spec import RGB, SslMedError, Target
 
 _TABLES = {"train": "trainLabels.csv", "test": "retinopathy_solution.csv"}
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datamodules.core.image_samples import Image2D
-from datamodules.core.images2d import RGB, ImageConfig2D, ImageData2D, match_files
-from ssl_med.spec import Target
+from datamodules.core.images2d import ImageConfig2D, ImageData2D, match_files
+from ssl_med.spec import RGB, Target
 
 
 class IChallengePmData(ImageData2D):

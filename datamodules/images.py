@@ -35,13 +35,13 @@ from datamodules.core.datalist import (
 from datamodules.core.dicom import is_dicom, read_dicom_image
 from datamodules.core.files import spelled
 from datamodules.core.image_samples import Image2D
-from datamodules.core.images2d import GREY, RGB, ImageData2D, TableConfig
+from datamodules.core.images2d import GREY, ImageData2D, TableConfig
 from datamodules.core.splits import PARTS, Split
 from datamodules.formats.grids import Array
 from ssl_med.ledger import salted
 from ssl_med.ranges import Range
 from ssl_med.setting import setting
-from ssl_med.spec import Intensity, SslMedError, Target
+from ssl_med.spec import RGB, Intensity, SslMedError, Target
 
 _LISTS, _PLACE = "datalist", " list and fold"  # a split; a key that no row has
 _PARTS = {**{part: part for part in PARTS}, "valid": "val", "validation": "val"}

@@ -25,7 +25,7 @@ from datamodules.core.configs import DRAWN_TOO
 from datamodules.core.crops import around, cut, pad_to, window_start
 from datamodules.core.files import find_files
 from datamodules.core.image_samples import image_pair, label_of, resized
-from datamodules.core.images2d import GREY, RGB, ImageConfig2D
+from datamodules.core.images2d import GREY, ImageConfig2D
 from datamodules.core.intensity import decode, encode, norm_of, standardise
 from datamodules.core.labelled import check_classes
 from datamodules.core.loader import Key
@@ -36,7 +36,7 @@ from datamodules.formats.grids import Array
 from datamodules.formats.npz import npz_array, npz_header, npz_keys
 from ssl_med.ranges import Range, Seed, Share, Side
 from ssl_med.setting import setting
-from ssl_med.spec import DataSpec, Need, SslMedError, Target
+from ssl_med.spec import RGB, DataSpec, Need, SslMedError, Target
 
 _STEP = 32  # a multiple that every backbone can halve
 

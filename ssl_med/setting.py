@@ -27,9 +27,11 @@ FACTS = {
     "run": "ssl-med {} does not use it",
     "dims": "the data are {}",
     "labels": "the labels are {}",
+    "colours": "the images are {}",
     "validation": "the split has no validation part",
 }
-"""run: its command. dims: 2D or 3D. labels: classes, findings, masks or none. validation: whether there is such a part."""
+"""run: its command. dims: 2D or 3D. labels: classes, findings, masks or none. colours: grey or coloured. validation: whether
+there is such a part."""
 ALWAYS = object()  # no plain value is equal to it: the setting existed from the beginning
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and a refused request needs 
 Target = Literal["none", "class", "multilabel", "mask"]
 Normalisation = Literal["unit", "zscore", "zscore_nonzero", "dataset"]
 LONGEST_LINE = 3000  # letters of a complaint
+RGB = ("red", "green", "blue")  # channel_names of coloured images
 AXIS_NAMES = {2: ("row", "column"), 3: ("x", "y", "z")}
 
 
@@ -170,6 +171,11 @@ class DataSpec:
             twice = next((name for name in names if names.count(name) > 1), None)
             if twice is not None:
                 raise SslMedError(f"data '{self.name}': two of the {what} names are '{twice}'; give each its own")
+
+    @property
+    def coloured(self) -> bool:
+        """Whether the channels are red, green and blue."""
+        return self.channel_names == RGB
 
     @property
     def axis_order(self) -> tuple[str, ...]:

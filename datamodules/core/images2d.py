@@ -25,7 +25,6 @@ from ssl_med.ranges import Range, Side, StoredValue
 from ssl_med.spec import DataSpec, Intensity, SslMedError, Target
 
 GREY = ("grey",)
-RGB = ("red", "green", "blue")
 
 
 @dataclass

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datamodules.core.extent import Extent, extents
-from datamodules.core.images2d import RGB
 from experiments.api.overrides import overrides_of
 from experiments.config.data import PlanRequest, compose_plan
 from experiments.run.environment import say
@@ -155,7 +154,7 @@ def _intensity(asked: PlanRequest, found: Sequence[Extent], data: dict[str, Any]
         what = f"{intensity.low:g} to {intensity.high:g} {intensity.unit}"
         share = float(np.median([one.share for one in found]))
         # photographs keep their range, as nnU-Net's rgb_to_0_1
-        planned = "unit" if asked.spec.channel_names == RGB else "zscore_nonzero" if share < _CROPPED else "zscore"
+        planned = "unit" if asked.spec.coloured else "zscore_nonzero" if share < _CROPPED else "zscore"
         if intensity.kind != "percentile" and planned == "zscore_nonzero":
             planned = "zscore"
         data["normalisation"] = wanted or planned

@@ -29,7 +29,8 @@ _LABELS = {"class": "classes", "multilabel": "findings", "mask": "masks", "none"
 
 def facts_of(kind: str, spec: DataSpec) -> dict[str, Any]:
     """What a run is about, by the names of `FACTS`."""
-    return {"run": kind, "dims": f"{spec.spatial_dims}D", "labels": _LABELS[spec.target]}
+    colours = "coloured" if spec.coloured else "grey"
+    return {"run": kind, "dims": f"{spec.spatial_dims}D", "labels": _LABELS[spec.target], "colours": colours}
 
 
 def sections_of(config: Any) -> dict[str, Any]:

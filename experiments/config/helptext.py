@@ -105,7 +105,7 @@ def recipe_of(picked: Mapping[str, str]) -> dict[str, str]:
             when, _, inner = key.partition(".")
             if not when.startswith("when_"):
                 plain[key] = f"{spell(value)} ({layer.source})"
-            elif when[5:] in ("2d", "3d", picked.get("trainer")):
+            elif when[5:] in ("2d", "3d", "coloured", picked.get("trainer")):
                 special.setdefault(inner, {})[when[5:]] = f"{when[5:]}: {spell(value)}"
     return {
         key: "; ".join([*([plain[key]] if key in plain else ["{}"]), *special.get(key, {}).values()])

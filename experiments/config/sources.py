@@ -102,11 +102,7 @@ class Gathered:
     @cached_property
     def data(self) -> Any:
         """Settings of the family, its lists of transforms read."""
-        from experiments.config.transform_lists import read_list
-
-        found: Any = self.settings.section("data").build(self.data_class.Config, prefix="data")
-        lists = [key for key in ("transforms", "preprocess") if hasattr(found, key)]
-        return replace(found, **{key: read_list(getattr(found, key), f"data.{key}") for key in lists})
+        return _with_lists(self.settings.section("data").build(self.data_class.Config, prefix="data"))
 
 
 def choose(
@@ -151,6 +147,7 @@ def gather(
     """One tree of settings from the yamls of the chosen names, in `order`, and the command line, which rules.
 
     A yaml may hold sections for one kind of run alone: `when_cpu` holds where trainer=cpu, `when_3d` where the data are 3D,
+    `when_coloured` where images are red, green and blue,
     `when_strong` where recipe=strong, `when_pretrained` where an encoder is trained that `init` filled; one of a recipe also
     `when_mask`, `when_class` or `when_multilabel`, by what is learned.
 
@@ -185,14 +182,28 @@ def gather(
         yamls += [layer.section(f"when_{chosen['trainer']}") for layer in yamls]
     yamls += _backbone(chosen.get("backbone", ""), line.source)
     layers = [own, *([base] if base else [])]
+    kinds = [f"when_{dims}d"]
+    if (
+        any("when_coloured" in layer.tree for layer in yamls)
+        and data_class.make_spec(_with_lists(plain), labelled=False).coloured
+    ):
+        kinds.append("when_coloured")
     for layer in yamls:
         always = Layer(layer.source, {key: value for key, value in layer.tree.items() if not key.startswith("when_")})
-        for part in (always, layer.section(f"when_{dims}d")):
+        for part in (always, *map(layer.section, kinds)):
             check_keys(part, keys)
             layers.append(_only(part, kept or {}))
     layers += [asked, *([implied] if implied else []), line]
     network, layers, others = choose_network(layers, dims)
     return Gathered(data_class, network, Settings.merged(layers), others)
+
+
+def _with_lists(data: Any) -> Any:
+    """Settings of a family, its lists of transforms read from the files that are named."""
+    from experiments.config.transform_lists import read_list
+
+    lists = [key for key in ("transforms", "preprocess") if hasattr(data, key)]
+    return replace(data, **{key: read_list(getattr(data, key), f"data.{key}") for key in lists})
 
 
 def _trains_pretrained(line: Layer) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ssl_med.contract import InputContract
 from ssl_med.networks.backbone import backbone_config
+from ssl_med.spec import RGB
 from ssl_med.weights.core.family import Architecture, Family
 from ssl_med.weights.core.files import ForeignFile, State
 from ssl_med.weights.core.rules import Drop, Rename, Rule, strip
@@ -61,7 +62,7 @@ class I3DKinetics(Family):
         if channels == 2:
             flow = InputContract("optical flow", size, low=-20.0, high=20.0, unit="pixel", channels=("x", "y"))
             return replace(flow, mean=half, std=half, notes=notes)
-        names = ("red", "green", "blue") if channels == 3 else ()
+        names = RGB if channels == 3 else ()
         return InputContract("video", size, mean=half, std=half, channels=names, notes=notes)
 
     def rules(self, file: ForeignFile) -> list[Rule]:

@@ -442,3 +442,18 @@ def test_a_run_bears_the_name_of_the_data_that_it_reads():
     for key in ("data", "task"):
         with pytest.raises(SslMedError, match=f"{key}.name cannot be set; {key}=NAME chooses it"):
             compose_finetune(["task=candidates", f"{key}.name=mine"])
+
+
+def test_coloured_images_have_the_colour_changes_of_the_papers(shared_phantom):
+    def view(method, data, *words):
+        root = f"data.root={shared_phantom(data)}"
+        return compose_pretrain([f"method={method}", f"data={data}", root, "trainer=cpu", *words]).method.view
+
+    found = view("moco", "bach")
+    assert (found.saturation, found.hue, found.greyscale) == (0.4, 0.1, 0.2)
+    assert view("simclr", "bach").hue == 0.2
+    assert view("moco", "bach", "method.view.hue=0").hue == 0
+    grey = view("moco", "chest14")
+    assert (grey.saturation, grey.hue, grey.greyscale, grey.equalize) == (0, 0, 0, 0)
+    with pytest.raises(SslMedError, match=r"method.view.hue=0.1 has no effect, since the images are grey"):
+        view("moco", "chest14", "method.view.hue=0.1")

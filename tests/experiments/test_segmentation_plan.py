@@ -138,7 +138,7 @@ def test_bad_files_of_settings(tmp_path):
         ("finetune", [f"config={wrong}"], "'seed' must be a section of settings"),
         ("finetune", [f"config={good}", f"config={good}"], "'config' is given twice"),
         ("finetune", [f"config={good}", "backbone=unet"], "leave one of them out"),
-        ("compare", [f"config={good}"], "config=FILE is for pretrain, finetune, probe, prepare"),
+        ("compare", [f"config={good}"], "config=FILE is for pretrain, finetune, probe, features, prepare"),
     ):
         with pytest.raises(SslMedError) as error:
             with_files(command_name, words, ["data"])

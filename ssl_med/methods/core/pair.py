@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from ssl_med.methods.core.checks import check_order
 from ssl_med.networks.pyramid import Backbone
-from ssl_med.ranges import NonNegative, PositiveShare, Share
+from ssl_med.ranges import NonNegative, PositiveShare, Range, Share
 from ssl_med.setting import SET, setting
+from ssl_med.transforms._sampling import uniform
+from ssl_med.transforms.colour import apply_equalize, apply_greyscale, check_colour, colour_jitter
 from ssl_med.transforms.intensity import brightness_contrast, gaussian_blur, solarize
 from ssl_med.transforms.spatial import flip, random_resized_crop
 
 
 @dataclass
 class ViewConfig:
-    """Random view of an image; colour transforms of the papers reduce to brightness and contrast on grey images."""
+    """Random view of an image; of the papers' changes of colour, grey images have brightness and contrast."""
 
     crop_scale: tuple[PositiveShare, PositiveShare] = (0.2, 1.0)
     """area or volume of the random resized crop, as a share of the image"""
@@ -36,6 +39,16 @@ class ViewConfig:
     """standard deviation of the blur in voxels"""
     solarize: Share = 0.0
     """probability that all values from 0.5 upwards are inverted"""
+    saturation: Share = setting(default=0.0, before=0.0, needs={"colours": ("coloured",), "jitter": SET})
+    """coloured images: largest relative change"""
+    hue: Annotated[float, Range(0, 0.5)] = setting(
+        default=0.0, before=0.0, needs={"colours": ("coloured",), "jitter": SET}
+    )
+    """coloured images: largest turn of the circle of hues, 0.5 for half of it"""
+    greyscale: Share = setting(default=0.0, before=0.0, needs={"colours": ("coloured",)})
+    """coloured images: probability that only the luminance is left"""
+    equalize: Share = setting(default=0.0, before=0.0, needs={"colours": ("coloured",)})
+    """coloured images: probability that the histogram of each channel is made flat"""
 
     def __post_init__(self) -> None:
         check_order(crop_scale=self.crop_scale, blur_sigma=self.blur_sigma)
@@ -51,12 +64,29 @@ class TwoViewConfig:
 def random_view(
     image: Tensor, generator: torch.Generator, config: ViewConfig, *, size: Sequence[int] | None = None
 ) -> Tensor:
-    """(B, C, *S) in [0, 1] -> an independent view per sample, same range, of `size` (default: the image's own)."""
+    """(B, C, *S) in [0, 1] -> an independent view per sample, same range, of `size` (default: the image's own).
+
+    Raises:
+        SslMedError: the config has changes of colour, and the images have other than three channels.
+    """
     view = random_resized_crop(image, generator, scale=config.crop_scale, size=size)
     view = flip(view, generator, p=config.flip, axes=(1,) if image.ndim == 4 else None)
-    view = brightness_contrast(view, generator, brightness=config.brightness, contrast=config.contrast, p=config.jitter)
+    coloured = config.saturation or config.hue or config.greyscale or config.equalize
+    view = _coloured(view, generator, config) if coloured else _grey(view, generator, config)
     view = gaussian_blur(view, generator, sigma=config.blur_sigma, p=config.blur).clamp(0, 1)
-    return solarize(view, generator, p=config.solarize) if config.solarize else view
+    view = solarize(view, generator, p=config.solarize) if config.solarize else view
+    return apply_equalize(view, uniform(generator, len(view)) < config.equalize) if config.equalize else view
+
+
+def _grey(view: Tensor, generator: torch.Generator, config: ViewConfig) -> Tensor:
+    return brightness_contrast(view, generator, brightness=config.brightness, contrast=config.contrast, p=config.jitter)
+
+
+def _coloured(view: Tensor, generator: torch.Generator, config: ViewConfig) -> Tensor:
+    check_colour(view)
+    strengths = {key: getattr(config, key) for key in ("brightness", "contrast", "saturation", "hue")}
+    view = colour_jitter(view, generator, **strengths, p=config.jitter)
+    return apply_greyscale(view, uniform(generator, len(view)) < config.greyscale)
 
 
 class Embedding(nn.Module):
