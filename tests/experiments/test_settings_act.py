@@ -26,11 +26,14 @@ WAITING = {
     "data.split_ratios": "three shares of sum 1 are not guessed",
     "data.allow_missing": "no file is missing",
     "data.mixed_volumes": "all scans fit into the cache",
+    "data.target_regions": "a pretraining reads masks from a store alone",
     "data.mask_header": "the headers are right",
     "method.warmup": "a share of the steps below one step",
     "method.queue_from": "a share of the steps below one step",
     "method.schedule_steps": "the schedule of 4 steps ends before",
     "method.every": "one epoch",
+    "method.negatives": "the published 32000 are more than the images",
+    "method.renew": "a rhythm of more than 4 steps",
     "method.memory_momentum": "no image comes twice",
     "method.iterations": "k-means of few images is done before",
     "task.loss": "what auto chooses is a choice too",
@@ -60,7 +63,7 @@ def values(hint, value):
     if hint is bool:
         return [not value]
     if hint is int and isinstance(value, int):
-        return [value + 1, value // 2, 2 * value, 4, 8]
+        return [value + 1, value // 2, 2 * value, 2, 4, 8]
     if hint is float and isinstance(value, int | float):
         return [value * 0.5, value * 2, value + 0.3, value + 0.05, 0.5, 0.9, 2.0]
     numbers = isinstance(value, tuple) and value and all(type(one) in (int, float) for one in value)
@@ -136,6 +139,6 @@ def test_every_setting_of_a_method_acts(runs, tmp_path, capsys, name):
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["finetune-dropout", "finetune-volumes"])
-def test_every_setting_of_a_finetuning_acts(runs, tmp_path, capsys, name):
+@pytest.mark.parametrize("name", ["moco", "models_genesis", "finetune-dropout", "finetune-volumes"])
+def test_every_other_setting_acts(runs, tmp_path, capsys, name):
     assert sweep(runs[name], ("task", "transfer", "data", "optim", "labels"), tmp_path, capsys) == {}
