@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from test_methods import batch_of, blobs, generator, make, step
+from torch.nn import functional as F
 
 from ssl_med.losses.distillation import sinkhorn
 from ssl_med.methods.core.multicrop import crops, small_size
@@ -93,6 +94,46 @@ def test_byol_views_differ_in_law():
     noise = torch.rand(64, 1, 32, 32, generator=generator(1))
     rough = [v.flatten(1).std(1).mean() for v in method.views(batch_of(noise), generator(0)).values()]
     assert rough[0] < 0.7 * rough[1]
+
+
+# --- SimSiam ---------------------------------------------------------------------------------------------------------
+
+
+def test_simsiam_loss_is_symmetric_and_its_targets_have_no_gradient():
+    method = make("simsiam", 2)
+    views = method.views(batch_of(blobs(4, 2)), generator(0))
+    method.eval()  # one batch of two views then equals two batches
+    loss = method.terms(views)["loss"]
+    expected, embeddings = 0.0, {}
+    for key in ("view1", "view2"):
+        z = method.output_norm(method.projector(method.backbone.pool(method.backbone(views[key]))))
+        embeddings[key] = method.predictor(z), z.detach()
+    for mine, other in (("view1", "view2"), ("view2", "view1")):
+        for a, b in zip(embeddings[mine][0].double().tolist(), embeddings[other][1].double().tolist(), strict=True):
+            cosine = sum(x * y for x, y in zip(a, b, strict=True)) / math.hypot(*a) / math.hypot(*b)
+            expected += (2 - 2 * cosine) / 4 / 2
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
+    loss.backward()
+    mine = [p.grad.clone() for p in method.backbone.parameters()]
+    method.zero_grad()
+    slow = torch.stack([
+        (F.normalize(embeddings[a][0], dim=1) - F.normalize(embeddings[b][1], dim=1)).square().sum(1).mean() / 2
+        for a, b in (("view1", "view2"), ("view2", "view1"))
+    ]).sum()  # fmt: skip
+    slow.backward()
+    for found, other in zip(mine, method.backbone.parameters(), strict=True):
+        torch.testing.assert_close(found, other.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_simsiam_normalises_its_embeddings_without_learned_scales():
+    method = make("simsiam", 2)
+    assert not list(method.output_norm.parameters())
+    layers = [layer for layer in method.projector.modules() if isinstance(layer, torch.nn.Linear)]
+    assert len(layers) == 3
+    assert [layer.out_features for layer in method.predictor.modules() if isinstance(layer, torch.nn.Linear)] == [
+        16,
+        64,
+    ]
 
 
 # --- multi-crop and SwAV ---------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ SMALL = {
     "pcrl": ["method.queue=64", "method.momentum=0.9", "method.out_dim=32"],
     "semantic_genesis": ["method.classes=8", "method.memory=16", "method.thumbnail=16"],
     "simclr": ["method.hidden_dim=64"],
+    "simsiam": ["method.out_dim=64", "method.bottleneck=16"],
     "swav": [
         "method.hidden_dim=64",
         "method.prototypes=16",
