@@ -125,6 +125,8 @@ def fork(words, log):
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - the child's own
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
         code = main([str(word) for word in words])
+    except KeyboardInterrupt:
+        code = 130  # before the command has begun; as the interpreter ends
     except BaseException:
         import traceback
 
