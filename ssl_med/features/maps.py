@@ -119,8 +119,8 @@ class Maps(Analysis):
 
 
 _ATTENTION = (
-    "Bright: what a head of the last block looks at, of the class token or, without one, on average over all tokens. Each map has "
-    "its own scale from 0, so that one that is bright everywhere looks at all places alike."
+    "Bright: what a head of the last block looks at, of the class token or, without one, on average over all tokens. Each map "
+    "has its own scale from 0, so that one that is bright everywhere looks at all places alike."
 )
 
 
