@@ -69,6 +69,63 @@ def curves(
     return figure
 
 
+def panels(
+    found: Mapping[str, Mapping[str, tuple[Sequence[float] | Array, Sequence[float] | Array]]],
+    *,
+    title: str,
+    x: Mapping[str, str],
+    y: str,
+) -> Figure:
+    """Small figures of lines that share their y axis, with one legend.
+
+    Args:
+        found: name of the panel -> name of the line -> (x, y).
+        title: above all.
+        x: name of the panel -> what its x axis is.
+        y: what the y axis is.
+    """
+    looks = styles({name: name for lines in found.values() for name in lines})
+    across = min(4, len(found))
+    down = -(-len(found) // across)
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(2.3 * across + 0.4, 1.9 * down + 0.8), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False, sharey=True)
+        for axes in grid.ravel()[len(found) :]:
+            axes.set_axis_off()
+        for axes, (name, lines) in zip(grid.ravel(), found.items(), strict=False):
+            axes.set_title(drawn(name, longest=_LONGEST), fontsize=9)
+            axes.set_xlabel(x[name], fontsize=8)
+            for line, (along, up) in lines.items():
+                look = looks[line]
+                axes.plot(along, up, color=look.color, linestyle=look.line, label=drawn(line, longest=_LONGEST))
+        for row in grid:
+            row[0].set_ylabel(y, fontsize=8)
+        figure.suptitle(drawn(title, longest=90), x=0.01, ha="left", weight="bold", color=INK, fontsize=10.5)
+        if len(looks) > 1:
+            handles, labels = grid[0][0].get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(looks)))
+    return figure
+
+
+def dots(values: Mapping[str, Mapping[str, float]], *, title: str, x: str) -> Figure:
+    """Name of the network -> name of the number -> its value: a line of names, and on each a point for every network."""
+    names = list(dict.fromkeys(name for one in values.values() for name in one))
+    looks = styles({name: name for name in values})
+    with mpl.rc_context(RC):
+        figure = Figure(figsize=(SIZE[0], 0.9 + 0.26 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(drawn(title, longest=90), pad=9)
+        for network, one in values.items():
+            look = looks[network]
+            axes.plot([one.get(name, np.nan) for name in names], range(len(names)), linestyle="", marker=look.marker,
+                      color=look.color, markerfacecolor=look.face, label=drawn(network, longest=_LONGEST))  # fmt: skip
+        axes.set(xlabel=x, yticks=range(len(names)), yticklabels=[drawn(name, longest=_LONGEST) for name in names])
+        axes.invert_yaxis()
+        if len(values) > 1:
+            figure.legend(loc="outside lower center", ncols=min(4, len(values)))
+    return figure
+
+
 def scatter(groups: Mapping[str, Mapping[str, Array]], *, title: str, faint: Sequence[str] = ()) -> Figure:
     """Points (N, 2) by network and, in colours, by group: one panel for each network, side by side.
 
@@ -152,11 +209,12 @@ def tiles(rows: Sequence[Sequence[Tile]], *, names: Sequence[str], heads: Sequen
     with mpl.rc_context({**RC, "axes.grid": False}):
         beside = ["\n".join(drawn(line, longest=18) for line in name.split("\n")) for name in names]
         left = 0.15 + _LETTER * max(len(line) for name in beside for line in name.split("\n"))
-        width, height = left + _TILE * columns, 0.35 + (_TILE + tall) * len(rows)
+        tops = [_TILE * min(1.0, max(tile.image.shape[0] / tile.image.shape[1] for tile in row)) for row in rows]
+        width, height = left + _TILE * columns, 0.35 + sum(tops) + (tall + 0.05) * len(rows)
         figure = Figure(figsize=(width, height))
         figure.subplots_adjust(left=left / width, right=1, top=1 - 0.3 / height, bottom=(0.02 + tall) / height)
-        figure.subplots_adjust(wspace=0.04, hspace=0.04 + tall / _TILE)
-        grid = figure.subplots(len(rows), columns, squeeze=False)
+        figure.subplots_adjust(wspace=0.04, hspace=(0.05 + tall) * len(tops) / sum(tops))
+        grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=tops)
         for number, row in enumerate(rows):
             for place in range(columns):
                 axes = grid[number][place]
