@@ -12,7 +12,8 @@ from datamodules.phantoms import msd
 from experiments.comparison import plan as planning
 from experiments.comparison.table import TABLES, load_table, tables
 
-OWN = ("demo", "hippocampus", "nodule2d")  # studies of our own: no paper, no small form, for they are small
+# studies of our own: no paper, no small form, for they are small
+OWN = ("demo", "hippocampus", "nodule2d", "nodule2d_features")
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "tables.md"
 CASES = [(name, scale) for name in tables() for scale in ("full", "small") if not (scale == "small" and name in OWN)]
 

@@ -8,6 +8,7 @@ from experiments.commands.compare import compare, open_plan
 from experiments.comparison.results import comparison_of, failures_of
 from ssl_med.reports import run_folder as records
 from ssl_med.reports import writing
+from ssl_med.reports.numbers.wording import missing_lines
 from ssl_med.reports.sections.features import correlations_of
 from ssl_med.reports.writing import write_json
 from ssl_med.spec import SslMedError
@@ -135,6 +136,11 @@ def test_an_analysis_of_features_is_a_column_without_a_score_that_is_related_to_
         summary = {"kind": "features", "status": "done", "seed": node.seed, "data": "medmnist", "analysis": "spectrum"}
         numbers = {"level1/effective_rank": ranks[node.row] + node.seed}  # mean over seeds: rank + 0.5
         writing.write_summary(plan.folder(node), {**summary, "method": node.row, "metrics": numbers})
+    gone = next(plan.folder(node) for node in looked_at if (node.row, node.seed) == ("byol", 1))
+    told = (gone / records.SUMMARY).read_text()
+    (gone / records.SUMMARY).unlink()
+    assert "1 feature run (byol, seed 1): no summary.json" in "; ".join(missing_lines(comparison_of(plan, {}, {}).missing))
+    (gone / records.SUMMARY).write_text(told)
     comparison = comparison_of(plan, {}, {})
     assert {entry.row for entry in comparison.of("features")} == set(ranks)
     assert "rank" not in {column.label for column in comparison.design.columns}

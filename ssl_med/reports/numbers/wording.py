@@ -15,7 +15,7 @@ INTERVALS = (
     "Bars: 95 % Student interval of the mean over seeds, from three seeds on. Rows are shifted so as not to overlap."
 )
 PUBLISHED_P = "Published p: the paper's, of that row against the best other one."
-_ROLES = {"pretrain": "pretraining", "tune": "trial", "final": "run"}
+_ROLES = {"pretrain": "pretraining", "tune": "trial", "final": "run", "features": "feature run"}
 
 
 def missing_lines(entries: Iterable[Entry]) -> list[str]:
