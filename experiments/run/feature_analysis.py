@@ -46,7 +46,7 @@ def analyse(config: FeaturesRun) -> tuple[str, Path]:
     pl.seed_everything(config.general.seed, verbose=False)
     loaded = build_network(config, with_decoder=analysis.decoder)
     data = _data(config)
-    cases = _cases(config, data)
+    cases = {part: _cases(config, data, part) for part in _parts(config, analysis)}
     ledger, leakage = check_leak(
         loaded, data, allow=True
     )  # nothing is learned, so that nothing is claimed of new subjects
@@ -62,7 +62,9 @@ def analyse(config: FeaturesRun) -> tuple[str, Path]:
         if loaded.card is None and loaded.config.norm == "batch":
             notes.append("random weights: batch statistics are those of the initialisation, mean 0 and variance 1")
         tell(loaded, notes, say)
-        images = _images(config, loaded, data, cases, session.folder)
+        others = {part: _images(config, loaded, data, cases[part], part, session.folder) for part in analysis.parts}
+        images = _images(config, loaded, data, cases[config.images.part], config.images.part, session.folder)
+        images.others = others
         _foretell(analysis, images)
         found = analysis.measure(images)
         for note in found.notes:
@@ -87,7 +89,7 @@ def analyse(config: FeaturesRun) -> tuple[str, Path]:
             metrics=found.numbers,
             headline=found.headline,
             drawings=pictures,
-            images={"part": config.images.part, "cases": len(cases), "samples": images.count},
+            images={"part": config.images.part, "cases": len(cases[config.images.part]), "samples": images.count},
             notes=[*notes, *found.notes],
         )
         shutil.rmtree(session.folder / PARTS_OF_RUN, ignore_errors=True)
@@ -165,13 +167,31 @@ def _data(config: FeaturesRun) -> MedicalData:
     return data
 
 
-def _cases(config: FeaturesRun, data: MedicalData) -> list[Any]:
-    """The cases that are looked at: all of the part, or as many as asked for, drawn by the seed, in their order.
+def _parts(config: FeaturesRun, analysis: Analysis) -> list[str]:
+    """The part that is looked at, and those from which the analysis learns.
+
+    Raises:
+        SslMedError: it is one of these.
+    """
+    if config.images.part in analysis.parts:
+        raise SslMedError(
+            f"images.part={config.images.part}: kind={config.analysis} learns from {' and '.join(analysis.parts)}; take "
+            "images.part=test"
+        )
+    return [*analysis.parts, config.images.part]
+
+
+def _cases(config: FeaturesRun, data: MedicalData, part: str) -> list[Any]:
+    """The cases of a part: all, or as many as asked for, drawn by the seed, in their order.
 
     Raises:
         SslMedError: the part is empty.
     """
-    cases = list(data.parts[config.images.part])
+    cases = list(data.parts[part])
+    if not cases and part != config.images.part:
+        raise SslMedError(
+            f"kind={config.analysis} needs a {part} part, and the split has none; see data.split and data.split_ratios"
+        )
     if not cases:
         there = [part for part, members in data.parts.items() if members]
         raise SslMedError(f"images.part={config.images.part} has no case; take one of {', '.join(there)}")
@@ -183,12 +203,12 @@ def _cases(config: FeaturesRun, data: MedicalData) -> list[Any]:
 
 
 def _images(
-    config: FeaturesRun, loaded: LoadedNetwork, data: MedicalData, cases: Sequence[Any], folder: Path
+    config: FeaturesRun, loaded: LoadedNetwork, data: MedicalData, cases: Sequence[Any], part: str, folder: Path
 ) -> Images:
     device = device_of(config.trainer.accelerator)
     backbone = loaded.backbone.eval().requires_grad_(False).to(device)
     decoder = loaded.decoder.eval().requires_grad_(False).to(device) if loaded.decoder is not None else None
-    loader = data.still_loader(cases, part=config.images.part)
+    loader = data.still_loader(cases, part=part)
     samples: Any = loader.dataset
     subjects = [samples.subject[int(case)] for case in samples.case]
     numbers = {subject: number for number, subject in enumerate(dict.fromkeys(subjects))}

@@ -20,7 +20,15 @@ from ssl_med.evaluation.features import Features
 from ssl_med.evaluation.logistic import Logistic, fit_classes, fit_findings
 from ssl_med.evaluation.metrics import METRICS
 from ssl_med.evaluation.protocols.core.choice import Outcome, check_choice, class_value, finding_values
-from ssl_med.evaluation.protocols.core.contract import LevelsConfig, Probe, Result, Source, pooled_features, scored
+from ssl_med.evaluation.protocols.core.contract import (
+    Asked,
+    LevelsConfig,
+    Probe,
+    Result,
+    Source,
+    pooled_features,
+    scored,
+)
 from ssl_med.ranges import Count, Positive, Range
 from ssl_med.setting import setting
 from ssl_med.spec import DataSpec, SslMedError
@@ -71,7 +79,7 @@ class Linear(Probe):
 
 
 def chosen_and_fitted(
-    config: LinearConfig, source: Source, spec: DataSpec, features: list[Features]
+    config: LinearConfig, source: Asked, spec: DataSpec, features: list[Features]
 ) -> tuple[Outcome, str]:
     """The regression of train, val and test features, and a note on which samples its final fit saw."""
     # subjects held out of the budget return to it; a validation part would enlarge a part of the labels

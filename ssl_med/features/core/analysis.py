@@ -58,6 +58,9 @@ class Analysis(ABC):
     decoder: ClassVar[bool] = False
     """whether it needs the pretrained decoder"""
 
+    parts: ClassVar[tuple[str, ...]] = ()
+    """parts of the split that it learns from, beside the images that it looks at: `Images.others`"""
+
     def __init__(self, config: Any) -> None:
         check_ranges(config, "features")
         self.config = config

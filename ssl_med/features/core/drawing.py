@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ssl_med.reports.escape import drawn
@@ -60,6 +61,8 @@ def curves(
             look = looks[name]
             axes.plot(across, up, color=look.color, linestyle=look.line, label=drawn(name, longest=_LONGEST))
         axes.set(xlabel=x, ylabel=y)
+        if all(isinstance(place, int) for across, _ in lines.values() for place in across) and "x" not in log:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if "x" in log:
             axes.set_xscale("log")
         if "y" in log:

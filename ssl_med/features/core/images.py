@@ -34,7 +34,7 @@ class Images:
     * device: where to compute. * seed: of everything random. * precision: of the encoder, as trainer.precision.
     * decoder: the pretrained decoder, where the weights hold one and the analysis asks for it.
     * kept_in: folder in which finished parts are kept until the run has ended; None keeps nothing.
-    * progress: whether bars are shown.
+    * progress: whether bars are shown. * others: images of other parts of the split, by `Analysis.parts`.
     """
 
     backbone: Backbone
@@ -48,6 +48,7 @@ class Images:
     decoder: nn.Module | None = None
     kept_in: Path | None = None
     progress: bool = False
+    others: Mapping[str, Images] = field(default_factory=dict)
 
     def batches(self, doing: str = "images") -> Iterator[Batch]:
         """One pass over all samples, on the device; `doing` names the progress bar."""

@@ -54,22 +54,32 @@ class Result:
     pictures: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
 
 
-class Source(typing.Protocol):
-    """A frozen encoder and the samples of one data set, as a protocol sees them.
+class Asked(typing.Protocol):
+    """Whose answers are fitted and scored.
 
-    * spec, task: of the labels, and how answers are scored. * levels: of the encoder, as asked for. * device: where features
-      are. * seed: of everything random. * held: validation samples are training subjects that were set aside.
+    * task: how answers are scored. * held: validation samples are training subjects that were set aside.
     * whole: all labels are used.
     """
 
-    spec: DataSpec
     task: TaskConfig
     backbone: Backbone
+    held: bool
+    whole: bool
+
+    def subjects(self) -> list[int]:
+        """Number of the subject of each test sample."""
+
+
+class Source(Asked, typing.Protocol):
+    """A frozen encoder and the samples of one data set, as a protocol sees them.
+
+    * spec: of the labels. * levels: of the encoder, as asked for. * device: where features are. * seed: of everything random.
+    """
+
+    spec: DataSpec
     levels: tuple[int, ...]
     device: torch.device
     seed: int
-    held: bool
-    whole: bool
 
     def features(
         self, samples_of: SamplesOf, *, kind: str, parts: Sequence[str] = PARTS, crops: bool = False, **about: Any
@@ -83,9 +93,6 @@ class Source(typing.Protocol):
             crops: of training crops in place of the samples of evaluation.
             about: further settings that `samples_of` depends on.
         """
-
-    def subjects(self) -> list[int]:
-        """Number of the subject of each test sample."""
 
     def batches(self, part: str) -> Iterator[Batch]:
         """Batches of evaluation, on the device."""
@@ -141,7 +148,7 @@ def pooled_features(source: Source, parts: Sequence[str] = PARTS) -> list[Featur
 
 
 def scored(
-    source: Source,
+    source: Asked,
     spec: DataSpec,
     test: Features,
     logits: Tensor,
