@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datamodules.core.cases import plain_number, read_table
+from datamodules.core.configs import LABELLED
 from datamodules.core.files import spelled, visible
 from datamodules.core.image_samples import Image2D
 from datamodules.core.images2d import ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
+from ssl_med.catalogue import nearest
 from ssl_med.reading import UnreadableError, read_text
+from ssl_med.setting import setting
 from ssl_med.spec import SslMedError, Target
 
 FINDINGS = (
@@ -40,19 +44,35 @@ FINDINGS = (
 TABLE = "Data_Entry_2017*.csv"
 
 
+@dataclass
+class Chest14Config(TableConfig):
+    """Whether findings may come together."""
+
+    classes: tuple[str, ...] = setting(default=(), before=[], needs=LABELLED)
+    """findings that are classes, of radiographs with one finding alone, such as the seven of ChestX in few-shot
+    learning (Guo et al., ECCV 2020); empty: 14 findings that may come together"""
+
+    def __post_init__(self) -> None:
+        for name in self.classes:
+            if name not in FINDINGS:
+                raise SslMedError(f"data.classes: finding '{name}' is unknown{nearest(name, list(FINDINGS))}")
+        if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
+            raise SslMedError(f"data.classes {list(self.classes)} must be two different findings or more")
+
+
 class Chest14Data(ImageData2D):
     """Radiographs, split by patient."""
 
-    Config = TableConfig
+    Config = Chest14Config
     public_sets = ("ChestX-ray14",)
     layout = "images/*.png or images_0NN/images/*.png, and Data_Entry_2017*.csv"
     splits = ("official",)
     public_names = r"\d{8}_\d{3}\.png"
 
     @classmethod
-    def labels(cls, config: TableConfig) -> tuple[Target, tuple[str, ...]]:
-        """14 findings."""
-        return "multilabel", FINDINGS
+    def labels(cls, config: Any) -> tuple[Target, tuple[str, ...]]:
+        """14 findings, or some of them as classes."""
+        return ("class", config.classes) if config.classes else ("multilabel", FINDINGS)
 
     @classmethod
     def begins(cls, folder: Path, config: TableConfig) -> bool:
@@ -90,10 +110,21 @@ class Chest14Data(ImageData2D):
             patient = plain_number(row["Patient ID"])
             if not patient.isdigit():
                 raise SslMedError(f"{tables[0]}: image {name} has the Patient ID '{row['Patient ID']}', not a number")
-            label = tuple(int(finding in found) for finding in FINDINGS)
+            label = self._label(found)
             radiographs.append(Image2D(name, str(int(patient)), str(files[spelled(name)]), label))
         self.check_missing(missing, table=tables[0], below=root)
         return radiographs
+
+    def _label(self, found: Sequence[str]) -> tuple[int, ...]:
+        """One value for each finding; of classes the number of the only finding, or nothing."""
+        classes = self.config.classes
+        if not classes:
+            return tuple(int(finding in found) for finding in FINDINGS)
+        return (classes.index(found[0]),) if len(found) == 1 and found[0] in classes else ()
+
+    def usable(self, case: Any) -> bool:
+        """Where classes are learned, radiographs that are of one."""
+        return not (self.spec.target == "class" and not case.label)
 
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
         """official: test_list.txt is the test part; validation is cut from the patients of train_val_list.txt."""

@@ -28,6 +28,7 @@ from datamodules.core.files import spelled
 from datamodules.core.image_samples import Image2D
 from datamodules.core.images2d import ImageData2D, TableConfig, has_ending
 from datamodules.core.splits import Split
+from ssl_med.catalogue import nearest
 from ssl_med.setting import setting
 from ssl_med.spec import SslMedError, Target
 
@@ -49,12 +50,21 @@ class CheXpertConfig(TableConfig):
 
     views: Literal["frontal", "lateral", "both"] = "frontal"
     """radiographs that are used; the split does not depend on it"""
-    observations: Literal["competition", "all"] = "competition"
+    observations: Literal["competition", "all"] = setting(default="competition", needs={"against_rest": ("",)})
     """the five of the competition, or all 14"""
     uncertain: Literal["zeros", "ones", "ignore", "zeros_smoothed", "ones_smoothed"] = setting(
-        default="ones", needs=LABELLED
+        default="ones", needs={**LABELLED, "against_rest": ("",)}
     )
     """training value of an uncertain label: 0, 1, left out of the loss, or uniform in 0..0.3 or 0.55..0.85"""
+    against_rest: str = setting(default="", before="", needs=LABELLED)
+    """an observation against the rest, as two classes (Anton et al. 2022: Pleural Effusion); radiographs that are uncertain of
+    it are left out of every part; empty: several observations that may come together"""
+
+    def __post_init__(self) -> None:
+        if self.against_rest and self.against_rest not in OBSERVATIONS:
+            raise SslMedError(
+                f"data.against_rest '{self.against_rest}' is unknown{nearest(self.against_rest, list(OBSERVATIONS))}"
+            )
 
 
 class CheXpertData(ImageData2D):
@@ -68,7 +78,9 @@ class CheXpertData(ImageData2D):
 
     @classmethod
     def labels(cls, config: CheXpertConfig) -> tuple[Target, tuple[str, ...]]:
-        """Five or 14 observations."""
+        """Five or 14 observations, or one of them against the rest."""
+        if config.against_rest:
+            return "class", ("rest", config.against_rest)
         return "multilabel", COMPETITION if config.observations == "competition" else OBSERVATIONS
 
     @classmethod
@@ -79,7 +91,8 @@ class CheXpertData(ImageData2D):
     def index(self, root: Path) -> Sequence[Image2D]:
         """Reads the rows of both tables; the patient is part of the path."""
         tables = [root / name for name in TABLES if (root / name).is_file()]
-        radiographs, wanted = [], self.spec.class_names
+        radiographs = []
+        wanted = (self.config.against_rest,) if self.config.against_rest else self.spec.class_names
         found = self.find(root, has_ending(".jpg", ".jpeg")) if tables else []
         files = {spelled(path.relative_to(root).as_posix()): path for path in found}
         for table in tables:
@@ -108,8 +121,9 @@ class CheXpertData(ImageData2D):
         return radiographs
 
     def usable(self, case: Any) -> bool:
-        """By view."""
-        return bool(self.config.views == "both" or Path(case.path).stem.endswith(self.config.views))
+        """By view; of classes, where the label is certain."""
+        seen = self.config.views == "both" or Path(case.path).stem.endswith(self.config.views)
+        return bool(seen and not (self.spec.target == "class" and np.isnan(case.label[0])))
 
     def named_split(self, name: str, cases: Sequence[Any]) -> Split:
         """official: valid.csv, read by three radiologists, is the test part; validation is cut from train.csv's patients."""

@@ -21,7 +21,7 @@ def content_name(file: str) -> str:
     return salted(Path(file).read_bytes()) if file and Path(file).is_file() else file
 
 
-LABELLED = {"run": ("finetune", "probe")}  # needs of what matters where labels are learned
+LABELLED = {"run": ("finetune", "probe", "features")}  # needs of what matters where labels are learned
 DRAWN = {"split": Other("file", "folders", "mg", "pcrl")}  # these name all three parts
 DRAWN_TOO = ({"tuning_share": SET}, {"pretrain_share": SET})
 _OF_DATASET = {"normalisation": ("dataset",)}

@@ -83,7 +83,7 @@ def chest14(root, count=4):
         picture(root / "images" / f"{k:08d}_000.png", k)
         rows.append(f"{k:08d}_000.png,No Finding,{k}")
     (root / "Data_Entry_2017.csv").write_text("\n".join(rows))
-    return data_of(Chest14Data, TableConfig, "chest14", root)
+    return data_of(Chest14Data, Chest14Data.Config, "chest14", root)
 
 
 def luna(root, count=4):

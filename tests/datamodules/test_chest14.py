@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 
 from datamodules.chest14 import FINDINGS, Chest14Data
-from datamodules.core.images2d import TableConfig
 from datamodules.phantoms import chest14
 from ssl_med.spec import Need, SslMedError
 
@@ -26,7 +25,9 @@ def copied(radiographs, tmp_path):
 
 
 def module(root, *, labelled=True, fraction=1.0, seed=0, need=None, batch_size=4, **settings):
-    config = TableConfig(**{"name": "chest14", "root": str(root), "patch_size": (32, 32), "image_size": 36, **settings})
+    config = Chest14Data.Config(
+        **{"name": "chest14", "root": str(root), "patch_size": (32, 32), "image_size": 36, **settings}
+    )
     data = Chest14Data(config, labelled=labelled, batch_size=batch_size, label_fraction=fraction, seed=seed, need=need)
     data.setup()
     return data
@@ -42,6 +43,24 @@ def every(data):
 
 
 # ------------------------------------------------------------------------------------------------ table
+
+
+def test_findings_as_classes_take_radiographs_of_one_finding_alone(shared_phantom):
+    radiographs = shared_phantom("chest14", subjects=50, size=(36, 36))
+    count = Counter(row for _, row, *_ in table(radiographs) if "|" not in row and row != "No Finding")
+    classes = tuple(name for name, _ in count.most_common(2))
+    data = module(radiographs, classes=classes)
+    wanted = {name: row for name, row, *_ in table(radiographs) if row in classes}
+    found = {radiograph.name: classes[int(radiograph.label[0])] for radiograph in every(data)}
+    assert found == wanted
+    assert len(set(found.values())) > 1
+    assert (data.spec.target, data.spec.class_names) == ("class", classes)
+    whole = module(radiographs)
+    for part, cases in data.parts.items():  # one split, whatever is learned
+        assert {case.subject for case in cases} <= {case.subject for case in whole.parts[part]}
+    for wrong in (("Effusion",), ("Effusion", "Effusion"), ("Effusion", "Masses")):
+        with pytest.raises(SslMedError, match=r"data\.classes"):
+            module(radiographs, classes=wrong)
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ from PIL import Image
 from scipy import ndimage
 
 from datamodules.chest14 import Chest14Data
-from datamodules.core.images2d import TableConfig
 from datamodules.core.quarantine import Entry, Quarantine, quarantine_line
 from datamodules.doctor.examine import examine
 from datamodules.doctor.fingerprint import (
@@ -298,7 +297,7 @@ def kinds(checkup):
 
 
 def chest(root, **settings):
-    return TableConfig(name="chest14", root=str(root), **settings)
+    return Chest14Data.Config(name="chest14", root=str(root), **settings)
 
 
 @pytest.mark.slow

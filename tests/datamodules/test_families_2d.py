@@ -515,6 +515,24 @@ def test_chexpert_uncertain_policies(policy, low, high, roots):
     np.testing.assert_equal([f.label for f in first], [f.label for f in second])
 
 
+def test_one_observation_against_the_rest_leaves_uncertain_radiographs_out(roots):
+    root = roots / "chexpert"
+    name = "Pleural Effusion"
+    data = build("chexpert", root, labelled=True, against_rest=name, split_ratios=(0.6, 0.2, 0.2))
+    whole = build("chexpert", root, labelled=True, observations="all", uncertain="ignore", split_ratios=(0.6, 0.2, 0.2))
+    place = whole.spec.class_names.index(name)
+    assert (data.spec.target, data.spec.class_names) == ("class", ("rest", name))
+    counts = {True: 0, False: 0}
+    for part, cases in whole.parts.items():
+        certain = {case.name: case.label[place] for case in cases if not np.isnan(case.label[place])}
+        counts[True] += len(certain)
+        counts[False] += len(cases) - len(certain)
+        assert {case.name: case.label[0] for case in data.parts[part]} == certain
+    assert min(counts.values()) > 0
+    with pytest.raises(SslMedError, match="did you mean 'Pleural Effusion'"):
+        build("chexpert", root, labelled=True, against_rest="Pleural Efusion")
+
+
 def test_chexpert_views_share_one_split_and_official_tests_on_valid(roots):
     root = roots / "chexpert"
     views = {v: build("chexpert", root, labelled=False, views=v) for v in ("frontal", "lateral", "both")}

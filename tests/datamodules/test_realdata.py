@@ -11,7 +11,6 @@ from datamodules.brats import BratsConfig, BratsData
 from datamodules.chest14 import FINDINGS, Chest14Data
 from datamodules.core.candidates import CandidateCubes
 from datamodules.core.geometry import axis_codes, spacing_of
-from datamodules.core.images2d import TableConfig
 from datamodules.core.intensity import TOP
 from datamodules.core.readers import read_volume
 from datamodules.lits import LitsConfig, LitsData
@@ -53,7 +52,7 @@ def brats(root, *, labelled=True, **settings):
 
 def chest14(root, *, labelled=True, **settings):
     settings = {"patch_size": (64, 64), "image_size": 64, **settings}
-    return module(Chest14Data, TableConfig, root / "chest14", labelled=labelled, **settings)
+    return module(Chest14Data, Chest14Data.Config, root / "chest14", labelled=labelled, **settings)
 
 
 def every(data):

@@ -12,7 +12,6 @@ from sklearn.metrics import roc_auc_score
 
 from datamodules.chest14 import Chest14Data
 from datamodules.chexpert import CheXpertData
-from datamodules.core.images2d import TableConfig
 from datamodules.phantoms import chest14, chexpert, lits, medmnist, montgomery, msd, shenzhen
 from experiments.cli import main
 from experiments.commands import compare
@@ -369,7 +368,7 @@ def test_every_map_fits_the_data_it_names(tmp_path):
         found = {key: tuple(x) if isinstance(x, list) else (x,) for key, x in tree["classes"].items()}
         return ClassMap(found, tree.get("uncertain", "ignore")), tree.get("data", {})
 
-    image = Chest14Data.make_spec(TableConfig(name="chest14"), labelled=True)
+    image = Chest14Data.make_spec(Chest14Data.Config(name="chest14"), labelled=True)
     for name, count in (("chest14_to_chexpert", 7), ("chest14_to_chexpert_competition", 5)):
         given, data = classes(name)
         other = CheXpertData.make_spec(CheXpertData.Config(name="chexpert", **data), labelled=True)

@@ -139,7 +139,9 @@ def test_an_analysis_of_features_is_a_column_without_a_score_that_is_related_to_
     gone = next(plan.folder(node) for node in looked_at if (node.row, node.seed) == ("byol", 1))
     told = (gone / records.SUMMARY).read_text()
     (gone / records.SUMMARY).unlink()
-    assert "1 feature run (byol, seed 1): no summary.json" in "; ".join(missing_lines(comparison_of(plan, {}, {}).missing))
+    assert "1 feature run (byol, seed 1): no summary.json" in "; ".join(
+        missing_lines(comparison_of(plan, {}, {}).missing)
+    )
     (gone / records.SUMMARY).write_text(told)
     comparison = comparison_of(plan, {}, {})
     assert {entry.row for entry in comparison.of("features")} == set(ranks)
