@@ -26,6 +26,7 @@ from ssl_med.features.core.analysis import Analysis, Drawing, Findings
 from ssl_med.features.core.drawing import scatter
 from ssl_med.features.core.groups import Groups, groups_by_label, groups_by_table, read_groups
 from ssl_med.features.core.images import Images
+from ssl_med.features.core.tables import content_name
 from ssl_med.ranges import LARGEST, Level, Positive, Range
 from ssl_med.setting import setting
 from ssl_med.spec import SslMedError
@@ -51,7 +52,7 @@ class EmbeddingConfig:
     """UMAP: how many neighbours an image has; all others at most"""
     finding: str = setting(default="", needs={"labels": ("findings",)})
     """finding by which images are coloured; empty: the one that is nearest to half of the images"""
-    color_by: str = setting(default="", path=True)
+    color_by: str = setting(default="", named=content_name, path=True)
     """CSV table with the columns case (as in features.csv) and group (site, scanner), which colours in place of labels"""
     min_images: Annotated[int, Range(4, LARGEST)] = 8
     """fewest images"""

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssl_med.catalogue import nearest
-from ssl_med.reading import UnreadableError, read_text
+from ssl_med.features.core.tables import read_columns
 from ssl_med.spec import DataSpec, SslMedError
 
 _COLUMNS = ("case", "group")
@@ -58,18 +55,8 @@ def read_groups(file: str) -> dict[str, str]:
     Raises:
         SslMedError: no such table or column.
     """
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(Path(file)), newline="")))
-    except (UnreadableError, csv.Error) as error:
-        raise SslMedError(
-            f"features.color_by: {file}: {error}; give a CSV table with the columns case and group"
-        ) from None
-    columns = [str(name) for name in rows[0]] if rows else []
-    if missing := [name for name in _COLUMNS if name not in columns]:
-        raise SslMedError(
-            f"features.color_by: {file}: column '{missing[0]}' is missing; it needs the columns case and group"
-        )
-    return {row["case"].strip(): (row["group"] or "").strip() for row in rows if row["case"]}
+    rows = read_columns(file, _COLUMNS, key="features.color_by")
+    return {case: group for _, (case, group) in rows if case}
 
 
 def groups_by_table(group: Mapping[str, str], names: Sequence[str]) -> Groups:
