@@ -45,6 +45,7 @@ def every(data):
 # ------------------------------------------------------------------------------------------------ table
 
 
+@pytest.mark.slow
 def test_findings_as_classes_take_radiographs_of_one_finding_alone(shared_phantom):
     radiographs = shared_phantom("chest14", subjects=50, size=(36, 36))
     count = Counter(row for _, row, *_ in table(radiographs) if "|" not in row and row != "No Finding")
