@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 
+from datamodules.core.base import MedicalData
 from experiments.config.defaults import write_phantoms
 from experiments.config.kinds import PretrainRun
 from experiments.config.run import compose_pretrain
 from experiments.config.showing import is_shown, show
 from experiments.run.environment import git_revision, is_first_process, say, versions
 from experiments.run.online_probe import OnlineProbe
+from experiments.run.restoring import restoration_line, show_restorations
 from experiments.run.session import Session, ledger_of, prepare_process
 from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.config import to_plain
@@ -101,7 +103,7 @@ def pretrain(overrides: Sequence[str]) -> Path:
         trainer = session.trainer(config.trainer, overrides, validate="val" in data.subjects(), online=online)
         session.fit(trainer, method, data)
         if trainer.is_global_zero:
-            _finish(session, method, trainer, ledger, online, notes=notes)
+            _finish(session, method, data, trainer, ledger, online, notes=notes)
     return session.folder
 
 
@@ -125,6 +127,7 @@ def _with_probed(ledger: Ledger, online: OnlineProbe, config: PretrainRun) -> tu
 def _finish(
     session: Session[PretrainRun],
     method: Method,
+    data: MedicalData,
     trainer: pl.Trainer,
     ledger: Ledger,
     online: OnlineProbe | None,
@@ -150,8 +153,11 @@ def _finish(
         **ledger.card_fields(),
     )
     save_backbone(session.folder / BACKBONE, backbone=method.backbone, decoder=method.decoder, card=card)
-    session.summarize(status="done", metrics=metrics, weights=weights, **common)
+    shown = show_restorations(session, method, data)
+    session.summarize(status="done", metrics=metrics, weights=weights, **common, **shown)
     say(f"done: {trainer.global_step} steps, {session.seconds():.0f} s, weights: {weights}")
+    if line := restoration_line(shown):
+        say(line)
     for line in online.lines(session.seconds()) if online is not None else ():
         say(line)
     say(f"backbone for finetune: init={session.folder}")

@@ -22,6 +22,7 @@ from experiments.config.sections import SCRATCH
 from experiments.run.environment import say
 from experiments.run.machine import device_of
 from experiments.run.pretrained import LoadedNetwork, backbone_summary, build_network, check_leak, notes_of, tell
+from experiments.run.pretrained_method import restoring_method
 from experiments.run.session import Session, prepare_process
 from ssl_med.features.core.analysis import Analysis, Findings
 from ssl_med.features.core.images import Images
@@ -45,6 +46,7 @@ def analyse(config: FeaturesRun) -> tuple[str, Path]:
     write_phantoms(config.data.name, config.data.root)
     pl.seed_everything(config.general.seed, verbose=False)
     loaded = build_network(config, with_decoder=analysis.decoder)
+    method = restoring_method(config.general.init, config.spec) if analysis.restores else None
     data = _data(config)
     cases = {part: _cases(config, data, part) for part in _parts(config, analysis)}
     ledger, leakage = check_leak(
@@ -65,6 +67,7 @@ def analyse(config: FeaturesRun) -> tuple[str, Path]:
         others = {part: _images(config, loaded, data, cases[part], part, session.folder) for part in analysis.parts}
         images = _images(config, loaded, data, cases[config.images.part], config.images.part, session.folder)
         images.others = others
+        images.restore = method.to(images.device).restored if method is not None else None
         _foretell(analysis, images)
         found = analysis.measure(images)
         for note in found.notes:

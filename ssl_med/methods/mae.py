@@ -85,6 +85,22 @@ class MAE(Restorer):
         variance, mean = torch.var_mean(parts, dim=-1, keepdim=True)
         return join_cells((parts - mean) / (variance + 1e-6).sqrt(), image.shape[2:], self.patch)
 
+    def restored(self, image: Tensor, generator: torch.Generator) -> Tensors:
+        """What is masked, as the network completes it; what is visible stays, since nothing is learned of it.
+
+        Values that are normalised by patch get the mean and deviation of the true patch back, as He et al. show them.
+        """
+        size = image.shape[2:]
+        chosen = sample_cells(len(image), math.prod(grid_of(size, self.patch)), generator, share=self.config.ratio)
+        mask = cells_mask(chosen, size, self.patch).to(image.dtype)
+        corrupted = torch.lerp(image, self.token.to(mask.dtype), mask)
+        found = to_float32(self.restore(corrupted)[0])
+        if self.config.normalize:
+            variance, mean = torch.var_mean(split_cells(image, self.patch), dim=-1, keepdim=True)
+            parts = split_cells(found, self.patch) * (variance + 1e-6).sqrt() + mean
+            found = join_cells(parts, size, self.patch)
+        return {"corrupted": corrupted, "restored": torch.lerp(image, found, mask)}
+
     def terms(self, views: Tensors) -> Tensors:
         """Distance on what was masked."""
         mask, target = views["mask"], views["target"]

@@ -44,7 +44,7 @@ from ssl_med.setting import setting
 from ssl_med.spec import Batch, DataSpec, Need, SslMedError
 from ssl_med.transforms.corruptions import local_shuffle, paint
 from ssl_med.transforms.intensity import brightness_contrast, cutout, gaussian_blur
-from ssl_med.transforms.spatial import apply_flip_rot, flip_rot, indicator, small_rotation
+from ssl_med.transforms.spatial import apply_flip_rot, flip_rot, indicator, sample_flip, small_rotation
 
 # crop sizes of the paper's 3D pairs (64x64x32, 96x96x48, 96^3, 32x32x16, 112x112x56) as multiples of 64x64x32
 PAIR_SCALES_3D = ((1.0, 1.0, 1.0), (1.5, 1.5, 1.5), (1.5, 1.5, 3.0), (0.5, 0.5, 0.5), (1.75, 1.75, 1.75))
@@ -252,6 +252,23 @@ class PCRL(Method):
             pyramid[-1] = self.attention(pyramid[-1], v)
         shown = self.head(self.decoder(pyramid)).chunk(len(branches))
         return dict(zip(branches, shown, strict=True))
+
+    @property
+    def restores(self) -> bool:
+        """Where it has a decoder."""
+        return self.config.reconstruct
+
+    def restored(self, image: Tensor, generator: torch.Generator) -> Tensors:
+        """By the ordinary branch, which is told to neither mirror nor turn; and of the image without a corruption."""
+        assert self.decoder is not None
+        corrupted, found = self.corrupt(image, generator), {}
+        still = indicator(sample_flip(len(image), self.spec.spatial_dims, generator, p=0.0))
+        for name, x in {"restored": corrupted, "unchanged": image}.items():
+            pyramid = self.backbone(x)
+            if self.config.transform != "none":
+                pyramid[-1] = self.attention(pyramid[-1], still)
+            found[name] = self.head(self.decoder(pyramid))
+        return {"corrupted": corrupted, **found}
 
     @property
     def validation_is_comparable(self) -> bool:

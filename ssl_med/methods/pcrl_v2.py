@@ -173,6 +173,12 @@ class PCRLv2(Restorer):
         patch = [max(1, side // 8) for side in x.shape[2:]]
         return swap_patches(x, generator, swaps=c.swaps, patch=patch) if large else x
 
+    def restored(self, image: Tensor, generator: torch.Generator) -> Tensors:
+        """By the finest scale, of what a large view loses; and of the image without a corruption."""
+        corrupted = self.corrupt(image, generator, large=True)
+        shown = {"restored": corrupted, "unchanged": image}
+        return {"corrupted": corrupted, **{name: self.restore(x)[0] for name, x in shown.items()}}
+
     def terms(self, views: Tensors) -> Tensors:
         """Restoration + beta restoration at all scales + weight (large with large + small with large)."""
         assert self.decoder is not None

@@ -78,18 +78,6 @@ def test_dice():
     assert pictures.dice(~a & a, ~b & b) == 1.0
 
 
-@pytest.mark.parametrize("size", [(16, 20), (16, 20, 7)])
-def test_grid(size):
-    x = np.random.default_rng(0).random((5, 2, *size), dtype=np.float32)
-    figure = pictures.grid({"original": x, "corrupted": 0 * x, "restored": x}, names=list("abcde"), rows=3)
-    assert len(figure.axes) == 9
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["original", "corrupted", "restored"]
-    shown = [axes.images[0] for axes in figure.axes]
-    view = x[1, 0] if len(size) == 2 else x[1, 0, :, :, 3].T
-    assert np.array_equal(shown[3].get_array(), view)
-    assert shown[3].get_clim() == shown[4].get_clim()  # one grey scale along a row
-
-
 @pytest.mark.parametrize("size", [(30, 40), (30, 40, 12)])
 def test_an_image_is_seen_through_regions_that_cover_it(size):
     grey = np.linspace(0, 1, int(np.prod(size))).reshape(1, *size)

@@ -61,6 +61,9 @@ class Analysis(ABC):
     parts: ClassVar[tuple[str, ...]] = ()
     """parts of the split that it learns from, beside the images that it looks at: `Images.others`"""
 
+    restores: ClassVar[bool] = False
+    """whether it needs a pretraining that restores images: `Images.restore`"""
+
     def __init__(self, config: Any) -> None:
         check_ranges(config, "features")
         self.config = config

@@ -34,6 +34,7 @@ class Images:
     * device: where to compute. * seed: of everything random. * precision: of the encoder, as trainer.precision.
     * decoder: the pretrained decoder, where the weights hold one and the analysis asks for it.
     * kept_in: folder in which finished parts are kept until the run has ended; None keeps nothing.
+    * restore: images (B, C, *S) and a generator -> what a pretraining makes of them, see `ssl_med.methods.core.base.Method`.
     * progress: whether bars are shown. * others: images of other parts of the split, by `Analysis.parts`.
     """
 
@@ -46,6 +47,7 @@ class Images:
     seed: int = 0
     precision: str = "32"
     decoder: nn.Module | None = None
+    restore: Callable[[Tensor, torch.Generator], Mapping[str, Tensor]] | None = None
     kept_in: Path | None = None
     progress: bool = False
     others: Mapping[str, Images] = field(default_factory=dict)

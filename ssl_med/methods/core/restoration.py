@@ -94,6 +94,11 @@ class Restorer(Method):
         pyramid = self.backbone(image)
         return self.head(self.decoder(pyramid)), pyramid
 
+    @property
+    def restores(self) -> bool:
+        """All of them do."""
+        return True
+
     def distance(self, restored: Tensor, target: Tensor) -> Tensor:
         """The distance that the setting `loss` names."""
         return _LOSSES[self.config.loss](restored, target)
@@ -110,6 +115,12 @@ class Restoration(Restorer):
         """`target` and its corrupted `input`, both (B, C, *S)."""
         target = self.target(batch["image"], generator)
         return {"input": self.corrupt(target, generator), "target": target}
+
+    def restored(self, image: Tensor, generator: torch.Generator) -> Tensors:
+        """Of images that are not mirrored; and of the image without a corruption."""
+        corrupted = self.corrupt(image, generator)
+        shown = {"restored": corrupted, "unchanged": image}
+        return {"corrupted": corrupted, **{name: self.restore(x)[0] for name, x in shown.items()}}
 
     def terms(self, views: Tensors) -> Tensors:
         """Restores the corrupted input and compares it with the target."""

@@ -1,8 +1,8 @@
-"""Pictures of predictions and of pretexts, from plain arrays."""
+"""Pictures of predictions, from plain arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -157,37 +157,6 @@ def choose_slices(masks: Array) -> list[int]:
         return sorted({int(quantile * len(area)) for quantile in SLICE_QUANTILES})
     share = np.cumsum(area) / area.sum()
     return sorted({int(np.searchsorted(share, quantile)) for quantile in SLICE_QUANTILES})
-
-
-def grid(columns: Mapping[str, Array], *, names: Sequence[str] = (), rows: int = 4) -> Figure:
-    """What a pretext does: one row per sample, one column per stage (original, corrupted, restored).
-
-    Args:
-        columns: title -> (B, C, *S), all on the intensity scale of the first column's sample. Volumes are
-            shown in their middle axial slice.
-        names: B names of the samples.
-        rows: samples shown at most.
-    """
-    arrays = {title: np.asarray(array)[:rows, 0] for title, array in columns.items()}
-    first = next(iter(arrays.values()))
-    middle = first.shape[-1] // 2 if first.ndim == 4 else None
-    height, width = _flat(first[0], middle).shape
-    panel = 1.8
-    figure = Figure(figsize=(panel * len(arrays), panel * height / width * len(first) + 0.3))
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, wspace=0.03, hspace=0.03)
-    figure.subplots_adjust(top=1 - 0.3 / figure.get_figheight())
-    panels = figure.subplots(len(first), len(arrays), squeeze=False)
-    for row, line in enumerate(panels):
-        low, high = np.percentile(first[row], (0.5, 99.5))
-        for axes, (title, array) in zip(line, arrays.items(), strict=True):
-            view = _flat(array[row], middle)
-            axes.imshow(view, cmap="gray", vmin=low, vmax=high if high > low else low + 1)
-            axes.set_axis_off()
-            if row == 0:
-                axes.set_title(title, fontsize=9, color=INK, pad=5)
-        if row < len(names):
-            _corner(line[0], drawn(names[row], longest=24), 0.03, "left")
-    return figure
 
 
 def dice(truth: Array, prediction: Array) -> float:
