@@ -38,6 +38,8 @@ class Card:
     * subjects, volumes: keys of the subjects and files that took part, see `ssl_med.ledger`; validated: those of them that
       were validated on and not trained on; salt: mark of the salt of these keys.
     * contract: what images must be, of weights from elsewhere; None: as `spec` says.
+    * starts: what the pretraining started from, and what that did, the latest first (`ssl_med.weights.core.origin.starts_of`);
+      empty: random weights.
     """
 
     method: str
@@ -55,6 +57,7 @@ class Card:
     salt: str = ""
     format: int = FORMAT
     contract: dict[str, Any] | None = None
+    starts: tuple[dict[str, Any], ...] = ()
 
     def data_spec(self) -> DataSpec:
         """The data the backbone was pretrained on."""
@@ -65,8 +68,9 @@ class Card:
         return InputContract.of(self.data_spec()) if self.contract is None else InputContract.from_dict(self.contract)
 
     def plain(self) -> dict[str, Any]:
-        """Plain types, as the file holds them; without a contract as cards had it before."""
-        return {key: value for key, value in asdict(self).items() if key != "contract" or value is not None}
+        """Plain types, as the file holds them; without contract and starts as cards had it before."""
+        optional = ("contract", "starts")
+        return {key: value for key, value in asdict(self).items() if key not in optional or value}
 
     def ledger(self) -> Ledger | None:
         """Who took part in the pretraining; None when the card names nobody."""
@@ -151,7 +155,7 @@ def read_card(path: Path) -> Card:
         raise SslMedError(f"{path}: card format {shown(stored)} is unknown to this version ({FORMAT}); {remedy}")
     if wrong := mismatch(Card, values, "card"):
         raise SslMedError(f"{path}: its card is damaged ({wrong}); {remedy}")
-    for key in ("subjects", "volumes", "validated"):
+    for key in ("subjects", "volumes", "validated", "starts"):
         values[key] = tuple(values.get(key, ()))
     card = Card(**values)
     try:

@@ -131,6 +131,13 @@ class Ledger:
         }
         return cls(parts, tree["salt"])
 
+    def joined(self, before: Ledger) -> Ledger:
+        """And who was trained or validated on before, under the same salt."""
+        parts = dict(self.parts)
+        for name in ("train", "val"):
+            parts[name] = parts.get(name, Members()) | before.parts.get(name, Members())
+        return Ledger(parts, self.salt)
+
     def card_fields(self) -> dict[str, Any]:
         """As `ssl_med.checkpoint.Card` holds it."""
         everyone, trained = Members(), self.parts.get("train", Members())

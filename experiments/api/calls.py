@@ -25,6 +25,7 @@ def pretrain(
     method: str | Section,
     data: str | Section | None = None,
     *,
+    init: Result | Folder = "scratch",
     root: Folder | None = None,
     out: Folder | None = None,
     trainer: str | Section | None = None,
@@ -36,12 +37,14 @@ def pretrain(
     Args:
         method: name of a method or preset, see `list_methods`; with settings: {"name": "moco", "temperature": 0.1}.
         data: name of the data set; by default that of the method's paper, or the nearest public one.
+        init: weights to start from: a pretraining or its folder, whose teacher and heads go on where it was of the same method,
+            a backbone file, or a file of weights from elsewhere (`family="torchvision"` says whose).
         root: folder of the data set, as it is distributed; by default what SSL_MED_DATA says, else synthetic phantoms.
         out: run folder; by default runs/pretrain/<name>-<hash of the settings>.
         trainer: name of a preset ("cpu": a laptop's), settings of the training, or both: {"name": "cpu", "max_steps": 20}.
             By default "cpu" on a machine without a GPU.
         seed: of initial weights, batches and views.
-        settings: of the sections method, data, backbone, optim, trainer, tracking and online.
+        settings: of the sections method, data, backbone, optim, trainer, tracking, transfer and online.
 
     Returns:
         The run; `result.network()` is the encoder, `result` itself goes to `finetune(init=result)`.
@@ -55,6 +58,7 @@ def pretrain(
     given = {
         "method": method,
         "data": data,
+        "init": None if init == "scratch" else _path(init),
         "data.root": _path(root),
         "trainer": trainer,
         "seed": seed,

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 
 from datamodules.core.base import MedicalData
 from experiments.config.defaults import write_phantoms
+from experiments.config.from_card import taken_from_card
 from experiments.config.kinds import PretrainRun
 from experiments.config.run import compose_pretrain
 from experiments.config.showing import is_shown, show
@@ -16,24 +17,29 @@ from experiments.run.environment import git_revision, is_first_process, say, ver
 from experiments.run.online_probe import OnlineProbe
 from experiments.run.restoring import restoration_line, show_restorations
 from experiments.run.session import Session, ledger_of, prepare_process
+from experiments.run.started import Started
 from ssl_med.checkpoint import Card, save_backbone
 from ssl_med.config import to_plain
 from ssl_med.contract import InputContract
 from ssl_med.ledger import Ledger
 from ssl_med.methods.core.base import Method
+from ssl_med.methods.core.start import Start
 from ssl_med.reports.run_folder import BACKBONE
 
-USAGE = "ssl-med pretrain method=NAME [data=NAME] [data.root=DIR] [config=FILE] [key=value ...] [--show]"
+USAGE = (
+    "ssl-med pretrain method=NAME [data=NAME] [init=RUN|FILE] [data.root=DIR] [config=FILE] [key=value ...] [--show]"
+)
 EXAMPLES = (
     "ssl-med pretrain method=pcrl data=luna data.root=/data/LUNA16 trainer.max_steps=500",
-    "ssl-med pretrain method=moco data=chest14 data.root=DIR online.task=nodule2d online.data.root=DIR",
+    "ssl-med pretrain method=moco data=chest14 data.root=DIR init=resnet18.pth family=torchvision transfer.adapt_channels=true",
 )
 NAMES = ("method", "data", "trainer", "backbone")
 REQUIRED = ("method",)
 SETTINGS = {
-    "": "experiments.config.sections:GeneralConfig seed out resume",
+    "": "experiments.config.sections:PretrainStartConfig seed out resume init family",
     "method": "ssl_med.methods.{method}:Config",
     "data": "datamodules.{data}:Config",
+    "transfer": "ssl_med.evaluation.protocols.finetune:PretrainInitConfig",
     "backbone": "ssl_med.networks.backbones.{backbone}:Config",
     "optim": "ssl_med.optim:OptimConfig",
     "trainer": "experiments.config.sections:TrainerConfig",
@@ -45,8 +51,8 @@ OPTIONS = {"--show": "print all settings and stop; --show=sources: and the file 
 DEFAULTS = ("data", "root", "phantoms", "trainer")
 
 
-def build_method(config: PretrainRun) -> Method:
-    """The method of a pretraining config, at its initial weights."""
+def build_method(config: PretrainRun, start: Start | None = None) -> Method:
+    """The method of a pretraining config, at its initial weights or at those that it starts from."""
     pl.seed_everything(config.general.seed, verbose=False)
     method = config.method_class(
         config.method,
@@ -55,6 +61,7 @@ def build_method(config: PretrainRun) -> Method:
         optim=config.optim,
         batch_size=config.trainer.batch_size * config.trainer.accumulate,
         seed=config.general.seed,
+        start=start,
     )
     method.log_every = config.trainer.log_every
     return method
@@ -65,7 +72,8 @@ def pretrain(overrides: Sequence[str]) -> Path:
     config = compose_pretrain(overrides)
     prepare_process(config.trainer, config.precision)
     write_phantoms(config.data.name, config.data.root)
-    method = build_method(config)
+    started = Started.of(config)
+    method = build_method(config, started.start if started is not None else None)
     data = config.data_class(
         config.data,
         need=config.need,
@@ -91,11 +99,17 @@ def pretrain(overrides: Sequence[str]) -> Path:
     with session:
         ledger = ledger_of(data)
         notes = [*data.describe().get("notes", []), *told]
+        if started is not None:
+            notes += [*taken_from_card(config), *started.notes, f"taken from there: {method.begun}"]
+            ledger, more = started.joined(ledger)
+            notes += more
         if online is not None:
             ledger, more = _with_probed(ledger, online, config)
             notes += more
         session.record_subjects(ledger)
         say(f"pretraining {config.name} on {config.data.name} -> {session.folder}")
+        if started is not None:
+            say(f"init: {started.loaded.report}")
         for note in notes:
             say(f"note: {note}")
         if probed:
@@ -103,7 +117,7 @@ def pretrain(overrides: Sequence[str]) -> Path:
         trainer = session.trainer(config.trainer, overrides, validate="val" in data.subjects(), online=online)
         session.fit(trainer, method, data)
         if trainer.is_global_zero:
-            _finish(session, method, data, trainer, ledger, online, notes=notes)
+            _finish(session, method, data, trainer, ledger, online, started, notes=notes)
     return session.folder
 
 
@@ -131,6 +145,7 @@ def _finish(
     trainer: pl.Trainer,
     ledger: Ledger,
     online: OnlineProbe | None,
+    started: Started | None,
     *,
     notes: list[str],
 ) -> None:
@@ -139,6 +154,8 @@ def _finish(
     common = {"method": config.name, "steps": trainer.global_step, "seconds": session.seconds(), "notes": notes}
     if online is not None:
         common["online"] = online.summary(session.seconds())
+    if started is not None:
+        common["init"] = started.loaded.summary(config.general.init)
     weights = session.best_weights(method)
     card = Card(
         method=config.name,
@@ -151,6 +168,7 @@ def _finish(
         versions=versions(),
         git=git_revision(),
         **ledger.card_fields(),
+        **(started.fields() if started is not None else {}),
     )
     save_backbone(session.folder / BACKBONE, backbone=method.backbone, decoder=method.decoder, card=card)
     shown = show_restorations(session, method, data)

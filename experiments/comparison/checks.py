@@ -63,7 +63,8 @@ def _check_one_network(plan: Plan, finals: Sequence[PlannedRun]) -> None:
     """
     rows = plan.table.rows
     tuned = [node for node in finals if node.kind == "finetune" and "backbone" not in rows[node.row].settings]
-    pretrained = {node.column: plan.config(node.needs[0]).backbone for node in tuned if node.needs}
+    begun = [node for node in tuned if node.needs and not rows[node.row].init]
+    pretrained = {node.column: plan.config(node.needs[0]).backbone for node in begun}
     for node in tuned:
         row = rows[node.row]
         if row.method or row.init or "backbone" in row.transfer or node.column not in pretrained:

@@ -166,7 +166,10 @@ class _Stopwatch:
         if not self.warm:  # the first run of a worker imports everything
             self.warm = True
             self._time(node, changes)
-        started = {"init": None, "family": None} if node.kind in ("finetune", "probe", "features") else {}
+        file = next((word.partition("=")[2] for word in node.overrides if word.startswith("init=")), "")
+        # the weights of a fine-tuning are not there yet, and a file of weights may be missing
+        untrained = node.kind in ("finetune", "probe", "features") or (file and not Path(file).exists())
+        started = {"init": None, "family": None} if untrained else {}
         overrides = changed(node.overrides, {**changes, **started})
         ended: list[Finished] = []
         places = []

@@ -187,8 +187,10 @@ class Execution:
         found = {self.plan.folder(node) for node in nodes if not self.plan.run(node).problem}
         self.done |= found
         self.waiting = [node for node in self.waiting if self.plan.folder(node) not in found]
-        for node in [node for node in self.waiting if node in nodes]:
-            if lacks := self.plan.lacks(node):
+        # what waits for another run comes first: each run says itself what it lacks
+        for node in [node for node in reversed(self.waiting) if node in nodes]:
+            lacks = self.plan.lacks(node)
+            if lacks and node in self.waiting:
                 self.waiting.remove(node)
                 self._fail(node, lacks)
 

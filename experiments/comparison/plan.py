@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.comparison.overrides import TOLD, check_texts, family_of, flatten, for_probe, grid, told, with_setting
-from experiments.comparison.table import SourceConfig, TableConfig
+from experiments.comparison.table import RowConfig, SourceConfig, TableConfig
 from experiments.comparison.trees import Tree, merge
 from experiments.config.external import compose_external
 from experiments.config.finetuned import FinetunedRun
@@ -190,11 +190,15 @@ class Plan:
     def lacks(self, node: PlannedRun) -> str:
         """Which file of weights a run needs that is not there, and where to get it; "" where it has all."""
         row = self.table.rows[node.row]
-        if node.role == "pretrain" or not row.init or Path(row.init).exists():
+        if not row.init or Path(row.init).exists() or self._is_begun(node):
             return ""
         from ssl_med.weights.core.find import absent  # torch takes seconds to import
 
         return absent(Path(row.init), row.family)
+
+    def _is_begun(self, node: PlannedRun) -> bool:
+        """Whether a run before this one is done, and with it what a file of weights was for."""
+        return any(not self.run(need).problem or self._is_begun(need) for need in node.needs)
 
     def command(self, node: PlannedRun) -> tuple[str, ...]:
         """All overrides of its run, the folder included."""
@@ -205,9 +209,8 @@ class Plan:
         data, root, settings = self.table.origin(label, column)
         layers = (self.table.settings, settings, {"data": self._data(root)})
         overrides = (f"method={row.method}", f"data={data}", *self._trainer(), *flatten(self._merged(*layers)))
-        return PlannedRun(
-            "pretrain", label, column if own != SourceConfig() else "", 1.0, seed, (*overrides, f"seed={seed}")
-        )
+        overrides = (*overrides, *_start(row), f"seed={seed}")
+        return PlannedRun("pretrain", label, column if own != SourceConfig() else "", 1.0, seed, overrides)
 
     def _run(
         self, role: Role, label: str, column: str, fraction: float, seed: int, choice: tuple[tuple[str, Any], ...]
@@ -225,12 +228,12 @@ class Plan:
                 with_setting(settings, "data.tuning_share", table.tune.share), "data.allow_overlap", True
             )
         needs: tuple[PlannedRun, ...] = ()
-        init = row.init or SCRATCH
+        begin = _start(row) or (f"init={SCRATCH}",)
         if row.method:
             seeds = table.pretrain.seeds
             place = (table.tune.seeds if role == "tune" else table.seeds).index(seed)
             needs = (self._pretraining(label, column, seeds[place % len(seeds)]),)
-            init = str(self.folder(needs[0]))
+            begin = (f"init={self.folder(needs[0])}",)
         start = [f"{'task' if labelled else 'data'}={wanted.task}", *self._trainer()]
         family = family_of(wanted.task) if labelled else wanted.task
         settings = self._merged(settings, {"data": self._data(wanted.root or family)})
@@ -241,7 +244,7 @@ class Plan:
             start.append(f"kind={kind}" if analysed else f"protocol={wanted.protocol}")
             settings = for_probe(settings, without=("labels", "probe") if analysed else ())
         start += flatten(settings)
-        overrides = (*start, f"init={init}", *([f"family={row.family}"] if row.family else ()), f"seed={seed}")
+        overrides = (*start, *begin, f"seed={seed}")
         return PlannedRun(role, label, column, fraction, seed, overrides, needs, choice)
 
     def _final(
@@ -278,6 +281,11 @@ class Plan:
         for tree in trees:
             found = merge(found, tree)
         return found
+
+
+def _start(row: RowConfig) -> tuple[str, ...]:
+    """Overrides for the file that a row starts from; none without one."""
+    return tuple(f"{key}={value}" for key, value in (("init", row.init), ("family", row.family)) if value)
 
 
 def besides(node: PlannedRun, table: str) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ class RowConfig:
     method: str = ""
     """pretraining method or preset; empty: none"""
     init: str = ""
-    """backbone file, or file of weights from elsewhere, to start from in place of a pretraining"""
+    """backbone file, or file of weights from elsewhere, to start from in place of a pretraining; with a method, its pretraining
+    starts there"""
     family: str = ""
     """whose weights from elsewhere `init` holds (ssl-med list families); where it is not there the cell says where to get it"""
     data: str = ""
@@ -146,8 +147,6 @@ class TableConfig:
         if self.baseline not in self.rows:
             raise SslMedError(f"baseline '{self.baseline}' is no row{nearest(self.baseline, list(self.rows))}")
         for label, row in self.rows.items():
-            if row.method and row.init:
-                raise SslMedError(f"rows.{label}: has both a method and an init; keep one")
             if row.family and not row.init:
                 raise SslMedError(f"rows.{label}: has a family and no init; say init=FILE, or leave the family out")
             if row.family and row.family not in (known := list_names(_WEIGHTS)):

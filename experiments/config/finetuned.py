@@ -43,6 +43,11 @@ class _Settings(TypedDict):
     trainer: _Trainer
 
 
+def chosen_weights(run: Run) -> Path:
+    """The checkpoint whose weights a finished run chose; it may be gone."""
+    return run.folder / (BEST if str(run.summary.get("weights", "")).startswith("best") else LAST)
+
+
 @dataclass(frozen=True)
 class FinetunedRun:
     """The folder, its summary, its settings, and the spec of the data that it was trained and tested on."""
@@ -121,10 +126,10 @@ class FinetunedRun:
 
     def weights(self) -> Path:
         """File of the weights that the run tested."""
-        name = BEST if str(self.run.summary.get("weights", "")).startswith("best") else LAST
-        if not (self.folder / name).is_file():
-            raise SslMedError(f"{self.folder / name}: no such file; the tested weights of this run are gone")
-        return self.folder / name
+        path = chosen_weights(self.run)
+        if not path.is_file():
+            raise SslMedError(f"{path}: no such file; the tested weights of this run are gone")
+        return path
 
     def ledgers(self) -> tuple[Ledger, Ledger | None]:
         """Who took part in the fine-tuning, and in the pretraining before it; None: nobody is named.

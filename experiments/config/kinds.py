@@ -12,18 +12,20 @@ from datamodules.core.base import MedicalData
 from experiments.config.online import NoOnline, Online
 from experiments.config.protocols import protocol_class
 from experiments.config.sections import (
+    SCRATCH,
     BudgetConfig,
     GeneralConfig,
     ImagesConfig,
     LabelsConfig,
     LoadingConfig,
+    PretrainStartConfig,
     StartConfig,
     TrackingConfig,
     TrainerConfig,
     TunedConfig,
 )
 from ssl_med.config import Settings, config_hash, keyed, path_keys, to_plain
-from ssl_med.evaluation.protocols.finetune import InitConfig, TransferConfig
+from ssl_med.evaluation.protocols.finetune import InitConfig, PretrainInitConfig, TransferConfig
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.ledger import salted
 from ssl_med.methods.core.base import Method
@@ -97,7 +99,7 @@ class RunConfig(ABC):
             planned: name it before it is known which machine runs it, so that `trainer.precision=auto` stays auto.
         """
         tree = self._tree(keyed)
-        tree["backbone"] = hashed_tree(tree["backbone"], self.other_backbones)
+        tree["backbone"] = self._network_key(tree["backbone"])
         if planned and self.precision.automatic:
             tree["trainer"]["precision"] = AUTO
         return config_hash({key: value for key, value in tree.items() if value != {}})
@@ -117,15 +119,24 @@ class RunConfig(ABC):
         given = self.given.sources()
         return {key: given.get(key) or "default" for key in _leaves(self.tree())}
 
+    def _network_key(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """What names the network in a hash, of its keyed settings."""
+        return hashed_tree(tree, self.other_backbones)
+
     def _tree(self, plain: Plain) -> dict[str, Any]:
         return {"kind": self.kind, "name": self.name, **self.sections(plain), **plain(self.general)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRun(RunConfig):
-    """A method on the images of a data set, probed meanwhile where `online` asks for it."""
+    """A method on the images of a data set, probed meanwhile where `online` asks for it.
+
+    Where it starts from weights, `backbone` is their network; a hash names it by the weights, which may be elsewhere by then.
+    """
 
     kind = "pretrain"
+    general: PretrainStartConfig
+    transfer: PretrainInitConfig = field(default_factory=PretrainInitConfig)
     method_class: type[Method]
     method: Any
     optim: OptimConfig
@@ -146,7 +157,13 @@ class PretrainRun(RunConfig):
         """The parts of the tree; an online probe that is off counts for nothing in a hash."""
         online = self.online.tree(plain) if self.online else plain(NoOnline())
         method = {"name": self.name, **plain(self.method)}
-        return {"method": method, "online": online, **super().sections(plain), "optim": plain(self.optim)}
+        own = {"method": method, "online": online, "transfer": plain(self.transfer)}
+        return {**own, **super().sections(plain), "optim": plain(self.optim)}
+
+    def _network_key(self, tree: dict[str, Any]) -> dict[str, Any]:
+        if self.general.init == SCRATCH:
+            return super()._network_key(tree)
+        return {key: value for key, value in tree.items() if key == "init"}
 
     def stem(self) -> str:
         """METHOD-DATA."""

@@ -14,20 +14,23 @@ from experiments.config.kinds import FeaturesRun, FinetuneRun, PretrainRun, Prob
 from experiments.config.online import PREFIX, check_monitor, compose_online, spelled
 from experiments.config.protocols import asked_protocol, probe_class
 from experiments.config.sections import (
+    SCRATCH,
     BudgetConfig,
     GeneralConfig,
     ImagesConfig,
     LabelsConfig,
     LoadingConfig,
+    PretrainStartConfig,
     StartConfig,
     TrackingConfig,
     TrainerConfig,
     TunedConfig,
 )
 from experiments.config.sources import Gathered, choose, gather, keys_of, method_class_of
+from experiments.config.started import is_absent, network_of
 from experiments.config.transform_lists import resolved
 from ssl_med.config import Layer, read_yaml
-from ssl_med.evaluation.protocols.finetune import InitConfig, TransferConfig
+from ssl_med.evaluation.protocols.finetune import InitConfig, PretrainInitConfig, TransferConfig
 from ssl_med.evaluation.tasks import TaskConfig
 from ssl_med.networks.backbone import check_backbone
 from ssl_med.optim import OptimConfig
@@ -43,7 +46,7 @@ STARTED = (*SHARED, "transfer", "init", "family")
 
 def compose_pretrain(overrides: Sequence[str], *, shared: bool = False) -> PretrainRun:
     """`method=pcrl data=luna data.root=DIR ...` -> PretrainRun; `shared`: see `checked`."""
-    keys = (*SHARED, "method", "optim")
+    keys = (*STARTED, "method", "optim")
     chosen, line = choose(
         overrides, required=("method", "data"), optional=("trainer", "backbone"), keys=(*keys, "online")
     )
@@ -51,11 +54,14 @@ def compose_pretrain(overrides: Sequence[str], *, shared: bool = False) -> Pretr
     # recipes that keep the last weights have no value to choose by; whoever names one here has
     implied = Layer("", {"trainer": {"select": "best"}}) if monitored.startswith(PREFIX) else None
     said = gather(chosen, line, order=("data", "method", "trainer"), keys=(*keys, "default_data"), implied=implied)
+    said = with_card(said, labelled=False)
     method_class = method_class_of(chosen["method"])
     parts = build_parts(
         said,
         labelled=False,
-        general=GeneralConfig,
+        shared=shared,
+        general=PretrainStartConfig,
+        transfer=PretrainInitConfig,
         method=method_class.Config,
         optim=OptimConfig,
         trainer=TrainerConfig,
@@ -175,11 +181,18 @@ def checked(config: R) -> R:
     return config
 
 
-def build_parts(said: Gathered, *, labelled: bool, general: type[GeneralConfig], **schemas: type) -> dict[str, Any]:
-    """The parts of a run, as arguments of its dataclass: the sections of `schemas` and those that every run has."""
+def build_parts(
+    said: Gathered, *, labelled: bool, general: type[GeneralConfig], shared: bool = False, **schemas: type
+) -> dict[str, Any]:
+    """The parts of a run, as arguments of its dataclass: the sections of `schemas` and those that every run has.
+
+    `shared`: of a table, which is planned before all weights are there.
+    """
     parts = said.settings.build_sections(backbone=said.network.Config, tracking=TrackingConfig, **schemas)
     top = said.settings.top(keys_of(general)).build(general, prefix="")
     spec = said.data_class.make_spec(said.data, labelled=labelled)
+    if isinstance(top, PretrainStartConfig) and top.init != SCRATCH and not (shared and is_absent(top)):
+        parts["backbone"] = network_of(top, parts["backbone"], spec, said.settings)
     check_backbone(parts["backbone"], spec)
     lists = resolved(said, parts, spec, augments=schemas.get("transfer") is TransferConfig)
     trainer = parts["trainer"]

@@ -206,10 +206,18 @@ class StartConfig(GeneralConfig):
     """And of what starts from weights."""
 
     init: str = setting(default=SCRATCH, named=_origin)
-    """finetune, probe, features: run folder, backbone file or file of weights from elsewhere to start from, or scratch"""
+    """run folder, backbone file or file of weights from elsewhere to start from, or scratch"""
     family: str = setting(default="", before="", needs={"init": Other(SCRATCH)})
-    """finetune, probe, features: whose weights from elsewhere `init` holds (ssl-med list families); empty: the family that
-    knows them"""
+    """whose weights from elsewhere `init` holds (ssl-med list families); empty: the family that knows them"""
+
+
+@dataclass
+class PretrainStartConfig(StartConfig):
+    """And of a pretraining, which mostly starts from random weights."""
+
+    init: str = setting(default=SCRATCH, before=SCRATCH, named=_origin)
+    """run folder, backbone file or file of weights from elsewhere to start from, or scratch; the folder of a run of the same
+    method goes on with its teacher and heads"""
 
 
 PAPER = "paper"  # the recipe of a task's own yaml

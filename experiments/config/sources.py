@@ -176,7 +176,7 @@ def gather(
     dims = data_class.spatial_dims(plain)
     if "recipe" in chosen:
         yamls = _with_recipe(chosen, yamls, data_class, plain)
-    if _trains_pretrained(line):
+    if "task" in chosen and _trains_pretrained(line):
         yamls += [layer.section("when_pretrained") for layer in yamls]
     if "trainer" in chosen:  # settings of a method or a task for this trainer are more special than the trainer's own
         yamls += [layer.section(f"when_{chosen['trainer']}") for layer in yamls]

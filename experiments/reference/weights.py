@@ -19,6 +19,7 @@ HEAD = """\
 go; `ssl-med weights import FILE out=FILE.safetensors` writes a backbone file, and `init=FILE` takes a foreign file as it is.
 Where several families know a file, or none does, `family=NAME` beside it says whose it is; a row of a comparison takes both:
 `rows: {imagenet: {init: FILE, family: torchvision}}`, and where the file is not there its cells say where to get it.
+A pretraining [starts from weights](how-to/start-from-weights.md), too.
 A file fills a network completely or is refused: `allow=[KEY, ...]` lists exceptions, which stand in the card and in every
 report. `data.from_card=true` prepares data as the weights' card says. `ssl-med weights export` writes our networks in the
 [formats at the end of this page](#formats-that-ssl-med-weights-export-writes).

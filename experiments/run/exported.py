@@ -14,9 +14,7 @@ from ssl_med.evaluation.tasks import Segmentation, TaskConfig
 from ssl_med.ledger import Leakage, Ledger, Members
 from ssl_med.reports.run_folder import Run, read_run
 from ssl_med.weights.core.exporter import Regions, Source
-
-# of the card of weights from elsewhere: what stays true after a fine-tuning
-_ORIGIN = ("family", "citation", "licence", "commercial", "source", "saw", "file", "sha256", "allowed")
+from ssl_med.weights.core.origin import ORIGIN, elsewhere
 
 
 def is_finetuned(path: Path) -> bool:
@@ -60,19 +58,14 @@ def took_part(own: Ledger, before: Ledger | None) -> Ledger:
 
     A pretraining that was recorded under another salt cannot be joined: its keys are others for the same subjects.
     """
-    ledgers = [own, *([before] if before is not None and before.salt == own.salt else [])]
-    parts = {}
-    for name in ("train", "val"):
-        parts[name] = Members()
-        for ledger in ledgers:
-            parts[name] |= ledger.parts.get(name, Members())
-    return Ledger(parts, own.salt)
+    mine = Ledger({name: own.parts.get(name, Members()) for name in ("train", "val")}, own.salt)
+    return mine.joined(before) if before is not None and before.salt == own.salt else mine
 
 
 def _about(run: Run, own: Ledger, before: Ledger | None) -> dict[str, Any]:
     """What a reader of the weights should know: task, start, leak, and the origin of weights from elsewhere."""
-    held = run.card.get("method_config") or {}
-    origin = {key: held[key] for key in _ORIGIN if key in held} if "family" in held else {}
+    held = elsewhere(run.card.get("method_config") or {}, run.card.get("starts") or ())
+    origin = {key: held[key] for key in ORIGIN if key in held}
     leak = {one.name: run.leakage[one.name] for one in fields(Leakage) if one.name in run.leakage}
     notes = [str(Leakage(**leak))] if "status" in leak else []
     if before is not None and before.salt != own.salt:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from datamodules.core.base import MedicalData
 from experiments.config.from_card import taken_from_card
-from experiments.config.kinds import FeaturesRun, FinetuneRun, ProbeRun, RunConfig
+from experiments.config.kinds import FeaturesRun, FinetuneRun, PretrainRun, ProbeRun, RunConfig
 from experiments.config.sections import SCRATCH
+from experiments.config.started import check_words
 from experiments.run.environment import git_revision, versions
 from experiments.run.session import ledger_of
 from ssl_med.checkpoint import Card, LoadReport, build_filled, find_backbone, load_backbone, read_card
-from ssl_med.config import COMMAND_LINE, to_plain
+from ssl_med.config import to_plain
 from ssl_med.evaluation.protocols.finetune import TransferConfig
 from ssl_med.ledger import Leakage, Ledger, compare
 from ssl_med.networks.backbone import build_backbone, check_backbone
@@ -26,7 +27,9 @@ from ssl_med.networks.pyramid import Backbone, BackboneConfig, Decoder
 from ssl_med.spec import DataSpec, SslMedError
 from ssl_med.weights.core.convert import Converted, convert
 from ssl_med.weights.core.load import is_ours
-from ssl_med.weights.core.origin import origin_of
+from ssl_med.weights.core.origin import elsewhere, origin_of
+
+JOINED = "joined"  # of the card of a pretraining: who was seen before it is among its subjects
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,14 @@ class LoadedNetwork:
         }
 
 
-def build_network(config: FeaturesRun | FinetuneRun | ProbeRun, *, with_decoder: bool) -> LoadedNetwork:
+def build_network(
+    config: FeaturesRun | FinetuneRun | PretrainRun | ProbeRun, *, with_decoder: bool | None
+) -> LoadedNetwork:
     """From the init file, or at the configured initialisation.
+
+    Args:
+        config: of the run.
+        with_decoder: whether to build a decoder, too; None: where the file has one.
 
     Raises:
         SslMedError: no such file, a network of other dimensions, a file that does not fill it, or no decoder where one is
@@ -88,10 +97,14 @@ def build_network(config: FeaturesRun | FinetuneRun | ProbeRun, *, with_decoder:
     dims = card.data_spec().spatial_dims
     if dims != spec.spatial_dims:
         raise SslMedError(f"{path}: is a {dims}D network, '{config.name}' is {spec.spatial_dims}D")
+    if with_decoder is None:
+        with_decoder = card.skips is not None
     if card.contract is None:  # of weights from elsewhere a note says how the data differ
         check_range(card.data_spec(), spec, str(path))
     architecture = card.backbone_config()
-    _check_overrides(config, architecture)
+    if not isinstance(config, PretrainRun):  # whose network was taken from here when it was composed
+        words = "transfer.norm=group exchanges its normalisation"
+        check_words(config.general.init, config.backbone, architecture, config.sources(), norm=words)
     if swap:
         architecture = replace(architecture, norm="group")
     check_backbone(architecture, spec)  # refuses a patch size that the loaded network cannot take
@@ -135,27 +148,6 @@ def check_range(was: DataSpec, now: DataSpec, file: str, key: str = "data.normal
         )
 
 
-def _check_overrides(config: FeaturesRun | FinetuneRun | ProbeRun, loaded: BackboneConfig) -> None:
-    """Refuses overrides, or a named size chosen by backbone=NAME, that ask for another network than the file holds.
-
-    Raises:
-        SslMedError: names the setting and what the file has.
-    """
-    held = to_plain(loaded)
-    for key, source in config.sources().items():
-        section, _, name = key.partition(".")
-        asked_for = source == COMMAND_LINE or source.startswith("conf/backbone/")
-        if section != "backbone" or not asked_for or name == "init":  # of the head's initial weights
-            continue
-        asked = to_plain(config.backbone).get(name)
-        if name not in held or held[name] != asked:
-            remedy = "transfer.norm=group exchanges its normalisation" if name == "norm" else "leave it out"
-            has = f"has {name}={held[name]}" if name in held else f"is a {held['name']}, which has no {name}"
-            raise SslMedError(
-                f"{source}: backbone.{name}={asked}: the network of init={config.general.init} {has}; {remedy}"
-            )
-
-
 def check_leak(
     loaded: LoadedNetwork, data: MedicalData, *, allow: bool, files_of: Sequence[str] = ("val", "test")
 ) -> tuple[Ledger, Leakage | None]:
@@ -180,7 +172,9 @@ def notes_of(
     notes += taken_from_card(config)
     if loaded.card is not None:
         if origin := origin_of(loaded.card):
-            notes.append(f"weights from elsewhere, {origin}")
+            began = "" if "family" in loaded.card.method_config else "the pretraining began with "
+            notes.append(f"{began}weights from elsewhere, {origin}")
+        notes += _unknown_before(loaded.card)
         notes += loaded.card.input_contract().differences(config.spec)
         notes += seen_in_public(loaded.card, data)
         notes += _share(loaded.card, config, ledger)
@@ -197,11 +191,21 @@ def seen_in_public(card: Card, data: MedicalData) -> list[str]:
     own = [
         re.compile(rf"{re.escape(name)}(?![a-z])", re.IGNORECASE) for name in data.public_sets
     ]  # BraTS: also BraTS2021
-    both = [str(name) for name in card.method_config.get("saw", ()) if any(one.match(str(name)) for one in own)]
+    held = elsewhere(card.method_config, card.starts) or card.method_config
+    both = [str(name) for name in held.get("saw", ()) if any(one.match(str(name)) for one in own)]
     if not both:
         return []
+    whose = held.get("family") or card.method
+    return [f"leak: by its card, the pretraining of {whose} saw {', '.join(both)}, of which the test cases here are"]
+
+
+def _unknown_before(card: Card) -> list[str]:
+    """That it is not known who was seen before a pretraining that started from weights."""
     return [
-        f"leak: by its card, the pretraining of {card.method} saw {', '.join(both)}, of which the test cases here are"
+        f"the pretraining started from weights of {start.get('method')}, and who those saw is {start.get('subjects')}: that "
+        "was not compared with validation and test"
+        for start in card.starts
+        if start.get("subjects") != JOINED
     ]
 
 

@@ -97,6 +97,7 @@ class DeepCluster(Method):
     family = ("clustering",)
     paper = Paper("Caron et al.", "Deep clustering for unsupervised learning of visual features", "ECCV", 2018)
     metric = ACCURACY
+    of_one_training = ("head.",)  # its classes are the clusters
     config: DeepClusterConfig
 
     @classmethod

@@ -174,6 +174,7 @@ class SemanticGenesis(Shuffling):
         2020,
     )
     metric = ACCURACY
+    of_one_training = tuple(f"discovery.{name}" for name in ("scans", "owners", "found", "descriptors", "age"))
     config: SemanticGenesisConfig
 
     @classmethod

@@ -31,6 +31,14 @@ def spread(weight: Tensor, channels: int) -> Tensor:
     return weight.mean(1, keepdim=True).repeat_interleave(channels, 1) * (weight.shape[1] / channels)
 
 
+def for_channels(config: BackboneConfig, now: int) -> BackboneConfig:
+    """Settings of the network that `spread_input` makes for images of `now` channels, another number than it was trained on."""
+    if len(config.input_std) <= 1 or (now == 1 and len(config.input_mean) > 1):
+        return config
+    mean, std = (sum(values) / len(values) for values in (config.input_mean, config.input_std))
+    return replace(config, input_mean=(mean,), input_std=(std,))
+
+
 def spread_input(
     config: BackboneConfig,
     stored: MutableMapping[str, Tensor],
@@ -51,6 +59,7 @@ def spread_input(
     """
     if now == 1 and len(config.input_mean) > 1:
         return config, f"a grey image is repeated for the {was} channels, each with its mean and deviation"
+    fitted = for_channels(config, now)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # only names are wanted
         name = first_convolution(build_backbone(config, spatial_dims=spatial_dims, in_channels=was))
     key = f"{prefix}{name}.weight"
@@ -58,11 +67,11 @@ def spread_input(
         return config, f"no first convolution {key} to fit to {now} channels"
     weight, note = stored[key], f"first convolution spread from {was} to {now} channels, mean preserved"
     if len(config.input_std) > 1:
-        mean, std = (sum(values) / len(values) for values in (config.input_mean, config.input_std))
         own = torch.tensor(config.input_std, dtype=weight.dtype).view(1, -1, *[1] * spatial_dims)
-        weight = weight * (std / own)
+        weight = weight * (fitted.input_std[0] / own)
         if len(set(config.input_mean)) > 1:
-            note += f"; the channels' means become one, {mean:.4g}, which shifts its outputs by constants"
-        config = replace(config, input_mean=(mean,), input_std=(std,))
+            note += (
+                f"; the channels' means become one, {fitted.input_mean[0]:.4g}, which shifts its outputs by constants"
+            )
     stored[key] = spread(weight, now)
-    return config, note
+    return fitted, note

@@ -112,4 +112,6 @@ def _pretraining(run: Run) -> dict[str, str]:
         return {}
     # the pretraining's seed is left out: runs over it belong into one cell
     facts = {"data": str((card.get("spec") or {}).get("name")), "steps": str(card.get("steps"))}
+    began = [str(one.get("family") or one.get("method")) for one in card.get("starts") or ()]
+    facts |= {"started from": ", ".join(began)} if began else {}
     return facts | flatten(card.get("method_config") or {})

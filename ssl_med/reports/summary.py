@@ -48,6 +48,7 @@ class Card(TypedDict, total=False):
 
     method: str
     method_config: dict[str, Any] | None
+    starts: list[dict[str, Any]] | None
     spec: Spec | None
     steps: int | None
     seed: int | None

@@ -11,7 +11,7 @@ import pytest
 from experiments.commands.compare import open_plan
 from experiments.config import files
 from experiments.config.data import compose_check
-from experiments.config.run import compose_finetune, compose_pretrain, compose_probe
+from experiments.config.run import checked, compose_finetune, compose_pretrain, compose_probe
 from experiments.config.usage import check, command, commands
 from ssl_med.spec import SslMedError
 
@@ -81,7 +81,10 @@ def test_a_shown_command_line_is_accepted_as_typed(page, line, tmp_path, monkeyp
         arguments.append(f"data={picked['data']}")
     arguments = [word for word in arguments if not word.startswith(("--", "with="))]
     if name in COMPOSE:
-        COMPOSE[name](arguments)
+        shared = {} if name == "check" else {"shared": True}  # so that weights may be absent
+        config = COMPOSE[name](arguments, **shared)
+        if shared:
+            checked(config)
     elif name == "compare":
         open_plan(arguments)
 

@@ -50,6 +50,7 @@ class Desk(Inline):
     """In the place of `Workers`: carries a job out at once by writing what a run leaves."""
 
     started: ClassVar[list[str]] = []
+    nodes: ClassVar[list[PlannedRun]] = []
     broken: tuple[str, ...] = ()
     stop_after = 10**6
 
@@ -57,6 +58,7 @@ class Desk(Inline):
         if len(Desk.started) >= Desk.stop_after:
             raise KeyboardInterrupt
         Desk.started.append(job.key.name)
+        Desk.nodes.append(job.key)
         error = next((f"no {part}" for part in Desk.broken if part in job.key.name), "")
         words = dict(word.split("=", 1) for word in job.overrides if "=" in word)
         if not error:
@@ -102,7 +104,7 @@ def start(tmp_path, monkeypatch, capsys, request):
     path.write_text(textwrap.dedent(TABLE))
 
     def started(*words, broken=(), stop_after=10**6):
-        Desk.started, Desk.broken, Desk.stop_after = [], broken, stop_after
+        Desk.started, Desk.nodes, Desk.broken, Desk.stop_after = [], [], broken, stop_after
         roots = [f"root.{name}={tmp_path / name}" for name in ("lits", "luna")]
         code = main(["compare", f"table={path}", f"out={tmp_path / 'out'}", *roots, *words])
         printed = capsys.readouterr()
@@ -226,6 +228,28 @@ def test_a_row_without_its_file_is_not_started_and_its_cell_says_where_the_file_
     assert code == 0
     assert len(started) == 3 + 2 + 4  # trials of liver, finals of liver and of lungs
     assert all("voco" in name for name in started)
+
+
+def test_a_pretraining_without_the_file_that_it_starts_from_is_not_started(start, tmp_path):
+    """Also once the weights that came of it are there, the file may go."""
+    file = tmp_path / "resnet18.pth"
+    row = f'rows.further={{"method": "moco", "init": "{file}", "family": "torchvision"}}'
+    code, started, printed = start(row)
+    assert code == 1
+    assert len(started) == RUNS
+    said = f"{file}: no such run folder or file of weights; get it from https://download.pytorch.org/models"
+    for what in ("pretrain further, seed 0", "lungs: further, seed 0"):
+        assert f"FAILED: {what}: {said}" in printed
+    file.touch()
+    code, started, _ = start(row)
+    assert code == 0
+    assert len(started) == 1 + 3 + 2 + 4
+    assert started[0] == "pretrain further, seed 0"
+    (node,) = [one for one in Desk.nodes if one.name == started[0]]
+    assert node.overrides[-3:] == (f"init={file}", "family=torchvision", "seed=0")
+    assert not any("family=" in word for one in Desk.nodes if one.role == "final" for word in one.overrides)
+    file.unlink()
+    assert start(row)[:2] == (0, [])
 
 
 AWAY = 'columns.away={"tests": "liver", "task": "lits", "root": "luna", "settings": {"map": "same"}}'

@@ -263,7 +263,7 @@ def test_unknown_words_of_finetuning(section):
 
 
 def test_words_that_belong_to_the_other_command_or_to_none():
-    for word in ("nonsense=1", "labels.fraction=0.5", "task.loss=ce", "init=scratch", "transfer.adapt_channels=true"):
+    for word in ("nonsense=1", "labels.fraction=0.5", "task.loss=ce", "probe.solver=lbfgs"):
         with pytest.raises(SslMedError, match=f"^command line: key '{word.split('.')[0].split('=')[0]}' is unknown"):
             compose_pretrain(["method=moco", "data=luna", word])
     with pytest.raises(SslMedError, match=r"^command line: key 'method' is unknown"):

@@ -28,7 +28,11 @@ VOLUMES = ("pretrain", "method=moco", "data=lits", "trainer=cpu")
 PROBED = (*PRETRAIN, "online.task=nodule2d", "online.data.root=ROOT")
 PROBE = ("probe", "task=nodule2d", "protocol=linear", "init=scratch", "trainer=cpu")
 COMPOSE = {"finetune": compose_finetune, "pretrain": compose_pretrain, "probe": compose_probe}
-VALUES = {"run": {"pretrain", "finetune", "probe", "external", "features"}, "dims": {"2D", "3D"}, "validation": {True, False}}
+VALUES = {
+    "run": {"pretrain", "finetune", "probe", "external", "features"},
+    "dims": {"2D", "3D"},
+    "validation": {True, False},
+}
 VALUES["colours"] = {"grey", "coloured"}
 VALUES["labels"] = {"classes", "findings", "masks", "none"}
 

@@ -168,7 +168,6 @@ def test_a_table_is_like_another(load, tmp_path):
     [
         ("seeds: [0, 1, 2]", "seeds: []", "the table has no seeds"),
         ("trainer: cpu", "baseline: scrath", "baseline 'scrath' is no row; did you mean 'scratch'"),
-        ("mg: {method: models_genesis}", "mg: {method: moco, init: x}", "rows.mg: has both a method and an init"),
         ("mg: {method: models_genesis}", "mg: {family: voco}", "rows.mg: has a family and no init"),
         ("mg: {method: models_genesis}", "mg: {init: x, family: vocco}", "rows.mg.family: 'vocco' is unknown; did you"),
         ("pretrain: {data: lits, seeds", "pretrain: {seeds", "rows.mg: is pretrained, and pretrain.data names no data set"),

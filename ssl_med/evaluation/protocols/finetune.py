@@ -26,6 +26,14 @@ class InitConfig:
 
 
 @dataclass
+class PretrainInitConfig(InitConfig):
+    """How the weights that a pretraining starts from are read."""
+
+    adapt_channels: bool = setting(default=False, before=False, needs={".init": Other("scratch")})
+    """spread a first convolution over another number of input channels, keeping the mean"""
+
+
+@dataclass
 class TransferConfig(InitConfig):
     """What is loaded and what is trained; `init=scratch` takes the same words."""
 

@@ -14,6 +14,7 @@ from ssl_med.distributed import gather, mean_over_processes, own_rows, world_siz
 from ssl_med.evaluation.metrics import BASELINE, Metric
 from ssl_med.methods.core.about import Family, Paper
 from ssl_med.methods.core.measures import collapse
+from ssl_med.methods.core.start import Start
 from ssl_med.networks.backbone import build_backbone, check_backbone, check_statistics, default_backbone, repeated
 from ssl_med.networks.heads import Standardize
 from ssl_med.networks.init import init_weights
@@ -48,6 +49,7 @@ class Method(pl.LightningModule, ABC):
         optim: optimiser and schedule; None: AdamW at 1e-3 that falls along a cosine.
         batch_size: samples per optimiser step over all devices; 0: unknown, which suffices unless `optim.lr_per_256` is set.
         seed: seeds the views; initial weights come from torch's own generator.
+        start: weights to begin with in place of random ones; `backbone` is then theirs.
 
     Raises:
         SslMedError: the method cannot work with these data, this backbone or these settings.
@@ -70,6 +72,9 @@ class Method(pl.LightningModule, ABC):
     """images that a batch needs for the loss to say something"""
     any_intensity: ClassVar[bool] = False
     """whether images may be standardised; else the method changes intensities, or restores them, within [0, 1]"""
+    of_one_training: ClassVar[tuple[str, ...]] = ()
+    """beginnings of keys of the state that belong to the images of one training, besides memories, clusters and schedules: a
+    pretraining that goes on from another one makes them anew"""
     in_batch_negatives: ClassVar[bool] = False
     """whether the other images of a batch are negatives, so that no image may be in it twice"""
     backbone: Backbone
@@ -84,10 +89,11 @@ class Method(pl.LightningModule, ABC):
         optim: OptimConfig | None = None,
         batch_size: int = 0,
         seed: int = 0,
+        start: Start | None = None,
     ) -> None:
         super().__init__()
         self.check_data(spec)
-        backbone = backbone or default_backbone(spec.spatial_dims)
+        backbone = backbone or (start.backbone.config if start else default_backbone(spec.spatial_dims))
         check_backbone(backbone, spec)
         self.config, self.spec = self.Config() if config is None else config, spec
         self.optim = optim or OptimConfig(name="adamw", lr=1e-3)
@@ -103,7 +109,10 @@ class Method(pl.LightningModule, ABC):
         self.vectors = 1  # that an image gives to batch statistics of features
         self.build()
         init_weights(self, backbone.init)
+        begun = [start.fill(self)] if start else []
         self.after_init()
+        begun += [start.go_on(self)] if start and start.state is not None else []
+        self.begun = "; ".join(begun)  # what came from `start`, in words
 
     @classmethod
     def check_data(cls, spec: DataSpec) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -26,7 +26,7 @@ from ssl_med.weights.core.adapt import Inflate, fit
 from ssl_med.weights.core.family import Architecture
 from ssl_med.weights.core.find import Match, choose, opened
 from ssl_med.weights.core.origin import about
-from ssl_med.weights.core.rules import apply
+from ssl_med.weights.core.rules import Rule, apply
 
 DECODER = "decoder."
 
@@ -106,14 +106,8 @@ def plan(match: Match, wishes: Wishes = NONE) -> Plan:
         SslMedError: a size that we do not have, or a wish that does not fit.
     """
     name, family, file = match
-    try:
-        architecture, contract, rules = family.architecture(file), family.contract(file), family.rules(file)
-    except SslMedError as error:
-        raise SslMedError(f"{file.path}: {error}") from None
-    except (LookupError, ValueError, TypeError, AttributeError, StopIteration) as error:
-        raise SslMedError(f"{file.path}: is no whole file of family={name} ({first_line(error)[:120]})") from None
-    config = _wished(architecture.config, wishes, contract)
-    dims = architecture.spatial_dims
+    architecture, contract, rules = described(match, wishes)
+    config, dims = architecture.config, architecture.spatial_dims
     if wishes.inflate:
         if dims == 3:
             raise SslMedError(f"inflate={wishes.inflate}: {file.path} holds a 3D network already; leave it out")
@@ -146,6 +140,22 @@ def plan(match: Match, wishes: Wishes = NONE) -> Plan:
         found,
         tuple(notes),
     )
+
+
+def described(match: Match, wishes: Wishes = NONE) -> tuple[Architecture, InputContract, Sequence[Rule]]:
+    """The network of a file as it is wished for, what its images must be, and what becomes of its keys.
+
+    Raises:
+        SslMedError: a size that we do not have, or a wish that does not fit.
+    """
+    name, family, file = match
+    try:
+        architecture, contract, rules = family.architecture(file), family.contract(file), family.rules(file)
+    except SslMedError as error:
+        raise SslMedError(f"{file.path}: {error}") from None
+    except (LookupError, ValueError, TypeError, AttributeError, StopIteration) as error:
+        raise SslMedError(f"{file.path}: is no whole file of family={name} ({first_line(error)[:120]})") from None
+    return architecture._replace(config=_wished(architecture.config, wishes, contract)), contract, rules
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from ssl_med.weights.core.family import Family
 from ssl_med.weights.core.files import ForeignFile
 from ssl_med.weights.core.find import Match
 
+# of the card of weights from elsewhere: what stays true after a training that starts from them
+ORIGIN = ("family", "citation", "licence", "commercial", "source", "saw", "file", "sha256", "allowed")
 _TRADE = {
     True: "",
     False: "not for commercial use",
@@ -57,10 +60,33 @@ def origin_line(name: str, family: Family) -> str:
     return f"family: {name} ({family.citation}); licence: {licence_text(family.licence, family.commercial)}"
 
 
+def starts_of(card: Card, *, subjects: str) -> tuple[dict[str, Any], ...]:
+    """What the card of a pretraining keeps of the weights that it started from, and of what those started from.
+
+    Args:
+        card: of these weights.
+        subjects: what became of the subjects that their card names.
+    """
+    about = card.method_config
+    held = {key: about[key] for key in ORIGIN if key in about} if "family" in about else {}
+    data = {"data": card.data_spec().name} if not held else {}
+    return ({"method": card.method, "steps": card.steps, "subjects": subjects, **data, **held}, *card.starts)
+
+
+def elsewhere(about: Mapping[str, Any], starts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The origin of weights from elsewhere that a network is, or began with; empty where all of it was trained here.
+
+    Args:
+        about: `method_config` of its card.
+        starts: `starts` of its card.
+    """
+    return next((held for held in (about, *starts) if "family" in held), {})
+
+
 def origin_of(card: Card) -> str:
-    """Family, licence and exceptions from the card of an imported file, in a line; "" of a pretraining here."""
-    held: dict[str, Any] = card.method_config
-    if "family" not in held:
+    """Family, licence and exceptions of weights from elsewhere that a network is or began with, in a line; "" without such."""
+    held = elsewhere(card.method_config, card.starts)
+    if not held:
         return ""
     allowed = held.get("allowed", ())
     excepted = f"; allowed to differ: {', '.join(map(str, allowed))}" if allowed else ""

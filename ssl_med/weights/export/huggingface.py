@@ -11,6 +11,7 @@ from ssl_med.files import write_text
 from ssl_med.reading import UnreadableError, read_json
 from ssl_med.weights.core.exporter import Exporter, Source
 from ssl_med.weights.core.facts import data_lines, licence_line, method_lines
+from ssl_med.weights.core.origin import elsewhere
 
 
 class HuggingFace(Exporter):
@@ -56,13 +57,14 @@ def configuration(source: Source) -> dict[str, Any]:
 def readme(source: Source) -> str:
     """Markdown with the front matter that the hub reads."""
     card, about = source.card, source.card.method_config
+    origin = elsewhere(about, card.starts)
     front: dict[str, Any] = {
         "library_name": "ssl_med",
         "pipeline_tag": "image-feature-extraction",
         "tags": ["medical-imaging", "self-supervised-learning", card.method],
     }
-    if "family" in about:
-        front |= {"license": "other", "license_name": str(about["licence"])}
+    if origin:
+        front |= {"license": "other", "license_name": str(origin["licence"])}
     parts = [
         # JSON is YAML, so that no name can break the front matter
         "---",
