@@ -48,7 +48,7 @@ def case_files(case: Any, *, masks: bool = True) -> list[str]:
     return found
 
 
-def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
+def read_table(path: Path, columns: Collection[str], *, delimiter: str = ",") -> list[dict[str, str]]:
     """Rows of a CSV file as dictionaries, without blanks around names and values.
 
     Raises:
@@ -58,7 +58,7 @@ def read_table(path: Path, columns: Collection[str]) -> list[dict[str, str]]:
         raise SslMedError(f"{path}: no such file; it is part of the data set")
     columns, rows = tuple(columns), []
     try:
-        reader = csv.DictReader(io.StringIO(read_text(path, limit=_LARGEST), newline=""))
+        reader = csv.DictReader(io.StringIO(read_text(path, limit=_LARGEST), newline=""), delimiter=delimiter)
         names = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = names
         missing = [column for column in columns if column not in names]

@@ -26,7 +26,8 @@ class Image2D:
     """One image and what is known of it.
 
     * label: (number of the class,) for target "class"; one value a finding for "multilabel", nan where it is not known.
-    * masks: one file per class name for target "mask".
+    * masks: one file per class name for target "mask", or several whose union is a region, then with `regions`.
+    * regions: number of the class name of each file of `masks`; empty: one each, in order.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Image2D:
     path: str
     label: tuple[float, ...] = ()
     masks: tuple[str, ...] = ()
+    regions: tuple[int, ...] = ()
 
 
 class Images(Dataset[Sample]):
@@ -97,13 +99,13 @@ class Images(Dataset[Sample]):
         return pad_to(mask.astype(np.uint8), self.spec.patch_size)
 
     def _masks(self, image: Image2D, shape: tuple[int, ...]) -> Array:
-        masks = []
-        for path in image.masks:
+        masks = np.zeros((len(self.spec.class_names), *shape), bool)
+        for number, path in zip(image.regions or range(len(image.masks)), image.masks, strict=True):
             region = read_image2d(path) if self.store is None else self.store.whole(Item("film", (path,)))
             if region.shape != shape:
                 raise SslMedError(f"{path}: mask has shape {region.shape}, its image {image.path} has {shape}")
-            masks.append(region > region.max() / 2 if region.any() else region > 0)
-        return np.stack(masks).astype(np.uint16)
+            masks[number] |= region > region.max() / 2 if region.any() else region > 0
+        return masks.astype(np.uint16)
 
     def __getitem__(self, key: Key) -> Sample:
         return self.placed(key)[0]

@@ -9,11 +9,13 @@ from PIL import Image
 
 from datamodules.bach import BachData
 from datamodules.brats import BratsConfig, BratsData
+from datamodules.busi import BusiConfig, BusiData
 from datamodules.candidates import CandidatesConfig, CandidatesData
 from datamodules.chest14 import Chest14Data
 from datamodules.chexpert import OBSERVATIONS, CheXpertConfig, CheXpertData
 from datamodules.core.images2d import ImageConfig2D, TableConfig
 from datamodules.eyepacs import EyePacsData
+from datamodules.fetal_planes import PLANES, FetalPlanesData
 from datamodules.ichallenge_amd import IChallengeAmdData
 from datamodules.ichallenge_pm import IChallengePmData
 from datamodules.images import ImagesConfig, ImagesData
@@ -199,6 +201,22 @@ def eyepacs(root, count=4):
     return data_of(EyePacsData, TableConfig, "eyepacs", root)
 
 
+def busi(root, count=6):
+    for k in range(count):
+        kind = ("normal", "benign", "malignant")[k % 3]
+        picture(root / kind / f"{kind} ({k}).png", k)
+    return data_of(BusiData, BusiConfig, "busi", root)
+
+
+def fetal_planes(root, count=6):
+    lines = ["Image_name;Patient_num;Plane"]
+    for k in range(count):
+        picture(root / "Images" / f"Patient{k}_Plane1_1_of_1.png", k)
+        lines.append(f"Patient{k}_Plane1_1_of_1;{k};{PLANES[k % 6]}")
+    (root / "FETAL_PLANES_DB_data.csv").write_text("\n".join(lines) + "\n")
+    return data_of(FetalPlanesData, TableConfig, "fetal_planes", root)
+
+
 def monai(root, count=5):
     rows = []
     for k in range(count):
@@ -210,7 +228,7 @@ def monai(root, count=5):
 
 
 FAMILIES = {f.__name__: f for f in (lits, brats, chest14, luna, ms, msd, monai, medmnist, images, volumes)}
-FAMILIES |= {f.__name__: f for f in (candidates, lidc, chexpert, eyepacs)}
+FAMILIES |= {f.__name__: f for f in (candidates, lidc, chexpert, eyepacs, busi, fetal_planes)}
 FAMILIES |= {
     "bach": named_pictures(BachData, "bach", "{folder}/n{k}.tif"),
     "shenzhen": named_pictures(ShenzhenData, "shenzhen", "CXR_png/CHNCXR_{k:04d}_{c}.png"),

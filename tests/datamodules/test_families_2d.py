@@ -51,8 +51,11 @@ class Family:
 TABLE = ("labels", "labels.csv")
 FAMILIES = {
     "bach": Family("bach", "bach", "class", 4, 3),
+    "busi": Family("busi", "busi", "class", 3),
+    "busi_lesions": Family("busi", "busi_lesions", "mask", 1, labelled=(("target", "lesion"),)),
     "chexpert": Family("chexpert", "chexpert", "multilabel", 5),
     "eyepacs": Family("eyepacs", "eyepacs", "class", 5, 3),
+    "fetal_planes": Family("fetal_planes", "fetal_planes", "class", 6),
     "ichallenge_amd": Family("ichallenge_amd", "ichallenge_amd", "class", 2, 3),
     "ichallenge_pm": Family("ichallenge_pm", "ichallenge_pm", "class", 2, 3),
     "images": Family(
@@ -71,7 +74,7 @@ FAMILIES = {
     "shenzhen": Family("shenzhen", "shenzhen", "class", 2),
 }  # fmt: skip
 KINDS = sorted({family.data for family in FAMILIES.values()})
-SUBJECTS = {"medmnist": 60, "eyepacs": 25, "bach": 28, "images": 14}
+SUBJECTS = {"busi": 30, "fetal_planes": 30, "medmnist": 60, "eyepacs": 25, "bach": 28, "images": 14}
 
 
 def phantom(kind):
@@ -155,7 +158,7 @@ def test_phantoms_repeat_and_subjects_do_not_depend_on_their_number(kind, tmp_pa
     assert digest(tmp_path / "b") == few
     make(tmp_path / "c", subjects=2, seed=4, size=(32, 32))
     other = digest(tmp_path / "c")
-    assert not {code for name, code in few.items() if "Mask" not in name and not name.endswith(".csv")} & set(
+    assert not {code for name, code in few.items() if "mask" not in name.lower() and not name.endswith(".csv")} & set(
         other.values()
     )
 
@@ -251,7 +254,7 @@ def test_index_split_and_batches(name, roots):
         assert batch["label"].dtype == torch.float32
         assert batch["label"].shape == (4, family.classes)
     else:
-        assert batch["mask"].shape == (4, 2, 32, 32)
+        assert batch["mask"].shape == (4, family.classes, 32, 32)
         assert set(batch["mask"].unique().tolist()) == {0.0, 1.0}
     counts = learn.describe()["positives"]
     if family.target == "class":
@@ -531,6 +534,40 @@ def test_one_observation_against_the_rest_leaves_uncertain_radiographs_out(roots
     assert min(counts.values()) > 0
     with pytest.raises(SslMedError, match="did you mean 'Pleural Effusion'"):
         build("chexpert", root, labelled=True, against_rest="Pleural Efusion")
+
+
+def test_lesions_are_the_union_of_the_masks_of_an_image(roots):
+    data = build("busi_lesions", roots / "busi_lesions", labelled=True, split_ratios=(0.2, 0.7, 0.1))
+    cases = [case for case in data.parts["val"] if len(case.masks) == 2]
+    assert cases
+    sample = data.dataset(cases, part="val")[(0, 0)]
+    stored = [np.asarray(Image.open(path)) > 0 for path in cases[0].masks]
+    assert all(mask.any() for mask in stored)
+    np.testing.assert_array_equal(sample["mask"][0].numpy() > 0, stored[0] | stored[1])
+    normal = [case for part in data.parts.values() for case in part if case.name.startswith("normal")]
+    assert not data.dataset(normal, part="val")[(0, 0)]["mask"].any()
+
+
+def test_lesions_without_a_mask_are_named(copy_of):
+    root = copy_of("busi_lesions")
+    (root / "benign" / "benign (2)_mask.png").unlink()
+    with pytest.raises(SslMedError, match=r"benign \(2\)\.png: has no mask 'benign \(2\)_mask\.png'"):
+        build("busi_lesions", root, labelled=True)
+
+
+def test_the_official_split_of_fetal_planes_is_by_the_mother(roots, copy_of):
+    root = roots / "fetal_planes"
+    data = build("fetal_planes", root, labelled=True, split="official")
+    rows = [line.split(";") for line in (root / "FETAL_PLANES_DB_data.csv").read_text().splitlines()[1:]]
+    assert {case.name for case in data.parts["test"]} == {row[0] for row in rows if row[-1] == "0"}
+    assert {case.name: data.spec.class_names[int(case.label[0])] for part in data.parts.values() for case in part} == {
+        row[0]: row[2] for row in rows
+    }
+    root = copy_of("fetal_planes")
+    table = root / "FETAL_PLANES_DB_data.csv"
+    table.write_text(table.read_text().replace("Fetal femur", "Fetal foot", 1))
+    with pytest.raises(SslMedError, match="has the Plane 'Fetal foot'; it must be one of"):
+        build("fetal_planes", root, labelled=True)
 
 
 def test_chexpert_views_share_one_split_and_official_tests_on_valid(roots):

@@ -318,6 +318,8 @@ WANTED = {
     "chest14": ("multilabel", {}), "chest14_official": ("multilabel", {"split": "official"}), "chexpert": ("multilabel", {}),
     "shenzhen": ("class", {}), "montgomery": ("class", {}), "bach": ("class", {}), "eyepacs": ("class", {}),
     "ichallenge_amd": ("class", {}), "ichallenge_pm": ("class", {}), "medmnist": ("class", {}), "nodule2d": ("class", {}),
+    "busi": ("class", {}), "busi_lesions": ("mask", {"target": "lesion"}), "fetal_planes": ("class", {}),
+    "chestx_seven": ("class", {"split": "random"}), "chexpert_effusion": ("class", {"against_rest": "Pleural Effusion"}),
 }  # fmt: skip
 
 
