@@ -42,8 +42,8 @@ class MimicCheXpert(WrappedEncoder):
             mean=(0.0,) * channels,
             std=(1 / 255,) * channels,
             notes=(
-                "the histogram of each image was equalised in 256 bins before, which no setting here does yet: "
-                "do it when the images are prepared",
+                "the histogram of each image was equalised in 256 bins before: "
+                "data.transforms=[{_target_: HistogramNormalized, keys: [image], num_bins: 256, min: 0, max: 1}] does so here",
                 "the three channels were equal: a grey image is repeated",
             ),
         )
