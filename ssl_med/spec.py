@@ -236,8 +236,9 @@ class Positions:
 class Need:
     """What a method requires from the crop loader beyond one crop per sample.
 
-    * pair: yield `image` and `image2`, two crops of one volume with equal size in voxels and overlap above `min_iou`.
+    * pair: yield `image` and `image2`, two crops of one volume with overlap above `min_iou`.
     * pair_scales: sizes a pair may have before it is resampled to patch_size, as multiples of patch_size per axis.
+    * equal_pairs: the two crops of a pair have the same of these sizes; else each has its own.
     * positions: yield `image` at one of them, with `instance`, `scan` and `case`; not together with pairs.
     * fixed: every training epoch yields the same crops, so that what is remembered by `batch["index"]` stays true.
     """
@@ -245,6 +246,7 @@ class Need:
     pair: bool = False
     min_iou: float = 0.2
     pair_scales: tuple[tuple[float, ...], ...] = ()
+    equal_pairs: bool = True
     positions: Positions | None = None
     fixed: bool = False
 

@@ -15,6 +15,7 @@ from datamodules.core.crops import Grid, Window, around, cut, pad_to, resize
 from datamodules.core.geometry import spacing_of
 from datamodules.core.intensity import Norm, decode, standardise
 from datamodules.core.loader import ForegroundKey, Key
+from datamodules.core.pairs import Box, draw_sizes
 from datamodules.core.positions import position_crop, thumbnail
 from datamodules.core.starts import Starts, find_starts, integral, tissue_weight
 from datamodules.formats.grids import Array
@@ -172,13 +173,13 @@ class Crops(Dataset[Sample]):
             found = position_crop(item.codes, rng, positions=wanted, patch=self.patch, margin=self.margin)
             found["image"] = standardise(found["image"], item.norm)
             return sample | found, None, None
-        starts = self._starts(case, item, rng)
+        passing = self._passing(case, item)
+        if self.need.pair and not self.need.equal_pairs:
+            return sample | self._pair(item, draw_sizes(passing, self.need.min_iou, rng)), None, None
+        starts = passing[rng.integers(len(passing))]
         if self.need.pair:
-            first, second = starts.draw_pair(self.need.min_iou, rng)
-            for name, start in (("image", first), ("image2", second)):
-                crop = decode(cut(item.codes, start, starts.size), item.norm)
-                sample[name] = resize(crop, self.patch).contiguous()
-            return sample, None, None
+            pair = starts.draw_pair(self.need.min_iou, rng)
+            return sample | self._pair(item, [(start, starts.size) for start in pair]), None, None
         window = around(starts.draw(rng), starts.size, size, item.codes.shape[1:])
         sample["image"] = decode(cut(item.codes, window.start, window.size), item.norm)
         return sample, window, world_of(item, window)
@@ -187,8 +188,15 @@ class Crops(Dataset[Sample]):
         """Scan of each sample."""
         return np.repeat(np.arange(len(self.cases)), self.per_case)
 
-    def _starts(self, case: Any, item: Loaded, rng: np.random.Generator) -> Starts:
-        """Of one crop size, drawn from those that fit into the scan and have a crop that passes the filter."""
+    def _pair(self, item: Loaded, boxes: Sequence[Box]) -> Sample:
+        """`image` and `image2`: two crops of a scan, resized to the patch."""
+        crops = [decode(cut(item.codes, start, size), item.norm) for start, size in boxes]
+        return {
+            name: resize(crop, self.patch).contiguous() for name, crop in zip(("image", "image2"), crops, strict=True)
+        }
+
+    def _passing(self, case: Any, item: Loaded) -> list[Starts]:
+        """Of each crop size that fits into the scan and has a crop that passes the filter."""
         if not item.starts:
             shape = item.codes.shape[1:]
             fitting = [s for s in self.sizes if all(a <= b for a, b in zip(s, shape, strict=True))] or [self.patch]
@@ -208,7 +216,7 @@ class Crops(Dataset[Sample]):
             assert self.content is not None
             sizes = " or ".join("x".join(map(str, size)) for size in item.starts)
             raise SslMedError(f"{case.images[0]}: no crop of {sizes} voxels passes the filter; {self.content.remedy}")
-        return passing[rng.integers(len(passing))]
+        return passing
 
 
 class LabelledCrops(Dataset[Sample]):

@@ -173,7 +173,7 @@ def pcrl_loss(method: PCRL, views: dict[str, Tensor]) -> Tensor:
         k = F.normalize(k.float(), dim=1)
     contrast = info_nce(q, k, method.queue.keys, temperature=c.temperature)
     method.queue.push(k)
-    restored = method.restore(ordinary, momentum, views)
+    restored = method.restore(method.branches(ordinary, momentum, views))
     errors = [F.mse_loss(x.float(), views[f"target_{key}"]) for key, x in restored.items()]
     for value in (contrast, *errors):
         value.item()

@@ -14,8 +14,9 @@ from experiments.bench import references as reference
 from experiments.bench.inputs import crops_like_ct, method_of_size
 from experiments.bench.variants import BASE, EXACT, NEAR, BenchSpeedConfig, Variant, median_times
 from experiments.run.environment import say
+from ssl_med.methods.core.branch_views import PCRLConfig
 from ssl_med.methods.models_genesis import ModelsGenesis, ModelsGenesisConfig
-from ssl_med.methods.pcrl import PCRL, PCRLConfig
+from ssl_med.methods.pcrl import PCRL
 from ssl_med.spec import Batch
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from experiments.config.schema import Computed, Setting
-from experiments.config.sources import read_conf
+from experiments.config.sources import read_conf, yamls_of
 from experiments.config.usage import Command, chosen, command, commands, data_of, options_of, schemas
 
 WIDTH = 110
@@ -96,8 +96,7 @@ def recipe_of(picked: Mapping[str, str]) -> dict[str, str]:
         ("data", data_of(picked)),
         *((g, picked.get(g, "")) for g in ("method", "task", "recipe", "trainer")),
     ):
-        parts = [name.partition("/")[0], *([name] if "/" in name else [])] if name else []
-        layers += [read_conf(group, part) for part in parts]
+        layers += [read_conf(group, one) for one in yamls_of(name)]
     plain: dict[str, str] = {}
     special: dict[str, dict[str, str]] = {}
     for layer in layers:

@@ -49,14 +49,17 @@ def presets() -> dict[str, str]:
 
 
 def check_name(group: str, name: str) -> None:
-    """Refuses a name that a group does not have, and offers the nearest; a method may be `method/preset`."""
-    base, slash, preset = name.partition("/") if group == "method" else (name, "", "")
+    """Refuses a name that a group does not have, and offers the nearest; a method may be `method/preset/preset`."""
+    base, *chosen = name.split("/") if group == "method" else [name]
     if base not in names(group):
         raise SslMedError(f"{group} '{base}' is unknown{nearest(base, names(group))}")
-    own = [known.partition("/")[2] for known in presets() if known.startswith(f"{base}/")] if slash else []
-    if slash and preset not in own:
-        hint = nearest(preset, own) if own else "; it has none"
-        raise SslMedError(f"method '{name}' is unknown: {base} has no preset '{preset}'{hint}")
+    own = [known.partition("/")[2] for known in presets() if known.startswith(f"{base}/")] if chosen else []
+    for preset in chosen:
+        if preset not in own:
+            hint = nearest(preset, own) if own else "; it has none"
+            raise SslMedError(f"method '{name}' is unknown: {base} has no preset '{preset}'{hint}")
+    if len(set(chosen)) < len(chosen):
+        raise SslMedError(f"method '{name}' names a preset twice; name each once, the one that rules last")
 
 
 def data_class_of(name: str) -> type[MedicalData]:
@@ -68,12 +71,18 @@ def data_class_of(name: str) -> type[MedicalData]:
 
 
 def method_class_of(name: str) -> type[Method]:
-    """The class of `method` or `method/preset`; refuses a preset that no yaml describes."""
+    """The class of `method` or `method/preset/...`; refuses a preset that no yaml describes."""
     from ssl_med.methods.core.base import Method
 
     check_name("method", name)
     found: type[Method] = get_class("ssl_med.methods", name.partition("/")[0], kind="method", base=Method)
     return found
+
+
+def yamls_of(name: str) -> list[str]:
+    """Names of the yamls behind a name, each laid over the one before: `pcrl/paper/transatt` is PCRL, one preset, another."""
+    base, *presets = name.split("/")
+    return [base, *(f"{base}/{preset}" for preset in presets)] if name else []
 
 
 def read_conf(group: str, name: str) -> Layer:
@@ -258,9 +267,7 @@ def keys_of(schema: Any) -> tuple[str, ...]:
 
 
 def _yamls(group: str, name: str) -> list[Layer]:
-    """The yaml of a name; that of a preset is laid over its method's."""
-    wanted = [name.partition("/")[0], name] if "/" in name else [name] if name else []
-    return [read_conf(group, one) for one in wanted]
+    return [read_conf(group, one) for one in yamls_of(name)]
 
 
 def _backbone(name: str, source: str) -> list[Layer]:

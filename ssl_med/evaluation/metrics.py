@@ -193,6 +193,8 @@ _LOSSES = {
     "restore_o": "the same of the ordinary branch",
     "restore_m": "the same of the momentum branch",
     "restore_h": "the same of the hybrid branch",
+    "restore_mixed_o": "the same of the ordinary branch of mixed images",
+    "restore_mixed_h": "the same of the hybrid branch of mixed images",
     "deep": "distance of the restored image at all scales",
     "contrast": "contrastive loss",
     "contrast_mix": "contrastive loss of mixed inputs",

@@ -25,15 +25,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ssl_med.distributed import all_reduce_mean, gather
-from ssl_med.losses.contrastive import info_nce, nce, nce_mean
+from ssl_med.distributed import gather
 from ssl_med.methods.core.about import RETRIEVAL, Paper
-from ssl_med.methods.core.base import Method, Tensors
+from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding, ViewConfig, random_view
+from ssl_med.methods.core.queue_contrast import QueueContrast
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import Projector
-from ssl_med.networks.queue import Queue, own_keys
+from ssl_med.networks.queue import Queue
 from ssl_med.ranges import Count, Degrees, Positive, Range, Share, Width
 from ssl_med.spec import Batch
 from ssl_med.transforms.intensity import cutout
@@ -66,7 +66,7 @@ class C2LConfig:
     """dimension of the contrasted embedding"""
 
 
-class C2L(Method):
+class C2L(QueueContrast):
     """Plain, mixed and feature-mixed contrast with one queue."""
 
     Config = C2LConfig
@@ -79,7 +79,6 @@ class C2L(Method):
     )
     metric = RETRIEVAL
     config: C2LConfig
-    mean: Tensor
 
     def build(self) -> None:
         """Linear projector, queue, and the constant of NCE (0 until the first batch)."""
@@ -90,10 +89,6 @@ class C2L(Method):
     def after_init(self) -> None:
         """The teacher starts as a copy."""
         self.teacher = EMA(Embedding(self.backbone, self.projector))
-
-    def check_batch_size(self, batch_size: int, samples: int) -> list[str]:
-        """Says when former keys of an image are among its negatives."""
-        return [*super().check_batch_size(batch_size, samples), *own_keys(self.config.queue, samples)]
 
     def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
         """Two views, their mixtures with the views of other images, and which images these are in the global batch."""
@@ -121,9 +116,7 @@ class C2L(Method):
         q = F.normalize(to_float32(self.projector(pooled)), dim=1)
         k = self._key(views["key"])
         everyone = gather(k)
-        if self.training and self.config.loss == "nce":
-            mean = nce_mean(q, k, self.queue.keys, temperature=self.config.temperature).to(self.mean.dtype)
-            self.mean.copy_(torch.where(self.mean > 0, self.mean, all_reduce_mean(mean)))
+        self.settle(q, k)
         terms = {"contrast": self.contrast(q, k)}
         if "query_mix" in views:
             mixed = to_float32(self.projector(self.backbone.pool(self.backbone(views["query_mix"]))))
@@ -141,19 +134,6 @@ class C2L(Method):
 
     def _key(self, view: Tensor) -> Tensor:
         return F.normalize(to_float32(self.teacher(view)[1]), dim=1)
-
-    def contrast(self, q: Tensor, k: Tensor) -> Tensor:
-        """InfoNCE or NCE of (B, d) queries and keys against the queue."""
-        tau, keys = self.config.temperature, self.queue.keys
-        if self.config.loss == "info_nce":
-            return info_nce(q, k, keys, temperature=tau)
-        known = torch.where(self.mean > 0, self.mean, nce_mean(q, k, keys, temperature=tau))
-        return nce(q, k, keys, temperature=tau, mean=known)
-
-    @property
-    def validation_is_comparable(self) -> bool:
-        """Only once the queue holds real keys alone."""
-        return self.queue.full
 
     def after_step(self) -> None:
         """The teacher follows the student."""

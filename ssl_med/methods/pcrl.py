@@ -6,129 +6,55 @@ contexts", ICCV 2021. Official code: github.com/Luchixiang/PCRL @ 197bf91 (no li
 Three branches (ordinary o, momentum m, hybrid h) share one decoder, which must restore T_k(X_k), a flipped and rotated
 clean crop, from features of the corrupted crop that TransAtt has informed which T_k was drawn.
 
-Where we differ, and why:
-- the positive is part of the denominator of InfoNCE; eq. 7 as printed leaves it out.
-- attention is the `gate` form by default: the paper's outer product holds C^3 weights (134 M at C = 512, twelve times a
-  ResNet-18). `attention: paper` is the paper's.
+Paper and official code are two methods, the presets `pcrl/paper` and `pcrl/code`. [A page](explanation/pcrl.md) sets them
+beside the default; `pcrl/paper/contraloss` is an ablation of one of them.
+
+Where the default differs, and why:
+- attention is the `gate` form: the paper's outer product holds C^3 weights (134 M at C = 512, twelve times a ResNet-18).
+- the contrast compares features before TransAtt, as the official code does, so that they are those that travel.
+- the keys of the momentum branch alone enter the queue; the paper pushes those of all branches.
 - targets are transforms of the clean crop, as in the paper; the official code transforms the corrupted one.
+- lambda is Beta(1, 1) as in the paper; the official code folds it to max(lambda, 1 - lambda).
+- in 2D the official code corrupts by jitter, blur and cutout and in 3D by shuffling and painting; we do the same, with
+  the paper's <= 10 degree rotation of volumes applied to the clean crop, so that input and target share one frame. Blur in 2D
+  is as wide, relative to the crop, as the official code's in crops of 224 pixels.
+
+Where every form differs, and why:
+- the positive is part of the denominator of InfoNCE; eq. 7 as printed leaves it out.
 - the teacher normalises with averaged running statistics (EMAN, Cai et al., CVPR 2021) instead of ShuffleBN.
 - the queue starts with the first batch's keys in all places, not with random directions (networks/queue.py says why).
-- lambda is Beta(1, 1) as in the paper; the official code folds it to max(lambda, 1 - lambda): `lambda_fold`.
+- NCE is without the official 1e-5 in its denominators, which are as small, as in `c2l`.
 - the ablation with RotNet (Table 2) is not described further: the clean ordinary crop, turned by a random quarter, passes
   the encoder once more, so that the contrasted views stay those of the contrastive loss alone.
-- in 2D the official code corrupts by jitter, blur and cutout and in 3D by shuffling and painting; we do the same, with
-  the paper's <= 10 degree rotation applied to the clean crop, so that input and target share one frame. Blur in 2D is as
-  wide, relative to the crop, as the official code's in crops of 224 pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ssl_med.distributed import gather
-from ssl_med.losses.contrastive import info_nce
 from ssl_med.methods.core.about import RETRIEVAL, Paper
-from ssl_med.methods.core.base import Method, Tensors
+from ssl_med.methods.core.base import Tensors
+from ssl_med.methods.core.branch_views import BranchViews, PCRLConfig
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding
+from ssl_med.methods.core.transatt import TransAtt
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
-from ssl_med.networks.queue import Queue, own_keys
-from ssl_med.ranges import BelowOne, Count, Degrees, NonNegative, Positive, Share, Width
-from ssl_med.setting import setting
-from ssl_med.spec import Batch, DataSpec, Need, SslMedError
-from ssl_med.transforms.corruptions import local_shuffle, paint
-from ssl_med.transforms.intensity import brightness_contrast, cutout, gaussian_blur
-from ssl_med.transforms.spatial import apply_flip_rot, flip_rot, indicator, sample_flip, small_rotation
+from ssl_med.networks.queue import Queue
+from ssl_med.spec import DataSpec, Need, SslMedError
+from ssl_med.transforms.spatial import indicator, sample_flip
 
-# crop sizes of the paper's 3D pairs (64x64x32, 96x96x48, 96^3, 32x32x16, 112x112x56) as multiples of 64x64x32
+# crop sizes of the paper's 3D pairs (64x64x32, 96x96x48, 96^3, 32x32x16, 112x112x56) as multiples of 64x64x32; the official
+# code has 112x112x64 in place of the last
 PAIR_SCALES_3D = ((1.0, 1.0, 1.0), (1.5, 1.5, 1.5), (1.5, 1.5, 3.0), (0.5, 0.5, 0.5), (1.75, 1.75, 1.75))
 
 
-@dataclass
-class PCRLConfig:
-    """Defaults of the paper; its ablations (Tables 1 and 2) are the presets in conf/method/pcrl."""
-
-    reconstruct: bool = True
-    """false: contrastive loss only, no decoder"""
-    rotnet: bool = False
-    """instead of a decoder: predict by which quarter turn a crop was rotated (Gidaris et al. 2018)"""
-    transform: Literal["none", "flip", "flip_rot"] = "flip_rot"
-    """transforms T_k of the targets; none: plain self-reconstruction without attention"""
-    crossmix: bool = True
-    """the hybrid branch"""
-    attention: Literal["gate", "paper"] = "gate"
-    """form of TransAtt: channel gate from the indicator alone, or outer product of indicator and features"""
-    alpha: Positive = setting(default=1.0, needs={"crossmix": (True,)})
-    """CrossMix: lambda ~ Beta(alpha, alpha)"""
-    lambda_fold: bool = setting(default=False, needs={"crossmix": (True,)})
-    """max(lambda, 1 - lambda): the ordinary branch always weighs more, as in the official code"""
-    temperature: Positive = 0.2
-    """tau of InfoNCE"""
-    queue: Count = 16384
-    """number of keys N"""
-    momentum: Share = 0.99
-    """EMA coefficient beta of the momentum encoder"""
-    out_dim: Width = 128
-    """dimension of the contrasted embedding"""
-    contrast_weight: NonNegative = 0.5
-    """weight of the contrastive loss"""
-    restore_weight: NonNegative = 0.5
-    """weight of the sum of the branches' squared errors, or of RotNet's cross-entropy"""
-    shuffle: Share = setting(default=0.5, needs={"dims": ("3D",)})
-    """3D: probability of local pixel shuffling"""
-    paint: Share = setting(default=0.9, needs={"dims": ("3D",)})
-    """3D: probability of in- or out-painting; it takes thousands of steps to tell painted crops from each other"""
-    min_iou: BelowOne = 0.2
-    """least overlap of the two crops of a pair"""
-    rotation_deg: Degrees = setting(default=10.0, needs={"dims": ("3D",)})
-    """3D: largest in-plane rotation of a crop"""
-
-    def __post_init__(self) -> None:
-        if self.crossmix and not self.reconstruct:
-            raise SslMedError("method.crossmix needs a decoder: set method.crossmix=false or method.reconstruct=true")
-        if self.rotnet and self.reconstruct:
-            raise SslMedError("method.rotnet replaces the decoder: set method.reconstruct=false")
-
-
-class TransAtt(nn.Module):
-    """Tells the decoder, through the last encoder level, which transform its output must show (Sec. 3.2).
-
-    paper: f_p = MLP(v), f_l = GAP(F); weights = sigmoid(ReLU(W vec(f_p f_l^T))); gate: weights = sigmoid(MLP(v)). Then
-    conv3(F * weights).
-
-    Args:
-        channels: C of the last encoder level.
-        indicators: length of v.
-        spatial_dims: 2 or 3.
-        form: "gate" or "paper"; the latter holds C^3 weights.
-    """
-
-    def __init__(self, channels: int, indicators: int, *, spatial_dims: int, form: str) -> None:
-        super().__init__()
-        hidden = max(1, channels // 2)
-        self.embed = nn.Sequential(nn.Linear(indicators, hidden), nn.ReLU(), nn.Linear(hidden, channels))
-        self.outer = nn.Linear(channels * channels, channels) if form == "paper" else None
-        convolution = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
-        self.mix = convolution(channels, channels, 3, padding=1)
-
-    def forward(self, features: Tensor, v: Tensor) -> Tensor:
-        """(B, C, *S), (B, indicators) -> (B, C, *S)."""
-        weights = self.embed(v)
-        if self.outer is not None:
-            pooled = features.flatten(2).mean(2)
-            weights = F.relu(self.outer(torch.einsum("bi,bj->bij", weights, pooled).flatten(1)))
-        gates = weights.sigmoid().view(*weights.shape, *[1] * (features.ndim - 2))
-        mixed: Tensor = self.mix(features * gates)
-        return mixed
-
-
-class PCRL(Method):
+class PCRL(BranchViews):
     """Contrast with a queue, and restoration of transformed contexts by three branches."""
 
     Config = PCRLConfig
@@ -146,13 +72,19 @@ class PCRL(Method):
     @classmethod
     def need(cls, config: PCRLConfig, spec: DataSpec) -> Need:
         """Overlapping crop pairs; of an image, random resized crops."""
-        return Need(pair=True, min_iou=config.min_iou, pair_scales=PAIR_SCALES_3D if spec.spatial_dims == 3 else ())
+        if spec.spatial_dims == 2:
+            return Need(pair=True, min_iou=config.min_iou)
+        if config.pair_sizes == "equal":
+            return Need(pair=True, min_iou=config.min_iou, pair_scales=PAIR_SCALES_3D)
+        scales = (*PAIR_SCALES_3D[:-1], (1.75, 1.75, 2.0))
+        return Need(pair=True, min_iou=config.min_iou, pair_scales=scales, equal_pairs=False)
 
     def build(self) -> None:
         """Projector, queue and, with reconstruction, decoder, attention and output head, or RotNet's head."""
         c, width, dims = self.config, self.backbone.out_channels, self.spec.spatial_dims
         self.projector = Projector(width, c.out_dim, c.out_dim, layers=2, norm=False, entry=self.rescaling())
         self.queue = Queue(c.out_dim, c.queue)
+        self.register_buffer("mean", torch.zeros(()), persistent=c.loss == "nce")
         if c.reconstruct:
             self.decoder = self.backbone.build_decoder()
             self.head = RestorationHead(
@@ -173,85 +105,105 @@ class PCRL(Method):
         """The momentum encoder starts as a copy."""
         self.teacher = EMA(Embedding(self.backbone, self.projector))
 
-    def corrupt(self, crop: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, C, *S) clean -> corrupted network input."""
-        if self.spec.spatial_dims == 2:
-            x = brightness_contrast(crop, generator, brightness=0.4, contrast=0.4, p=1.0)
-            shrink = min(self.spec.patch_size) / 224  # the official widths are those of crops of 224 pixels
-            x = gaussian_blur(x, generator, sigma=(0.1 * shrink, 2.0 * shrink), p=0.5)
-            return cutout(x, generator, holes=3, fraction=32 / 224)
-        x = gaussian_blur(crop, generator, sigma=(0.1, 2.0), p=0.5)
-        c = self.config
-        return paint(local_shuffle(x, generator, p=c.shuffle), generator, p=c.paint, inpaint_rate=0.2)
-
-    def check_batch_size(self, batch_size: int, samples: int) -> list[str]:
-        """Says when former keys of an image are among its negatives."""
-        return [*super().check_batch_size(batch_size, samples), *own_keys(self.config.queue, samples)]
-
-    def views(self, batch: Batch, generator: torch.Generator) -> Tensors:
-        """Inputs of both encoders, and per branch k the target T_k(X_k) with its indicator v_k."""
-        crops = {"o": batch["image"], "m": batch["image2"]}
-        if self.spec.spatial_dims == 3 and self.config.rotation_deg > 0:
-            crops = {k: small_rotation(x, generator, degrees=self.config.rotation_deg) for k, x in crops.items()}
-        views = {f"input_{k}": self.corrupt(x, generator) for k, x in crops.items()}
-        if self.config.rotnet:
-            views["turned"], params = flip_rot(crops["o"], generator, flips=False)
-            views["turns"] = params.turns
-        if not self.config.reconstruct:
-            return views
-        if self.config.crossmix:
-            mix = _beta(self.config.alpha, generator, crops["o"])
-            views["mix"] = torch.maximum(mix, 1 - mix) if self.config.lambda_fold else mix
-            crops["h"] = torch.lerp(crops["m"], crops["o"], views["mix"])
-        for k, crop in crops.items():
-            if self.config.transform == "none":
-                views[f"target_{k}"] = crop
-                continue
-            params = flip_rot(crop, generator, flips=True, rotations=self.config.transform == "flip_rot")[1]
-            views[f"target_{k}"], views[f"indicator_{k}"] = apply_flip_rot(crop, params), indicator(params)
-        return views
-
     def terms(self, views: Tensors) -> Tensors:
-        """0.5 InfoNCE + 0.5 sum over branches of MSE (Sec. 3.4); new keys enter the queue after the loss."""
+        """0.5 contrast + 0.5 sum over branches of MSE (Sec. 3.3), in the default's weights."""
+        c = self.config
         ordinary = self.backbone(views["input_o"])
+        momentum, key = self.teacher(views["input_m"])
+        branches = self.branches(ordinary, momentum, views)
         pooled = self.backbone.pool(ordinary)
-        q = F.normalize(to_float32(self.projector(pooled)), dim=1)
-        with torch.no_grad():
-            momentum, k = self.teacher(views["input_m"])
-            k = F.normalize(to_float32(k), dim=1)
-        contrast = info_nce(q, k, self.queue.keys, temperature=self.config.temperature)
-        if self.training:
-            self.queue.push(gather(k))
-        terms = {"contrast": contrast.detach(), "features": pooled.detach(), "pair": torch.stack([q, k]).detach()}
-        terms |= retrieval(q, k)
-        loss = self.config.contrast_weight * contrast
-        if self.config.reconstruct:
-            restored = self.restore(ordinary, momentum, views)
+        seen = pooled
+        if c.contrast_after and c.reconstruct and c.transform != "none":
+            seen, key = self.backbone.pool(branches["o"]), self.key(branches["m"])
+        q, k = (F.normalize(to_float32(x), dim=1) for x in (self.projector(seen), key))
+        contrasts, mixed = self.contrasts(q, k, branches, views)
+        terms = {name: value.detach() for name, value in contrasts.items()}
+        terms |= {"features": pooled.detach(), "pair": torch.stack([q, k]).detach(), **retrieval(q, k)}
+        loss = c.contrast_weight * torch.stack(list(contrasts.values())).mean()
+        if c.reconstruct:
+            restored = self.restore(branches if c.restore_momentum else _without(branches, "m")) | self.restore(mixed)
             errors = {f"restore_{k}": F.mse_loss(to_float32(x), views[f"target_{k}"]) for k, x in restored.items()}
-            loss = loss + self.config.restore_weight * torch.stack(list(errors.values())).sum()
-            terms |= {key: value.detach() for key, value in errors.items()}
-        if self.config.rotnet:
+            loss = loss + c.restore_weight * torch.stack(list(errors.values())).sum()
+            terms |= {name: value.detach() for name, value in errors.items()}
+        if c.rotnet:
             logits = to_float32(self.rotation_head(self.backbone.pool(self.backbone(views["turned"]))))
             rotation = F.cross_entropy(logits, views["turns"])
-            loss = loss + self.config.restore_weight * rotation
+            loss = loss + c.restore_weight * rotation
             right = (logits.argmax(1) == views["turns"]).float().mean()
             terms |= {"rotation": rotation.detach(), "rotation_accuracy": right}
         return {"loss": loss, **terms}
 
-    def restore(self, ordinary: list[Tensor], momentum: list[Tensor], views: Tensors) -> Tensors:
-        """What each branch's decoder shows; the branches pass the shared decoder as one batch."""
+    def branches(self, ordinary: list[Tensor], momentum: list[Tensor], views: Tensors) -> dict[str, list[Tensor]]:
+        """Pyramids of the branches, every level of the hybrid one mixed (eq. 6), the last level after TransAtt."""
+        c = self.config
+        found = {"o": ordinary, "m": momentum}
+        if c.crossmix and (c.hybrid == "own" or c.transform == "none"):
+            found["h"] = _mixed(found, views["mix"])
+        if c.reconstruct and c.transform != "none":
+            v = torch.cat([views[f"indicator_{k}"] for k in found])
+            last = self.attention(torch.cat([pyramid[-1] for pyramid in found.values()]), v).chunk(len(found))
+            found = {k: [*found[k][:-1], x] for k, x in zip(found, last, strict=True)}
+        if c.crossmix and "h" not in found:
+            found["h"] = _mixed(found, views["mix"])
+        return found
+
+    def contrasts(
+        self, q: Tensor, k: Tensor, branches: dict[str, list[Tensor]], views: Tensors
+    ) -> tuple[Tensors, dict[str, list[Tensor]]]:
+        """The contrast, with mixup two more, and the pyramids of the mixtures; in training keys enter the queue.
+
+        Args:
+            q: (B, d) unit queries.
+            k: (B, d) unit keys.
+            branches: as from `branches`.
+            views: as from `views`.
+        """
+        c, mixed = self.config, dict[str, list[Tensor]]()
+        self.settle(q, k)
+        terms = {"contrast": self.contrast(q, k)}
+        everyone = gather(k) if self.training or c.mixup else k
+        self.enqueue(everyone, early=True)
+        if c.mixup:
+            mixed["mixed_o"] = self.backbone(views["mixed_o"])
+            query = F.normalize(to_float32(self.projector(self.backbone.pool(mixed["mixed_o"]))), dim=1)
+            momentum, key = self.teacher(views["mixed_m"])
+            if c.crossmix:
+                mixed["mixed_h"] = _mixed({"o": mixed["mixed_o"], "m": momentum}, views["mixed_mix"])
+            other = everyone[views["partner"].long()]
+            second = {
+                "contrast_mix": to_float32(key),
+                "contrast_features": torch.lerp(other, k, views["share"].to(k.dtype)),
+            }
+            for name, one in second.items():
+                one = F.normalize(one, dim=1)
+                terms[name] = self.contrast(query, one)
+                self.enqueue(gather(one), early=True)
+        keys = [everyone]
+        if c.push == "branches" and self.training:
+            keys += [gather(q.detach())]
+            keys += [gather(F.normalize(to_float32(self.key(branches["h"])), dim=1))] if "h" in branches else []
+        self.enqueue(torch.cat(keys), early=False)
+        return terms, mixed
+
+    def enqueue(self, keys: Tensor, *, early: bool) -> None:
+        """Pushes (B, d) keys in training: right after their contrast, or after all of them, as `push` has it."""
+        if self.training and early is (self.config.push == "contrasts"):
+            self.queue.push(keys)
+
+    @torch.no_grad()
+    def key(self, pyramid: list[Tensor]) -> Tensor:
+        """(B, d) what the momentum branch's projector makes of a pyramid, not normalised."""
+        projector: Any = self.teacher.module.projector
+        key: Tensor = projector(self.backbone.pool(pyramid))
+        return key
+
+    def restore(self, branches: dict[str, list[Tensor]]) -> Tensors:
+        """What the decoder shows of each branch; they pass it as one batch."""
         assert self.decoder is not None
-        branches = {"o": ordinary, "m": momentum}
-        if self.config.crossmix:  # every level is mixed (eq. 5)
-            branches["h"] = [
-                torch.lerp(m, o, views["mix"].to(o.dtype)) for o, m in zip(ordinary, momentum, strict=True)
-            ]
+        if not branches:
+            return {}
         pyramid = [torch.cat(level) for level in zip(*branches.values(), strict=True)]
-        if self.config.transform != "none":
-            v = torch.cat([views[f"indicator_{k}"] for k in branches])
-            pyramid[-1] = self.attention(pyramid[-1], v)
-        shown = self.head(self.decoder(pyramid)).chunk(len(branches))
-        return dict(zip(branches, shown, strict=True))
+        return dict(zip(branches, self.head(self.decoder(pyramid)).chunk(len(branches)), strict=True))
 
     @property
     def restores(self) -> bool:
@@ -260,27 +212,23 @@ class PCRL(Method):
 
     def restored(self, image: Tensor, generator: torch.Generator) -> Tensors:
         """By the ordinary branch, which is told to neither mirror nor turn; and of the image without a corruption."""
-        assert self.decoder is not None
-        corrupted, found = self.corrupt(image, generator), {}
-        still = indicator(sample_flip(len(image), self.spec.spatial_dims, generator, p=0.0))
-        for name, x in {"restored": corrupted, "unchanged": image}.items():
-            pyramid = self.backbone(x)
-            if self.config.transform != "none":
-                pyramid[-1] = self.attention(pyramid[-1], still)
-            found[name] = self.head(self.decoder(pyramid))
-        return {"corrupted": corrupted, **found}
-
-    @property
-    def validation_is_comparable(self) -> bool:
-        """Only once the queue is full: negatives that it holds several times make the first losses differ."""
-        return self.queue.full
+        corrupted = self.corrupt(image, generator)
+        pyramids = {"restored": self.backbone(corrupted), "unchanged": self.backbone(image)}
+        if self.config.transform != "none":
+            still = indicator(sample_flip(len(image), self.spec.spatial_dims, generator, p=0.0))
+            pyramids = {name: [*x[:-1], self.attention(x[-1], still)] for name, x in pyramids.items()}
+        return {"corrupted": corrupted, **self.restore(pyramids)}
 
     def after_step(self) -> None:
         """theta_m <- beta theta_m + (1 - beta) theta_o."""
         self.teacher.update(Embedding(self.backbone, self.projector), self.config.momentum)
 
 
-def _beta(alpha: float, generator: torch.Generator, like: Tensor) -> Tensor:
-    """One draw from Beta(alpha, alpha) as a ratio of gamma draws."""
-    pair = torch._standard_gamma(torch.full((2,), alpha, device=like.device), generator=generator)
-    return (pair[0] / pair.sum()).to(like.dtype)
+def _mixed(branches: dict[str, list[Tensor]], share: Tensor) -> list[Tensor]:
+    """Lambda F_o + (1 - lambda) F_m at each level (eq. 6)."""
+    pairs = zip(branches["o"], branches["m"], strict=True)
+    return [torch.lerp(m, o, share.to(o.dtype)) for o, m in pairs]
+
+
+def _without(branches: dict[str, list[Tensor]], name: str) -> dict[str, list[Tensor]]:
+    return {k: pyramid for k, pyramid in branches.items() if k != name}

@@ -148,6 +148,21 @@ def test_a_preset_lies_over_its_method_and_under_the_words(capsys):
     assert (shown["name"], shown["method"]["lambda_fold"], shown["trainer"]["batch_size"]) == ("pcrl/code", True, 32)
 
 
+def test_presets_lie_over_each_other_in_the_order_of_their_names(capsys):
+    """An ablation is one of the paper's form, of the official code's or of the default, as its name says."""
+    whole, other = (compose_pretrain([f"method=pcrl/{form}/contraloss", "data=luna"]) for form in ("paper", "code"))
+    paper, code = whole.method, other.method
+    assert (paper.reconstruct, paper.loss, paper.push, paper.momentum) == (False, "info_nce", "branches", 0.99)
+    assert (code.reconstruct, code.loss, code.push, code.momentum) == (False, "nce", "contrasts", 0.999)
+    assert whole.stem() == "pcrl-paper-contraloss-luna"
+    last = compose_pretrain(["method=pcrl/crossmix_1/crossmix_05", "data=luna"]).method
+    assert last.alpha == 0.5
+    assert main(["pretrain", "method=pcrl/paper/contraloss", "data=luna", "-h"]) == 0
+    told = capsys.readouterr().out
+    assert "conf/method/pcrl/paper.yaml" in told
+    assert "conf/method/pcrl/contraloss.yaml" in told
+
+
 def test_presets_are_listed_with_what_they_are(capsys):
     assert main(["list", "presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -167,7 +182,12 @@ def test_presets_are_listed_with_what_they_are(capsys):
             "method 'pcrl/contralos' is unknown: pcrl has no preset 'contralos'; did you mean 'contraloss'?",
         ),
         ("pcrl/", "method 'pcrl/' is unknown: pcrl has no preset ''; there are: code, contraloss"),
-        ("pcrl/../moco", "method 'pcrl/../moco' is unknown: pcrl has no preset '../moco'; there are: code"),
+        ("pcrl/../moco", "method 'pcrl/../moco' is unknown: pcrl has no preset '..'; there are: code"),
+        (
+            "pcrl/paper/transat",
+            "method 'pcrl/paper/transat' is unknown: pcrl has no preset 'transat'; did you mean 'transatt'?",
+        ),
+        ("pcrl/paper/paper", "method 'pcrl/paper/paper' names a preset twice; name each once"),
         ("simclr/v2", "method 'simclr/v2' is unknown: simclr has no preset 'v2'; it has none"),
         ("pcr/full", "method 'pcr' is unknown; did you mean 'pcrl'?"),
     ],

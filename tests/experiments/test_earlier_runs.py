@@ -1,6 +1,6 @@
 """Runs of version 0.1 as tests/golden keeps them: their hashes survive, and their folders resume, report and load.
 
-`run_hashes.json` holds what 323 command lines were named, `losses.json` the first three losses of every method and preset,
+`run_hashes.json` holds what 315 command lines were named, `losses.json` the first three losses of every method and preset,
 `runs.zip` small run folders on phantoms, all written by version 0.1 before its modules were moved.
 """
 

@@ -249,10 +249,12 @@ def is_solved(method, name, *, metric, trivial, apart, apart_before):
         for length in ("short", "long")
         for p in SWEEP
         if length == "long" or p.values[1] == 2
-    ],
+    ]
+    + [pytest.param("pcrl/paper", 2, "long", id="pcrl-paper-2d-long", marks=pytest.mark.long)],
 )
 def test_a_run_solves_the_task_and_shapes_the_features(name, dims, length):
-    norm, channels = normalisation(name), channels_of(name)
+    family = name.partition("/")[0]
+    norm, channels = normalisation(family), channels_of(family)
     method = make(name, dims, f"backbone.channels={str(list(CHANNELS)).replace(' ', '')}", norm=norm, small={})
     seen, unseen = phantoms(TRAIN, dims, 1, channels), phantoms(TEST, dims, 2, channels)
     asked = unseen[0] if length == "long" else unseen[0][:UNSEEN]

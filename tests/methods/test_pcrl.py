@@ -4,7 +4,8 @@ import pytest
 import torch
 from test_methods import batch_of, blobs, generator, make
 
-from ssl_med.methods.pcrl import TransAtt, _beta
+from ssl_med.methods.core.branch_views import _beta
+from ssl_med.methods.core.transatt import TransAtt
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -35,6 +35,8 @@ JOBS = [
         if (name := p.values[0]) and p.values[1] == min(CLASSES[name].dims)
     ),
     pytest.param("pcrl", 3, (), id="pcrl-3d"),
+    pytest.param("pcrl/paper", 2, (), id="pcrl-paper-2d"),
+    pytest.param("pcrl/code", 2, (), id="pcrl-code-2d"),
     pytest.param("deep_cluster/v2", 2, (), id="deep_cluster-v2-2d"),
     pytest.param("cube_pp", 2, tuple(ADVERSARIAL), id="cube_pp-adversarial-2d"),  # the critic and its moments too
 ]
