@@ -15,6 +15,7 @@ from ssl_med.spec import SslMedError
 NETS = {
     "plainconv": ["backbone.features=[8,16,32]"],
     "resenc": ["backbone.features=[8,16,32]", "backbone.blocks=[1,1,1]"],
+    "vgg16": ["backbone.channels=[8,16,32]", "backbone.convolutions=[1,1,2]"],
     "segresnet": ["backbone.filters=8", "backbone.blocks=[1,1,1]"],
     "vit": ["backbone.width=24", "backbone.depth=3", "backbone.heads=2", "backbone.patch=8", "backbone.grid=2",
             "backbone.decoder_width=8"],

@@ -331,3 +331,17 @@ def test_refusals_are_one_line_that_names_the_key(name, words, message):
     with pytest.raises(SslMedError, match=message) as error:
         make(name, 2, *words)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_context_restoration_before_a_classification_leaves_its_path_behind(dims):
+    """A few deconvolutions restore from the last level alone; what travels is the encoder."""
+    method = make("context_restoration/classification", dims).eval()
+    assert method.decoder is None
+    image = blobs(2, dims)
+    restored, pyramid = method.restore(image)
+    expected = method.head(method.deconvolutions([*[torch.zeros_like(x) for x in pyramid[:-1]], pyramid[-1]]))
+    assert torch.equal(restored, expected)
+    assert restored.shape == image.shape
+    with pytest.raises(SslMedError, match=r"method.skips=false has no effect, since method.path is deconvolution"):
+        make("context_restoration/classification", dims, "method.skips=false")

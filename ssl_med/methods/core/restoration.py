@@ -73,16 +73,26 @@ class Restorer(Method):
         return "linear" if self.spec.intensity.standardised else "sigmoid"
 
     def build(self) -> None:
-        """Adds decoder and output layer."""
+        """Adds the reconstruction path and the output layer."""
         if self.config.loss == "ssim" and self.spec.intensity.standardised:
             raise SslMedError(
                 f"method.loss=ssim compares intensities in [0, 1], and data.normalisation={self.spec.intensity.normalisation} "
                 "gives others; take method.loss=mse or mae"
             )
-        self.decoder = self.backbone.build_decoder(skips=self.config.skips)
         self.head = RestorationHead(
-            self.decoder.out_channels, self.spec.in_channels, self.spec.spatial_dims, activation=self.activation
+            self.build_path(), self.spec.in_channels, self.spec.spatial_dims, activation=self.activation
         )
+
+    def build_path(self) -> int:
+        """Adds what leads from the pyramid to full resolution, and returns its channels there: the decoder, which travels."""
+        self.decoder = self.backbone.build_decoder(skips=self.config.skips)
+        return self.decoder.out_channels
+
+    def reconstruct(self, pyramid: list[Tensor]) -> Tensor:
+        """Pyramid -> features at full resolution."""
+        assert self.decoder is not None
+        features: Tensor = self.decoder(pyramid)
+        return features
 
     def target(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """The image to restore, mirrored at random with probability `flip` per axis."""
@@ -90,9 +100,8 @@ class Restorer(Method):
 
     def restore(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
         """(B, C, *S) -> restored image and the encoder's pyramid."""
-        assert self.decoder is not None
         pyramid = self.backbone(image)
-        return self.head(self.decoder(pyramid)), pyramid
+        return self.head(self.reconstruct(pyramid)), pyramid
 
     @property
     def restores(self) -> bool:
