@@ -42,7 +42,7 @@ def show_restorations(session: Session[PretrainRun], method: Method, data: Medic
                 return
 
     device = next(method.parameters()).device
-    analysis = Restoration(RestorationConfig())
+    analysis = Restoration(RestorationConfig(pictures=4 if session.config.spec.spatial_dims == 2 else 2))
     with kept_mode(method):
         method.eval()
         images = Images(method.backbone, session.config.spec, load, count, range(count), device=device,

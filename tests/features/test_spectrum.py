@@ -8,7 +8,7 @@ from looking import images_of, small_encoder
 
 from ssl_med.catalogue import get_class, list_names
 from ssl_med.features.core.analysis import Analysis
-from ssl_med.features.spectrum import Spectrum, SpectrumConfig, spectrum
+from ssl_med.features.spectrum import Spectrum, SpectrumConfig, spectrum, uniformity
 from ssl_med.spec import SslMedError
 
 
@@ -41,6 +41,15 @@ def test_one_direction_and_equal_features():
     assert spectrum(torch.ones(20, 4)) == pytest.approx(
         {"effective_rank": 0.0, "relative_rank": 0.0, "decay": math.nan}, nan_ok=True
     )
+
+
+def test_uniformity_of_two_directions():
+    x = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0], [0.0, 0.5]])  # 2 pairs alike, 4 at a right angle
+    assert uniformity(x) == pytest.approx(math.log((2 + 4 * math.exp(-4)) / 6))
+    assert uniformity(torch.ones(5, 3)) == pytest.approx(0)
+    tall = torch.randn(1500, 4, generator=torch.Generator().manual_seed(0))
+    pairs = torch.pdist(torch.nn.functional.normalize(tall.double()))
+    assert uniformity(tall) == pytest.approx(float(pairs.square().mul(-2).exp().mean().log()))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
