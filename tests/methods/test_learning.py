@@ -250,7 +250,10 @@ def is_solved(method, name, *, metric, trivial, apart, apart_before):
         for p in SWEEP
         if length == "long" or p.values[1] == 2
     ]
-    + [pytest.param("pcrl/paper", 2, "long", id="pcrl-paper-2d-long", marks=pytest.mark.long)],
+    + [
+        pytest.param(name, 2, "long", id=f"{name}-2d-long", marks=pytest.mark.long)
+        for name in ("pcrl/paper", "pcrl/code")
+    ],
 )
 def test_a_run_solves_the_task_and_shapes_the_features(name, dims, length):
     family = name.partition("/")[0]
