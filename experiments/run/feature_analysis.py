@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from safetensors.numpy import load_file, save_file
 
 from datamodules.core.base import MedicalData
@@ -232,16 +231,10 @@ def _images(
 
 
 def _foretell(analysis: Analysis, images: Images) -> None:
-    """Says what the analysis costs, from the time of one portion through the encoder, unless it is a matter of seconds."""
+    """Says what the analysis costs, unless it is a matter of seconds."""
     passes = analysis.passes(images)
     if passes <= images.count:
         return
-    batch = next(iter(images.load()))["image"].to(images.device)
-    images.pooled(batch)  # the first one also sets up
-    start = time.perf_counter()
-    images.pooled(batch)
-    if images.device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = (time.perf_counter() - start) / len(batch) * passes
+    seconds = analysis.seconds(images)
     if seconds >= SLOW:
         say(f"{passes} images go through the encoder: about {duration(seconds)}; stopped, the same command goes on")

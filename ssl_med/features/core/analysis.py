@@ -77,8 +77,12 @@ class Analysis(ABC):
         """
 
     def passes(self, images: Images) -> int:
-        """Images that go through the encoder in all, from which the command foretells its time."""
+        """Images that go through the encoder in all; where they are more than one each, the command foretells its time."""
         return images.count
+
+    def seconds(self, images: Images) -> float:
+        """The time that all of them will take, as the command foretells it."""
+        return self.passes(images) * images.pace()
 
     def between(self, found: Mapping[str, Findings]) -> dict[str, float]:
         """Numbers that relate networks, "A | B/name" for networks A and B; found: name of the network -> its findings."""
