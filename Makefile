@@ -13,7 +13,7 @@ PROTOCOL ?= linear
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check test-long test-gpu test-chaos docs pretrain finetune probe report dashboard phantom bench clean
+.PHONY: help setup demo test check test-long test-gpu test-chaos docs pretrain finetune probe report dashboard phantom bench clean clean-all
 
 # A missing word ends before anything is installed, in one line, with exit code 2.
 need = $(if $(filter $(1),$(MAKECMDGOALS)),$(if $($(2)),,$(error $(1): $(2) is missing; for example: $(3))))
@@ -89,3 +89,6 @@ bench: $(READY)  ## time per training step of every method; ARGS=data|speed|prec
 clean:  ## remove caches and build leftovers; runs and .venv stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+clean-all: clean  ## and .venv too; runs stay
+	rm -rf $(VENV)

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +46,15 @@ def test_make_lists_its_targets():
         "phantom",
         "bench",
         "clean",
+        "clean-all",
     ]
+
+
+def test_the_citation_names_the_version_and_licence_of_the_package():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert [one["name"] for one in cited["authors"]] == [one["name"] for one in project["authors"]]
 
 
 @pytest.mark.parametrize(
