@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from experiments.comparison.own_settings import check_settings
 from experiments.comparison.trees import Tree, merge, varied, without_nulls
 from experiments.config.protocols import FEATURES, needs_task
 from experiments.config.sections import SCRATCH
@@ -141,6 +142,7 @@ class TableConfig:
     """a run whose metric ends below this counts as collapsed, where higher is better; such runs stay in and are counted"""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for key in ("rows", "columns", "seeds"):
             if not getattr(self, key):
                 raise SslMedError(f"the table has no {key}")
@@ -224,8 +226,8 @@ class TableConfig:
 def load_table(name: str, overrides: Sequence[str], *, scale: str) -> TableConfig:
     """tables/NAME.yaml or a path, with its part `small` laid over it for scale=small and overrides of the line over that.
 
-    `like: OTHER` lays a table over tables/OTHER.yaml; null takes a row or a column out, or a key of one back to its default.
-    Published numbers of what is out are left out.
+    `like: OTHER` lays a table over tables/OTHER.yaml; null takes a row, a column or published numbers out, or a key of a row or
+    column back to its default. Published numbers of what is out are left out.
 
     Raises:
         SslMedError: no such table or small part, a wrong key or value, or a published number of the file's own without a cell.
@@ -270,7 +272,7 @@ def _read(name: str) -> tuple[str, Tree, Tree]:
 def _check_cells(source: str, key: str, numbers: Mapping[str, Mapping[str, float]], table: TableConfig) -> None:
     """Refuses a number for which there is no cell."""
     columns = dict.fromkeys(column for _, column in table.cells())
-    for row, found in numbers.items():
+    for row, found in without_nulls(numbers).items():
         if row not in table.rows:
             raise SslMedError(f"{source}: {key}.{row} is no row{nearest(row, list(table.rows))}")
         for column in found:
@@ -284,6 +286,8 @@ def _build(source: str, tree: Tree) -> TableConfig:
     for part in ("rows", "columns"):
         if isinstance(tree.get(part), dict):
             tree[part] = {key: without_nulls(value) for key, value in tree[part].items() if not is_null(value)}
+    for part in ("published", "published_p"):
+        tree[part] = without_nulls(tree.get(part) or {})
     if isinstance(tree.get("columns"), dict):
         tree["columns"] = dict(varied(tree["columns"]))
     return build(TableConfig, [Layer(source, tree)], prefix="")

@@ -50,6 +50,7 @@ OTHER = {
     "pretrain.settings": "pretrain.settings.trainer.max_steps=4",
     "rows.NAME.method": "rows.mg.method=moco",
     "rows.NAME.init": "rows.scratch.init=/weights",
+    "rows.NAME.family": 'rows.scratch={"init": "/weights", "family": "torchvision"}',
     "rows.NAME.data": "rows.mg.data=luna",
     "rows.NAME.root": "rows.mg.root=ct",
     "rows.NAME.settings": "rows.mg.settings.trainer.max_steps=4",
