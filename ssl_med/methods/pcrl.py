@@ -9,7 +9,7 @@ clean crop, from features of the corrupted crop that TransAtt has informed which
 Paper and official code are two methods, the presets `pcrl/paper` and `pcrl/code`. [A page](explanation/pcrl.md) sets them
 beside the default; `pcrl/paper/contraloss` is an ablation of one of them.
 
-Where the default differs, and why:
+Where we differ by default, and why:
 - attention is the `gate` form: the paper's outer product holds C^3 weights (134 M at C = 512, twelve times a ResNet-18).
 - the contrast compares features before TransAtt, as the official code does, so that they are those that travel.
 - the keys of the momentum branch alone enter the queue; the paper pushes those of all branches.

@@ -22,6 +22,7 @@ SETTINGS = {
     "images": ["data.labels=labels.csv", "data.label_columns=[x]", "data.class_names=[a,b]"],
 }
 FLAT = {"chest14", "images", "chexpert", "eyepacs", "bach", "shenzhen", "montgomery", "ichallenge_amd", "ichallenge_pm"}
+FLAT |= {"busi", "fetal_planes"}
 
 
 def first(root, pattern):
@@ -266,6 +267,8 @@ CLASSES = {
     "montgomery",
     "ichallenge_amd",
     "ichallenge_pm",
+    "busi",
+    "fetal_planes",
 }
 TUNED = [
     name for name, (family, *_) in INPUTS.items() if family != "volumes" and not name.endswith((" doubled", " linked"))
@@ -295,7 +298,9 @@ def test_check_says_what_finetuning_will_say(name, tmp_path, capsys):
     family, change, verdict = INPUTS[name]
     verdict = FINETUNED.get(name, verdict)
     root = tmp_path / "root"
-    FAMILIES[family](root, **({"count": 40 if family == "eyepacs" else 12} if family in CLASSES else {}))
+    FAMILIES[family](
+        root, **({"count": 40 if family in ("eyepacs", "fetal_planes") else 12} if family in CLASSES else {})
+    )
     change(root)
     split = [] if family == "medmnist" else ["data.split_ratios=[0.5,0.0,0.5]"]
     checked = main(["check", *commands(family, root, "use=finetune", f"out={tmp_path / 'c'}", "workers=0", *split)])

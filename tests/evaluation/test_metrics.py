@@ -73,7 +73,17 @@ def term_metrics(right):
     contrast = info_nce(F.normalize(logits, dim=1), target, F.normalize(keys, dim=0), temperature=0.1)
     told = classify(logits, torch.arange(4))
     named = {
-        "mse": ("mse", "restore", "restore_o", "restore_m", "restore_h", "deep", "discover"),
+        "mse": (
+            "mse",
+            "restore",
+            "restore_o",
+            "restore_m",
+            "restore_h",
+            "restore_mixed_o",
+            "restore_mixed_h",
+            "deep",
+            "discover",
+        ),
         "contrast": ("contrast", "contrast_mix", "contrast_features", "compare", "compare_small", "image", "patches"),
         "loss": ("loss", "order", "rotation", "mask", "classify"),
         "accuracy": ("triplet_accuracy", "rotation_accuracy", "mask_accuracy"),

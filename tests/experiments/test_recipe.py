@@ -107,9 +107,9 @@ def test_a_recipe_that_says_nothing_for_these_labels_is_refused(tmp_path, monkey
 
 
 def test_sections_for_one_kind_of_run_are_spelled_as_they_are_read():
-    known = {f"when_{name}" for name in (*names("recipe"), *names("trainer"), "2d", "3d", "pretrained")} | set(
-        KINDS_OF_LABELS
-    )
+    known = {
+        f"when_{name}" for name in (*names("recipe"), *names("trainer"), "2d", "3d", "pretrained", "coloured")
+    } | set(KINDS_OF_LABELS)
 
     def sections(tree):
         for key, value in tree.items() if isinstance(tree, dict) else ():

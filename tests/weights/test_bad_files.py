@@ -107,7 +107,7 @@ WRONG = {
     "pointer.npz": (content(POINTER), "is a pointer of Git LFS"),
     "pointers": (folder(pytorch_model__bin=POINTER), "pytorch_model.bin: is a pointer of Git LFS"),
     "empty.pt": (content(b""), "is empty; download it again"),
-    "answer.pth": (content(b'{"error": "denied"}'), "is no file that torch wrote; download it again"),
+    "answer.pth": (content(b'{"error": "denied"}'), "is no file that torch wrote; copy or download it again"),
     "half.pth": (halved(saved({"a": torch.zeros(999)})), "is cut off: an archive without its end"),
     "old.pth": (
         halved(saved({"a": torch.zeros(999)}, _use_new_zipfile_serialization=False)),

@@ -52,7 +52,7 @@ def read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named is None and not archive and not _begins_as_pickle(path):
-            raise UnreadableError("is no file that torch wrote; download it again") from None
+            raise UnreadableError("is no file that torch wrote; copy or download it again") from None
         raise PickledCodeError(named[1] if named else "") from None
     except IsADirectoryError:
         raise UnreadableError("is a folder, not a file") from None
