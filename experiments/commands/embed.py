@@ -1,4 +1,4 @@
-"""`ssl-med embed`: features of images as vectors in one file, for whoever wants these and nothing else."""
+"""`ssl-med embed`: features of all images of a data set as vectors in one file, for whoever wants these and nothing else."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from experiments.run.feature_analysis import analyse, read_findings
 from ssl_med.files import new_file
 from ssl_med.reports.escape import cell
 from ssl_med.spec import SslMedError
+from ssl_med.values import unquoted
 
 USAGE = (
     "ssl-med embed init=RUN|FILE data=NAME|task=NAME out=FILE.npz|FILE.csv|FILE.parquet [data.root=DIR] [key=value ...]"
 )
 EXAMPLES = (
-    "ssl-med embed init=RUN data=images data.root=DIR images.part=train images.cases=0 out=vectors.npz",
-    "ssl-med embed init=FILE data=luna data.root=DIR features.levels=[-2,-1] out=vectors.csv",
+    "ssl-med embed init=RUN data=images data.root=DIR out=vectors.npz",
+    "ssl-med embed init=FILE data=luna data.root=DIR features.levels=[-2,-1] images.part=test out=vectors.csv",
 )
 NAMES = ("task", "data", "trainer", "backbone")
 SETTINGS = {
@@ -43,6 +44,7 @@ DEFAULTS = ("root", "phantoms", "trainer")
 
 FORMATS = (".npz", ".csv", ".parquet")
 KIND = "kind=vectors"
+EVERY = {"images.part": "all", "images.cases": "0"}
 
 
 def embed(overrides: Sequence[str]) -> Path:
@@ -51,13 +53,13 @@ def embed(overrides: Sequence[str]) -> Path:
     Raises:
         SslMedError: no file, or one of another kind; and whatever makes `ssl-med features` refuse a request.
     """
-    told = next((word.partition("=")[2] for word in overrides if word.startswith("out=")), "")
+    told = unquoted(next((word.partition("=")[2] for word in overrides if word.startswith("out=")), ""))
     path = Path(told)
     if path.suffix not in FORMATS:
         raise SslMedError(f"out={told}: must be a file that ends in {', '.join(FORMATS)}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise SslMedError(f"out={told}: needs pyarrow; pip install pyarrow, or write a .npz or .csv")
-    config = compose_features([KIND, *(word for word in overrides if not word.startswith("out="))])
+    config = compose_features(_asked([word for word in overrides if not word.startswith("out=")]))
     if path.suffix != ".npz" and config.features.dense:
         raise SslMedError(f"out={told}: features.dense=true are no rows of a table; write a .npz")
     _, folder = analyse(config)
@@ -67,6 +69,12 @@ def embed(overrides: Sequence[str]) -> Path:
         _write(file, path.suffix, names, found.arrays["x"], found.arrays.get("label"))
     say(f"{len(names)} images, {found.arrays['x'].shape[1:]} numbers each -> {path}")
     return path
+
+
+def _asked(overrides: Sequence[str]) -> list[str]:
+    """The overrides of the analysis: all images, unless some are asked for."""
+    given = {word.partition("=")[0] for word in overrides}
+    return [KIND, *(f"{key}={value}" for key, value in EVERY.items() if key not in given), *overrides]
 
 
 def _write(path: Path, suffix: str, names: list[str], x: np.ndarray, label: np.ndarray | None) -> None:
@@ -95,6 +103,6 @@ def _write(path: Path, suffix: str, names: list[str], x: np.ndarray, label: np.n
 def run(arguments: Sequence[str]) -> None:
     """Carries out the command."""
     if is_shown(arguments):
-        show([KIND, *arguments], compose_features)
+        show(_asked(arguments), compose_features)
     else:
         embed(arguments)

@@ -21,6 +21,7 @@ from ssl_med.reports.run_folder import find_runs
 from ssl_med.reports.sections.features import correlations_of
 from ssl_med.reports.writing import write_cases
 from ssl_med.spec import SslMedError
+from ssl_med.values import unquoted
 
 USAGE = "ssl-med features kind=NAME data=NAME|task=NAME [init=RUN|FILE|scratch ...] [data.root=DIR] [key=value ...]"
 EXAMPLES = (
@@ -55,11 +56,10 @@ def features(overrides: Sequence[str]) -> Path:
     rest = [word for word in overrides if not word.startswith("init=")]
     if len(inits) == 1:
         return analyse(compose_features([*rest, f"init={inits[0]}"]))[1]
-    out = next((word.partition("=")[2] for word in rest if word.startswith("out=")), "")
+    out = next((unquoted(word.partition("=")[2]) for word in rest if word.startswith("out=")), "")
     rest = [word for word in rest if not word.startswith("out=")]
-    configs = [
-        compose_features([*rest, f"init={init}"]) for init in inits
-    ]  # all are checked before the first one starts
+    # all are checked before the first one starts
+    configs = [compose_features([*rest, f"init={init}"]) for init in inits]
     folder = Path(out) if out else _folder(configs)
     if out:  # everything below one folder
         configs = [
@@ -97,8 +97,8 @@ def correlate(arguments: Sequence[str]) -> Path:
             f"{', '.join(map(str, folders))}: fewer than {FEWEST} networks have both an analysis (ssl-med features) and a "
             "transfer score (ssl-med finetune or ssl-med probe)"
         )
-    out = Path(words.get("out") or "runs/features/correlation")
-    write_cases(out, [_row(one) for one in found], name="correlation.csv")
+    out = Path(unquoted(words.get("out", "")) or "runs/features/correlation")
+    write_cases(out, [_row(one) for one in found], name="correlation.csv", first="number")
     for one in found[:10]:
         networks = f"{len(one.x)} networks"
         say(f"{one.number} | {one.score}: Spearman {one.spearman}, Pearson {one.pearson}, {networks}")
@@ -107,7 +107,7 @@ def correlate(arguments: Sequence[str]) -> Path:
 
 
 def _row(found: Correlation) -> dict[str, Any]:
-    row: dict[str, Any] = {"case": found.number, "score": found.score, "networks": len(found.x)}
+    row: dict[str, Any] = {"number": found.number, "score": found.score, "networks": len(found.x)}
     for name, interval in (("pearson", found.pearson), ("spearman", found.spearman)):
         row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return row

@@ -11,11 +11,8 @@ from experiments.config.sources import read_conf, yamls_of
 from experiments.config.usage import Command, chosen, command, commands, data_of, options_of, schemas
 
 WIDTH = 110
-ASKED_BY = {
-    "online.data": "online.task",
-    "probe": "protocol",
-    "features": "kind",
-}  # section -> the name that gives its keys
+# section -> the name that gives its keys
+ASKED_BY = {"online.data": "online.task", "probe": "protocol", "features": "kind"}
 OVERVIEW = """\
 usage: ssl-med COMMAND [NAME=... key=value ...]
 

@@ -102,11 +102,7 @@ def compose_probe(overrides: Sequence[str], *, shared: bool = False) -> ProbeRun
 
     What yamls say of training (optim, most of trainer) has no meaning here and is left out; on the command line it is refused.
     """
-    asked = [override for override in overrides if override.startswith("protocol=")]
-    if len(asked) > 1:
-        raise SslMedError("command line: 'protocol' is given twice")
-    protocol = asked[0].partition("=")[2] if asked else ""
-    rest = [override for override in overrides if override not in asked]
+    protocol, rest = _one(overrides, "protocol")
     labelled = asked_protocol(protocol).labels
     group, others = ("task", ("data", "trainer", "backbone")) if labelled else ("data", ("trainer", "backbone"))
     keys = (*STARTED, "probe", *(("task", "labels") if labelled else ()))
@@ -134,9 +130,8 @@ def compose_features(overrides: Sequence[str], *, shared: bool = False) -> Featu
 
     What yamls say of training has no meaning here, as for a probe.
     """
-    asked = [override for override in overrides if override.startswith("kind=")]
-    rest = [override for override in overrides if override not in asked]
-    analysis = asked_analysis(asked[-1].partition("=")[2] if asked else "")
+    name, rest = _one(overrides, "kind")
+    analysis = asked_analysis(name)
     labelled = any(override.startswith("task=") for override in rest)
     group, others = ("task", ("data", "trainer", "backbone")) if labelled else ("data", ("trainer", "backbone"))
     keys = (*STARTED, "features", "images", *(("task",) if labelled else ()))
@@ -157,9 +152,20 @@ def compose_features(overrides: Sequence[str], *, shared: bool = False) -> Featu
         images=ImagesConfig,
         trainer=LoadingConfig,
     )
-    name = asked[-1].partition("=")[2]
     config = FeaturesRun(name=chosen[group], analysis=name, with_task=labelled, **parts)
     return config if shared else checked(config)
+
+
+def _one(overrides: Sequence[str], key: str) -> tuple[str, list[str]]:
+    """The value of `key=...` among overrides, "" without it, and the others.
+
+    Raises:
+        SslMedError: it is given twice.
+    """
+    asked = [override for override in overrides if override.startswith(f"{key}=")]
+    if len(asked) > 1:
+        raise SslMedError(f"command line: '{key}' is given twice")
+    return asked[0].partition("=")[2] if asked else "", [override for override in overrides if override not in asked]
 
 
 def checked(config: R) -> R:

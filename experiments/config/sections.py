@@ -183,8 +183,8 @@ class BudgetConfig(LabelsConfig):
 class ImagesConfig:
     """Which images an analysis of features looks at."""
 
-    part: Literal["train", "val", "test"] = "test"
-    """part of the split"""
+    part: Literal["train", "val", "test", "all"] = "test"
+    """part of the split, or all of them"""
     cases: Natural = 100
     """images or scans, drawn by the seed; a volume gives its crops of evaluation; 0: all"""
 

@@ -156,9 +156,8 @@ def gather(
     """One tree of settings from the yamls of the chosen names, in `order`, and the command line, which rules.
 
     A yaml may hold sections for one kind of run alone: `when_cpu` holds where trainer=cpu, `when_3d` where the data are 3D,
-    `when_coloured` where images are red, green and blue,
-    `when_strong` where recipe=strong, `when_pretrained` where an encoder is trained that `init` filled; one of a recipe also
-    `when_mask`, `when_class` or `when_multilabel`, by what is learned.
+    `when_coloured` where images are red, green and blue, `when_strong` where recipe=strong, `when_pretrained` where an encoder
+    is trained that `init` filled; one of a recipe also `when_mask`, `when_class` or `when_multilabel`, by what is learned.
 
     Args:
         chosen: group -> name; the family of the data is `data`, else the one that the yaml of `task` names.

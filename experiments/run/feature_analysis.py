@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from datamodules.core.base import MedicalData
+from datamodules.core.splits import PARTS
 from experiments.config.analyses import asked_analysis
 from experiments.config.defaults import write_phantoms
 from experiments.config.kinds import FeaturesRun
@@ -26,14 +28,15 @@ from experiments.run.session import Session, prepare_process
 from ssl_med.features.core.analysis import Analysis, Findings
 from ssl_med.features.core.images import Images
 from ssl_med.files import new_file
-from ssl_med.reading import read_json
+from ssl_med.reading import UnreadableError, read_json
 from ssl_med.reports.numbers.wording import count, duration
 from ssl_med.reports.run_folder import FEATURES, FEATURES_ARRAYS, FEATURES_ROWS, FIGURES, SUMMARY, read_cases
 from ssl_med.reports.style import save
 from ssl_med.reports.writing import write_cases, write_json, write_summary
-from ssl_med.spec import SslMedError
+from ssl_med.spec import SslMedError, first_line
 
 PARTS_OF_RUN = "features"  # folder of the parts that are finished; it goes when the run has ended
+ALL = "all"  # of images.part
 SLOW = 20.0  # seconds of foreseen time above which the cost is told
 
 
@@ -48,9 +51,8 @@ def analyse(config: FeaturesRun) -> tuple[str, Path]:
     method = restoring_method(config.general.init, config.spec) if analysis.restores else None
     data = _data(config)
     cases = {part: _cases(config, data, part) for part in _parts(config, analysis)}
-    ledger, leakage = check_leak(
-        loaded, data, allow=True
-    )  # nothing is learned, so that nothing is claimed of new subjects
+    # nothing is learned, so that nothing is claimed of new subjects
+    ledger, leakage = check_leak(loaded, data, allow=True)
     session = Session.open(config, method=loaded.method)
     if session is None:
         say(f"finished already: {config.folder()}")
@@ -140,11 +142,21 @@ def write_findings(folder: Path, kind: str, found: Findings) -> None:
 
 
 def read_findings(folder: Path) -> Findings:
-    """What `write_findings` wrote."""
-    tree = read_json(folder / FEATURES)
-    rows: list[dict[str, Any]] = [dict(row) for row in read_cases(folder, FEATURES_ROWS)]
-    numbers = {key: float("nan") if value is None else float(value) for key, value in tree["numbers"].items()}
-    return Findings(numbers, tree["headline"], rows, load_file(folder / FEATURES_ARRAYS), list(tree["notes"]))
+    """What `write_findings` wrote.
+
+    Raises:
+        SslMedError: a file is gone or damaged.
+    """
+    try:
+        tree, arrays = read_json(folder / FEATURES), load_file(folder / FEATURES_ARRAYS)
+        rows: list[dict[str, Any]] = [dict(row) for row in read_cases(folder, FEATURES_ROWS)]
+        numbers = {key: float("nan") if value is None else float(value) for key, value in tree["numbers"].items()}
+        return Findings(numbers, str(tree["headline"]), rows, arrays, list(tree["notes"]))
+    except (UnreadableError, SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SslMedError(
+            f"{folder}: what the analysis found cannot be read ({first_line(error)}); remove the folder, and the same command "
+            "looks again"
+        ) from None
 
 
 def draw(folder: Path, analysis: Analysis, found: Mapping[str, Findings]) -> list[dict[str, Any]]:
@@ -175,7 +187,7 @@ def _parts(config: FeaturesRun, analysis: Analysis) -> list[str]:
     Raises:
         SslMedError: it is one of these.
     """
-    if config.images.part in analysis.parts:
+    if config.images.part in (*analysis.parts, ALL) and analysis.parts:
         raise SslMedError(
             f"images.part={config.images.part}: kind={config.analysis} learns from {' and '.join(analysis.parts)}; take "
             "images.part=test"
@@ -189,7 +201,7 @@ def _cases(config: FeaturesRun, data: MedicalData, part: str) -> list[Any]:
     Raises:
         SslMedError: the part is empty.
     """
-    cases = list(data.parts[part])
+    cases = [case for one in (PARTS if part == ALL else (part,)) for case in data.parts[one]]
     if not cases and part != config.images.part:
         raise SslMedError(
             f"kind={config.analysis} needs a {part} part, and the split has none; see data.split and data.split_ratios"
@@ -210,7 +222,7 @@ def _images(
     device = device_of(config.trainer.accelerator)
     backbone = loaded.backbone.eval().requires_grad_(False).to(device)
     decoder = loaded.decoder.eval().requires_grad_(False).to(device) if loaded.decoder is not None else None
-    loader = data.still_loader(cases, part=part)
+    loader = data.still_loader(cases, part="test" if part == ALL else part)
     samples: Any = loader.dataset
     subjects = [samples.subject[int(case)] for case in samples.case]
     numbers = {subject: number for number, subject in enumerate(dict.fromkeys(subjects))}

@@ -34,10 +34,9 @@ def comparison_of_runs(runs: Iterable[Run]) -> Comparison:
         for run in sorted(members, key=lambda run: (run.fraction, names[run.folder], run.seed, run.name)):
             row, starts = names[run.folder], _starts(run, first)
             entries.append(Entry("final", row, label, run.fraction, run.seed, run, starts=starts))
-    looked_at = [run for run in runs if _is(run, "features") and not run.summary.get("networks")]
-    names = _labels(looked_at)
-    entries += [Entry("features", names[run.folder], "", 1.0, run.seed, run) for run in looked_at]
-    entries += [Entry("features", "", "", 1.0, 0, run) for run in runs if _is(run, "features") and run not in looked_at]
+    looked_at = [run for run in runs if _is(run, "features")]
+    names = _labels([run for run in looked_at if not run.summary.get("networks")])  # others relate several networks
+    entries += [Entry("features", names.get(run.folder, ""), "", 1.0, run.seed, run) for run in looked_at]
     analyses = sum(entry.role == "features" for entry in entries)
     entries += [Entry("unused", "", "", 1.0, run.seed, run, run.problem) for run in runs if run.problem]
     finals = [entry.run for entry in entries if entry.role == "final"]

@@ -39,9 +39,9 @@ def append_metrics(folder: Path, step: int, values: Mapping[str, float]) -> None
         file.write(line.encode())
 
 
-def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]], *, name: str = CASES) -> None:
-    """Writes test_cases.csv or the table `name`: one row per test case, "case" first, then every key in order of appearance."""
-    columns = list(dict.fromkeys(["case", *(key for row in rows for key in row)]))
+def write_cases(folder: Path, rows: Sequence[Mapping[str, Any]], *, name: str = CASES, first: str = "case") -> None:
+    """Writes test_cases.csv or the table `name`: a row per test case, `first` first, then every key in order of appearance."""
+    columns = list(dict.fromkeys([first, *(key for row in rows for key in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()

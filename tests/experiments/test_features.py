@@ -1,5 +1,6 @@
 """`ssl-med features` from the command line: one run for each network, one page for all."""
 
+import csv
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from datamodules.chest14 import Chest14Data
 from experiments.cli import main
 from experiments.commands.embed import embed
 from experiments.commands.features import features
-from ssl_med.reports.run_folder import find_runs, read_cases
+from ssl_med.reports.run_folder import find_runs
 from ssl_med.reports.writing import write_summary
 from ssl_med.spec import SslMedError
 
@@ -53,12 +54,18 @@ def test_two_networks_are_compared_on_the_same_images_and_a_finished_run_is_not_
     assert "What have the networks learned?" in page
     assert main([*call, "init=scratch", f"init={pretrained}"]) == 0
     assert capsys.readouterr().out.count("finished already") == 2
+    (runs["simclr"].folder / "features.safetensors").write_bytes(b"half of it")
+    assert main([*call, "init=scratch", f"init={pretrained}"]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{runs['simclr'].folder}: what the analysis found cannot be read" in line
+    assert "remove the folder" in line
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["kind=spectrums"], "did you mean 'spectrum'"),
+        (["kind=spectrum", "kind=saliency"], "'kind' is given twice"),
         (
             ["kind=spectrum", "images.part=val", "data.split_ratios=[0.8,0,0.2]"],
             "images.part=val has no case; take one of",
@@ -90,39 +97,49 @@ def test_correlation_reads_finished_runs(tmp_path, capsys):
     assert main(["features", "kind=correlation", str(tmp_path), f"out={out}"]) == 0
     assert "1 correlations" in capsys.readouterr().out
     assert (out / "report.html").is_file()
-    (row,) = read_cases(out, "correlation.csv")
-    assert (row["networks"], row["spearman"], row["pearson"]) == (4.0, pytest.approx(-1), pytest.approx(-1))
+    (row,) = csv.DictReader((out / "correlation.csv").open())
+    assert row["number"] == "spectrum on chest14: level0/effective_rank"
+    assert (int(row["networks"]), float(row["spearman"])) == (4, pytest.approx(-1))
     assert main(["features", "kind=correlation", str(tmp_path / "simclr-linear")]) == 2
     assert "fewer than 4 networks have both" in capsys.readouterr().err
     assert main(["features", "kind=correlation"]) == 2
     assert "names no folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ending", ["npz", "csv"])
+@pytest.mark.parametrize("ending", ["npz", "csv", "parquet"])
 def test_vectors_are_those_of_the_encoder(words, tmp_path, ending, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet") if ending == "parquet" else None
     monkeypatch.chdir(tmp_path)
     pretrained = tmp_path / "rotation"
     train = ["trainer.max_steps=1", "trainer.batch_size=4", f"out={pretrained}"]
     assert main(["pretrain", "method=rotation", *words, *train]) == 0
     path = tmp_path / f"vectors.{ending}"
-    assert main(["embed", *words, f"init={pretrained}", f"out={path}", "images.part=val", "images.cases=3"]) == 0
-    if ending == "npz":
+    assert main(["embed", *words, f"init={pretrained}", f"out={path}"]) == 0
+    if parquet is not None:
+        held = parquet.read_table(path).to_pydict()
+        names, x = held.pop("id"), np.array(list(held.values())).T
+    elif ending == "npz":
         held = np.load(path)
         names, x = held["id"].tolist(), held["x"]
     else:
         rows = [line.split(",") for line in path.read_text().splitlines()]
         names, x = [row[0] for row in rows[1:]], np.array([row[1:] for row in rows[1:]], float)
-    assert len(set(names)) == 3
     encoder, _ = ssl_med.load_backbone(pretrained)
     data = Chest14Data(
         Chest14Data.Config(name="chest14", root=words[1].partition("=")[2], image_size=32, patch_size=(32, 32)),
         labelled=False,
         batch_size=4,
+        test=True,
     )
     data.setup()
+    cases = [case for part in data.parts.values() for case in part]
+    assert len(cases) > 20
     samples = {
-        name: image for batch in data.val_dataloader() for name, image in zip(batch["id"], batch["image"], strict=True)
+        name: image
+        for batch in data.still_loader(cases, part="test")
+        for name, image in zip(batch["id"], batch["image"], strict=True)
     }
+    assert names == list(samples), "all images of all parts, in their order"
     mine = ssl_med.embed(encoder, torch.stack([samples[name] for name in names]))
     np.testing.assert_allclose(x, mine, rtol=1e-5, atol=1e-6)
 
