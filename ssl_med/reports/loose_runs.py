@@ -14,7 +14,7 @@ from ssl_med.reports.numbers.cells import EMPTY
 from ssl_med.reports.numbers.column_runs import title
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.design import Column, Design, Entry
-from ssl_med.reports.numbers.fairness import flatten
+from ssl_med.reports.numbers.provenance import pretraining
 from ssl_med.reports.run_folder import SCRATCH, Run
 
 
@@ -94,7 +94,7 @@ def _starts(run: Run, pretrained: Mapping[Path, Path]) -> Path | None:
 
 def _labels(runs: Sequence[Run]) -> dict[Path, str]:
     """Row of each run: its method and, where that was pretrained in several ways, what tells them apart."""
-    facts = {run.folder: _pretraining(run) for run in runs}
+    facts = {run.folder: pretraining(run) for run in runs}
     labels = {}
     for run in runs:
         others = [facts[other.folder] for other in runs if other.method == run.method]
@@ -103,14 +103,3 @@ def _labels(runs: Sequence[Run]) -> dict[Path, str]:
         suffix = ", ".join(f"{key} {facts[run.folder].get(key, EMPTY)}" for key in differing)
         labels[run.folder] = f"{run.method} ({suffix})" if suffix else run.method
     return labels
-
-
-def _pretraining(run: Run) -> dict[str, str]:
-    card = run.card
-    if not card:
-        return {}
-    # the pretraining's seed is left out: runs over it belong into one cell
-    facts = {"data": str((card.get("spec") or {}).get("name")), "steps": str(card.get("steps"))}
-    began = [str(one.get("family") or one.get("method")) for one in card.get("starts") or ()]
-    facts |= {"started from": ", ".join(began)} if began else {}
-    return facts | flatten(card.get("method_config") or {})

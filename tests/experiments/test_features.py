@@ -93,6 +93,12 @@ def test_correlation_reads_finished_runs(tmp_path, capsys):
         write_summary(tmp_path / f"{method}-spectrum", {**common, **looked_at})
         probed = {"kind": "probe", "protocol": "linear", "task": "chest14", "metric": "auroc"}
         write_summary(tmp_path / f"{method}-linear", {**common, **probed, "metrics": {"test/auroc": 0.9 - number / 10}})
+    # a network that has no transfer score, and for which the analyses need longer names than the probes do
+    card = {"method": "moco", "steps": 7, "spec": {"name": "luna"}}
+    init = {"kind": "run", "path": "moco-luna", "method": "moco", "card": card}
+    summary = {"kind": "features", "status": "done", "method": "moco", "data": "chest14", "seed": 0, "init": init}
+    numbers = {"level0/effective_rank": 9.0}
+    write_summary(tmp_path / "moco-luna-spectrum", {**summary, "analysis": "spectrum", "metrics": numbers})
     out = tmp_path / "out"
     assert main(["features", "kind=correlation", str(tmp_path), f"out={out}"]) == 0
     assert "1 correlations" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ssl_med.reports.numbers.fairness import flatten
 from ssl_med.reports.run_folder import METRICS, Run
 
 
@@ -16,6 +17,20 @@ def mixed(runs: Sequence[Run]) -> list[str]:
         if len(found) > 1:
             lines.append(f"{name} differs: " + "; ".join(f"{value} ({count} runs)" for value, count in found.items()))
     return lines
+
+
+def pretraining(run: Run) -> dict[str, str]:
+    """What tells how the weights of a run were pretrained, by name; empty for random weights.
+
+    The pretraining's seed is left out: runs over it belong into one cell.
+    """
+    card = run.card
+    if not card:
+        return {}
+    facts = {"data": str((card.get("spec") or {}).get("name")), "steps": str(card.get("steps"))}
+    began = [str(one.get("family") or one.get("method")) for one in card.get("starts") or ()]
+    facts |= {"started from": ", ".join(began)} if began else {}
+    return facts | flatten(card.get("method_config") or {})
 
 
 def leak_status(runs: Sequence[Run]) -> str:

@@ -14,6 +14,7 @@ from ssl_med.reports.numbers.cells import Cell
 from ssl_med.reports.numbers.comparison import Comparison
 from ssl_med.reports.numbers.correlation import Correlation, correlations
 from ssl_med.reports.numbers.design import Entry
+from ssl_med.reports.numbers.provenance import pretraining
 from ssl_med.reports.render.blocks import Block, Grid, Heading, Picture, Pictures, Plots, Section
 from ssl_med.reports.run_folder import Run
 
@@ -33,19 +34,39 @@ def section(comparison: Comparison) -> list[Section]:
 
 
 def correlations_of(comparison: Comparison) -> list[Correlation]:
-    """Every number of every analysis against every transfer score, over the rows that have both; means over seeds."""
+    """Every number of every analysis against every transfer score, over the networks that have both; means over seeds.
+
+    In a table a network is a row. Runs that nobody planned together have rows that are named within their column, so there
+    networks are matched by how they were pretrained.
+    """
+    planned = comparison.design.planned
     numbers: dict[str, dict[str, float]] = {}
+    names: dict[str, str] = {}  # network -> what it is called here
     for (analysis, data, _), entries in _groups(comparison).items():
+        about, again = f"{analysis} on {data}", 1
+        while any(name.startswith(f"{about}: ") for name in numbers):  # the same with other settings
+            again += 1
+            about = f"{analysis} on {data} ({again})"
         for row, runs in _by_row(entries).items():
+            names[row if planned else _weights(runs[0])] = row
             for key in dict.fromkeys(key for run in runs for key in run.metrics):
-                numbers.setdefault(f"{analysis} on {data}: {key}", {})[row] = _mean(runs, key)
+                numbers.setdefault(f"{about}: {key}", {})[row] = _mean(runs, key)
     scores: dict[str, dict[str, float]] = {}
     for column in comparison.column_runs.values():
         for fraction in column.fractions:
             share = "" if fraction == 1 else f" at {100 * fraction:g} %"
-            cells = {row: column.cell(row, fraction).mean for row in column.rows}
-            scores[f"{column.title}{share}, {column.metric}"] = cells
+            found: dict[str, list[Run]] = {}
+            for run in column.runs:
+                name = names.get(column.label(run) if planned else _weights(run))
+                if name is not None and run.fraction == fraction:
+                    found.setdefault(name, []).append(run)
+            title = f"{column.title}{share}, {column.metric}"
+            scores[title] = {name: _mean(runs, f"test/{column.metric}") for name, runs in found.items()}
     return correlations(numbers, scores)
+
+
+def _weights(run: Run) -> str:
+    return json.dumps([run.method, pretraining(run)], sort_keys=True)
 
 
 def _groups(comparison: Comparison) -> Mapping[tuple[str, str, str], list[Entry]]:
