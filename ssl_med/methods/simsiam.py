@@ -10,8 +10,8 @@ Where we differ, and why:
 - the loss is 2 + 2 D, the squared distance of unit vectors, and not D itself, the negative cosine in [-1, 1]: it has the same
   gradient up to the factor 2 by which the paper's learning rate is halved, is 0 when views agree, and is BYOL's measure.
 - both views pass as one batch, so that batch statistics are over both and not over each; they have one distribution.
-- the predictor's learning rate falls with that of all other weights; in the paper that costs about a point of accuracy
-  (Table 1).
+- the predictor's learning rate falls with that of all other weights; in the paper that costs half a point of
+  accuracy (Table 1).
 """
 
 from __future__ import annotations
