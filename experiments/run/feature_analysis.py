@@ -28,6 +28,7 @@ from experiments.run.session import Session, prepare_process
 from ssl_med.features.core.analysis import Analysis, Findings
 from ssl_med.features.core.images import Images
 from ssl_med.files import new_file
+from ssl_med.methods.core.restoring import restoring
 from ssl_med.reading import UnreadableError, read_json
 from ssl_med.reports.numbers.wording import count, duration
 from ssl_med.reports.run_folder import FEATURES, FEATURES_ARRAYS, FEATURES_ROWS, FIGURES, SUMMARY, read_cases
@@ -68,7 +69,8 @@ def analyse(config: FeaturesRun) -> tuple[str, Path]:
         others = {part: _images(config, loaded, data, cases[part], part, session.folder) for part in analysis.parts}
         images = _images(config, loaded, data, cases[config.images.part], config.images.part, session.folder)
         images.others = others
-        images.restore = method.to(images.device).restored if method is not None else None
+        if method is not None and (restorer := restoring(method.to(images.device))) is not None:
+            images.restore = restorer.restored
         _foretell(analysis, images)
         found = analysis.measure(images)
         for note in found.notes:

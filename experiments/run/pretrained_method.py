@@ -9,6 +9,7 @@ from ssl_med.checkpoint import read_card
 from ssl_med.config import Layer, build
 from ssl_med.finite import check_tensors
 from ssl_med.methods.core.base import Method
+from ssl_med.methods.core.restoring import restoring
 from ssl_med.optim import OptimConfig
 from ssl_med.reading import UnreadableError
 from ssl_med.reports.run_folder import BACKBONE, BEST, LAST, read_run
@@ -42,7 +43,7 @@ def restoring_method(init: str, spec: DataSpec) -> Method:
         batch_size=max(2, kind.min_batch),
         seed=card.seed,
     )
-    if not method.restores:
+    if restoring(method) is None:
         raise SslMedError(
             f"init={init}: {card.method} restores no images; give the folder of a pretraining by {_SHOWN}"
         )

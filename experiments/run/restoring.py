@@ -13,6 +13,7 @@ from ssl_med.evaluation.features import kept_mode
 from ssl_med.features.core.images import Images
 from ssl_med.features.restoration import Restoration, RestorationConfig
 from ssl_med.methods.core.base import Method
+from ssl_med.methods.core.restoring import restoring
 from ssl_med.spec import Batch
 
 SAMPLES = 64  # images from which numbers are taken
@@ -24,7 +25,8 @@ def show_restorations(session: Session[PretrainRun], method: Method, data: Medic
 
     Images are the first of evenly spaced cases of the validation part, or without one of the training part, which is said.
     """
-    if not method.restores:
+    restorer = restoring(method)
+    if restorer is None:
         return {}
     part = "val" if data.parts["val"] else "train"
     cases = list(data.parts[part])
@@ -46,7 +48,7 @@ def show_restorations(session: Session[PretrainRun], method: Method, data: Medic
     with kept_mode(method):
         method.eval()
         images = Images(method.backbone, session.config.spec, load, count, range(count), device=device,
-                        seed=session.config.general.seed, restore=method.restored)  # fmt: skip
+                        seed=session.config.general.seed, restore=restorer.restored)  # fmt: skip
         found = analysis.measure(images)
     drawings = draw(session.folder, analysis, {session.method: found})
     session.track_pictures([{**item, "case": item["title"], "why": "restoration"} for item in drawings])

@@ -42,6 +42,7 @@ from ssl_med.methods.core.base import Tensors
 from ssl_med.methods.core.branch_views import BranchViews, PCRLConfig
 from ssl_med.methods.core.measures import retrieval, to_float32
 from ssl_med.methods.core.pair import Embedding
+from ssl_med.methods.core.restoring import Restores
 from ssl_med.methods.core.transatt import TransAtt
 from ssl_med.networks.ema import EMA
 from ssl_med.networks.heads import ClassificationHead, Projector, RestorationHead
@@ -54,7 +55,7 @@ from ssl_med.transforms.spatial import indicator, sample_flip
 PAIR_SCALES_3D = ((1.0, 1.0, 1.0), (1.5, 1.5, 1.5), (1.5, 1.5, 3.0), (0.5, 0.5, 0.5), (1.75, 1.75, 1.75))
 
 
-class PCRL(BranchViews):
+class PCRL(Restores, BranchViews):
     """Contrast with a queue, and restoration of transformed contexts by three branches."""
 
     Config = PCRLConfig

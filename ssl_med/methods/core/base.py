@@ -210,20 +210,6 @@ class Method(pl.LightningModule, ABC):
             )
         return Standardize(self.backbone.out_channels)
 
-    @property
-    def restores(self) -> bool:
-        """Whether it learns to restore images, which `restored` shows."""
-        return False
-
-    def restored(self, image: Tensor, generator: torch.Generator) -> Tensors:
-        """What a method that `restores` makes of clean images (B, C, *S).
-
-        Returns:
-            `corrupted`, what the network is shown, `restored`, what it makes of it, and `unchanged`, what it makes of the image
-            as it is, where it has learned to; all (B, C, *S).
-        """
-        raise NotImplementedError(f"{type(self).__name__} restores no images")
-
     # --- shared --------------------------------------------------------------------------------------------------
 
     def prepare(self, samples: int) -> None:

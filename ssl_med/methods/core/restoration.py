@@ -17,6 +17,7 @@ from ssl_med.losses.restoration import mae, mse, ssim_loss
 from ssl_med.methods.core.about import Family
 from ssl_med.methods.core.base import Method, Tensors
 from ssl_med.methods.core.measures import to_float32
+from ssl_med.methods.core.restoring import Restores
 from ssl_med.networks.heads import RestorationHead
 from ssl_med.ranges import Natural, Share
 from ssl_med.rng import seeded_generator
@@ -59,7 +60,7 @@ class ShuffleConfig(GenesisConfig):
     """shufflings drawn once and used again, each image taking a random one: faster; 0: every image draws its own windows"""
 
 
-class Restorer(Method):
+class Restorer(Restores, Method):
     """A network that outputs an image: backbone, decoder and output layer."""
 
     family: ClassVar[tuple[Family, ...]] = ("restoration",)
@@ -102,11 +103,6 @@ class Restorer(Method):
         """(B, C, *S) -> restored image and the encoder's pyramid."""
         pyramid = self.backbone(image)
         return self.head(self.reconstruct(pyramid)), pyramid
-
-    @property
-    def restores(self) -> bool:
-        """All of them do."""
-        return True
 
     def distance(self, restored: Tensor, target: Tensor) -> Tensor:
         """The distance that the setting `loss` names."""
