@@ -261,7 +261,7 @@ class Scores:
 
     def write(self, item: Incoming, answers: Sequence[tuple[Tensor, Prepared]]) -> None:
         """Several runs answer by the mean of their probabilities."""
-        scores = torch.stack([found for found, _ in answers]).double().mean(0).tolist()
+        scores = torch.stack([found for found, _ in answers]).cpu().double().mean(0).tolist()
         names = self.spec.class_names
         row = {
             "case": item.name,

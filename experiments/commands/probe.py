@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,6 +21,7 @@ from experiments.config.run import compose_probe
 from experiments.config.sections import SCRATCH
 from experiments.config.showing import is_shown, show
 from experiments.run.environment import say
+from experiments.run.machine import frozen_device
 from experiments.run.pretrained import (
     LoadedNetwork,
     backbone_summary,
@@ -49,7 +49,7 @@ from ssl_med.reports.escape import picture_stems
 from ssl_med.reports.figures.pictures import save_overlay
 from ssl_med.reports.run_folder import FIGURES
 from ssl_med.reports.writing import write_cases
-from ssl_med.spec import Batch, SslMedError
+from ssl_med.spec import Batch
 
 USAGE = "ssl-med probe task=NAME|data=NAME protocol=NAME [init=RUN|FILE|scratch] [data.root=DIR] [config=FILE] [key=value ...]"
 EXAMPLES = (
@@ -127,7 +127,7 @@ class _Frozen:
         self.spec, self.task, self.seed = config.spec, config.task, config.general.seed
         self.whole = config.labels.whole
         self.backbone = loaded.backbone.eval().requires_grad_(False)
-        self.device = _device(config.trainer.accelerator)
+        self.device = frozen_device(config.trainer.accelerator)
         self.backbone.to(self.device)
         levels = config.probe.levels or tuple(range(len(self.backbone.channels)))
         self.levels = check_levels(self.backbone, levels)
@@ -218,13 +218,6 @@ class _Frozen:
         for batch in tqdm(loader, desc=f"prediction of {part}", disable=not self.config.trainer.progress, leave=False):
             there: Any = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             yield there
-
-
-def _device(accelerator: str) -> torch.device:
-    """Where features are computed."""
-    if accelerator == "mps":
-        raise SslMedError("trainer.accelerator is 'mps'; a probe runs on one of auto, cpu, gpu, cuda")
-    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _finish(

@@ -21,7 +21,7 @@ from experiments.config.defaults import write_phantoms
 from experiments.config.kinds import FeaturesRun
 from experiments.config.sections import SCRATCH
 from experiments.run.environment import say
-from experiments.run.machine import device_of
+from experiments.run.machine import frozen_device
 from experiments.run.pretrained import LoadedNetwork, backbone_summary, build_network, check_leak, notes_of, tell
 from experiments.run.pretrained_method import restoring_method
 from experiments.run.session import Session, prepare_process
@@ -221,7 +221,7 @@ def _cases(config: FeaturesRun, data: MedicalData, part: str) -> list[Any]:
 def _images(
     config: FeaturesRun, loaded: LoadedNetwork, data: MedicalData, cases: Sequence[Any], part: str, folder: Path
 ) -> Images:
-    device = device_of(config.trainer.accelerator)
+    device = frozen_device(config.trainer.accelerator)
     backbone = loaded.backbone.eval().requires_grad_(False).to(device)
     decoder = loaded.decoder.eval().requires_grad_(False).to(device) if loaded.decoder is not None else None
     loader = data.still_loader(cases, part="test" if part == ALL else part)

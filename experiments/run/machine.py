@@ -44,5 +44,16 @@ def device_of(accelerator: str) -> torch.device:
     return torch.device("mps" if accelerator in ("auto", "gpu", "mps") and _has_mps() else "cpu")
 
 
+def frozen_device(accelerator: str) -> torch.device:
+    """Where a frozen encoder's features are taken and worked on, in float64 too, which Apple's GPUs do not have.
+
+    Raises:
+        SslMedError: an Apple GPU is asked for.
+    """
+    if accelerator == "mps":
+        raise SslMedError("trainer.accelerator is 'mps'; frozen features need one of auto, cpu, gpu, cuda")
+    return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
+
+
 def _has_mps() -> bool:
     return torch.backends.mps.is_available()

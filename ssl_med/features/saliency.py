@@ -231,13 +231,13 @@ def occlusion_map(
         covered = box_mask(part[:, None], size.expand(len(part), 1, -1), shape)
         features = features_of(torch.where(covered, value, image)).double()
         changes.append((features - whole).norm(dim=1))
-    change = (torch.cat(changes) / whole.norm()).view(1, 1, *map(len, places))
+    change = (torch.cat(changes) / whole.norm()).cpu().view(1, 1, *map(len, places))
     if max(stride) > 1:
         change = along_axes(
             change, [_between(place, side - mine + 1) for place, side, mine in zip(places, shape, box, strict=True)]
         )
     pool = F.avg_pool2d if len(shape) == 2 else F.avg_pool3d
-    found: Tensor = pool(change.cpu(), tuple(box), stride=1)[0, 0].float()
+    found: Tensor = pool(change, tuple(box), stride=1)[0, 0].float()
     return found
 
 

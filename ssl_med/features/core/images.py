@@ -35,7 +35,7 @@ class Images:
     * device: where to compute. * seed: of everything random. * precision: of the encoder, as trainer.precision.
     * decoder: the pretrained decoder, where the weights hold one and the analysis asks for it.
     * kept_in: folder in which finished parts are kept until the run has ended; None keeps nothing.
-    * restore: images (B, C, *S) and a generator -> what a pretraining makes of them, see `ssl_med.methods.core.base.Method`.
+    * restore: images (B, C, *S) and a generator -> what a pretraining makes of them, see `ssl_med.methods.core.restoring`.
     * progress: whether bars are shown. * others: images of other parts of the split, by `Analysis.parts`.
     """
 
